@@ -1,0 +1,344 @@
+"""The events that every part of Stockade speaks, and the closed vocabularies they use.
+
+This module is imported by the egress container too, so it stands on the standard library alone. An event is
+a value: it is made once, never changed, and travels as one JSON object (`to_json`, `event_from_json`).
+
+One egress connection makes two `EgressEvent`s with the same `connection`: one when it is decided, one when it
+closes. The egress process numbers its events from 1 (`seq`) within one life of the process (`epoch`), so a
+reader that comes back can ask for what it missed and can see a gap.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+
+class Decision(StrEnum):
+    """What was done with a connection."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    REPORT = "report"
+    """Carried, though `enforce` would have denied it (modes `report` and `learn`); `reason` says why."""
+
+
+class Via(StrEnum):
+    """The way a connection came to the egress."""
+
+    PROXY = "proxy"
+    DIRECT = "direct"
+    TCP = "tcp"
+    DNS = "dns"
+
+
+class Phase(StrEnum):
+    """Which moment of a connection an event tells of."""
+
+    DECIDED = "decided"
+    CLOSED = "closed"
+    COUNTED = "counted"
+    """Attempts the kernel refused before the egress saw them; only `count` and the door's counters are known."""
+
+
+class Reason(StrEnum):
+    """Why a connection was denied, cut or failed. The same word in every place a person or a machine reads it."""
+
+    # the policy, by name and port
+    EMPTY_POLICY = "empty_policy"
+    HOST_NOT_ALLOWED = "host_not_allowed"
+    PORT_NOT_ALLOWED = "port_not_allowed"
+    IP_NOT_ALLOWED = "ip_not_allowed"
+    """The request names an IP address and no IP or CIDR rule has it."""
+    DIRECT_ATTEMPT = "direct_attempt"
+    """A connection or lookup that ignored the proxy, where `direct: allow` is off or does not fit it."""
+    # the policy, by resolved address
+    ADDRESS_LOOPBACK = "address_loopback"
+    ADDRESS_PRIVATE = "address_private"
+    ADDRESS_LINK_LOCAL = "address_link_local"
+    ADDRESS_METADATA = "address_metadata"
+    ADDRESS_CGNAT = "address_cgnat"
+    ADDRESS_MULTICAST = "address_multicast"
+    ADDRESS_RESERVED = "address_reserved"
+    ADDRESS_EMBEDDED = "address_embedded"
+    """An IPv4 address inside IPv6 (NAT64, 6to4, Teredo, mapped, compatible, ISATAP)."""
+    ADDRESS_HOST = "address_host"
+    """An address of the machine that runs the engine; only `host.docker.internal` opens it."""
+    ADDRESS_SELF = "address_self"
+    """The egress itself or the gateway's own ports; nothing opens these."""
+    # what the caller sent
+    BAD_REQUEST = "bad_request"
+    TOO_LARGE = "too_large"
+    SNI_MISMATCH = "sni_mismatch"
+    SNI_MISSING = "sni_missing"
+    INNER_HOST_MISMATCH = "inner_host_mismatch"
+    NOT_TLS = "not_tls"
+    # limits
+    LIMIT_CONNECTIONS = "limit_connections"
+    LIMIT_RATE = "limit_rate"
+    LIMIT_DNS = "limit_dns"
+    HEAD_TIMEOUT = "head_timeout"
+    IDLE_TIMEOUT = "idle_timeout"
+    # the outside
+    DNS_FAILED = "dns_failed"
+    CONNECT_FAILED = "connect_failed"
+    CONNECT_TIMEOUT = "connect_timeout"
+    HOST_LOOPBACK_ONLY = "host_loopback_only"
+    """The host's service listens on 127.0.0.1 only, so no container can reach it."""
+    UPSTREAM_INVALID = "upstream_invalid"
+    """The server outside answered with something that is not well-formed HTTP."""
+    UPSTREAM_PROXY_FAILED = "upstream_proxy_failed"
+    # life of the process
+    POLICY_REVOKED = "policy_revoked"
+    """A live connection was cut because the policy no longer allows it."""
+    DOOR_CLOSED = "door_closed"
+    SHUTDOWN = "shutdown"
+
+
+class Certainty(StrEnum):
+    """How sure it is that a call made a connection."""
+
+    CERTAIN = "certain"
+    PROBABLE = "probable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRef:
+    """An MCP request that was in flight on a backend when a connection was decided."""
+
+    request_id: str
+    method: str
+    tool: str = ""
+    """The tool (or prompt, or resource) as the backend names it; empty where the method has none."""
+    client: str = ""
+    trace_id: str = ""
+    """32 hex digits, or empty when the request was not traced."""
+    span_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EgressEvent:
+    """One moment of one egress connection, made by the egress process."""
+
+    seq: int
+    epoch: str
+    phase: Phase
+    time: float
+    """Unix time in seconds."""
+    connection: int
+    """Joins the events of one connection within one epoch."""
+    backend: str
+    door: str = ""
+    """The door's id: the backend's name, or `NAME/SESSION` for a `per-client` backend."""
+    via: Via = Via.PROXY
+    method: str = ""
+    """`CONNECT`, an HTTP method, `TCP`, `UDP`, or the DNS query type (`A`, `AAAA`, …)."""
+    host: str = ""
+    """Canonical host as the caller named it. Text that an attacker chose: at most 253 characters, never a label."""
+    port: int = 0
+    client_address: str = ""
+    """The source address the backend claimed."""
+    destination: str = ""
+    """`ADDRESS:PORT` the caller dialled, for direct connections."""
+    address: str = ""
+    """The address dialled by the egress, if any."""
+    decision: Decision = Decision.DENY
+    reason: Reason | None = None
+    """None only for a plain allow."""
+    rule: str = ""
+    """The rule that decided, as written in the policy."""
+    rule_port: int | None = None
+    """`port` where the policy names it (so it is bounded as a label), else None."""
+    mode: str = "enforce"
+    detail: str = ""
+    """One sentence for a person: what was seen, and what to do."""
+    bytes_sent: int = 0
+    """From the backend to the outside."""
+    bytes_received: int = 0
+    dns_s: float | None = None
+    connect_s: float | None = None
+    duration_s: float | None = None
+    count: int = 1
+    """For `COUNTED`: how many attempts."""
+    calls: tuple[CallRef, ...] = ()
+    """Filled in by the gateway."""
+
+    @property
+    def certainty(self) -> Certainty | None:
+        """Certain when exactly one call was in flight; None when there was none."""
+        if not self.calls:
+            return None
+        return Certainty.CERTAIN if len(self.calls) == 1 else Certainty.PROBABLE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallEvent:
+    """An MCP request that the gateway answered."""
+
+    time: float
+    request_id: str
+    method: str
+    backend: str
+    client: str
+    tool: str = ""
+    """Known names only; a name that no backend has is `_other`."""
+    duration_s: float = 0.0
+    error: str = ""
+    """`error.type`: empty, `tool_error`, a JSON-RPC code, or our own word."""
+    protocol_version: str = ""
+    transport: str = ""
+    """How the backend was reached: `pipe` or `tcp`."""
+    denied: tuple[str, ...] = ()
+    """`HOST:PORT (reason)` for each egress denial attributed to this call."""
+
+
+class BackendState(StrEnum):
+    """Where a backend is in its life."""
+
+    STOPPED = "stopped"
+    BUILDING = "building"
+    STARTING = "starting"
+    RUNNING = "running"
+    BACKOFF = "backoff"
+    FAILED = "failed"
+    STOPPING = "stopping"
+    REMOTE = "remote"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendEvent:
+    """A backend changed its state."""
+
+    time: float
+    backend: str
+    state: BackendState
+    detail: str = ""
+
+
+class ToolChange(StrEnum):
+    """What happened to a tool in a client's view."""
+
+    FILTERED = "filtered"
+    """A call to a tool that the client may not see was refused."""
+    ADDED = "added"
+    REMOVED = "removed"
+    CHANGED = "changed"
+    """The pinned definition no longer matches."""
+    HIDDEN = "hidden"
+    APPROVED = "approved"
+    RENAMED = "renamed"
+    """Two backends offered one name, so it got a prefix."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolEvent:
+    """Something about a tool that a person should be able to see."""
+
+    time: float
+    backend: str
+    tool: str
+    change: ToolChange
+    client: str = ""
+    detail: str = ""
+
+
+class Severity(StrEnum):
+    """How loud a notice is."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoticeEvent:
+    """A plain sentence about the gateway itself (a listener taken, a gap in the stream, a reload)."""
+
+    time: float
+    source: str
+    """`egress`, `door`, `config`, `runtime`, `probe`, …"""
+    code: str
+    """A short fixed word: `egress_started`, `listener_taken`, `events_dropped`, `config_reloaded`, …"""
+    severity: Severity = Severity.INFO
+    backend: str = ""
+    message: str = ""
+    count: int = 1
+
+
+Event: TypeAlias = EgressEvent | CallEvent | BackendEvent | ToolEvent | NoticeEvent
+
+_KINDS: dict[str, type[Any]] = {
+    "egress": EgressEvent,
+    "call": CallEvent,
+    "backend": BackendEvent,
+    "tool": ToolEvent,
+    "notice": NoticeEvent,
+}
+_KIND_OF = {cls: kind for kind, cls in _KINDS.items()}
+_ENUMS: dict[tuple[str, str], type[StrEnum]] = {
+    ("egress", "phase"): Phase,
+    ("egress", "via"): Via,
+    ("egress", "decision"): Decision,
+    ("egress", "reason"): Reason,
+    ("backend", "state"): BackendState,
+    ("tool", "change"): ToolChange,
+    ("notice", "severity"): Severity,
+}
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """The event as a JSON object; `kind` says which class it is, fields at their default are left out."""
+    data: dict[str, Any] = {"kind": _KIND_OF[type(event)]}
+    for spec in dataclasses.fields(event):
+        value = getattr(event, spec.name)
+        if value == spec.default and spec.name != "decision":
+            continue
+        if spec.name == "calls":
+            data["calls"] = [
+                {f.name: v for f in dataclasses.fields(call) if (v := getattr(call, f.name)) != f.default}
+                for call in value
+            ]
+        elif isinstance(value, tuple):
+            data[spec.name] = list(value)
+        else:
+            data[spec.name] = value
+    return data
+
+
+def event_from_json(data: Mapping[str, Any]) -> Event:
+    """The event that `to_json` wrote. Unknown fields are ignored (a newer writer).
+
+    Raises ValueError for an unknown kind, a missing field or a word outside a vocabulary.
+    """
+    kind = data.get("kind")
+    cls = _KINDS.get(kind) if isinstance(kind, str) else None
+    if cls is None or not isinstance(kind, str):
+        raise ValueError(f"unknown event kind {kind!r}")
+    values: dict[str, Any] = {}
+    for spec in dataclasses.fields(cls):
+        if spec.name not in data:
+            continue
+        value = data[spec.name]
+        enum = _ENUMS.get((kind, spec.name))
+        if enum is not None and value is not None:
+            value = enum(value)
+        elif spec.name == "calls":
+            value = tuple(CallRef(**call) for call in value)
+        elif spec.name == "denied":
+            value = tuple(value)
+        values[spec.name] = value
+    try:
+        return cls(**values)  # type: ignore[no-any-return]  # every class in _KINDS is an Event
+    except TypeError as error:
+        raise ValueError(f"{kind} event: {error}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequenced:
+    """An event with the number that the gateway's hub gave it (rising, never reused within one history)."""
+
+    id: int
+    event: Event = field()
