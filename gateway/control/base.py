@@ -1,0 +1,179 @@
+"""What the REST API needs of a running gateway, as small Protocols.
+
+`gateway/app.py` implements `Control`; tests implement it in memory. Nothing here opens a socket or a file. Where a
+collaborator belongs to another part (supervisor, hub, history, …) only the calls that the API makes are named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from observability.events import BackendState, Sequenced
+
+if TYPE_CHECKING:
+    from egress.policy import Surroundings
+    from registry.config import Config
+    from registry.edit import Change
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Urls:
+    """Where the gateway listens; empty where that listener is off."""
+
+    endpoint: str
+    """`http://127.0.0.1:8420/mcp`."""
+    admin: str
+    """`http://127.0.0.1:8421/`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readiness:
+    """Whether clients can use the gateway now; `detail` is one sentence for a person when they cannot."""
+
+    ready: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edited:
+    """What a change did, or would do, to the configuration file."""
+
+    diff: str
+    """Unified diff of the file; empty when nothing changes."""
+    applied: bool
+
+
+class BackendStatus(Protocol):
+    """A backend as `ps` and the page show it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def state(self) -> BackendState: ...
+    @property
+    def detail(self) -> str: ...
+    @property
+    def transport(self) -> str: ...
+    @property
+    def isolated(self) -> bool: ...
+    @property
+    def image(self) -> str: ...
+    @property
+    def containers(self) -> Sequence[str]: ...
+    @property
+    def restarts(self) -> int: ...
+    @property
+    def since(self) -> float: ...
+    @property
+    def warnings(self) -> Sequence[str]: ...
+    @property
+    def direct_supported(self) -> bool: ...
+
+
+class LogLine(Protocol):
+    """One line that a backend wrote."""
+
+    @property
+    def time(self) -> float: ...
+    @property
+    def stream(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def instance(self) -> str: ...
+
+
+class Backends(Protocol):
+    """The supervisor, as far as the API looks."""
+
+    def status(self) -> Sequence[BackendStatus]: ...
+    async def restart(self, backend: str) -> None: ...
+    def logs(self, backend: str, *, tail: int = 200, follow: bool = False) -> AsyncIterator[LogLine]: ...
+
+
+class Hub(Protocol):
+    """Live events, numbered."""
+
+    def subscribe(self, *, since_id: int | None = None, buffer: int = 1000) -> AsyncIterator[Sequenced]: ...
+    def recent(self, n: int) -> Sequence[Sequenced]: ...
+
+
+class Exposes(Protocol):
+    """The instruments, as far as a scrape looks."""
+
+    def expose(self) -> bytes: ...
+
+
+class Tools(Protocol):
+    """The MCP endpoint, as far as the API looks."""
+
+    def tools(self, backend: str) -> Sequence[Mapping[str, Any]]: ...
+    def approve(self, backend: str, tool: str) -> None: ...
+
+
+class Link(Protocol):
+    """The egress process, as far as the API looks."""
+
+    async def status(self) -> Mapping[str, object]: ...
+
+
+class Control(Protocol):
+    """A running gateway. Attributes are read at each request, so they may be replaced by a reload."""
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def config_path(self) -> Path: ...
+    @property
+    def project(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def started(self) -> float:
+        """Unix time in seconds."""
+        ...
+
+    @property
+    def urls(self) -> Urls: ...
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What a person should know about the gateway as a whole, e.g. what the probe found."""
+        ...
+
+    @property
+    def supervisor(self) -> Backends: ...
+    @property
+    def hub(self) -> Hub: ...
+    @property
+    def history(self) -> Any: ...
+    @property
+    def instruments(self) -> Exposes: ...
+    @property
+    def endpoint(self) -> Tools: ...
+    @property
+    def link(self) -> Link: ...
+
+    def readiness(self) -> Readiness: ...
+
+    def surroundings(self) -> Surroundings:
+        """The same surroundings that the egress was pushed; `explain` decides with them."""
+        ...
+
+    async def edit(self, change: Change, *, dry_run: bool = False) -> Edited:
+        """Change the configuration file (comments kept, validated first) and apply it at once.
+
+        Raises registry.config.ConfigError when the result would not load, KeyError for an unknown backend or
+        client, and OSError when the file cannot be written.
+        """
+        ...
+
+    async def reload(self) -> None:
+        """Read the file again and apply it. Raises ConfigError; the old configuration then stays."""
+        ...
+
+    def shutdown(self) -> None:
+        """Begin to stop, removing what runs. Returns at once; the process ends when all is gone."""
+        ...
