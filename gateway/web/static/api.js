@@ -1,0 +1,82 @@
+/* The only module that talks to the gateway: /api/v1, same origin, cookie session.
+
+   Shapes this page reads (all JSON; unknown fields are ignored):
+     POST   session {token}                     -> 2xx and a cookie; 401 when the token is wrong.  DELETE session signs out.
+     GET    status                              -> {version, project, config_path, urls: {endpoint, admin}, ready, detail, warnings: [text]}
+     GET    backends                            -> {backends: [{name, state, detail, transport, isolated, image, restarts, since,
+                                                    warnings: [text], direct_supported, network: {network block}}]}
+     GET    backends/N                          -> one of these, with `tools: [{name, description, …}]` and `entry` (as in the file)
+     GET    backends/N/logs?tail=500&follow=1   -> SSE, data: {time, stream, text, instance}
+     GET    egress/connections?limit=300        -> {connections: [event]}         newest first or last, sorted here
+     GET    egress/blocked                      -> {blocked: [{backend, host, port, reason, count, first, last, via, tool}]}
+     GET    egress/lookups                      -> {lookups: [{backend, host, port, method, via, count, last}]}
+     GET    events?follow=1&since=ID            -> SSE, id: hub id, data: to_json(event)
+     POST   backends/N/egress/allow {host, port, dry_run} and PUT backends/N/network {block, dry_run}
+            and POST backends {name, entry, dry_run} and DELETE backends/N   -> {diff, applied}
+     POST   backends/N/network/check {block}    -> {problems: [{path, message}]}
+     GET    catalog?q=                          -> {servers: [summary]};  GET catalog/NAME -> summary + {entry, secrets, tools, …}
+     GET    clients                             -> {clients: [{name, servers, …}]};  POST clients {name} -> {token, snippets}
+   Errors: {"error": {code, message, problems: [{path, message, line}]}} with 4xx. */
+
+const BASE = '/api/v1/';
+
+/** Raised for every answer that is not 2xx, and when the gateway cannot be reached (status 0). */
+export class ApiError extends Error {
+  constructor(status, error) {
+    super(error.message || `The gateway answered ${status}.`);
+    this.status = status;
+    this.code = error.code || '';
+    this.problems = error.problems || [];
+  }
+}
+
+let onSignedOut = () => {};
+/** Called whenever the gateway says the session is over. */
+export const whenSignedOut = (callback) => { onSignedOut = callback; };
+
+async function call(method, path, body) {
+  const headers = { Accept: 'application/json' };
+  if (method !== 'GET') headers['X-Stockade-CSRF'] = '1';
+  if (body !== undefined) headers['Content-Type'] = 'application/json';
+  let response;
+  try {
+    response = await fetch(BASE + path, {
+      method, headers, credentials: 'same-origin', cache: 'no-store',
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+  } catch {
+    throw new ApiError(0, { code: 'unreachable', message: 'The gateway does not answer. Is it still running? Try: stockade ps' });
+  }
+  const text = await response.text();
+  let data = {};
+  try { data = text ? JSON.parse(text) : {}; } catch { data = { error: { message: `The gateway answered ${response.status} with something that is not JSON.` } }; }
+  if (response.ok) return data;
+  if (response.status === 401 && path !== 'session') onSignedOut();
+  throw new ApiError(response.status, data.error || {});
+}
+
+const at = (...parts) => parts.map(encodeURIComponent).join('/');
+
+export const api = {
+  signIn: (token) => call('POST', 'session', { token }),
+  signOut: () => call('DELETE', 'session'),
+  status: () => call('GET', 'status'),
+  backends: async () => (await call('GET', 'backends')).backends,
+  backend: (name) => call('GET', at('backends', name)),
+  restart: (name) => call('POST', at('backends', name, 'restart'), {}),
+  addBackend: (name, entry, dryRun) => call('POST', 'backends', { name, entry, dry_run: dryRun }),
+  removeBackend: (name, dryRun) => call('DELETE', `${at('backends', name)}?dry_run=${dryRun}`),
+  allow: (name, host, port, dryRun) => call('POST', at('backends', name, 'egress', 'allow'), { host, port, dry_run: dryRun }),
+  checkNetwork: (name, block) => call('POST', at('backends', name, 'network', 'check'), { block }),
+  saveNetwork: (name, block, dryRun) => call('PUT', at('backends', name, 'network'), { block, dry_run: dryRun }),
+  connections: async (limit) => (await call('GET', `egress/connections?limit=${limit}`)).connections,
+  blocked: async () => (await call('GET', 'egress/blocked')).blocked,
+  lookups: async () => (await call('GET', 'egress/lookups')).lookups,
+  catalog: async (query) => (await call('GET', `catalog?q=${encodeURIComponent(query)}`)).servers,
+  catalogEntry: (name) => call('GET', at('catalog', name)),
+  clients: async () => (await call('GET', 'clients')).clients,
+  addClient: (name) => call('POST', 'clients', { name }),
+  removeClient: (name) => call('DELETE', at('clients', name)),
+  logsUrl: (name) => `${BASE}${at('backends', name, 'logs')}?tail=500&follow=1`,
+  eventsUrl: (since) => `${BASE}events?follow=1${since ? `&since=${since}` : ''}`,
+};
