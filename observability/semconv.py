@@ -43,6 +43,10 @@ EGRESS_VIA: Final = "stockade.egress.via"
 EGRESS_CALL_CERTAINTY: Final = "stockade.egress.call.certainty"
 EGRESS_BYTES_SENT: Final = "stockade.egress.bytes_sent"
 EGRESS_BYTES_RECEIVED: Final = "stockade.egress.bytes_received"
+EGRESS_CONNECTION: Final = "stockade.egress.connection.id"
+EGRESS_METHOD: Final = "stockade.egress.method"
+EGRESS_DESTINATION: Final = "stockade.egress.destination"
+"""`ADDRESS:PORT` that a direct connection dialled."""
 
 # metrics
 METRIC_SERVER_OPERATION_DURATION: Final = "mcp.server.operation.duration"
@@ -60,5 +64,15 @@ METRIC_BACKEND_RESTARTS: Final = "stockade.backend.restarts"
 METRIC_CONFIG_RELOAD_SUCCESS: Final = "stockade.config.reload.success"
 METRIC_EVENTS_DROPPED: Final = "stockade.events.dropped"
 
+# metric labels of ours (short: they are typed in PromQL)
+LABEL_BACKEND: Final = "backend"
+LABEL_CLIENT: Final = "client"
+LABEL_DECISION: Final = "decision"
+LABEL_RULE: Final = "rule"
+LABEL_REASON: Final = "reason"
+LABEL_SOURCE: Final = "source"
+
+PORT_OTHER: Final = "other"
+"""The `server.port` label of a port that no policy names."""
 OTHER: Final = "_other"
 """The label value for a name that is not known beforehand (a tool no backend has, a port no policy names)."""

@@ -1,0 +1,98 @@
+"""Which words may become metric labels.
+
+A label value is kept for ever by whoever scrapes, so none may be text that a client, a backend or a host outside
+chose. Each is looked up in what the configuration (or this file) names; anything else becomes `_other`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from observability.semconv import OTHER, PORT_OTHER
+
+METHODS: Final = frozenset(
+    {
+        "initialize",
+        "ping",
+        "server/discover",
+        "tools/list",
+        "tools/call",
+        "prompts/list",
+        "prompts/get",
+        "resources/list",
+        "resources/templates/list",
+        "resources/read",
+        "resources/subscribe",
+        "resources/unsubscribe",
+        "subscriptions/listen",
+        "completion/complete",
+        "logging/setLevel",
+        "roots/list",
+        "sampling/createMessage",
+        "elicitation/create",
+        "tasks/list",
+        "tasks/get",
+        "tasks/result",
+        "tasks/cancel",
+        "tasks/update",
+        "notifications/initialized",
+        "notifications/cancelled",
+        "notifications/progress",
+        "notifications/message",
+        "notifications/roots/list_changed",
+    }
+)
+PROTOCOL_VERSIONS: Final = frozenset({"2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"})
+TRANSPORTS: Final = frozenset({"tcp", "pipe"})
+SOURCES: Final = ("egress", "gateway", "hub", "history")
+"""Where events can be lost: in the egress's ring, on the way, by a slow reader, by the history's writer."""
+_JSONRPC_CODES: Final = frozenset(
+    {"-32700", "-32600", "-32601", "-32602", "-32603", "-32000", "-32001", "-32002", "-32003", "-32004", "-32042"}
+)
+_MAX_ERROR_WORDS: Final = 64
+
+
+class Vocabulary:
+    """The names that the configuration and the backends' tool lists give us just now."""
+
+    def __init__(self) -> None:
+        self.backends: frozenset[str] = frozenset()
+        self.clients: frozenset[str] = frozenset()
+        self.rules: Mapping[str, frozenset[str]] = {}
+        self.ports: Mapping[str, frozenset[int]] = {}
+        self.tools: dict[str, frozenset[str]] = {}
+        self._error_words: set[str] = set()
+
+    def backend(self, name: str) -> str:
+        return name if name in self.backends or not name else OTHER
+
+    def client(self, name: str) -> str:
+        return name if name in self.clients or name in {"", "anonymous"} else OTHER
+
+    def tool(self, backend: str, name: str) -> str:
+        return name if not name or name in self.tools.get(backend, ()) else OTHER
+
+    def rule(self, backend: str, text: str) -> str:
+        return text if not text or text in self.rules.get(backend, ()) else OTHER
+
+    def port(self, backend: str, number: int | None) -> str:
+        """A port that the backend's policy names, else `other`."""
+        ports = self.ports.get(backend)
+        if number is None or (ports is not None and number not in ports):
+            return PORT_OTHER
+        return str(number)
+
+    def error(self, word: str) -> str:
+        """An `error.type`: codes only as the specifications name them, words (ours) up to a bound."""
+        if not word or word in _JSONRPC_CODES or word in self._error_words:
+            return word
+        if word.isidentifier() and len(word) <= 40 and len(self._error_words) < _MAX_ERROR_WORDS:
+            self._error_words.add(word)
+            return word
+        return OTHER
+
+
+def one_of(word: str, allowed: Collection[str]) -> str:
+    """The word where it is allowed or empty, else `_other`."""
+    return word if word in allowed or not word else OTHER
