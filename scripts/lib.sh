@@ -27,7 +27,7 @@ apt_install() {
     printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d
     trap 'rm -f /usr/sbin/policy-rc.d' EXIT
   fi
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >"${TMPDIR:-/tmp}/stockade-apt.log" 2>&1 \
+  DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends "${missing[@]}" >"${TMPDIR:-/tmp}/stockade-apt.log" 2>&1 \
     || { tail -20 "${TMPDIR:-/tmp}/stockade-apt.log" >&2; die "apt-get could not install ${missing[*]}"; }
 }
 
