@@ -1,0 +1,159 @@
+/* The state of the page in one place: what the gateway said last, and the connections seen. */
+import { useState, useEffect } from './vendor/htm-preact.js';
+import { api, whenSignedOut, ApiError } from './api.js';
+import { follow } from './stream.js';
+import { verdict } from './reasons.js';
+
+const KEEP = 1500;
+const BATCH_MS = 120;
+
+let state = {
+  session: 'unknown', // 'unknown' | 'out' | 'in' | 'unreachable'
+  link: 'connecting', // 'connecting' | 'live' | 'lost'
+  status: null, backends: null, connections: [], loaded: false, blocked: null, lookups: null, clients: null,
+  notices: [], allowed: {}, calls: 0, said: null,
+};
+const listeners = new Set();
+
+export const current = () => state;
+export function set(patch) {
+  state = { ...state, ...patch };
+  for (const listener of listeners) listener();
+}
+
+/** The whole state; the component is drawn again when any of it changes. */
+export function useStore() {
+  const [, redraw] = useState(0);
+  useEffect(() => {
+    const listener = () => redraw((n) => n + 1);
+    listeners.add(listener);
+    return () => listeners.delete(listener);
+  }, []);
+  return state;
+}
+
+/** Say something to the person: shown for a while, and read out by screen readers. */
+export function say(text, tone = 'good') {
+  const said = { text, tone };
+  set({ said });
+  setTimeout(() => { if (state.said === said) set({ said: null }); }, 7000);
+}
+
+// ---- connections -----------------------------------------------------------------------------------------------
+
+const byKey = new Map();
+let arrivals = 0;
+const keyOf = (event) => `${event.epoch}/${event.connection}/${event.phase === 'counted' ? event.seq : ''}`;
+
+function take(event) {
+  const key = keyOf(event);
+  const old = byKey.get(key);
+  if (old && old.phase === 'closed') return;
+  const row = old
+    ? { ...old, ...event, time: old.time, calls: event.calls || old.calls, was: old.decision, ended: event.time, id: old.id }
+    : { ...event, key, n: (arrivals += 1) };
+  row.verdict = verdict(row);
+  byKey.set(key, row);
+}
+
+function rows() {
+  const sorted = [...byKey.values()].sort((a, b) => b.time - a.time || b.n - a.n);
+  for (const row of sorted.splice(KEEP)) byKey.delete(row.key);
+  return sorted;
+}
+
+// ---- what the gateway sends ------------------------------------------------------------------------------------
+
+let waiting = [];
+let timer = 0;
+const later = {};
+function soon(name, wait, action) {
+  clearTimeout(later[name]);
+  later[name] = setTimeout(action, wait);
+}
+
+function receive(id, event) {
+  waiting.push({ ...event, id });
+  if (!timer) timer = setTimeout(flush, BATCH_MS);
+}
+
+function flush() {
+  timer = 0;
+  const batch = waiting;
+  waiting = [];
+  const patch = {};
+  for (const event of batch) {
+    if (event.kind === 'egress') take(event);
+    else if (event.kind === 'call') patch.calls = (patch.calls ?? state.calls) + 1;
+    else if (event.kind === 'notice' || event.kind === 'tool') patch.notices = [event, ...(patch.notices || state.notices)].slice(0, 50);
+  }
+  const egress = batch.filter((event) => event.kind === 'egress');
+  if (egress.length) {
+    patch.connections = rows();
+    patch.allowed = passedNow(egress);
+    if (egress.some((event) => event.via === 'dns' || event.via === 'direct' || event.phase === 'counted')) soon('lookups', 400, refreshLookups);
+    if (egress.some((event) => event.decision === 'deny')) soon('blocked', 400, refreshBlocked);
+  }
+  if (batch.some((event) => event.kind === 'backend' || event.code === 'config_reloaded')) soon('backends', 200, refreshBackends);
+  set(patch);
+}
+
+/** Hosts that the person allowed on this page, and whether a connection has passed since. */
+export const allowedKey = (backend, host, port) => `${backend} ${host} ${port || ''}`;
+export function noteAllowed(backend, host, port) {
+  set({ allowed: { ...state.allowed, [allowedKey(backend, host, port)]: { at: Date.now() / 1000, passed: false } } });
+}
+function passedNow(events) {
+  let { allowed } = state;
+  for (const event of events) {
+    const key = allowedKey(event.backend, event.host, event.port);
+    if (event.decision === 'allow' && allowed[key] && !allowed[key].passed) allowed = { ...allowed, [key]: { ...allowed[key], passed: true } };
+  }
+  return allowed;
+}
+
+const quietly = (load) => async () => {
+  try { await load(); } catch (error) { if (!(error instanceof ApiError)) throw error; }
+};
+export const refreshStatus = quietly(async () => set({ status: await api.status() }));
+export const refreshBackends = quietly(async () => set({ backends: await api.backends() }));
+export const refreshBlocked = quietly(async () => set({ blocked: await api.blocked() }));
+export const refreshLookups = quietly(async () => set({ lookups: await api.lookups() }));
+export const refreshClients = quietly(async () => set({ clients: await api.clients() }));
+
+function linked(link) {
+  const back = link === 'live' && state.link === 'lost';
+  set({ link });
+  if (back) Promise.all([refreshStatus(), refreshBackends(), refreshBlocked(), refreshLookups()]);
+  if (link === 'lost') refreshStatus();
+}
+function missed(count) {
+  const notice = { kind: 'notice', time: Date.now() / 1000, severity: 'warning', code: 'page_gap', message: `This page missed ${count} events; the list below has a hole. The history on disk is complete.` };
+  set({ notices: [notice, ...state.notices] });
+}
+
+let stream = null;
+/** Sign-in was good, or a session was there already: load everything, then follow. */
+export async function start() {
+  try {
+    set({ status: await api.status(), session: 'in' });
+  } catch (error) {
+    set({ session: error.status === 401 ? 'out' : 'unreachable' });
+    return;
+  }
+  if (stream) stream.stop();
+  const seen = await api.connections(500).catch(() => []);
+  seen.forEach(take);
+  set({ connections: rows(), loaded: true });
+  const since = Math.max(0, ...seen.map((event) => event.id || 0)) || null;
+  stream = follow(api.eventsUrl, { receive, tell: linked, gap: missed, since });
+  await Promise.all([refreshBackends(), refreshBlocked(), refreshLookups(), refreshClients()]);
+}
+
+export function stop() {
+  if (stream) stream.stop();
+  stream = null;
+  byKey.clear();
+  set({ session: 'out', link: 'connecting', connections: [], loaded: false, backends: null, blocked: null, lookups: null, clients: null, notices: [] });
+}
+whenSignedOut(() => { if (state.session === 'in') stop(); });

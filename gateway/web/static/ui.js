@@ -1,0 +1,97 @@
+/* Small pieces that every section uses. */
+import { html, useEffect, useRef, useState } from './vendor/htm-preact.js';
+import { Shown } from './text.js';
+
+/** A modal dialog: the browser's own, so focus, Escape and the inert page behind come for free. */
+export function Dialog({ title, onClose, children, wide = false }) {
+  const box = useRef(null);
+  useEffect(() => {
+    const before = document.activeElement;
+    box.current.showModal();
+    return () => { if (before?.isConnected) before.focus(); };
+  }, []);
+  const onCancel = (event) => { event.preventDefault(); onClose(); };
+  const onClick = (event) => { if (event.target === box.current) onClose(); };
+  return html`<dialog ref=${box} class=${wide ? 'dialog wide' : 'dialog'} aria-labelledby="dialog-title" onCancel=${onCancel} onMouseDown=${onClick}>
+    <div class="dialog-body">
+      <h2 id="dialog-title">${title}</h2>
+      ${children}
+    </div>
+  </dialog>`;
+}
+
+const KIND = { '+': 'add', '-': 'del', '@': 'hunk' };
+/** A unified diff of the configuration file. */
+export function Diff({ diff }) {
+  if (!diff) return html`<p class="note">The file already says this. Nothing changes.</p>`;
+  const lines = diff.replace(/\n$/, '').split('\n').filter((line) => !/^(---|\+\+\+) ?/.test(line));
+  return html`<pre class="diff" tabindex="0" aria-label="Change to the file">${lines.map((line) => html`<span class=${`diff-line ${KIND[line[0]] || ''}`}><${Shown} text=${line || ' '} />${'\n'}</span>`)}</pre>`;
+}
+
+export function Problems({ error, fallback = '' }) {
+  if (!error) return null;
+  const rows = error.problems || [];
+  return html`<div class="problems" role="alert">
+    <p><${Shown} text=${error.message || fallback} /></p>
+    ${rows.length > 0 && rows[0].message !== error.message && html`<ul>${rows.map((row) => html`<li>${row.path ? html`<code><${Shown} text=${String(row.path)} /></code> ` : null}<${Shown} text=${row.message} />${row.hint ? html` <${Shown} text=${row.hint} />` : null}</li>`)}</ul>`}
+  </div>`;
+}
+
+/** Shows a change to the file first (`preview` does a dry run), and makes it when the person says so. */
+export function Confirm({ title, words, preview, apply, label, danger = false, onDone, onClose }) {
+  const [shown, setShown] = useState(null);
+  const [error, setError] = useState(null);
+  const [busy, setBusy] = useState(false);
+  useEffect(() => { preview().then(setShown, setError); }, []);
+  const go = async () => {
+    setBusy(true);
+    setError(null);
+    try { onDone(await apply()); } catch (failed) { setError(failed); setBusy(false); }
+  };
+  return html`<${Dialog} title=${title} onClose=${onClose} wide>
+    <div class="words">${words}</div>
+    ${shown && html`<${Diff} diff=${shown.diff} />`}
+    ${!shown && !error && html`<p class="note">Working out the change …</p>`}
+    <${Problems} error=${error} />
+    <div class="actions">
+      <button type="button" class="quiet" onClick=${onClose}>Cancel</button>
+      <button type="button" class=${danger ? 'danger' : 'primary'} disabled=${busy || !shown} autofocus onClick=${go}>${busy ? 'Writing …' : label}</button>
+    </div>
+  </${Dialog}>`;
+}
+
+export function Copy({ text, label = 'Copy' }) {
+  const [done, setDone] = useState(false);
+  const copy = async () => {
+    try { await navigator.clipboard.writeText(text); } catch { return; }
+    setDone(true);
+    setTimeout(() => setDone(false), 2000);
+  };
+  return html`<button type="button" class="small" onClick=${copy}>${done ? 'Copied' : label}</button>`;
+}
+
+/** Text to copy, whole, in its own box. */
+export function Snippet({ text, label }) {
+  return html`<div class="snippet"><pre tabindex="0" aria-label=${label}><${Shown} text=${text} lines /></pre><${Copy} text=${text} /></div>`;
+}
+
+export function Segments({ label, value, options, onChange }) {
+  return html`<div class="segments" role="group" aria-label=${label}>
+    ${options.map(([key, text]) => html`<button type="button" key=${key} aria-pressed=${value === key} onClick=${() => onChange(key)}>${text}</button>`)}
+  </div>`;
+}
+
+export function Switch({ id, checked, onChange, label, describedBy }) {
+  return html`<button type="button" id=${id} role="switch" class="switch" aria-checked=${checked} aria-describedby=${describedBy} onClick=${() => onChange(!checked)}>
+    <span class="switch-track"><span class="switch-knob"></span></span>${label}
+  </button>`;
+}
+
+export const Empty = ({ title, children }) => html`<div class="empty"><h3>${title}</h3>${children}</div>`;
+export const Loading = () => html`<p class="note loading">Loading …</p>`;
+
+const STATE_WORDS = {
+  stopped: 'stopped', building: 'building image', starting: 'starting', running: 'running', backoff: 'waiting to restart',
+  failed: 'failed', stopping: 'stopping', remote: 'remote',
+};
+export const State = ({ state }) => html`<span class=${`state state-${STATE_WORDS[state] ? state : 'stopped'}`}><span class="dot" aria-hidden="true"></span>${STATE_WORDS[state] || state}</span>`;
