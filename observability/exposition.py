@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import accumulate
 from typing import Final
 
@@ -67,3 +69,31 @@ def _histogram(family: HistogramFamily) -> Metric:
 def _buckets(distribution: Distribution) -> list[tuple[str, float]]:
     bounds = [*map(floatToGoString, distribution.bounds), "+Inf"]
     return list(zip(bounds, accumulate(distribution.counts), strict=True))
+
+
+def serve(expose: Callable[[], bytes], host: str, port: int) -> Callable[[], None]:
+    """Serves `/metrics` on a listener of its own, on a thread; returns what stops it. Raises OSError."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = self.path.partition("?")[0] == "/metrics"
+            body = expose() if found else b"Metrics are at /metrics\n"
+            self.send_response(200 if found else 404)
+            self.send_header("Content-Type", CONTENT_TYPE if found else "text/plain")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """No line per scrape."""
+
+    server = ThreadingHTTPServer((host, port), Handler)
+    thread = threading.Thread(target=server.serve_forever, name="prometheus", daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return stop

@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 from typing import Final, TypeAlias
 
 from observability import semconv
@@ -77,16 +78,20 @@ class Definition:
 class Distribution:
     """A histogram's numbers: one count per bucket (not cumulative, the last is above all bounds) and the sum."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "least", "most", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+        self.least = inf
+        self.most = -inf
 
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+        self.least = min(self.least, value)
+        self.most = max(self.most, value)
 
 
 Number: TypeAlias = int | float

@@ -30,6 +30,7 @@ NETWORK_TRANSPORT: Final = "network.transport"
 NETWORK_PROTOCOL_NAME: Final = "network.protocol.name"
 NETWORK_IO_DIRECTION: Final = "network.io.direction"
 CLIENT_ADDRESS: Final = "client.address"
+CLIENT_PORT: Final = "client.port"
 SECURITY_RULE_NAME: Final = "security_rule.name"
 SECURITY_RULE_RULESET_NAME: Final = "security_rule.ruleset.name"
 

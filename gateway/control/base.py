@@ -6,12 +6,13 @@ collaborator belongs to another part (supervisor, hub, history, …) only the ca
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from observability.events import BackendState, Sequenced
+from observability.events import BackendState, Event, Sequenced
 
 if TYPE_CHECKING:
     from egress.policy import Surroundings
@@ -94,11 +95,25 @@ class Backends(Protocol):
     def logs(self, backend: str, *, tail: int = 200, follow: bool = False) -> AsyncIterator[LogLine]: ...
 
 
+class Subscription(Protocol):
+    """A reader's place in the stream of events."""
+
+    @property
+    def dropped(self) -> int: ...
+    def __aiter__(self) -> AsyncIterator[Sequenced]: ...
+    def __enter__(self) -> Subscription: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
 class Hub(Protocol):
     """Live events, numbered."""
 
-    def subscribe(self, *, since_id: int | None = None, buffer: int = 1000) -> AsyncIterator[Sequenced]: ...
-    def recent(self, n: int) -> Sequence[Sequenced]: ...
+    @property
+    def last_id(self) -> int: ...
+    def subscribe(self, *, since_id: int | None = None, buffer: int = 1000) -> Subscription: ...
+    def recent(self, n: int, accept: Callable[[Event], bool] | None = None) -> Sequence[Sequenced]: ...
 
 
 class Exposes(Protocol):
