@@ -1,0 +1,150 @@
+"""Logs: one canonical line per egress connection and per MCP request, as JSON or as text for a person.
+
+Fixed field names, the attribute names of `observability.semconv`; what a backend or a client wrote is always a
+JSON string in the line, so it can forge neither a line nor a field.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from typing import Final, TextIO
+
+from observability import semconv
+from observability.events import CallEvent, Decision, EgressEvent, Phase, Sequenced
+
+CONNECTION_EVENT: Final = "stockade.egress.connection"
+CALL_EVENT: Final = "stockade.mcp.call"
+
+Fields = Mapping[str, object]
+
+event_logger: Final = logging.getLogger("stockade.events")
+"""The canonical lines; everything else logs under its module's name."""
+
+
+def canonical(event: EgressEvent | CallEvent) -> dict[str, object]:
+    """The fields of an event's canonical line; empty ones are left out."""
+    fields = _connection_fields(event) if isinstance(event, EgressEvent) else _call_fields(event)
+    return {key: value for key, value in fields.items() if value not in ("", None, ())}
+
+
+def _connection_fields(event: EgressEvent) -> dict[str, object]:
+    call = event.calls[0] if len(event.calls) == 1 else None
+    return {
+        "event": CONNECTION_EVENT,
+        "phase": event.phase,
+        semconv.BACKEND_NAME: event.backend,
+        semconv.EGRESS_DECISION: event.decision,
+        semconv.EGRESS_REASON: event.reason,
+        semconv.SERVER_ADDRESS: event.host,
+        semconv.SERVER_PORT: event.port or None,
+        semconv.NETWORK_PEER_ADDRESS: event.address,
+        semconv.EGRESS_DESTINATION: event.destination,
+        semconv.EGRESS_METHOD: event.method,
+        semconv.EGRESS_VIA: event.via,
+        semconv.EGRESS_MODE: event.mode,
+        semconv.SECURITY_RULE_NAME: event.rule,
+        semconv.EGRESS_CONNECTION: event.connection,
+        semconv.EGRESS_BYTES_SENT: event.bytes_sent if event.phase is Phase.CLOSED else None,
+        semconv.EGRESS_BYTES_RECEIVED: event.bytes_received if event.phase is Phase.CLOSED else None,
+        "duration_s": event.duration_s,
+        "count": event.count if event.count > 1 else None,
+        semconv.EGRESS_CALL_CERTAINTY: event.certainty,
+        "calls": [f"{ref.client}/{ref.request_id} {ref.method} {ref.tool}".strip() for ref in event.calls] or None,
+        "trace_id": call.trace_id if call else None,
+        "span_id": call.span_id if call else None,
+        "detail": event.detail,
+    }
+
+
+def _call_fields(event: CallEvent) -> dict[str, object]:
+    return {
+        "event": CALL_EVENT,
+        semconv.MCP_METHOD_NAME: event.method,
+        semconv.GEN_AI_TOOL_NAME: event.tool,
+        semconv.BACKEND_NAME: event.backend,
+        semconv.CLIENT_NAME: event.client,
+        semconv.JSONRPC_REQUEST_ID: event.request_id,
+        semconv.ERROR_TYPE: event.error,
+        semconv.MCP_PROTOCOL_VERSION: event.protocol_version,
+        semconv.NETWORK_TRANSPORT: event.transport,
+        "duration_s": round(event.duration_s, 6),
+        "denied": list(event.denied) or None,
+    }
+
+
+def severity(event: EgressEvent | CallEvent) -> int:
+    """A `logging` level: a denial or a failed request is a warning."""
+    if isinstance(event, EgressEvent):
+        return logging.WARNING if event.decision is Decision.DENY else logging.INFO
+    return logging.WARNING if event.error else logging.INFO
+
+
+def log_event(item: Sequenced) -> None:
+    """The hub's sink: writes the canonical line of an egress or call event to `stockade.events`."""
+    event = item.event
+    if not isinstance(event, (EgressEvent, CallEvent)):
+        return
+    level = severity(event)
+    if event_logger.isEnabledFor(level):
+        fields = canonical(event)
+        event_logger.log(level, "%s", fields["event"], extra={"fields": fields})
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: `time` (UTC, RFC 3339), `level`, `logger`, `message`, `exception`, then the fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": _timestamp(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        line.update(_fields(record))
+        return json.dumps(line, default=str, ensure_ascii=False, separators=(",", ":"))
+
+
+class TextFormatter(logging.Formatter):
+    """`TIME LEVEL MESSAGE key=value …` for a terminal; values with anything but plain characters are quoted."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        parts = [_timestamp(record.created), record.levelname.ljust(7), _one_line(record.getMessage())]
+        parts += [f"{key}={_plain(value)}" for key, value in _fields(record).items() if key != "event"]
+        if record.exc_info:
+            parts.append("\n" + self.formatException(record.exc_info))
+        return " ".join(parts)
+
+
+def configure(*, as_json: bool, level: int = logging.INFO, stream: TextIO | None = None) -> None:
+    """Sends all logs to `stream` (standard error), replacing what handlers the root logger had."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+
+
+def _fields(record: logging.LogRecord) -> Fields:
+    fields = getattr(record, "fields", None)
+    return fields if isinstance(fields, Mapping) else {}
+
+
+def _timestamp(seconds: float) -> str:
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
+
+
+def _one_line(text: str) -> str:
+    return text if text.isprintable() else json.dumps(text)
+
+
+def _plain(value: object) -> str:
+    text = str(value)
+    if text and text.isascii() and text.isprintable() and not set(text) & set(' "=\\'):
+        return text
+    return json.dumps(value if isinstance(value, (str, list)) else text)
