@@ -1,0 +1,157 @@
+"""The configuration: its models, and `load_config`, which reads a file into them or says everything that is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, field_validator
+
+from registry.document import Document, parse, read_text
+from registry.errors import ConfigError, Invalid, KeyPath, Problem
+from registry.fields import FilePath, Name, Sessions, Start, Transport, check_name
+from registry.mounts import Mount
+from registry.network import Network
+from registry.server import Frozen, Server, ToolRules
+from registry.settings import (
+    Clients,
+    ClientSettings,
+    EgressSettings,
+    GatewaySettings,
+    SchemaVersion,
+)
+
+__all__ = [
+    "ClientSettings",
+    "Config",
+    "ConfigError",
+    "EgressSettings",
+    "GatewaySettings",
+    "Mount",
+    "Network",
+    "Problem",
+    "Server",
+    "Sessions",
+    "Start",
+    "ToolRules",
+    "Transport",
+    "load_config",
+    "load_text",
+    "project_name",
+]
+
+
+class Config(Frozen):
+    """A whole configuration file."""
+
+    version: SchemaVersion = 1
+    """The format's version: 1."""
+    project: Annotated[str, AfterValidator(check_name)] | None = None
+    """The name that everything of this file carries on the engine. Default: made from the file's path."""
+    gateway: GatewaySettings = GatewaySettings()
+    """The gateway's own settings."""
+    egress: EgressSettings = EgressSettings()
+    """How the egress reaches the outside."""
+    extra_ca: FilePath | None = None
+    """A PEM file of certificate authorities that the servers trust besides the usual ones."""
+    servers: Mapping[Name, Server] = Field(default={}, alias="mcpServers")
+    """The MCP servers, by name."""
+    clients: Clients = {}
+    """The AI clients, by name. While there is none, everybody on this machine may connect."""
+
+    _path: Path | None = PrivateAttr(None)
+    _warnings: tuple[Problem, ...] = PrivateAttr(())
+
+    @field_validator("version")
+    @classmethod
+    def check_version(cls, version: int) -> int:
+        if version != 1:
+            raise Invalid(
+                f"{version} is not a version this Stockade knows", "Write version: 1, or install a newer one"
+            )
+        return version
+
+    @property
+    def path(self) -> Path | None:
+        """The file it was read from; None when it was made in memory."""
+        return self._path
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """What is allowed but worth knowing, in file order."""
+        return self._warnings
+
+    def visible_servers(self, client: str) -> tuple[str, ...]:
+        """The servers that a client of this name may see, in file order; disabled ones are left out."""
+        settings = self.clients.get(client)
+        wanted = settings.servers if settings else "*"
+        return tuple(
+            name for name, server in self.servers.items() if not server.disabled and (wanted == "*" or name in wanted)
+        )
+
+
+def project_name(config: Config, path: Path | None = None) -> str:
+    """The project's name: as the file says, else eight hex digits of the file's absolute path."""
+    where = path or config.path
+    if config.project is not None or where is None:
+        return config.project or "default"
+    return hashlib.sha256(str(where.absolute()).encode()).hexdigest()[:8]
+
+
+def load_config(path: Path | str) -> Config:
+    """The configuration in a YAML or JSON file. Raises ConfigError with all problems."""
+    path = Path(path)
+    return load_text(read_text(path), path)
+
+
+def load_text(text: str, path: Path | str) -> Config:
+    """The configuration in `text`, as if it stood in the file `path`. Raises ConfigError with all problems."""
+    path = Path(path)
+    return build(parse(text, str(path)), path)
+
+
+def build(document: Document, path: Path) -> Config:
+    from registry.checks import check_config, check_document
+    from registry.importers import adopt
+
+    check_document(document)
+    raw, notes = adopt(document)
+    config, problems = validate(raw, document, path.absolute().parent)
+    found, warnings = check_config(config, raw, document, path) if config else ([], [])
+    problems = sorted([*problems, *found], key=lambda problem: (problem.line, problem.column))
+    if problems or config is None:
+        raise ConfigError(problems)
+    config._path = path.absolute()
+    config._warnings = tuple(sorted([*notes, *warnings], key=lambda problem: (problem.line, problem.column)))
+    return config
+
+
+def validate(raw: dict[str, Any], document: Document, base: Path) -> tuple[Config | None, list[Problem]]:
+    """The configuration and no problems; or the problems, and what of it holds without the faulty parts."""
+    from registry.problems import locate, problems_of
+
+    try:
+        return Config.model_validate(raw, context={"base": base}), []
+    except ValidationError as error:
+        problems = problems_of(error, raw, document)
+        sound = without(raw, [locate(item["loc"], raw) for item in error.errors(include_url=False)])
+    try:
+        return Config.model_validate(sound, context={"base": base}), problems
+    except ValidationError:
+        return None, problems
+
+
+def without(raw: dict[str, Any], paths: list[KeyPath]) -> dict[str, Any]:
+    """The raw configuration without each section, server or client that one of the paths leads into."""
+    pruned = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
+    for path in paths:
+        match path:
+            case ("mcpServers" | "clients" as section, name, *_) if isinstance(pruned.get(str(section)), dict):
+                pruned[str(section)].pop(name, None)
+            case (section, *_):
+                pruned.pop(str(section), None)
+            case _:
+                return {}
+    return pruned

@@ -1,0 +1,76 @@
+"""What can be wrong with a configuration, said so that a person can put it right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong (or, among the warnings, worth knowing), and where."""
+
+    file: str = ""
+    line: int = 0
+    """From 1; 0 where the place is not in a file."""
+    column: int = 0
+    """From 1, in characters."""
+    key_path: str = ""
+    """As a person writes it: `mcpServers.fetch.network.allowed_hosts[0]`."""
+    message: str
+    hint: str = ""
+    """The next step."""
+
+    def __str__(self) -> str:
+        place = ":".join(str(part) for part in (self.file, self.line, self.column) if part)
+        lead = ": ".join(part for part in (place, self.key_path) if part)
+        words = " ".join(part for part in (sentence(self.message), sentence(self.hint)) if part)
+        return f"{lead}: {words}" if lead else words
+
+
+class ConfigError(ValueError):
+    """Raised when a configuration cannot be used; `problems` has everything that was found, in file order."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A problem before its place in the file is known."""
+
+    path: KeyPath
+    message: str
+    hint: str = ""
+
+
+class Invalid(ValueError):
+    """Raised by a validator; its findings' paths are relative to what it was given."""
+
+    def __init__(self, message: str, hint: str = "", *, path: KeyPath = (), more: Iterable[Finding] = ()) -> None:
+        self.findings = (Finding(path, message, hint), *more)
+        super().__init__(message)
+
+    @classmethod
+    def all(cls, findings: Iterable[Finding]) -> Invalid:
+        """One error for several findings; at least one is needed."""
+        first, *more = findings
+        return cls(first.message, first.hint, path=first.path, more=more)
+
+
+def render_path(path: Iterable[str | int]) -> str:
+    """The path as a person writes it: dots before keys, brackets around positions."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += f".{part}" if text else part
+    return text
+
+
+def sentence(text: str) -> str:
+    return text if not text or text.endswith((".", "!", "?", ":")) else f"{text}."

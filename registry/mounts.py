@@ -1,0 +1,115 @@
+"""Which parts of the machine a server may see, and which never."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from registry.errors import Invalid
+from registry.fields import absolute
+
+ENGINE_SOCKETS = ("docker.sock", "containerd.sock", "podman.sock", "crio.sock", "buildkitd.sock")
+FORBIDDEN = (
+    "/", "/proc", "/sys", "/dev", "/run", "/var", "/var/run", "/var/lib", "/var/lib/docker", "/var/lib/containerd",
+    "/boot", "/etc",
+)  # fmt: skip
+"""With one of these a server could leave its wall: by the engine, the kernel's files, or other programs' sockets."""
+VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """A folder or file of the machine (or a volume of the engine) inside a server's container."""
+
+    source: str
+    """An absolute path, or the volume's name."""
+    target: str
+    """An absolute path in the container."""
+    read_only: bool = False
+    volume: bool = False
+    """True when `source` names a volume of the engine."""
+
+
+def parse_mount(value: Any, base: Path) -> Mount:
+    """A mount from `SOURCE:TARGET[:ro|:rw]`, or a mapping of source, target and read_only. Raises Invalid."""
+    if isinstance(value, Mount):
+        return value
+    if isinstance(value, str):
+        return make_mount(*split_mount(value), base=base)
+    if not isinstance(value, dict):
+        raise Invalid("must be text or a mapping", "Write SOURCE:TARGET:ro")
+    return from_mapping(value, base)
+
+
+def from_mapping(value: dict[str, Any], base: Path) -> Mount:
+    if unknown := sorted(value.keys() - {"source", "target", "read_only"}):
+        raise Invalid(f"unknown key {unknown[0]!r}", "A mount has source, target and read_only", path=(unknown[0],))
+    for key in ("source", "target"):
+        if not isinstance(value.get(key), str):
+            raise Invalid(f"needs {key!r}, as text", "Write SOURCE:TARGET:ro, or source and target", path=(key,))
+    read_only = value.get("read_only", False)
+    if not isinstance(read_only, bool):
+        raise Invalid("must be true or false", path=("read_only",))
+    return make_mount(value["source"], value["target"], read_only, base=base)
+
+
+def split_mount(text: str) -> tuple[str, str, bool]:
+    """Source, target and whether it is read-only; like Docker, a mount without `:ro` can be written to."""
+    source, colon, rest = text.partition(":")
+    target, _, options = rest.partition(":")
+    words = set(options.split(",")) - {""}
+    if not colon or not source or not target:
+        raise Invalid(f"{text!r} is not a mount", "Write SOURCE:TARGET:ro, such as ./data:/data:ro")
+    if unknown := sorted(words - {"ro", "rw", "z", "Z", "cached", "delegated", "consistent"}):
+        raise Invalid(f"unknown mount option {unknown[0]!r}", "Write :ro (read only) or :rw at the end")
+    return source, target, "ro" in words
+
+
+def make_mount(source: str, target: str, read_only: bool, *, base: Path) -> Mount:
+    if not target.startswith("/") or os.path.normpath(target) == "/":
+        raise Invalid(f"{target!r} is not a place in the container", "Give an absolute path below /, such as /data")
+    volume = "/" not in source and not source.startswith((".", "~"))
+    if not volume:
+        source = str(absolute(source, base))
+    elif not VOLUME.fullmatch(source):
+        raise Invalid(f"{source!r} is neither a path nor a volume's name", f"For a folder, write ./{source}")
+    refuse_forbidden(source, volume=volume)
+    return Mount(source=source, target=os.path.normpath(target), read_only=read_only, volume=volume)
+
+
+def refuse_forbidden(source: str, *, volume: bool) -> None:
+    """Raises Invalid for a source that would open the wall."""
+    if volume:
+        return
+    for path in {source, os.path.realpath(source)}:
+        if path.rpartition("/")[2] in ENGINE_SOCKETS:
+            hint = "Whoever reaches it owns this machine; a server that needs it cannot be isolated"
+            raise Invalid(f"{source} is the container engine's socket, which no server gets", hint)
+        if path in FORBIDDEN:
+            hint = "A server could leave its wall by it; mount only the folder the server works on"
+            raise Invalid(f"{source} is not mounted into a server", hint)
+
+
+def missing_source(mount: Mount) -> Invalid | None:
+    """What is wrong with a mount's source on this machine now, if anything."""
+    if mount.volume:
+        return None
+    try:
+        mode = os.stat(mount.source).st_mode
+    except OSError:
+        return Invalid(f"{mount.source} does not exist", f"Make it (mkdir -p {mount.source}) or correct the path")
+    if stat.S_ISSOCK(mode):
+        return Invalid(f"{mount.source} is a socket, a way around the wall", "Mount files and folders only")
+    return None
+
+
+def holds(mount: Mount, path: Path) -> bool:
+    """Whether the mount shows `path` to the server."""
+    if mount.volume:
+        return False
+    root = Path(os.path.realpath(mount.source))
+    return Path(os.path.realpath(path)).is_relative_to(root)

@@ -1,0 +1,98 @@
+"""The `network:` block of a server: shape and schema here, meaning in `egress.policy`, which checks every block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr, WithJsonSchema, model_validator
+
+from registry.errors import Finding, Invalid
+
+PORTS_SCHEMA = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1, "maximum": 65535},
+        {"type": "string", "pattern": "^\\d+(-\\d+)?$", "examples": ["8000-8010"]},
+    ]
+}
+HOST_SCHEMA = {
+    "anyOf": [
+        {
+            "type": "string",
+            "examples": ["api.github.com", ".githubusercontent.com", "*.example.com", "db.internal:5432"],
+        },
+        {
+            "type": "object",
+            "properties": {
+                "host": {
+                    "type": "string",
+                    "description": "A host, a suffix (.example.com), an address or a CIDR range.",
+                },
+                "port": PORTS_SCHEMA,
+                "ports": {"type": "array", "items": PORTS_SCHEMA},
+                "private": {
+                    "type": "boolean",
+                    "description": "True: the host's name may lead to a private address.",
+                },
+                "protocol": {
+                    "enum": ["tcp"],
+                    "description": "`tcp`: opaque bytes to one host and port, such as a database.",
+                },
+            },
+            "required": ["host"],
+            "additionalProperties": False,
+        },
+    ]
+}
+HostEntry = Annotated[Any, WithJsonSchema(HOST_SCHEMA)]
+PortEntry = Annotated[Any, WithJsonSchema(PORTS_SCHEMA)]
+
+
+class Network(BaseModel):
+    """What a server may reach. Nothing named is nothing allowed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    isolated: bool = True
+    """False: an ordinary network, no policy, nothing observed. Default true."""
+    allowed_hosts: tuple[HostEntry, ...] = ()
+    """Hosts it may reach, on ports 80 and 443 unless said otherwise: `api.github.com`, `.github.com` (with all
+    below it), `*.github.com` (only those), `db.internal:5432`, an address, a CIDR range, `host.docker.internal`."""
+    allowed_ports: tuple[PortEntry, ...] = ()
+    """The ports of all allowed hosts, instead of 80 and 443."""
+    mode: Literal["enforce", "report", "learn"] = "enforce"
+    """`enforce`; `report` (allow, but say what would be denied); `learn` (allow public addresses and record them)."""
+    direct: Literal["deny", "allow"] = "deny"
+    """`allow`: connections of programs that ignore the proxy are carried too, under the same policy."""
+    join: tuple[str, ...] = ()
+    """Docker networks on which allowed names may be reached."""
+    limits: Mapping[str, Any] = {}
+    """Bounds on connections, rates and idle time."""
+
+    _block: Mapping[str, Any] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def keep_block(cls, data: Any, handler: Any) -> Any:
+        model = handler(data)
+        if isinstance(data, dict):
+            model._block = dict(data)
+        return model
+
+    @property
+    def block(self) -> dict[str, Any]:
+        """The block as it was written, in JSON's types: what `egress.policy.parse_policy` takes."""
+        return dict(self._block) if self._block else self.model_dump(mode="json", exclude_unset=True)
+
+
+def check_block(block: Mapping[str, Any]) -> None:
+    """Raises Invalid with everything that the policy finds wrong."""
+    try:
+        from egress.policy import PolicyError, parse_policy
+    except ImportError:
+        return
+    try:
+        parse_policy(block)
+    except PolicyError as error:
+        findings = [Finding(tuple(problem.path), problem.message) for problem in error.problems]
+        raise Invalid.all(findings) from None
