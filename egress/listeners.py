@@ -1,0 +1,95 @@
+"""The accept loop of a passed listening socket.
+
+asyncio's own loop retries for ever on an error that will not go away (a listener that somebody shut down, or
+destroyed from inside the namespace). This one knows three kinds of error: nothing there or gone again
+(EAGAIN, ECONNABORTED, …: go on), no room (EMFILE, ENFILE, ENOBUFS, ENOMEM: shed one, rest a little), and
+everything else: this listener is closed and its owner told. accept(2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+
+from egress.limits import FdReserve
+
+ACCEPTS_AT_ONCE = 64
+REST_S = 0.05
+PASSING = frozenset({errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH})
+NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Acceptor:
+    """Accepts on one listening socket, which it owns."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listener: socket.socket,
+        reserve: FdReserve,
+        *,
+        on_connection: Callable[[socket.socket], bool],
+        on_failure: Callable[[OSError], None],
+        on_shed: Callable[[], None],
+    ) -> None:
+        """`on_connection` takes over a non-blocking socket; False asks for a rest before the next one."""
+        self.loop = loop
+        self.listener = listener
+        self.reserve = reserve
+        self.on_connection = on_connection
+        self.on_failure = on_failure
+        self.on_shed = on_shed
+        self.resting: asyncio.TimerHandle | None = None
+        self.closed = False
+        listener.setblocking(False)
+        loop.add_reader(listener.fileno(), self.accept_some)
+
+    def accept_some(self) -> None:
+        """Accept what waits, up to a fair share of one turn of the loop."""
+        for _ in range(ACCEPTS_AT_ONCE):
+            try:
+                connection, _ = self.listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in PASSING:
+                    continue
+                if error.errno in NO_ROOM:
+                    self.reserve.shed(self.listener)
+                    self.on_shed()
+                    self.rest()
+                    return
+                self.close()
+                self.on_failure(error)
+                return
+            connection.setblocking(False)
+            if not self.on_connection(connection):
+                self.rest()
+                return
+            if self.closed:
+                return
+
+    def rest(self) -> None:
+        """Leave connections in the kernel's queue for a moment: the backend that floods waits, nobody else."""
+        if self.closed or self.resting is not None:
+            return
+        self.loop.remove_reader(self.listener.fileno())
+        self.resting = self.loop.call_later(REST_S, self.resume)
+
+    def resume(self) -> None:
+        self.resting = None
+        if not self.closed:
+            self.loop.add_reader(self.listener.fileno(), self.accept_some)
+
+    def close(self) -> None:
+        """Stop accepting and close this copy of the socket. Once is enough; more does no harm."""
+        if self.closed:
+            return
+        self.closed = True
+        if self.resting is not None:
+            self.resting.cancel()
+        else:
+            self.loop.remove_reader(self.listener.fileno())
+        self.listener.close()
