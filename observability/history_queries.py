@@ -1,0 +1,284 @@
+"""What can be asked of the event history, as SQL on an open connection."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+MAX_LIMIT = 5000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionFilter:
+    """Which connections are wanted; a field at its default does not narrow."""
+
+    backend: str = ""
+    decision: str = ""
+    reason: str = ""
+    via: str = ""
+    host: str = ""
+    """Exactly this host."""
+    text: str = ""
+    """Part of the host, the address or the destination, in any case."""
+    tool: str = ""
+    """Connections made while this tool was being called."""
+    open: bool = False
+    """Only those that are carried now."""
+    since: float = 0.0
+    """Unix time."""
+    until: float = 0.0
+    before_id: int = 0
+    """For paging: only connections with a lower id."""
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionRow:
+    """One connection as last heard of; fields as in `EgressEvent`."""
+
+    id: int
+    """The id of the event that decided it."""
+    epoch: str
+    connection: int
+    time: float
+    closed: float | None
+    """Unix time, None while it is open (or was denied at once)."""
+    backend: str
+    door: str
+    via: str
+    method: str
+    host: str
+    port: int
+    destination: str
+    address: str
+    decision: str
+    reason: str
+    rule: str
+    mode: str
+    detail: str
+    bytes_sent: int
+    bytes_received: int
+    dns_s: float | None
+    connect_s: float | None
+    duration_s: float | None
+    count: int
+    calls: tuple[dict[str, str], ...]
+    """As `CallRef`; fields at their default are left out."""
+
+    @property
+    def certainty(self) -> str:
+        """`certain`, `probable`, or empty when no call was in flight."""
+        return ("", "certain")[len(self.calls)] if len(self.calls) < 2 else "probable"
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "certainty": self.certainty}
+
+
+class By(StrEnum):
+    """What `top` groups by."""
+
+    HOST = "host"
+    BACKEND = "backend"
+    RULE = "rule"
+    REASON = "reason"
+    TOOL = "tool"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopRow:
+    """One group of connections."""
+
+    name: str
+    connections: int
+    denied: int
+    bytes_sent: int
+    bytes_received: int
+    last: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocked:
+    """A host and port that a backend was refused."""
+
+    backend: str
+    host: str
+    """What to allow: the host as the caller named it, else the address it dialled."""
+    port: int
+    count: int
+    first: float
+    last: float
+    reasons: tuple[str, ...]
+    detail: str
+    """Of the latest."""
+    via: tuple[str, ...]
+    tools: tuple[str, ...]
+    """Tools that were being called at the time."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lookup:
+    """A name that a backend resolved itself and never asked the proxy for."""
+
+    backend: str
+    host: str
+    count: int
+    first: float
+    last: float
+    types: tuple[str, ...]
+    """Query types: `A`, `AAAA`, …"""
+    direct_attempts: int
+    """Direct connections of that backend that were blocked in the same time, to any address."""
+    tools: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def events(
+    db: sqlite3.Connection, *, since_id: int, kinds: Sequence[str], backend: str, limit: int
+) -> list[tuple[int, str]]:
+    where = ["id > ?"]
+    parameters: list[object] = [since_id]
+    if kinds:
+        where.append(f"kind IN ({', '.join('?' * len(kinds))})")
+        parameters += kinds
+    if backend:
+        where.append("backend = ?")
+        parameters.append(backend)
+    sql = f"SELECT id, body FROM events WHERE {' AND '.join(where)} ORDER BY id LIMIT ?"  # noqa: S608
+    return db.execute(sql, (*parameters, _bounded(limit))).fetchall()
+
+
+def connections(db: sqlite3.Connection, wanted: ConnectionFilter) -> list[ConnectionRow]:
+    where, parameters = _conditions(wanted)
+    sql = f"SELECT * FROM connections WHERE {where} ORDER BY id DESC LIMIT ?"  # noqa: S608
+    cursor = db.execute(sql, (*parameters, _bounded(wanted.limit)))
+    names = [column[0] for column in cursor.description]
+    return [_connection_row(dict(zip(names, row, strict=True))) for row in cursor]
+
+
+def _connection_row(values: dict[str, Any]) -> ConnectionRow:
+    values["calls"] = tuple(json.loads(values["calls"]))
+    del values["tools"]
+    return ConnectionRow(**values)
+
+
+def _conditions(wanted: ConnectionFilter) -> tuple[str, list[object]]:
+    exact = {column: getattr(wanted, column) for column in ("backend", "decision", "reason", "via", "host")}
+    conditions: list[tuple[str, tuple[object, ...]]] = [("1 = 1", ())]
+    conditions += [(f"{column} = ?", (value,)) for column, value in exact.items() if value]
+    if wanted.text:
+        text = wanted.text
+        conditions.append(
+            ("(instr(lower(host), lower(?)) OR instr(address, ?) OR instr(destination, ?))", (text,) * 3)
+        )
+    if wanted.tool:
+        conditions.append(("instr(', ' || tools || ', ', ', ' || ? || ', ')", (wanted.tool,)))
+    if wanted.open:
+        conditions.append(("closed IS NULL AND decision <> 'deny'", ()))
+    if wanted.since:
+        conditions.append(("time >= ?", (wanted.since,)))
+    if wanted.until:
+        conditions.append(("time < ?", (wanted.until,)))
+    if wanted.before_id:
+        conditions.append(("id < ?", (wanted.before_id,)))
+    where = " AND ".join(condition for condition, _ in conditions)
+    return where, [value for _, values in conditions for value in values]
+
+
+def top(db: sqlite3.Connection, by: By, *, backend: str, decision: str, since: float, limit: int) -> list[TopRow]:
+    """Lookups are not connections and do not count."""
+    column = "tools" if by is By.TOOL else by.value
+    sql = f"""
+        SELECT {column}, sum(count), sum(iif(decision = 'deny', count, 0)), sum(bytes_sent), sum(bytes_received),
+               max(time)
+        FROM connections
+        WHERE via <> 'dns' AND {column} <> '' AND time >= ? AND ? IN ('', backend) AND ? IN ('', decision)
+        GROUP BY {column} ORDER BY 2 DESC, 6 DESC LIMIT ?
+    """  # noqa: S608  # the column is one of an enum
+    rows = db.execute(sql, (since, backend, decision, _bounded(limit)))
+    return [
+        TopRow(name=name, connections=count, denied=denied, bytes_sent=sent, bytes_received=received, last=last)
+        for name, count, denied, sent, received, last in rows
+    ]
+
+
+_BLOCKED = """
+SELECT backend, iif(host = '', rtrim(rtrim(destination, '0123456789'), ':'), host) AS wanted, port, sum(count),
+       min(time), max(time), group_concat(DISTINCT reason),
+       substr(max(printf('%020.6f', time) || detail), 21), group_concat(DISTINCT via),
+       group_concat(DISTINCT tools)
+FROM connections
+WHERE decision = 'deny' AND via <> 'dns' AND time >= ? AND ? IN ('', backend)
+GROUP BY backend, wanted, port ORDER BY 6 DESC LIMIT ?
+"""
+"""`detail` is the latest: the greatest text of a zero-padded time in front of it, cut off again."""
+
+
+def blocked(db: sqlite3.Connection, *, backend: str, since: float, limit: int) -> list[Blocked]:
+    rows = db.execute(_BLOCKED, (since, backend, _bounded(limit)))
+    return [
+        Blocked(
+            backend=name,
+            host=host,
+            port=port,
+            count=count,
+            first=first,
+            last=last,
+            reasons=_words(reasons),
+            detail=detail,
+            via=_words(via),
+            tools=_words(tools),
+        )
+        for name, host, port, count, first, last, reasons, detail, via, tools in rows
+    ]
+
+
+_LOOKUPS = """
+SELECT looked.backend, looked.host, sum(looked.count), min(looked.time), max(looked.time),
+       group_concat(DISTINCT looked.method), group_concat(DISTINCT looked.tools),
+       (SELECT coalesce(sum(direct.count), 0) FROM connections AS direct
+        WHERE direct.backend = looked.backend AND direct.via = 'direct' AND direct.decision = 'deny'
+          AND direct.time >= ?1)
+FROM connections AS looked
+WHERE looked.via = 'dns' AND looked.decision = 'deny' AND looked.time >= ?1 AND ?2 IN ('', looked.backend)
+  AND NOT EXISTS (SELECT 1 FROM connections AS asked
+                  WHERE asked.host = looked.host AND asked.backend = looked.backend AND asked.via = 'proxy')
+GROUP BY looked.backend, looked.host ORDER BY 5 DESC LIMIT ?3
+"""
+
+
+def lookups(db: sqlite3.Connection, *, backend: str, since: float, limit: int) -> list[Lookup]:
+    rows = db.execute(_LOOKUPS, (since, backend, _bounded(limit)))
+    return [
+        Lookup(
+            backend=name,
+            host=host,
+            count=count,
+            first=first,
+            last=last,
+            types=_words(types),
+            direct_attempts=attempts,
+            tools=_words(tools),
+        )
+        for name, host, count, first, last, types, tools, attempts in rows
+    ]
+
+
+def _words(joined: str | None) -> tuple[str, ...]:
+    """The distinct words of a `group_concat`, sorted."""
+    return tuple(sorted({word.strip() for word in (joined or "").split(",") if word.strip()}))
+
+
+def _bounded(limit: int) -> int:
+    return max(1, min(limit, MAX_LIMIT))

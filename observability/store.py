@@ -1,0 +1,330 @@
+"""The event history: SQLite with a write-ahead log, one writer thread, bounded by rows and days.
+
+Theory of operation. `record` puts an event into a bounded queue and returns; the writer thread takes all that is
+there, writes it in one transaction and commits, so what was committed survives `kill -9` of the process (WAL,
+`synchronous=NORMAL`; a power cut may lose the last moments, never the file's consistency). When the queue is full
+or the disk refuses, the event is lost and counted (`dropped`). Two tables: every event as its JSON, and
+one row per egress connection, updated when it closes, which the queries read.
+
+Queries open a connection of their own, so they may run on any thread; they block on the disk, so call them from
+async code through `asyncio.to_thread`. They see what was committed (a few milliseconds behind `record`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from observability import history_queries as queries
+from observability.events import EgressEvent, Event, Phase, Sequenced, event_from_json, to_json
+from observability.history_queries import Blocked, By, ConnectionFilter, ConnectionRow, Lookup, TopRow
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION: Final = 1
+_SCHEMA: Final = """
+CREATE TABLE events (
+  id INTEGER PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL, backend TEXT NOT NULL, body TEXT NOT NULL
+) STRICT;
+CREATE INDEX events_by_backend ON events (backend, id);
+CREATE TABLE connections (
+  id INTEGER PRIMARY KEY, epoch TEXT NOT NULL, connection INTEGER NOT NULL,
+  time REAL NOT NULL, closed REAL, backend TEXT NOT NULL, door TEXT NOT NULL, via TEXT NOT NULL,
+  method TEXT NOT NULL, host TEXT NOT NULL, port INTEGER NOT NULL, destination TEXT NOT NULL,
+  address TEXT NOT NULL, decision TEXT NOT NULL, reason TEXT NOT NULL, rule TEXT NOT NULL, mode TEXT NOT NULL,
+  detail TEXT NOT NULL, bytes_sent INTEGER NOT NULL, bytes_received INTEGER NOT NULL,
+  dns_s REAL, connect_s REAL, duration_s REAL, count INTEGER NOT NULL, calls TEXT NOT NULL, tools TEXT NOT NULL,
+  UNIQUE (epoch, connection)
+) STRICT;
+CREATE INDEX connections_by_time ON connections (time);
+CREATE INDEX connections_by_backend ON connections (backend, id);
+CREATE INDEX connections_by_host ON connections (host, id);
+"""
+_INSERT_EVENT: Final = "INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?, ?)"
+_COLUMNS: Final = (
+    "id, epoch, connection, time, closed, backend, door, via, method, host, port, destination, address, decision,"
+    " reason, rule, mode, detail, bytes_sent, bytes_received, dns_s, connect_s, duration_s, count, calls, tools"
+)
+_UPSERT_CONNECTION: Final = f"""
+INSERT INTO connections ({_COLUMNS}) VALUES ({", ".join("?" * 26)})
+ON CONFLICT (epoch, connection) DO UPDATE SET
+  closed = coalesce(excluded.closed, closed), decision = excluded.decision, reason = excluded.reason,
+  detail = iif(excluded.detail = '', detail, excluded.detail),
+  rule = iif(excluded.rule = '', rule, excluded.rule),
+  address = iif(excluded.address = '', address, excluded.address),
+  bytes_sent = max(excluded.bytes_sent, bytes_sent), bytes_received = max(excluded.bytes_received, bytes_received),
+  dns_s = coalesce(excluded.dns_s, dns_s), connect_s = coalesce(excluded.connect_s, connect_s),
+  duration_s = coalesce(excluded.duration_s, duration_s),
+  calls = iif(calls = '[]', excluded.calls, calls), tools = iif(tools = '', excluded.tools, tools)
+"""  # noqa: S608  # the columns are a constant above
+_CLOSE_STALE: Final = """
+UPDATE connections SET closed = ?, detail = 'The egress ended before this connection was closed.'
+WHERE closed IS NULL AND decision <> 'deny' AND epoch <> ?
+"""
+_PRUNE_EVERY: Final = 1000
+_BATCH: Final = 500
+
+Row: TypeAlias = tuple[object, ...]
+Message: TypeAlias = Sequenced | threading.Event | None
+
+
+class History:
+    """The kept events of one project. Open it once per process; `close` writes what is queued."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_rows: int = 200_000,
+        max_days: float = 30.0,
+        queue_size: int = 20_000,
+        on_drop: Callable[[int], None] | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """Opens or creates `path` (mode 0600). A file that SQLite finds damaged, or of another schema, is put aside
+        as `PATH.damaged` and a new one begun. Raises OSError when the directory cannot be written.
+
+        `on_drop(count)` is called on the writer's or the recorder's thread for events that were lost.
+        """
+        self._path = path
+        self._max_rows = max_rows
+        self._max_s = max_days * 86400
+        self._on_drop = on_drop
+        self._now = now
+        self._queue: queue.Queue[Message] = queue.Queue(queue_size)
+        self._since_prune = 0
+        self._epoch = ""
+        self._closed = False
+        self.dropped = 0
+        """Events that were not kept, because the queue was full or the disk refused."""
+        _prepare(path)
+        self._writer = threading.Thread(target=self._write_all, name="history", daemon=True)
+        self._writer.start()
+
+    # writing
+
+    def record(self, item: Sequenced) -> None:
+        """The hub's sink: queues the event for the writer. Never blocks."""
+        try:
+            self._queue.put_nowait(item)
+        except queue.Full:
+            self._lost(1)
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Waits until everything recorded before is committed; False when that took longer than `timeout_s`."""
+        if self._closed:
+            return True
+        written = threading.Event()
+        try:
+            self._queue.put(written, timeout=timeout_s)
+        except queue.Full:
+            return False
+        return written.wait(timeout_s)
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Writes what is queued and stops the writer; waits at most `timeout_s`."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._queue.put(None, timeout=timeout_s)
+        except queue.Full:
+            return
+        self._writer.join(timeout_s)
+
+    def _lost(self, count: int) -> None:
+        self.dropped += count
+        if self._on_drop is not None:
+            self._on_drop(count)
+
+    def _write_all(self) -> None:
+        with closing(_connect(self._path)) as db:
+            self._prune(db)
+            more = True
+            while more:
+                batch, flushed, more = self._take()
+                self._write(db, batch)
+                for event in flushed:
+                    event.set()
+
+    def _take(self) -> tuple[list[Sequenced], list[threading.Event], bool]:
+        """What is queued now (at least one message): events, who waits for them, and whether to go on."""
+        batch: list[Sequenced] = []
+        flushed: list[threading.Event] = []
+        message = self._queue.get()
+        while True:
+            if message is None:
+                return batch, flushed, False
+            if isinstance(message, threading.Event):
+                flushed.append(message)
+            else:
+                batch.append(message)
+            if len(batch) >= _BATCH or flushed:
+                return batch, flushed, True
+            try:
+                message = self._queue.get_nowait()
+            except queue.Empty:
+                return batch, flushed, True
+
+    def _write(self, db: sqlite3.Connection, batch: Sequence[Sequenced]) -> None:
+        if not batch:
+            return
+        try:
+            with db:
+                db.executemany(_INSERT_EVENT, [_event_row(item) for item in batch])
+                for item in batch:
+                    if isinstance(item.event, EgressEvent):
+                        self._write_connection(db, item.id, item.event)
+        except sqlite3.Error as error:
+            logger.error("History %s: %d events were not kept: %s", self._path, len(batch), error)
+            self._lost(len(batch))
+            return
+        self._since_prune += len(batch)
+        if self._since_prune >= min(_PRUNE_EVERY, self._max_rows):
+            self._prune(db)
+
+    def _write_connection(self, db: sqlite3.Connection, number: int, event: EgressEvent) -> None:
+        if event.epoch != self._epoch:
+            self._epoch = event.epoch
+            db.execute(_CLOSE_STALE, (event.time, event.epoch))
+        db.execute(_UPSERT_CONNECTION, _connection_row(number, event))
+
+    def _prune(self, db: sqlite3.Connection) -> None:
+        self._since_prune = 0
+        try:
+            with db:
+                for table in ("events", "connections"):
+                    db.execute(f"DELETE FROM {table} WHERE time < ?", (self._now() - self._max_s,))  # noqa: S608
+                    db.execute(
+                        f"DELETE FROM {table} WHERE id <= (SELECT id FROM {table} ORDER BY id DESC LIMIT 1 OFFSET ?)",  # noqa: S608
+                        (self._max_rows,),
+                    )
+        except sqlite3.Error as error:
+            logger.error("History %s: old rows could not be removed: %s", self._path, error)
+
+    # reading
+
+    @contextmanager
+    def _reader(self) -> Iterator[sqlite3.Connection]:
+        with closing(_connect(self._path)) as db:
+            db.execute("PRAGMA query_only = ON")
+            yield db
+
+    def last_id(self) -> int:
+        """The highest id kept; 0 in an empty history. `Hub(first_id=history.last_id() + 1)` goes on from it."""
+        with self._reader() as db:
+            (last,) = db.execute("SELECT coalesce(max(id), 0) FROM events").fetchone()
+            return int(last)
+
+    def last_egress(self) -> tuple[str, int] | None:
+        """Epoch and sequence number of the newest egress event kept: where to resume the egress's stream."""
+        with self._reader() as db:
+            row = db.execute("SELECT body FROM events WHERE kind = 'egress' ORDER BY id DESC LIMIT 1").fetchone()
+        if row is None:
+            return None
+        event = json.loads(row[0])
+        return event["epoch"], event["seq"]
+
+    def events(
+        self, *, since_id: int = 0, kinds: Sequence[str] = (), backend: str = "", limit: int = 1000
+    ) -> list[Sequenced]:
+        """Kept events after `since_id`, oldest first. `kinds` are those of `to_json`: egress, call, …."""
+        with self._reader() as db:
+            rows = queries.events(db, since_id=since_id, kinds=kinds, backend=backend, limit=limit)
+        return [Sequenced(id=number, event=event_from_json(json.loads(body))) for number, body in rows]
+
+    def egress(self, wanted: ConnectionFilter | None = None) -> list[ConnectionRow]:
+        """Connections, newest first."""
+        with self._reader() as db:
+            return queries.connections(db, wanted or ConnectionFilter())
+
+    def search(self, host: str, *, limit: int = 100) -> list[ConnectionRow]:
+        """Connections whose host, address or destination contains the text, newest first."""
+        return self.egress(ConnectionFilter(text=host, limit=limit))
+
+    def top(
+        self, by: By = By.HOST, *, backend: str = "", decision: str = "", since: float = 0.0, limit: int = 20
+    ) -> list[TopRow]:
+        """The most frequent hosts, backends, rules, reasons or tools, most frequent first."""
+        with self._reader() as db:
+            return queries.top(db, by, backend=backend, decision=decision, since=since, limit=limit)
+
+    def blocked(self, *, backend: str = "", since: float = 0.0, limit: int = 200) -> list[Blocked]:
+        """Denied connections grouped by backend, host and port, latest first (lookups are in `lookups`)."""
+        with self._reader() as db:
+            return queries.blocked(db, backend=backend, since=since, limit=limit)
+
+    def lookups(self, *, backend: str = "", since: float = 0.0, limit: int = 200) -> list[Lookup]:
+        """Names that a backend looked up itself and never asked the proxy for, latest first: programs that seem
+        to ignore the proxy. (One that asks the proxy afterwards is well behaved and not listed.)
+        """
+        with self._reader() as db:
+            return queries.lookups(db, backend=backend, since=since, limit=limit)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=5.0, check_same_thread=False)
+    db.execute("PRAGMA synchronous = NORMAL")
+    return db
+
+
+def _prepare(path: Path) -> None:
+    """Makes sure that `path` is a sound history of our schema."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _open_or_create(path)
+    except sqlite3.DatabaseError as error:
+        aside = path.with_name(path.name + ".damaged")
+        logger.error("History %s cannot be used (%s); it is now %s and a new one was begun.", path, error, aside)
+        _put_aside(path, aside)
+        _open_or_create(path)
+
+
+def _open_or_create(path: Path) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    with closing(_connect(path)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        elif version != SCHEMA_VERSION:
+            raise sqlite3.DatabaseError(f"its schema is version {version}, not {SCHEMA_VERSION}")
+        (state,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if state != "ok":
+            raise sqlite3.DatabaseError(str(state))
+
+
+def _put_aside(path: Path, aside: Path) -> None:
+    path.replace(aside)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _event_row(item: Sequenced) -> Row:
+    event: Event = item.event
+    data = to_json(event)
+    body = json.dumps(data, separators=(",", ":"))
+    return item.id, event.time, data["kind"], event.backend, body
+
+
+def _connection_row(number: int, event: EgressEvent) -> Row:
+    calls = json.dumps(to_json(event).get("calls", []), separators=(",", ":"))
+    tools = ", ".join(sorted({call.tool or call.method for call in event.calls}))
+    connection = -event.seq if event.phase is Phase.COUNTED or event.connection == 0 else event.connection
+    closed = event.time if event.phase is Phase.CLOSED else None
+    started = event.time - (event.duration_s or 0.0) if closed is not None else event.time
+    return (
+        number, event.epoch, connection, started, closed, event.backend, event.door, event.via,
+        event.method, event.host, event.port, event.destination, event.address, event.decision,
+        event.reason or "", event.rule, event.mode, event.detail, event.bytes_sent, event.bytes_received,
+        event.dns_s, event.connect_s, event.duration_s, event.count, calls, tools,
+    )  # fmt: skip
