@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from registry.document import Document, parse, read_text
-from registry.errors import ConfigError, Invalid, KeyPath, Problem
+from registry.errors import ConfigError, Invalid, KeyPath, Problem, render_path
 from registry.fields import FilePath, Name, Sessions, Start, Transport, check_name
 from registry.mounts import Mount
 from registry.network import Network
@@ -62,7 +63,16 @@ class Config(Frozen):
     """The AI clients, by name. While there is none, everybody on this machine may connect."""
 
     _path: Path | None = PrivateAttr(None)
+    _document: Document | None = PrivateAttr(None)
     _warnings: tuple[Problem, ...] = PrivateAttr(())
+
+    @model_validator(mode="before")
+    @classmethod
+    def refuse_servers(cls, data: Any) -> Any:
+        """`servers` is VS Code's word (and this model's own in Python); in our file it would be a second spelling."""
+        if isinstance(data, dict) and isinstance(data.get("servers"), dict) and data.keys() & {"mcpServers"}:
+            raise Invalid("stands beside `mcpServers`", "Keep `mcpServers`", path=("servers",))
+        return data
 
     @field_validator("version")
     @classmethod
@@ -82,6 +92,12 @@ class Config(Frozen):
     def warnings(self) -> tuple[Problem, ...]:
         """What is allowed but worth knowing, in file order."""
         return self._warnings
+
+    def problem(self, path: KeyPath, message: str, hint: str = "") -> Problem:
+        """A problem at a place of this configuration, with file, line and column when it was read from a file."""
+        if self._document is None:
+            return Problem(key_path=render_path(path), message=message, hint=hint)
+        return self._document.problem(path, message, hint)
 
     def visible_servers(self, client: str) -> tuple[str, ...]:
         """The servers that a client of this name may see, in file order; disabled ones are left out."""
@@ -113,25 +129,59 @@ def load_text(text: str, path: Path | str) -> Config:
 
 
 def build(document: Document, path: Path) -> Config:
-    from registry.checks import check_config, check_document
-    from registry.importers import adopt
+    """The configuration in a parsed file. Raises ConfigError with all problems, in file order."""
+    from registry.checks import check_document, warn
+    from registry.importers.adopt import adopt, is_foreign
 
     check_document(document)
-    raw, notes = adopt(document)
-    config, problems = validate(raw, document, path.absolute().parent)
-    found, warnings = check_config(config, raw, document, path) if config else ([], [])
-    problems = sorted([*problems, *found], key=lambda problem: (problem.line, problem.column))
+    foreign = is_foreign(document)
+    document, notes = adopt(document)
+    config, problems = examine(document, path)
+    while foreign and (broken := servers_in(problems)):
+        document, left_out = leave_out(document, broken, problems)
+        notes += left_out
+        config, problems = examine(document, path)
     if problems or config is None:
-        raise ConfigError(problems)
-    config._path = path.absolute()
-    config._warnings = tuple(sorted([*notes, *warnings], key=lambda problem: (problem.line, problem.column)))
+        raise ConfigError(in_order(problems))
+    config._path, config._document = path.absolute(), document
+    config._warnings = in_order([*notes, *warn(config, document)])
     return config
 
 
-def validate(raw: dict[str, Any], document: Document, base: Path) -> tuple[Config | None, list[Problem]]:
+def examine(document: Document, path: Path) -> tuple[Config | None, list[Problem]]:
+    """The configuration (as much of it as holds), and every problem in it."""
+    from registry.checks import check_config
+
+    config, problems = validate(document, path.absolute().parent)
+    return config, problems + (check_config(config, document, path) if config else [])
+
+
+def in_order(problems: list[Problem]) -> tuple[Problem, ...]:
+    return tuple(sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.column)))
+
+
+def servers_in(problems: list[Problem]) -> set[str]:
+    """The servers that the problems are about. (A name of a server has no dot.)"""
+    parts = [problem.key_path.split(".") for problem in problems]
+    return {path[1] for path in parts if path[0] == "mcpServers" and len(path) > 1}
+
+
+def leave_out(document: Document, names: set[str], problems: list[Problem]) -> tuple[Document, list[Problem]]:
+    """A client's file without the servers that cannot run behind a wall, and a warning for each reason."""
+    kept = {name: entry for name, entry in document.value["mcpServers"].items() if name not in names}
+    notes = [
+        replace(problem, message=f"this server is left out: {problem.message}")
+        for problem in problems
+        if servers_in([problem])
+    ]
+    return replace(document, value={**document.value, "mcpServers": kept}), notes
+
+
+def validate(document: Document, base: Path) -> tuple[Config | None, list[Problem]]:
     """The configuration and no problems; or the problems, and what of it holds without the faulty parts."""
     from registry.problems import locate, problems_of
 
+    raw = document.value
     try:
         return Config.model_validate(raw, context={"base": base}), []
     except ValidationError as error:

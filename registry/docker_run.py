@@ -57,7 +57,7 @@ REFUSED = {
     "--pids-limit": f"{LIMITS}: resources: {{pids: …}}",
     "--ulimit": f"{LIMITS}: resources: {{pids: …}}",
     "--shm-size": f"{LIMITS}: resources: {{memory: …}}",
-    "--tmpfs": "/tmp is writable in every server; for more use `mounts:`",
+    "--tmpfs": "a server has its own writable /tmp; for more use `mounts:`",
 }
 HARMLESS = {("--network", "none"), ("--net", "none"), ("--security-opt", "no-new-privileges")}
 HARMLESS_FLAGS = "--read-only"
@@ -130,7 +130,7 @@ def one_mount(text: str, where: KeyPath, *, long: bool) -> Mount:
 
 
 def long_mount(text: str) -> Mount:
-    parts = dict((part.partition("=")[0], part.partition("=")[2]) for part in text.split(","))
+    parts = {part.partition("=")[0]: part.partition("=")[2] for part in text.split(",")}
     source = parts.get("source") or parts.get("src") or ""
     target = parts.get("target") or parts.get("destination") or parts.get("dst") or ""
     if parts.get("type", "volume") not in ("bind", "volume") or not source or not target:

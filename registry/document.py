@@ -26,7 +26,7 @@ MAX_VALUES = 200_000
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where a value stands: its key (the value itself inside a list), its value, and the value's offsets in the text."""
+    """Where a value stands: its key (the value itself inside a list), its value, the offsets of the value."""
 
     key: tuple[int, int]
     value: tuple[int, int]
@@ -92,11 +92,12 @@ def decode(data: bytes, file: str) -> str:
 
 def parse(text: str, file: str) -> Document:
     """Parses YAML or JSON text. Raises ConfigError with every duplicate key, or with the first syntax error."""
-    is_json = file.endswith((".json", ".jsonc")) or text.lstrip().startswith(("{", "//", "/*"))
-    source = blank_comments(text) if is_json and looks_like_json(text) else text
-    if file.endswith((".json", ".jsonc")):
+    named_json = file.endswith((".json", ".jsonc"))
+    source = blank_comments(text)
+    if named_json:
         check_json(source, file)
-    root = compose(source, file)
+    is_json = named_json or reads_as_json(source)
+    root = compose(source if is_json else text, file)
     builder = Builder(file)
     value = builder.build(root, (), None) if root is not None else None
     if builder.problems:
@@ -104,11 +105,19 @@ def parse(text: str, file: str) -> Document:
     return Document(file=file, text=text, value=value, is_json=is_json, spans=builder.spans)
 
 
-def looks_like_json(text: str) -> bool:
-    return text.lstrip().startswith(("{", "[", "//", "/*"))
+COMMENT = r"//[^\n]*+|/\*(?:[^*]|\*(?!/))*+\*/"
+JSON_TOKEN = re.compile(rf'"(?:[^"\\\n]|\\.)*+"|{COMMENT}|,(?=(?:\s++|{COMMENT})*+[}}\]])|\t', re.DOTALL)
 
 
-JSON_TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|/\*.*?\*/|,(?=(?:\s|//[^\n]*|/\*.*?\*/)*[}\]])|\t', re.DOTALL)
+def reads_as_json(text: str) -> bool:
+    """Whether a file of another name holds JSON all the same."""
+    if not text.lstrip().startswith("{"):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def blank_comments(text: str) -> str:

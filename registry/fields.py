@@ -65,8 +65,7 @@ class ToolMode(StrEnum):
 
 def valid_name(text: str) -> str:
     """A text that fits the rule for names, as near to the given one as can be."""
-    lower = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "-", text).lower()
-    return re.sub(r"-+", "-", re.sub(r"[^a-z0-9]+", "-", lower)).strip("-")[:31].strip("-") or "server"
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:31].strip("-") or "server"
 
 
 def check_name(text: str) -> str:
@@ -98,7 +97,8 @@ def to_text(value: Any) -> Any:
 
 def to_tuple(value: Any) -> Any:
     if isinstance(value, str):
-        raise Invalid("must be a list, not text", f"Write [{value}]")
+        hint = f"Write [{value}]" if re.fullmatch(r"[\w.@/*-]{1,24}", value) else "Write [FIRST, SECOND]"
+        raise Invalid("must be a list, not text", hint)
     return value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, StrictBool, WithJsonSchema, model_validator
 
 from registry.errors import Finding, Invalid
 
@@ -53,7 +53,7 @@ class Network(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    isolated: bool = True
+    isolated: StrictBool = True
     """False: an ordinary network, no policy, nothing observed. Default true."""
     allowed_hosts: tuple[HostEntry, ...] = ()
     """Hosts it may reach, on ports 80 and 443 unless said otherwise: `api.github.com`, `.github.com` (with all
@@ -96,3 +96,31 @@ def check_block(block: Mapping[str, Any]) -> None:
     except PolicyError as error:
         findings = [Finding(tuple(problem.path), problem.message) for problem in error.problems]
         raise Invalid.all(findings) from None
+
+
+ALWAYS_LISTENED = frozenset({53, 80, 443, 3128})
+"""Where every door listens, whatever the policy says."""
+
+
+def host_text(entry: Any) -> str:
+    """The host of an `allowed_hosts` entry, without its port."""
+    text = str(entry.get("host", "")) if isinstance(entry, Mapping) else str(entry)
+    host, colon, port = text.rpartition(":")
+    return host if colon and port.isdecimal() and (":" not in host or host.endswith("]")) else text
+
+
+def listens_on(block: Mapping[str, Any], port: int) -> bool:
+    """Whether a door with this policy listens on the port, because the policy names it."""
+    named: list[Any] = list(block.get("allowed_ports") or [])
+    for entry in block.get("allowed_hosts") or []:
+        if isinstance(entry, Mapping):
+            named += [entry.get("port"), *(entry.get("ports") or [])]
+        text = str(entry.get("host", "")) if isinstance(entry, Mapping) else str(entry)
+        if host_text(entry) != text:
+            named.append(text.rpartition(":")[2])
+    return any(covers(item, port) for item in named)
+
+
+def covers(item: Any, port: int) -> bool:
+    first, _, last = str(item).partition("-")
+    return first.isdecimal() and int(first) <= port <= int(last if last.isdecimal() else first)

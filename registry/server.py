@@ -47,6 +47,25 @@ from registry.network import Network, check_block
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def drop_empty(cls, data: Any) -> Any:
+        """A key with nothing after it counts as left out, unless it decides what is shown."""
+        if not isinstance(data, dict):
+            return data
+        known = {name for field_name, field in cls.model_fields.items() for name in (field_name, field.alias)}
+        return {key: value for key, value in data.items() if value is not None or key not in known - DECIDING}
+
+
+DECIDING = frozenset({"allow", "deny", "servers", "pinned"})
+"""`allow:` with every line below it commented out must not come to mean everything."""
+
+
+def to_rules(value: Any) -> Any:
+    if value is None:
+        raise Invalid("has no value", "Write [] for none, or remove the key")
+    return to_tuple(value)
+
 
 def to_mount(value: Any, info: ValidationInfo) -> Any:
     return parse_mount(value, base_folder(info))
@@ -95,9 +114,9 @@ def to_transport(value: Any) -> Any:
 class ItemRules(Frozen):
     """Which names are shown: those that fit `allow` and do not fit `deny`."""
 
-    allow: Globs | None = None
+    allow: Annotated[Globs | None, BeforeValidator(to_rules)] = None
     """Names or patterns (`search_*`) to show; everything when left out, nothing when empty."""
-    deny: Globs = ()
+    deny: Annotated[Globs, BeforeValidator(to_rules)] = ()
     """Names or patterns to hide; stronger than `allow`."""
 
 

@@ -178,6 +178,8 @@ class ClientTools(ItemRules):
 def to_servers(value: Any) -> Any:
     if isinstance(value, str) and value != "*":
         raise Invalid(f"must be a list of servers' names, or '*', not {value!r}", f"Write [{value}]")
+    if not isinstance(value, str | list | tuple):
+        raise Invalid("must be a list of servers' names, or '*'", "Write [NAME], [] for none, or remove the key")
     return value
 
 

@@ -1,13 +1,109 @@
-"""Takes a file as AI clients keep it (`mcpServers`, or VS Code's `servers`) as a configuration of ours."""
+"""Takes a file as AI clients keep it (`mcpServers`, or VS Code's `servers`) as a configuration of ours.
+
+Such a file says nothing about networks, so everything in it is isolated and reaches nothing until someone adds a
+`network` to it. What cannot run behind a wall is left out with a warning, and the rest is served.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from registry.document import Document
-from registry.errors import Problem
+from registry.document import Document, Span
+from registry.errors import KeyPath, Problem
+from registry.fields import NAME, valid_name
+from registry.importers.entry import convert
+
+SECTIONS: tuple[KeyPath, ...] = (
+    ("mcpServers",),
+    ("servers",),
+    ("mcp", "servers"),
+    ("mcp_servers",),
+    ("context_servers",),
+    ("amp.mcpServers",),
+    ("mcp",),
+)
+OURS = frozenset({"project", "gateway", "egress", "extra_ca", "clients"})
 
 
-def adopt(document: Document) -> tuple[dict[str, Any], list[Problem]]:
-    """The file's value in our shape, and what is worth knowing about the change."""
-    return dict(document.value), []
+def is_foreign(document: Document) -> bool:
+    """Whether the file is a client's: JSON, servers in it, and nothing that only we write."""
+    value = document.value
+    return document.is_json and "version" not in value and not OURS & value.keys() and section(value) is not None
+
+
+def section(value: Mapping[str, Any]) -> KeyPath | None:
+    """Where in the file its servers are."""
+    for path in SECTIONS:
+        here: Any = value
+        for part in path:
+            here = here.get(part) if isinstance(here, Mapping) else None
+        if isinstance(here, Mapping):
+            return path
+    return None
+
+
+def adopt(document: Document) -> tuple[Document, list[Problem]]:
+    """The file as a configuration of ours, and what is worth knowing about the change."""
+    path = section(document.value)
+    if path is None or not is_foreign(document):
+        return document, []
+    here: Any = document.value
+    for part in path:
+        here = here[part]
+    return adopt_servers(document, here, path)
+
+
+def adopt_servers(document: Document, servers: Mapping[str, Any], path: KeyPath) -> tuple[Document, list[Problem]]:
+    variables = folder_variables(Path(document.file))
+    entries: dict[str, Any] = {}
+    notes: list[Problem] = []
+    spans = dict(document.spans)
+    for written, raw in servers.items():
+        name = free_name(written, entries)
+        here = (*path, written)
+        if name != written:
+            message = f"{written!r} is served as {name!r}, since a name has only lower-case letters, digits and -"
+            notes.append(document.problem(here, message, at_key=True))
+        move(document.spans, here, ("mcpServers", name), spans)
+        if not isinstance(raw, Mapping):
+            entries[name] = raw
+            continue
+        imported = convert(raw, variables=variables)
+        entries[name] = imported.entry
+        notes += [document.problem((*here, *note.path), note.message, note.hint) for note in imported.notes]
+    value = {"version": 1, "mcpServers": entries}
+    return dataclasses.replace(document, value=value, spans=spans), notes
+
+
+def free_name(written: str, taken: Mapping[str, Any]) -> str:
+    """A valid name near the written one that no other server has."""
+    base = written if NAME.fullmatch(written) and "--" not in written else valid_name(written)
+    name, number = base, 2
+    while name in taken:
+        name = f"{base[:28]}-{number}"
+        number += 1
+    return name
+
+
+def move(spans: Mapping[KeyPath, Span], old: KeyPath, new: KeyPath, into: dict[KeyPath, Span]) -> None:
+    """Makes the places below `old` known below `new`."""
+    for path, span in spans.items():
+        if path[: len(old)] == old:
+            into[(*new, *path[len(old) :])] = span
+
+
+def folder_variables(path: Path) -> dict[str, str]:
+    """What editors mean by their variables for folders, for a file in this place."""
+    folder = path.absolute().parent
+    root = folder.parent if folder.name in (".vscode", ".cursor", ".roo", ".junie", ".kiro") else folder
+    home = str(Path.home())
+    return {
+        "workspaceFolder": str(root),
+        "workspaceRoot": str(root),
+        "userHome": home,
+        "/": "/",
+        "pathSeparator": "/",
+    }

@@ -1,0 +1,158 @@
+"""One server as an AI client keeps it, in our words. Pure.
+
+Clients add keys of their own, spell the same thing in several ways, and fill in variables each in its own notation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from registry.errors import Finding
+from registry.problems import unknown_key
+from registry.server import Server
+
+DROPPED = frozenset(
+    "autoApprove alwaysAllow timeout trust gallery version name description icon iconPath id source metadata presets"
+    " dev watch oauth requestOptions startup_timeout_sec startup_timeout_ms tool_timeout_sec initTimeout runtime"
+    " enableToolChoice bundled sandboxEnabled sandbox headersHelper approval required scope scopes supports_parallel".split()
+)
+"""They steer the client, not the server."""
+UNREAD = {
+    "envFile": "the file's variables are not read; write them under `env`",
+    "env_file": "the file's variables are not read; write them under `env`",
+    "cwd": "the server starts in its container's own folder; mount what it needs with `mounts`",
+    "workingDirectory": "the server starts in its container's own folder; mount what it needs with `mounts`",
+    "env_vars": "pass each variable under `env`, as ${env:NAME}",
+}
+RENAMED = {
+    "serverUrl": "url",
+    "httpUrl": "url",
+    "uri": "url",
+    "environment": "env",
+    "envs": "env",
+    "http_headers": "headers",
+    "cmd": "command",
+}
+KNOWN = frozenset(field.alias or name for name, field in Server.model_fields.items()) | {"transport"}
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """An entry in our shape, and what is worth knowing about it (paths relative to the entry)."""
+
+    entry: dict[str, Any]
+    notes: tuple[Finding, ...]
+
+
+def convert(raw: Mapping[str, Any], *, variables: Mapping[str, str] | None = None) -> Imported:
+    """The entry in our shape; `variables` are values for `${workspaceFolder}` and the like."""
+    notes: list[Finding] = []
+    entry: dict[str, Any] = {}
+    for key, value in raw.items():
+        if value is not None:
+            take(RENAMED.get(key, key), key, value, entry, notes)
+    tool_lists(raw, entry)
+    split_command(entry)
+    bearer(raw, entry)
+    if entry.get("url") and entry.get("type") == "stdio":
+        del entry["type"]
+    known = variables or {}
+    for key in ("env", "headers", "args"):
+        if key in entry:
+            entry[key] = deep(entry[key], lambda text, key=key: translate(text, known, key, notes))  # type: ignore[misc]
+    return Imported(entry, tuple(notes))
+
+
+def take(key: str, written: str, value: Any, entry: dict[str, Any], notes: list[Finding]) -> None:
+    """Puts one key into the entry, or notes why not."""
+    if key in ("enabled", "disabled") and isinstance(value, bool):
+        if value is (key == "disabled"):
+            entry["disabled"] = True
+    elif key == "tools" and not isinstance(value, dict):
+        return
+    elif key in KNOWN:
+        entry[key] = value
+    elif key in UNREAD:
+        notes.append(Finding((written,), f"{written!r} has no effect: {UNREAD[key]}"))
+    elif key not in DROPPED and key not in TOOL_KEYS and key not in BEARER_KEYS:
+        _, hint = unknown_key(key, sorted(KNOWN))
+        if hint.startswith("Did you mean"):
+            entry[key] = value
+        else:
+            notes.append(Finding((written,), f"unknown key {written!r} has no effect"))
+
+
+TOOL_KEYS = {
+    "includeTools": "allow",
+    "enabledTools": "allow",
+    "enabled_tools": "allow",
+    "excludeTools": "deny",
+    "disabledTools": "deny",
+    "disabled_tools": "deny",
+    "tools": "allow",
+}
+BEARER_KEYS = ("bearer_token_env_var", "env_http_headers", "bearerTokenEnvVar")
+
+
+def tool_lists(raw: Mapping[str, Any], entry: dict[str, Any]) -> None:
+    """Lists of tools to show or hide become our `tools`; `["*"]` is what we do anyway."""
+    for key, kind in TOOL_KEYS.items():
+        names = raw.get(key)
+        if isinstance(names, list) and names != ["*"] and (names or kind == "allow"):
+            rules = entry.setdefault("tools", {})
+            rules.setdefault(kind, []).extend(names)
+
+
+def split_command(entry: dict[str, Any]) -> None:
+    """A command that is a list has its arguments in it."""
+    command = entry.get("command")
+    if isinstance(command, list) and command:
+        entry["command"], rest = command[0], command[1:]
+        entry["args"] = [*rest, *entry.get("args", [])]
+
+
+def bearer(raw: Mapping[str, Any], entry: dict[str, Any]) -> None:
+    """Codex names the variable that holds the token; and variables for headers."""
+    name = raw.get("bearer_token_env_var") or raw.get("bearerTokenEnvVar")
+    if isinstance(name, str):
+        entry["headers"] = {**entry.get("headers", {}), "Authorization": f"Bearer ${{env:{name}}}"}
+    if isinstance(named := raw.get("env_http_headers"), dict):
+        more = {header: f"${{env:{variable}}}" for header, variable in named.items()}
+        entry["headers"] = {**entry.get("headers", {}), **more}
+
+
+def deep(value: Any, change: Callable[[str], str]) -> Any:
+    """The value with every text in it changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: deep(item, change) for key, item in value.items()}
+    return [deep(item, change) for item in value] if isinstance(value, list) else value
+
+
+ANY = re.compile(
+    r"\$?\{(?P<kind>input|env|secret):(?P<name>[^{}]+)\}|\$\{(?P<plain>[^{}]*)\}|^\$(?P<whole>[A-Za-z_]\w*)$"
+)
+
+
+def translate(text: str, variables: Mapping[str, str], key: str, notes: list[Finding]) -> str:
+    """The text with each client's notation of variables in ours."""
+
+    def change(match: re.Match[str]) -> str:
+        if match["kind"] == "input":
+            name = re.sub(r"[^A-Za-z0-9_.-]", "-", match["name"])
+            notes.append(Finding((key,), f"${{input:{match['name']}}} is read as the secret {name!r}"))
+            return f"${{secret:{name}}}"
+        if match["kind"]:
+            return f"${{{match['kind']}:{match['name']}}}"
+        plain = match["plain"] if match["plain"] is not None else match["whole"]
+        if plain in variables:
+            return variables[plain]
+        if re.fullmatch(r"[A-Za-z_]\w*(:-.*)?", plain):
+            return f"${{env:{plain}}}"
+        return "$" + match.group()
+
+    return ANY.sub(change, text)

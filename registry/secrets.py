@@ -1,0 +1,196 @@
+"""Fills in `${secret:NAME}` and `${env:NAME}` at the moment a server starts; a value is never printed or kept.
+
+A secret is looked for in the environment (`STOCKADE_SECRET_NAME`), then in a file of its own
+(`~/.config/stockade/secrets/NAME`, readable by its owner only), then, where the `keyring` extra is installed, in
+the system's key ring. `$${` stands for a literal `${`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from registry.config import Config
+from registry.document import walk
+from registry.errors import ConfigError, Finding, KeyPath, Problem, render_path
+
+REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}")
+SECRET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+ENV_NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
+MAX_BYTES = 64 * 1024
+
+
+class SecretError(ConfigError):
+    """Raised when a reference cannot be filled in; each problem names the reference and its place, never a value."""
+
+
+def default_folder() -> Path:
+    """Where secrets' files are: `$STOCKADE_SECRETS_DIR`, else below the configuration folder."""
+    if given := os.environ.get("STOCKADE_SECRETS_DIR"):
+        return Path(given)
+    home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(home).expanduser() / "stockade" / "secrets"
+
+
+def variable(name: str) -> str:
+    """The environment variable that can hold the secret."""
+    return "STOCKADE_SECRET_" + re.sub(r"[^A-Za-z0-9]", "_", name).upper()
+
+
+def keyring_lookup(name: str) -> str | None:
+    """The secret from the system's key ring; None where there is none, or no key ring."""
+    try:
+        import keyring
+        from keyring.errors import KeyringError
+    except ImportError:
+        return None
+    try:
+        return keyring.get_password("stockade", name)
+    except KeyringError:
+        return None
+
+
+def references(text: str) -> list[str]:
+    """What stands between `${` and `}` in the text, in order."""
+    return [match[1] for match in REFERENCE.finditer(text) if match[1] is not None]
+
+
+def check_references(text: str) -> Finding | None:
+    """What is wrong with the references in a text, if anything."""
+    for reference in references(text):
+        kind, colon, name = reference.partition(":")
+        if colon and kind == "secret" and SECRET_NAME.fullmatch(name):
+            continue
+        if colon and kind == "env" and ENV_NAME.fullmatch(name):
+            continue
+        hint = "Write ${secret:NAME} or ${env:NAME}; for a literal ${ write $${"
+        if ENV_NAME.fullmatch(reference):
+            hint = f"Write ${{secret:{reference.lower()}}} or ${{env:{reference}}}; for a literal ${{ write $${{"
+        return Finding((), f"${{{reference}}} is not a reference", hint)
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretStore:
+    """Where secrets come from."""
+
+    env: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
+    folder: Path = field(default_factory=default_folder)
+    keyring: Callable[[str], str | None] | None = keyring_lookup
+
+    def lookup(self, name: str) -> str | None:
+        """The secret's value, or None. Raises SecretError for a file that others could read."""
+        if (value := self.env.get(variable(name))) is not None:
+            return value
+        if (value := self.from_file(name)) is not None:
+            return value
+        return self.keyring(name) if self.keyring else None
+
+    def from_file(self, name: str) -> str | None:
+        path = self.folder / name
+        try:
+            with path.open("rb") as file:
+                if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                    hint = f"Run: chmod 600 {path}"
+                    raise SecretError([Problem(file=str(path), message="can be read by others", hint=hint)])
+                data = file.read(MAX_BYTES + 1)
+        except OSError:
+            return None
+        if len(data) > MAX_BYTES:
+            raise SecretError([Problem(file=str(path), message=f"is larger than {MAX_BYTES} bytes")])
+        return data.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+
+    def set(self, name: str, value: str) -> Path:
+        """Keeps a secret in its file, readable by its owner only; gives the file's path."""
+        if not SECRET_NAME.fullmatch(name):
+            hint = "Use letters, digits, _, . and -"
+            raise SecretError([Problem(message=f"{name!r} cannot be a secret's name", hint=hint)])
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".new-")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(value)
+        path = self.folder / name
+        Path(temporary).replace(path)
+        return path
+
+    def resolve(self, values: Mapping[str, str], where: KeyPath = ()) -> dict[str, str]:
+        """The values with their references filled in. Raises SecretError with every one that is missing."""
+        problems: list[Problem] = []
+        resolved: dict[str, str] = {}
+        for key, text in values.items():
+            try:
+                resolved[key] = self.resolve_text(text, (*where, key))
+            except SecretError as error:
+                problems += error.problems
+        if problems:
+            raise SecretError(problems)
+        return resolved
+
+    def resolve_text(self, text: str, where: KeyPath = ()) -> str:
+        """The text with its references filled in. Raises SecretError with every one that is missing."""
+        problems: list[Problem] = []
+
+        def fill(match: re.Match[str]) -> str:
+            if match[1] is None:
+                return "${"
+            value = self.value(match[1], where, problems)
+            return value if value is not None else ""
+
+        filled = REFERENCE.sub(fill, text)
+        if problems:
+            raise SecretError(problems)
+        return filled
+
+    def value(self, reference: str, where: KeyPath, problems: list[Problem]) -> str | None:
+        kind, _, name = reference.partition(":")
+        if kind == "secret":
+            return self.secret_value(name, where, problems)
+        match = ENV_NAME.fullmatch(name) if kind == "env" else None
+        if match is None:
+            finding = check_references(f"${{{reference}}}")
+            problems.append(Problem(key_path=render_path(where), message=finding.message if finding else "is empty"))
+            return None
+        found = self.env.get(match[1], match[2])
+        if found is None:
+            message, hint = f"the environment variable {match[1]} is not set", f"Set it: export {match[1]}=…"
+            problems.append(Problem(key_path=render_path(where), message=message, hint=hint))
+        return found
+
+    def secret_value(self, name: str, where: KeyPath, problems: list[Problem]) -> str | None:
+        try:
+            found = self.lookup(name)
+        except SecretError as error:
+            problems += error.problems
+            return None
+        if found is None:
+            problems.append(
+                Problem(
+                    key_path=render_path(where), message=f"the secret {name!r} is not set", hint=self.how_to(name)
+                )
+            )
+        return found
+
+    def how_to(self, name: str) -> str:
+        """How a person sets a secret."""
+        path = self.folder / name
+        return f"Put it into {path} (chmod 600), or set {variable(name)} where Stockade runs"
+
+    def missing(self, config: Config) -> list[Problem]:
+        """A problem, with its line, for each reference of a server in use that cannot be filled in."""
+        problems = []
+        for name, server in config.servers.items():
+            if server.disabled:
+                continue
+            data = server.model_dump(mode="json", include={"env", "headers", "args", "auth"})
+            for path, text in walk(data):
+                where: KeyPath = ("mcpServers", name, *path)
+                try:
+                    self.resolve_text(text, where)
+                except SecretError as error:
+                    problems += [config.problem(where, item.message, item.hint) for item in error.problems]
+        return problems

@@ -1,0 +1,163 @@
+"""Choices that are allowed but worth a word, because they open more, or do less, than they seem to."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from registry.config import Config, Server
+from registry.document import Document
+from registry.errors import Finding, KeyPath, Problem
+from registry.fields import Anonymous, Sessions, Transport, split_listen
+from registry.mounts import holds
+from registry.network import host_text
+
+Found = Iterator[Finding]
+SECRET_WORDS = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|PRIVATE_?KEY|CREDENTIALS?|AUTHORIZATION)$", re.I)
+
+
+def warn(config: Config, document: Document) -> list[Problem]:
+    """Every warning, unordered."""
+    findings = [
+        *(
+            Finding(("mcpServers", name, *finding.path), finding.message, finding.hint)
+            for name, server in config.servers.items()
+            for finding in warn_server(server, config)
+        ),
+        *warn_prefixes(config),
+        *warn_clients(config),
+        *warn_gateway(config),
+    ]
+    return [document.problem(finding.path, finding.message, finding.hint) for finding in findings]
+
+
+def warn_server(server: Server, config: Config) -> Found:
+    if server.remote:
+        yield Finding(("url",), "runs elsewhere: it is outside of the network isolation; filters and telemetry apply")
+    else:
+        yield from warn_network(server.network.block)
+        yield from warn_mounts(server, config)
+    yield from warn_plain_secrets(server)
+    if server.sessions is Sessions.PER_CLIENT and server.transport is Transport.HTTP:
+        yield Finding(("sessions",), "per-client is for stdio; a server over http keeps sessions apart itself")
+    if server.user is not None and server.user.partition(":")[0].strip("0") == "":
+        yield Finding(("user",), "runs as root in its container", "Use a number such as 1000 if it can do without")
+
+
+def warn_network(block: dict[str, Any]) -> Found:
+    hosts, ports = block.get("allowed_hosts") or [], block.get("allowed_ports") or []
+    if block.get("isolated") is False:
+        message = "is not isolated: it reaches every network, and its connections are not observed"
+        yield Finding(("network", "isolated"), message, "Remove the line, and name what it needs in allowed_hosts")
+        if hosts or ports:
+            yield Finding(("network", "allowed_hosts"), "has no effect while isolated is false")
+        return
+    if ports and not hosts:
+        hint = 'Name hosts in allowed_hosts; "*" is every public host'
+        yield Finding(("network", "allowed_ports"), "allows nothing, since no host is named", hint)
+    if block.get("mode") in ("report", "learn"):
+        hint = "Set enforce once the policy is complete (`stockade egress suggest` proposes one)"
+        yield Finding(("network", "mode"), f"{block['mode']} lets through what enforce would deny", hint)
+    for index, entry in enumerate(hosts):
+        if message := broad(host_text(entry)):
+            yield Finding(("network", "allowed_hosts", index), message, "Name the hosts that the server needs")
+        if host_text(entry) == "host.docker.internal" and not ports and not own_ports(entry):
+            hint = "Add the service's port, such as host.docker.internal:3000"
+            message = "opens only ports 80 and 443 of this machine"
+            yield Finding(("network", "allowed_hosts", index), message, hint)
+
+
+def own_ports(entry: Any) -> bool:
+    return bool(entry.get("port") or entry.get("ports")) if isinstance(entry, dict) else ":" in str(entry)
+
+
+def broad(host: str) -> str:
+    """Why a host rule opens more than one is likely to want; empty if it does not."""
+    if host == "*":
+        return "allows every public host"
+    try:
+        network = ipaddress.ip_network(host, strict=False)
+    except ValueError:
+        pass
+    else:
+        return f"allows {network.num_addresses} addresses" if network.num_addresses > 2**16 else ""
+    suffix = host.removeprefix("*").removeprefix(".")
+    if suffix == host:
+        return ""
+    if "." not in suffix or is_public_suffix(suffix):
+        return f"allows every host below {suffix}, which anybody can register names in"
+    return ""
+
+
+def is_public_suffix(name: str) -> bool:
+    from publicsuffixlist import PublicSuffixList
+
+    return bool(PublicSuffixList().is_public(name))
+
+
+def warn_mounts(server: Server, config: Config) -> Found:
+    for index, mount in enumerate(server.mounts):
+        where: KeyPath = ("mounts", index)
+        if mount.volume:
+            continue
+        if os.path.realpath(mount.source) == os.path.realpath(os.path.expanduser("~")):
+            yield Finding(where, "shows the whole home folder to the server", "Mount only what it works on")
+        elif config.path is not None and holds(mount, config.path):
+            yield Finding(where, f"shows {config.path.name} to the server")
+    targets = [mount.target for mount in server.mounts]
+    for index, text in enumerate(server.args if server.command else ()):
+        path = os.path.expanduser(text)
+        if not path.startswith("/") or covered(path, targets) or path == "/" or not os.path.exists(path):
+            continue
+        message = f"{text} is on this machine, and the server's container does not see it"
+        yield Finding(("args", index), message, f'Add it: mounts: ["{text}:{path}:ro"]')
+
+
+def covered(path: str, targets: list[str]) -> bool:
+    return any(path == target or path.startswith(f"{target}/") for target in targets)
+
+
+def warn_plain_secrets(server: Server) -> Found:
+    """Values that look like secrets and stand in the file as they are."""
+    for section in ("env", "headers"):
+        for key, text in getattr(server, section).items():
+            if SECRET_WORDS.search(key) and len(text) >= 8 and "${" not in text and not text.startswith("/"):
+                name = re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-")
+                yield Finding((section, key), "stands here in plain text", f"Keep it as a secret: ${{secret:{name}}}")
+
+
+def warn_prefixes(config: Config) -> Found:
+    bare = [name for name, server in config.servers.items() if server.prefix == "" and not server.disabled]
+    for name in bare[1:]:
+        message = f"has no prefix, like {bare[0]!r}: tools of the same name get one all the same"
+        yield Finding(("mcpServers", name, "prefix"), message)
+
+
+def warn_clients(config: Config) -> Found:
+    oauth = config.gateway.auth is not None and config.gateway.auth.oauth is not None
+    for name, client in config.clients.items():
+        if client.token_sha256 is None and not oauth:
+            hint = f"Run `stockade client add {name}`"
+            yield Finding(("clients", name), "has no token, so nobody can sign in as this client", hint)
+
+
+def warn_gateway(config: Config) -> Found:
+    open_to_all = not is_local(config.gateway.listen)
+    if open_to_all and config.gateway.anonymous is Anonymous.ALWAYS:
+        message = "always, while others can reach the endpoint: anybody on the network can use every server"
+        yield Finding(("gateway", "anonymous"), message, "Use auto, and `stockade client add NAME`")
+    elif open_to_all:
+        yield Finding(("gateway", "listen"), "is reachable from other machines, over plain HTTP: tokens can be read")
+    if not is_local(config.gateway.admin):
+        message = "is reachable from other machines; it can change policies"
+        yield Finding(("gateway", "admin"), message, "Listen on 127.0.0.1 and forward the port with ssh")
+    for index, text in enumerate(config.egress.resolve):
+        yield Finding(("egress", "resolve", index), f"{text} overrides the name service and the address check")
+
+
+def is_local(listen: str) -> bool:
+    host, _ = split_listen(listen)
+    return host == "localhost" or ipaddress.ip_address(host).is_loopback
