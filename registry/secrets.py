@@ -7,6 +7,7 @@ the system's key ring. `$${` stands for a literal `${`.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import stat
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from registry.config import Config
 from registry.document import walk
@@ -45,14 +47,15 @@ def variable(name: str) -> str:
 def keyring_lookup(name: str) -> str | None:
     """The secret from the system's key ring; None where there is none, or no key ring."""
     try:
-        import keyring
-        from keyring.errors import KeyringError
+        keyring: Any = importlib.import_module("keyring")
+        errors: Any = importlib.import_module("keyring.errors")
     except ImportError:
         return None
     try:
-        return keyring.get_password("stockade", name)
-    except KeyringError:
+        value: str | None = keyring.get_password("stockade", name)
+    except errors.KeyringError:
         return None
+    return value
 
 
 def references(text: str) -> list[str]:
@@ -136,10 +139,8 @@ class SecretStore:
         problems: list[Problem] = []
 
         def fill(match: re.Match[str]) -> str:
-            if match[1] is None:
-                return "${"
-            value = self.value(match[1], where, problems)
-            return value if value is not None else ""
+            reference: str | None = match[1]
+            return "${" if reference is None else self.value(reference, where, problems) or ""
 
         filled = REFERENCE.sub(fill, text)
         if problems:

@@ -17,7 +17,7 @@ from registry.server import Server
 DROPPED = frozenset(
     "autoApprove alwaysAllow timeout trust gallery version name description icon iconPath id source metadata presets"
     " dev watch oauth requestOptions startup_timeout_sec startup_timeout_ms tool_timeout_sec initTimeout runtime"
-    " enableToolChoice bundled sandboxEnabled sandbox headersHelper approval required scope scopes supports_parallel".split()
+    " enableToolChoice bundled sandboxEnabled sandbox headersHelper approval required scope scopes".split()
 )
 """They steer the client, not the server."""
 UNREAD = {
