@@ -76,7 +76,7 @@ export const api = {
   catalogEntry: (name) => call('GET', at('catalog', name)),
   clients: async () => (await call('GET', 'clients')).clients,
   addClient: (name) => call('POST', 'clients', { name }),
-  removeClient: (name) => call('DELETE', at('clients', name)),
+  removeClient: (name, dryRun) => call('DELETE', `${at('clients', name)}?dry_run=${dryRun}`),
   logsUrl: (name) => `${BASE}${at('backends', name, 'logs')}?tail=500&follow=1`,
   eventsUrl: (since) => `${BASE}events?follow=1${since ? `&since=${since}` : ''}`,
 };

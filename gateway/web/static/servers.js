@@ -1,0 +1,113 @@
+/* The servers behind the wall: the list, and the page of one. */
+import { html, useEffect, useState } from './vendor/htm-preact.js';
+import { api } from './api.js';
+import { Shown, ago, many, moment, plain } from './text.js';
+import { Confirm, Empty, Loading, Problems, State } from './ui.js';
+import { NetworkForm, blockOf, draftOf, meaning } from './network.js';
+import { Logs } from './logs.js';
+import { refreshBackends, refreshBlocked, say, useStore } from './store.js';
+
+const link = (name, part = '') => `#/servers/${encodeURIComponent(name)}${part && `/${part}`}`;
+
+export function Isolation({ backend }) {
+  if (backend.state === 'remote') return html`<span class="tag">remote</span>`;
+  if (!backend.isolated) return html`<span class="tag tag-danger">not isolated</span>`;
+  const mode = backend.network?.mode;
+  return html`<span class="tag tag-good">isolated</span>${mode && mode !== 'enforce' ? html` <span class="tag tag-warn">${mode} mode</span>` : null}`;
+}
+
+function RestartButton({ name }) {
+  const [busy, setBusy] = useState(false);
+  const restart = async () => {
+    setBusy(true);
+    try { await api.restart(name); say(`${plain(name)} is restarting.`); } catch (error) { say(error.message, 'bad'); }
+    setBusy(false);
+    refreshBackends();
+  };
+  return html`<button type="button" class="small" disabled=${busy} onClick=${restart}>${busy ? 'Restarting …' : 'Restart'}</button>`;
+}
+
+export function Servers() {
+  const { backends, blocked } = useStore();
+  if (!backends) return html`<${Loading} />`;
+  if (!backends.length) return html`<${Empty} title="No servers yet"><p>A server you add runs in its own container, with no network but the gate you open for it.</p><p><a class="button primary" href="#/add">Add a server</a></p></${Empty}>`;
+  const blockedOf = (name) => (blocked || []).filter((row) => row.backend === name).length;
+  return html`<section aria-labelledby="servers-title">
+    <div class="section-head"><h1 id="servers-title">Servers</h1><p class="section-note">Each in its own container, behind its own gate.</p><a class="button small push" href="#/add">Add a server</a></div>
+    <ul class="cards">${backends.map((one) => html`<li class="card" key=${one.name}>
+      <div class="card-head"><h2><a href=${link(one.name)}><${Shown} text=${one.name} /></a></h2><${State} state=${one.state} /><${Isolation} backend=${one} /></div>
+      ${one.detail && html`<p class="quiet-text"><${Shown} text=${one.detail} /></p>`}
+      <${Warnings} warnings=${one.warnings} />
+      ${one.isolated && one.state !== 'remote' && html`<p class="card-policy">${meaning(draftOf(one.network)).text}</p>`}
+      <div class="card-foot"><span class="quiet-text">${one.transport}${one.since ? html`, <span title=${moment(one.since)}>since ${ago(one.since)}</span>` : null}, ${many(one.restarts || 0, 'restart')}${blockedOf(one.name) ? html`, <b class="bad-text">${many(blockedOf(one.name), 'blocked host')}</b>` : null}</span>
+        <span class="push buttons"><a class="button small" href=${link(one.name)}>Network rules</a><a class="button small" href=${link(one.name, 'logs')}>Logs</a><${RestartButton} name=${one.name} /></span></div>
+    </li>`)}</ul>
+  </section>`;
+}
+
+export const Warnings = ({ warnings }) => (warnings?.length ? html`<ul class="warnings">${warnings.map((text) => html`<li><${Shown} text=${text} /></li>`)}</ul>` : null);
+
+const TABS = [['network', 'Network rules'], ['logs', 'Logs'], ['tools', 'Tools']];
+
+export function Server({ name, tab = 'network' }) {
+  const { backends } = useStore();
+  const [removing, setRemoving] = useState(false);
+  if (!backends) return html`<${Loading} />`;
+  const backend = backends.find((one) => one.name === name);
+  if (!backend) return html`<${Empty} title="There is no such server"><p><a href="#/servers">All servers</a></p></${Empty}>`;
+  const which = TABS.some(([key]) => key === tab) ? tab : 'network';
+  return html`<section aria-labelledby="server-title">
+    <p class="crumb"><a href="#/servers">Servers</a></p>
+    <div class="section-head"><h1 id="server-title"><${Shown} text=${name} /></h1><${State} state=${backend.state} /><${Isolation} backend=${backend} />
+      <span class="push buttons"><${RestartButton} name=${name} /><button type="button" class="small quiet-danger" onClick=${() => setRemoving(true)}>Remove …</button></span></div>
+    <p class="quiet-text facts-line">${backend.transport}${backend.image ? html` · <code><${Shown} text=${backend.image} /></code>` : null}${backend.since ? ` · since ${moment(backend.since)}` : ''} · ${many(backend.restarts || 0, 'restart')}</p>
+    ${backend.detail && html`<p class=${backend.state === 'failed' || backend.state === 'backoff' ? 'problems' : 'quiet-text'}><${Shown} text=${backend.detail} /></p>`}
+    <${Warnings} warnings=${backend.warnings} />
+    <nav class="tabs" aria-label="Server">${TABS.map(([key, title]) => html`<a key=${key} href=${link(name, key)} aria-current=${which === key ? 'page' : undefined}>${title}</a>`)}</nav>
+    ${which === 'network' && (backend.state === 'remote' ? html`<p class="note">A remote server runs elsewhere; Stockade does not control what it reaches.</p>` : html`<${Network} key=${name} backend=${backend} />`)}
+    ${which === 'logs' && html`<${Logs} key=${name} name=${name} />`}
+    ${which === 'tools' && html`<${Tools} key=${name} name=${name} />`}
+    ${removing && html`<${Confirm} danger title=${html`Remove <${Shown} text=${name} />?`} words=${html`<p>Its container is removed and these lines go out of the file. Clients no longer see its tools.</p>`} preview=${() => api.removeBackend(name, true)} apply=${() => api.removeBackend(name, false)} label="Remove the server" onDone=${() => { say(`${plain(name)} is removed.`); refreshBackends(); location.hash = '#/servers'; }} onClose=${() => setRemoving(false)} />`}
+  </section>`;
+}
+
+function Network({ backend }) {
+  const [draft, setDraft] = useState(() => draftOf(backend.network));
+  const [base, setBase] = useState(() => JSON.stringify(backend.network || {}));
+  const [problems, setProblems] = useState(null);
+  const [saving, setSaving] = useState(false);
+  const stored = JSON.stringify(backend.network || {});
+  const changed = JSON.stringify(blockOf(draft)) !== JSON.stringify(blockOf(draftOf(JSON.parse(base))));
+  const reset = () => { setDraft(draftOf(backend.network)); setBase(stored); };
+  useEffect(() => { if (stored !== base && !changed) reset(); }, [stored]);
+  const block = blockOf(draft);
+  return html`<div>
+    ${stored !== base && changed && html`<p class="problems">The file changed while you were editing. <button type="button" class="link" onClick=${reset}>Load what it says now</button> (your edits here are dropped).</p>`}
+    <${NetworkForm} check=${async (found) => (await api.checkNetwork(backend.name, found)).problems} draft=${draft} onChange=${setDraft} onChecked=${setProblems} directSupported=${backend.direct_supported !== false} />
+    <div class="actions sticky">
+      <span class="quiet-text">${!changed ? 'As the file has it.' : problems === null ? 'Checking …' : problems.length ? `${many(problems.length, 'problem')} to fix first.` : 'Ready to save.'}</span>
+      <button type="button" class="quiet" disabled=${!changed} onClick=${reset}>Undo</button>
+      <button type="button" class="primary" disabled=${!changed || problems === null || problems.length > 0} onClick=${() => setSaving(true)}>Preview and save …</button>
+    </div>
+    ${saving && html`<${Confirm}
+      danger=${!draft.isolated}
+      title=${html`Change the network rules of <${Shown} text=${backend.name} />?`}
+      words=${html`<p>${meaning(draft).text}</p><p class="quiet-text">This is the change to your file. ${draft.isolated === backend.isolated ? 'It takes effect at once; connections that are no longer allowed are cut.' : 'The server is restarted, because its network changes.'}</p>`}
+      preview=${() => api.saveNetwork(backend.name, block, true)}
+      apply=${() => api.saveNetwork(backend.name, block, false)}
+      label="Save"
+      onDone=${() => { say(`The network rules of ${plain(backend.name)} are saved and in effect.`); setBase(JSON.stringify(block)); setSaving(false); refreshBackends(); refreshBlocked(); }}
+      onClose=${() => setSaving(false)} />`}
+  </div>`;
+}
+
+function Tools({ name }) {
+  const [tools, setTools] = useState(null);
+  const [error, setError] = useState(null);
+  useEffect(() => { api.backend(name).then((one) => setTools(one.tools || []), setError); }, [name]);
+  if (error) return html`<${Problems} error=${error} />`;
+  if (!tools) return html`<${Loading} />`;
+  if (!tools.length) return html`<${Empty} title="No tools known yet"><p>They show up once the server runs and has been asked for them.</p></${Empty}>`;
+  return html`<p class="note">These words come from the server itself and go to your AI model. Read them as you would read a stranger’s letter.</p>
+    <ul class="tools">${tools.map((tool) => html`<li key=${tool.name}><h3 class="mono"><${Shown} text=${tool.name} /></h3><p class="tool-words"><${Shown} text=${tool.description || 'No description.'} lines /></p></li>`)}</ul>`;
+}
