@@ -71,29 +71,37 @@ def _buckets(distribution: Distribution) -> list[tuple[str, float]]:
     return list(zip(bounds, accumulate(distribution.counts), strict=True))
 
 
-def serve(expose: Callable[[], bytes], host: str, port: int) -> Callable[[], None]:
-    """Serves `/metrics` on a listener of its own, on a thread; returns what stops it. Raises OSError."""
+class ScrapeListener:
+    """Serves `/metrics` on a listener of its own, on a thread, until `close`."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            found = self.path.partition("?")[0] == "/metrics"
-            body = expose() if found else b"Metrics are at /metrics\n"
-            self.send_response(200 if found else 404)
-            self.send_header("Content-Type", CONTENT_TYPE if found else "text/plain")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def __init__(self, expose: Callable[[], bytes], *, host: str, port: int) -> None:
+        """Listens at once (port 0: any free one). Raises OSError when the address cannot be had."""
 
-        def log_message(self, format: str, *args: object) -> None:
-            """No line per scrape."""
+        class Handler(_ScrapeHandler):
+            scrape = staticmethod(expose)
 
-    server = ThreadingHTTPServer((host, port), Handler)
-    thread = threading.Thread(target=server.serve_forever, name="prometheus", daemon=True)
-    thread.start()
+        self._server = ThreadingHTTPServer((host, port), Handler)
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, name="prometheus", daemon=True)
+        self._thread.start()
 
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
 
-    return stop
+
+class _ScrapeHandler(BaseHTTPRequestHandler):
+    scrape: Callable[[], bytes]
+
+    def do_GET(self) -> None:
+        found = self.path.partition("?")[0] == "/metrics"
+        body = self.scrape() if found else b"Metrics are at /metrics\n"
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Type", CONTENT_TYPE if found else "text/plain")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """No line per scrape."""

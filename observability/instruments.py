@@ -8,6 +8,7 @@ thread; `expose` and `families` may run on any.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Final, Protocol, assert_never
 
 from observability import metrics
@@ -39,6 +40,16 @@ _COMMON_DENIALS: Final = (
     Reason.DIRECT_ATTEMPT,
     Reason.ADDRESS_PRIVATE,
 )
+_CUT: Final = frozenset(
+    {
+        Reason.SNI_MISMATCH,
+        Reason.SNI_MISSING,
+        Reason.INNER_HOST_MISMATCH,
+        Reason.NOT_TLS,
+        Reason.POLICY_REVOKED,
+    }
+)
+"""Reasons to end a connection that was carried: decisions of the policy too, so they count as denials."""
 _TRACKED_CONNECTIONS: Final = 200_000
 
 
@@ -283,8 +294,8 @@ class Instruments:
         self._active.add((opened[0],), -1)
         if event.duration_s is not None:
             self._connection_duration.observe((backend,), event.duration_s)
-        if event.decision is Decision.DENY:
-            self._count(event)  # carried at first, then cut: the SNI did not fit, the policy changed, …
+        if event.decision is Decision.DENY or event.reason in _CUT:
+            self._count(replace(event, decision=Decision.DENY))
 
     # Meters
 

@@ -168,12 +168,12 @@ def _own_prometheus() -> bool:
 
 
 def _prometheus(instruments: Instruments) -> list[Closer]:
-    from observability.exposition import serve
+    from observability.exposition import ScrapeListener
 
     host = os.environ.get("OTEL_EXPORTER_PROMETHEUS_HOST") or "127.0.0.1"
     port = os.environ.get("OTEL_EXPORTER_PROMETHEUS_PORT") or str(_PROMETHEUS_PORT)
     try:
-        return [serve(instruments.expose, host, int(port))]
+        return [ScrapeListener(instruments.expose, host=host, port=int(port)).close]
     except (ValueError, OSError) as error:
         logger.warning("OTEL_EXPORTER_PROMETHEUS_HOST/PORT: cannot listen on %s:%s: %s", host, port, error)
         return []
