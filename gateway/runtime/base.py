@@ -1,0 +1,281 @@
+"""What the gateway needs of a container engine, and what it gets: values and small protocols, no engine's words.
+
+`Engine` is implemented by `docker.py`; an orchestrator's will be another. Everything that decides (plans,
+adoption, back-off) works on the values here and can be tested without an engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Literal, Protocol
+
+from observability.events import BackendState
+
+NO_NETWORK = "none"
+
+
+def inside(container: str) -> str:
+    """The `ContainerPlan.network` that means: share this container's network namespace."""
+    return f"container:{container}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """A file or directory of the engine's machine, seen inside a container."""
+
+    source: str
+    """A path there, or a volume's name."""
+    target: str
+    read_only: bool = True
+    volume: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerPlan:
+    """Everything about one container before it exists. No capability and no new privileges unless said here."""
+
+    name: str
+    image: str
+    command: tuple[str, ...] | None = None
+    """None keeps the image's own."""
+    entrypoint: tuple[str, ...] | None = None
+    """None keeps the image's own; an empty tuple clears it."""
+    env: tuple[tuple[str, str], ...] = ()
+    user: str = ""
+    """Empty keeps the image's own."""
+    labels: tuple[tuple[str, str], ...] = ()
+    network: str = NO_NETWORK
+    """`none`, `container:ID` (see `inside`), or the name of a network of ours."""
+    capabilities: tuple[str, ...] = ()
+    read_only: bool = True
+    tmpfs: tuple[tuple[str, str], ...] = ()
+    """(path, mount options)."""
+    mounts: tuple[Mount, ...] = ()
+    sysctls: tuple[tuple[str, str], ...] = ()
+    dns: tuple[str, ...] = ()
+    hosts: tuple[tuple[str, str], ...] = ()
+    """(name, address) lines of the container's hosts file."""
+    memory_bytes: int = 512 * 1024 * 1024
+    cpus: float = 0
+    """0 = no limit."""
+    pids: int = 256
+    nofile: int = 4096
+    init: bool = True
+    stdin: bool = False
+    keep_output: bool = True
+    """Whether the engine keeps (a bounded amount of) what the container prints."""
+    seccomp: str = ""
+    """A profile as JSON; empty keeps the engine's default."""
+    working_dir: str = ""
+    revision: str = ""
+    """A hash of what is mounted, where a change of it must make a new container."""
+
+    def fingerprint(self) -> str:
+        """A hash of all that the container is, but for its name, labels and the namespace it shares."""
+        parts = asdict(self)
+        for key in ("name", "labels"):
+            del parts[key]
+        if self.network.startswith("container:"):
+            del parts["network"]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkPlan:
+    """A bridge network of ours."""
+
+    name: str
+    labels: tuple[tuple[str, str], ...] = ()
+    internal: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkInfo:
+    """A network as the engine has it."""
+
+    id: str
+    name: str
+    gateway: str
+    """The host's address on it; empty where it has none."""
+    subnets: tuple[str, ...] = ()
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """Which engine this is."""
+
+    id: str
+    version: str
+    api_version: str
+    kernel: str
+    architecture: str
+    seccomp: bool
+    root_directory: str
+    rootless: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageInfo:
+    """An image as the engine has it."""
+
+    id: str
+    user: str
+    entrypoint: tuple[str, ...]
+    command: tuple[str, ...]
+    env: tuple[tuple[str, str], ...] = ()
+    labels: Mapping[str, str]
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerInfo:
+    """A container as the engine has it."""
+
+    id: str
+    name: str
+    image_id: str
+    running: bool
+    exit_code: int
+    error: str
+    labels: Mapping[str, str]
+    addresses: tuple[str, ...] = ()
+    pid: int = 0
+    out_of_memory: bool = False
+    started_at: str = ""
+
+
+class Change(StrEnum):
+    """What a watcher hears of a container."""
+
+    STARTED = "started"
+    DIED = "died"
+    REMOVED = "removed"
+    RESYNC = "resync"
+    """The stream was (re)opened: changes may have been missed, look at everything."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerChange:
+    """One moment in a container's life."""
+
+    change: Change
+    container: str = ""
+    exit_code: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    """One line that a backend printed."""
+
+    time: float
+    stream: Literal["stdout", "stderr"]
+    text: str
+    instance: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitInfo:
+    """How a backend ended."""
+
+    code: int
+    detail: str
+    """One sentence, with the last lines it printed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildContext:
+    """What an image is built from."""
+
+    dockerfile: str
+    files: Mapping[str, bytes]
+    """Path in the context -> content. May hold credentials for a build stage: never kept, never logged."""
+    build_args: Mapping[str, str]
+    """Proxy settings (the predefined arguments, which the engine keeps out of the image's history)."""
+
+
+class Attachment(Protocol):
+    """A container's standard streams. Standard error goes to the sink that `attach` was given."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def close(self) -> None: ...
+
+
+LineSink = Callable[[LogLine], None]
+
+
+class Engine(Protocol):
+    """A container engine. Every method raises `EngineError` (or a kind of it) and nothing of the engine's own."""
+
+    async def info(self) -> EngineInfo: ...
+    async def image(self, reference: str) -> ImageInfo | None: ...
+    async def pull(self, reference: str, timeout_s: float) -> ImageInfo: ...
+    async def tag(self, image: str, reference: str) -> None: ...
+    async def import_tree(self, tarball: str, reference: str) -> None: ...
+    async def build(self, context: BuildContext, reference: str, on_line: Callable[[str], None]) -> None: ...
+    async def remove_image(self, reference: str) -> None: ...
+    async def remove_stages(self, label: str) -> None: ...
+
+    async def create(self, plan: ContainerPlan) -> str: ...
+    async def start(self, container: str) -> None: ...
+    async def stop(self, container: str, grace_s: float) -> None: ...
+    async def kill(self, container: str) -> None: ...
+    async def remove(self, container: str) -> None: ...
+    async def inspect(self, container: str) -> ContainerInfo | None: ...
+    async def logs(self, container: str, tail: int) -> Sequence[LogLine]: ...
+    async def attach(self, container: str, *, stdin: bool, on_line: LineSink, stdout_lines: bool) -> Attachment: ...
+    def watch(self, labels: Mapping[str, str]) -> AsyncIterator[ContainerChange]: ...
+
+    async def create_network(self, plan: NetworkPlan) -> str: ...
+    async def network(self, reference: str) -> NetworkInfo | None: ...
+    async def networks(self) -> Sequence[NetworkInfo]: ...
+    async def remove_network(self, reference: str) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Instance(Protocol):
+    """One running backend behind its door."""
+
+    backend: str
+    id: str
+    """`NAME`, or `NAME/SESSION` for a session's own."""
+    transport: Literal["stdio", "http"]
+    port: int | None
+    path: str
+
+    async def attach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Standard output and standard input of a stdio backend; the same pair each time. EOF when it exits."""
+        ...
+
+    async def connect(self) -> socket.socket:
+        """A connected, non-blocking socket to the backend's own port. Raises BackendUnavailable."""
+        ...
+
+    async def wait_exit(self) -> ExitInfo: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendStatus:
+    """One backend as `ps` shows it."""
+
+    name: str
+    state: BackendState
+    detail: str
+    transport: str
+    isolated: bool
+    image: str
+    containers: tuple[str, ...]
+    restarts: int
+    since: float
+    """Unix time of the last change of state."""
+    warnings: tuple[str, ...] = ()
+    direct_supported: bool = True
+    """False where the engine refuses the door its route: what ignores the proxy is refused unseen."""

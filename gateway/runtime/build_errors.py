@@ -1,0 +1,79 @@
+"""What a failed image build means to a person. Pure: from printed lines to a sentence and the next step."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Final
+
+LAST_LINES: Final = 12
+COLOURS: Final = re.compile(r"(\x1b|\N{REPLACEMENT CHARACTER})\[[0-9;]*m")
+CHATTER: Final = (" --->", "Step ", "Removing ", "The command '/bin/sh")
+
+Explain = Callable[[re.Match[str], str], str]
+
+CASES: Final[tuple[tuple[re.Pattern[str], Explain], ...]] = (
+    (
+        re.compile(r"(\S+) was not found in the package registry|No matching distribution found for (\S+)"),
+        lambda m, subject: (
+            f"{m[1] or m[2]} was not found on PyPI. Check the spelling, or set the index (UV_DEFAULT_INDEX)."
+        ),
+    ),
+    (
+        re.compile(r"npm error 404 Not Found - GET|E404.*is not in this registry"),
+        lambda m, subject: f"The {subject} was not found on npm. Check the spelling, or set npm's registry.",
+    ),
+    (
+        re.compile(r"there is no version of (\S+)|notarget No matching version found for (\S+)"),
+        lambda m, subject: f"There is no such version: {(m[1] or m[2]).rstrip('.')}. Name one that exists, or none.",
+    ),
+    (
+        re.compile(r"does not\s+satisfy\s+Python\s*(?:>=)?([0-9.]+)|requires[- ][Pp]ython:? *>=? *([0-9.]+)"),
+        lambda m, subject: (
+            f"The {subject} needs Python {(m[1] or m[2]).rstrip('.')} or newer; the base image has an older one. "
+            "Name an older version of it, or give it as `image:`."
+        ),
+    ),
+    (
+        re.compile(r"stockade: (.+)"),
+        lambda m, subject: f"{m[1][:1].upper()}{m[1][1:]}. Name the program in `args` (uvx --from PACKAGE PROGRAM).",
+    ),
+    (
+        re.compile(r"Unable to locate package (\S+)"),
+        lambda m, subject: f"Debian has no package {m[1]}. Check `packages:`.",
+    ),
+    (
+        re.compile(
+            r"(?i)certificate verify failed|UnknownIssuer|SELF_SIGNED_CERT|local issuer certificate|invalid peer cert"
+        ),
+        lambda m, subject: (
+            "The registry's certificate is not trusted. If a proxy inspects TLS here, put its CA into the system's "
+            "bundle or name it with SSL_CERT_FILE, and start again."
+        ),
+    ),
+    (
+        re.compile(r"(?i)temporary failure (in name )?resol|dns error|EAI_AGAIN|failed to lookup address|ENOTFOUND"),
+        lambda m, subject: (
+            "The registry's name could not be resolved. Check the network and the engine's DNS, or set HTTPS_PROXY."
+        ),
+    ),
+    (
+        re.compile(r"(?i)no space left on device"),
+        lambda m, subject: "The engine's disk is full. Free some with `docker system prune`.",
+    ),
+)
+
+
+def explain_failure(subject: str, printed: str) -> str:
+    """One paragraph: what failed, why as far as the lines tell, what to do, and the last lines."""
+    printed = COLOURS.sub("", printed)
+    text = " ".join(printed.split())
+    meaning = next((explain(m, subject) for pattern, explain in CASES if (m := pattern.search(text))), "")
+    tail = "\n".join(f"    {line}" for line in last_lines(printed.splitlines()))
+    return f"The image for {subject} could not be built. {meaning or 'The last lines tell why.'}\n{tail}"
+
+
+def last_lines(lines: Sequence[str]) -> list[str]:
+    """The last lines that say something, less the builder's own chatter."""
+    telling = [line.rstrip() for line in lines if line.strip() and not line.startswith(CHATTER)]
+    return [line[:300] for line in telling[-LAST_LINES:]]

@@ -1,0 +1,231 @@
+"""A container's standard streams over the engine's hijacked connection.
+
+Theory of operation. `POST /containers/ID/attach` with an `Upgrade` header turns the HTTP connection into a raw
+stream: what we write is the container's standard input; what comes back is frames of an 8-byte header (stream
+number, three zeros, length as big-endian 32 bits) and a payload ("Stream format" in the Engine API reference).
+`FrameProtocol` takes the frames apart as bytes arrive, without copying payloads into frames first: standard
+output goes straight into a `StreamReader`, standard error is cut into lines for the log.
+
+Memory stays bounded on a chatty backend: once `HIGH_WATER` bytes wait unread, reading stops, the engine's pipe
+fills and the backend blocks in `write`. A reader that waits for one longer line starts reading again (that is how
+`StreamReader.readuntil` works), up to `MAX_LINE`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, SupportsIndex
+
+from .base import LineSink, LogLine
+from .errors import EngineError, EngineUnreachable
+
+MAX_LINE: Final = 64 * 1024 * 1024
+"""Bytes in one line of standard output; a longer one makes `readline` raise."""
+HIGH_WATER: Final = 1024 * 1024
+HEADER: Final = 8
+MAX_HEAD: Final = 16 * 1024
+MAX_LOG_LINE: Final = 8 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where the engine listens."""
+
+    unix: Path | None = None
+    host: str = ""
+    port: int = 0
+    tls: ssl.SSLContext | None = None
+
+
+class BoundedReader(asyncio.StreamReader):
+    """A stream reader that stops reading at `HIGH_WATER`, while still allowing lines of up to `MAX_LINE`."""
+
+    def __init__(self) -> None:
+        super().__init__(limit=MAX_LINE)
+        self.transport: asyncio.ReadTransport | None = None
+
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
+        """Takes bytes in; stops reading when too many wait and nobody asks for more."""
+        super().feed_data(data)
+        if len(self._buffer) > HIGH_WATER and not self._paused and self.transport is not None:  # type: ignore[attr-defined,has-type]
+            self.transport.pause_reading()
+            self._paused = True
+
+
+class LineSplitter:
+    """Cuts a byte stream into log lines; a line longer than `MAX_LOG_LINE` is cut, and its rest dropped."""
+
+    def __init__(self, stream: Literal["stdout", "stderr"], sink: LineSink) -> None:
+        self.stream: Literal["stdout", "stderr"] = stream
+        self.sink = sink
+        self.partial = bytearray()
+
+    def feed(self, data: bytes | memoryview) -> None:
+        """Takes bytes in, hands whole lines out."""
+        *lines, rest = bytes(data).split(b"\n")
+        for line in lines:
+            self.emit(bytes(self.partial) + line[:MAX_LOG_LINE])
+            self.partial.clear()
+        if len(self.partial) < MAX_LOG_LINE:
+            self.partial += rest[:MAX_LOG_LINE]
+
+    def end(self) -> None:
+        """The stream ended: an unfinished line counts."""
+        if self.partial:
+            self.emit(bytes(self.partial))
+            self.partial.clear()
+
+    def emit(self, line: bytes) -> None:
+        """Hands one line out, terminal control characters made harmless."""
+        text = line[:MAX_LOG_LINE].decode(errors="replace").rstrip("\r")
+        self.sink(LogLine(time=time.time(), stream=self.stream, text=printable(text)))
+
+
+def printable(text: str) -> str:
+    """The text without characters that steer a terminal (escape sequences of an untrusted program)."""
+    return "".join(c if c == "\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+class FrameProtocol(asyncio.StreamReaderProtocol):
+    """The attach connection: first the HTTP answer, then frames."""
+
+    def __init__(self, reader: BoundedReader, on_line: LineSink, *, stdout_lines: bool) -> None:
+        super().__init__(reader)
+        self.reader = reader
+        self.upgraded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.head = bytearray()
+        self.header = bytearray()
+        self.remaining = 0
+        self.stream = 0
+        self.stdout = LineSplitter("stdout", on_line) if stdout_lines else None
+        self.stderr = LineSplitter("stderr", on_line)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is open; the request is written by `attach`."""
+        super().connection_made(transport)
+        assert isinstance(transport, asyncio.ReadTransport)
+        self.reader.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the answer's head, then of frames."""
+        if self.upgraded.done():
+            self.take(memoryview(data))
+            return
+        self.head += data
+        end = self.head.find(b"\r\n\r\n")
+        if end >= 0:
+            self.answer(bytes(self.head[:end]))
+            self.take(memoryview(bytes(self.head[end + 4 :])))
+            self.head.clear()
+        elif len(self.head) > MAX_HEAD:
+            self.refuse("the engine's answer to attach has no end")
+
+    def answer(self, head: bytes) -> None:
+        """The head of the answer: 101, or 200 from engines that hijack without saying so."""
+        status = head.split(b"\r\n", 1)[0].decode("latin-1")
+        if " 101 " in f"{status} " or " 200 " in f"{status} ":
+            self.upgraded.set_result(None)
+        else:
+            self.refuse(f"the engine refused to attach: {status}")
+
+    def refuse(self, sentence: str) -> None:
+        """The connection is of no use."""
+        if not self.upgraded.done():
+            self.upgraded.set_exception(EngineError(sentence))
+
+    def take(self, data: memoryview) -> None:
+        """Takes frames apart, wherever the chunk borders fall."""
+        while data:
+            if self.remaining == 0:
+                data = self.take_header(data)
+                continue
+            payload, data = data[: self.remaining], data[self.remaining :]
+            self.remaining -= len(payload)
+            self.deliver(payload)
+
+    def take_header(self, data: memoryview) -> memoryview:
+        """Completes a frame header; returns what follows."""
+        missing = HEADER - len(self.header)
+        self.header += data[:missing]
+        if len(self.header) == HEADER:
+            self.stream = self.header[0]
+            self.remaining = int.from_bytes(self.header[4:], "big")
+            self.header.clear()
+        return data[missing:]
+
+    def deliver(self, payload: memoryview) -> None:
+        """One piece of one stream's output."""
+        if self.stream == 2:
+            self.stderr.feed(payload)
+        elif self.stdout is not None:
+            self.stdout.feed(payload)
+        else:
+            self.reader.feed_data(bytes(payload))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The container ended, or the engine did."""
+        self.refuse("the engine closed the connection")
+        if self.stdout is not None:
+            self.stdout.end()
+        self.stderr.end()
+        super().connection_lost(exc)
+
+    def eof_received(self) -> bool:
+        """The container's output ended: close, nothing is left to write to."""
+        super().eof_received()
+        return False
+
+
+class HijackedStreams:
+    """An open attachment (the `Attachment` protocol)."""
+
+    def __init__(self, reader: BoundedReader, writer: asyncio.StreamWriter) -> None:
+        self.reader: asyncio.StreamReader = reader
+        self.writer = writer
+
+    async def close(self) -> None:
+        """Lets go of the container; it keeps running."""
+        self.writer.close()
+        try:
+            async with asyncio.timeout(1):
+                await self.writer.wait_closed()
+        except (OSError, TimeoutError):
+            self.writer.transport.abort()
+
+
+async def attach(
+    endpoint: Endpoint, path: str, on_line: LineSink, *, stdout_lines: bool, timeout_s: float = 30
+) -> HijackedStreams:
+    """Opens `POST path` as a hijacked connection. Raises EngineError."""
+    loop = asyncio.get_running_loop()
+    reader = BoundedReader()
+    try:
+        async with asyncio.timeout(timeout_s):
+            protocol = FrameProtocol(reader, on_line, stdout_lines=stdout_lines)
+            transport = await connect(loop, endpoint, protocol)
+            transport.write(
+                f"POST {path} HTTP/1.1\r\nHost: engine\r\nContent-Length: 0\r\n"
+                "Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n".encode()
+            )
+            await protocol.upgraded
+    except TimeoutError:
+        raise EngineUnreachable(
+            f"The container engine did not answer within {timeout_s:g} s when attaching."
+        ) from None
+    except OSError as error:
+        raise EngineUnreachable(f"The container engine could not be reached to attach: {error}.") from None
+    return HijackedStreams(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+
+
+async def connect(loop: asyncio.AbstractEventLoop, endpoint: Endpoint, protocol: FrameProtocol) -> asyncio.Transport:
+    """A connection to the engine."""
+    if endpoint.unix is not None:
+        transport, _ = await loop.create_unix_connection(lambda: protocol, str(endpoint.unix))
+    else:
+        transport, _ = await loop.create_connection(lambda: protocol, endpoint.host, endpoint.port, ssl=endpoint.tls)
+    return transport

@@ -1,0 +1,134 @@
+"""Keeps the one egress container of a project running: its network, its start, its restarts.
+
+While it is down nothing gets out of any backend. When it comes back the link pushes the policies and the doors
+hand over their sockets again; nobody else has to act.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from observability.events import NoticeEvent, Severity
+
+from .backoff import Backoff
+from .base import ContainerInfo, ContainerPlan, NetworkInfo
+from .errors import EngineError
+from .pair import Tools, owned
+from .plans import egress_network_plan
+from .record import Role
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S: Final = 20.0
+LONGEST_PAUSE_S: Final = 5.0
+TELLING_LINES: Final = 8
+
+
+class EgressLinkLike(Protocol):
+    """What this module needs of the link."""
+
+    async def wait_connected(self, timeout_s: float) -> None: ...
+
+
+class EgressKeeper:
+    """The egress container and its network."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        link: EgressLinkLike,
+        tell: Callable[[NoticeEvent], None],
+        plan: Callable[[], ContainerPlan],
+    ) -> None:
+        self.tools = tools
+        self.link = link
+        self.tell = tell
+        self.plan = plan
+        self.container = ""
+        self.network: NetworkInfo | None = None
+        self.addresses: tuple[str, ...] = ()
+        self.restarts = 0
+        self.backoff = Backoff()
+
+    async def up(self) -> None:
+        """Brings the network and the container up, or finds them running. Raises EngineError."""
+        plan = self.plan()
+        network_plan = egress_network_plan(self.tools.names)
+        self.network = await self.tools.ownership.create_network(
+            network_plan, owned(network_plan.name, Role.EGRESS_NETWORK)
+        )
+        if not await self.adopt(plan):
+            about = owned(plan.name, Role.EGRESS, fingerprint=plan.fingerprint())
+            self.container = await self.tools.ownership.create(plan, about)
+            self.tools.exits.of(self.container)
+            await self.tools.engine.start(self.container)
+        await self.look()
+
+    async def adopt(self, plan: ContainerPlan) -> bool:
+        """Keeps a running egress that is exactly the planned one."""
+        recorded = self.tools.ownership.record.owned.get(plan.name)
+        found = await self.tools.ownership.container(plan.name)
+        if recorded is None or found is None or not fits(found, recorded.fingerprint, plan):
+            return False
+        self.container = found.id
+        self.tools.exits.of(self.container)
+        return True
+
+    async def look(self) -> None:
+        """Learns its addresses."""
+        info = await self.tools.engine.inspect(self.container)
+        self.addresses = info.addresses if info else ()
+
+    async def wait_connected(self) -> None:
+        """Until the link is up. Raises EngineError with what the egress printed."""
+        try:
+            await self.link.wait_connected(CONNECT_TIMEOUT_S)
+        except TimeoutError:
+            printed = [line.text for line in await self.tools.engine.logs(self.container, TELLING_LINES)]
+            raise EngineError(
+                f"The egress container did not answer within {CONNECT_TIMEOUT_S:g} s. It printed: "
+                f"{' / '.join(printed) or 'nothing'}"
+            ) from None
+
+    async def keep(self, on_addresses: Callable[[], None]) -> None:
+        """Starts it again whenever it ends, until cancelled."""
+        started = time.monotonic()
+        while True:
+            code = await asyncio.shield(self.tools.exits.of(self.container))
+            pause_s = self.backoff.crashed(time.monotonic() - started, time.monotonic())
+            self.notice("egress_died", f"The egress ended (code {code}); nothing gets out until it is back.")
+            await asyncio.sleep(0 if self.backoff.crashes <= 1 else min(pause_s or LONGEST_PAUSE_S, LONGEST_PAUSE_S))
+            started = time.monotonic()
+            await self.start_again()
+            on_addresses()
+
+    async def start_again(self) -> None:
+        """The same container's next life, or a new one when that is gone."""
+        self.restarts += 1
+        self.tools.exits.forget(self.container)
+        self.tools.exits.of(self.container)
+        try:
+            await self.tools.engine.start(self.container)
+        except EngineError as error:
+            logger.warning("egress: %s", error)
+            with contextlib.suppress(EngineError):
+                await self.up()
+            return
+        with contextlib.suppress(EngineError):
+            await self.look()
+
+    def notice(self, code: str, message: str) -> None:
+        """Tells of the egress's life."""
+        self.tell(
+            NoticeEvent(time=time.time(), source="runtime", code=code, severity=Severity.ERROR, message=message)
+        )
+
+
+def fits(found: ContainerInfo, fingerprint: str, plan: ContainerPlan) -> bool:
+    """Whether a container that is there is the one that is planned, and runs."""
+    return found.running and fingerprint == plan.fingerprint()

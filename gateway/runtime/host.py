@@ -1,0 +1,73 @@
+"""The machine that the gateway runs on: its addresses, and who listens on a port of it. Linux only; else empty."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Literal
+
+IP = ipaddress.IPv4Address | ipaddress.IPv6Address
+LISTEN = "0A"
+"""`TCP_LISTEN` as /proc/net/tcp writes it."""
+
+LOCAL_LINE = re.compile(r"\|-- (\S+)\n\s+/32 host LOCAL")
+
+
+def addresses_of_fib_trie(text: str) -> frozenset[IP]:
+    """The local IPv4 addresses in /proc/net/fib_trie."""
+    return frozenset(ipaddress.IPv4Address(found) for found in LOCAL_LINE.findall(text))
+
+
+def addresses_of_if_inet6(text: str) -> frozenset[IP]:
+    """The IPv6 addresses in /proc/net/if_inet6."""
+    rows = (line.split() for line in text.splitlines())
+    return frozenset(ipaddress.IPv6Address(int(row[0], 16)) for row in rows if len(row) == 6)
+
+
+def host_addresses(proc: Path = Path("/proc/net")) -> frozenset[IP]:
+    """Every address of this machine on any interface, loopback left out."""
+    found: frozenset[IP] = frozenset()
+    for name, parse in (("fib_trie", addresses_of_fib_trie), ("if_inet6", addresses_of_if_inet6)):
+        try:
+            found |= parse((proc / name).read_text())
+        except OSError:
+            continue
+    return frozenset(address for address in found if not address.is_loopback)
+
+
+def listener_addresses(text: str, port: int) -> list[IP]:
+    """The local addresses of sockets that listen on `port` in /proc/net/tcp or tcp6."""
+    found: list[IP] = []
+    for line in text.splitlines()[1:]:
+        fields = line.split()
+        address, _, hex_port = fields[1].partition(":")
+        if fields[3] == LISTEN and int(hex_port, 16) == port:
+            found.append(decode_address(address))
+    return found
+
+
+def decode_address(text: str) -> IP:
+    """An address as /proc/net/tcp writes it: 32-bit words in the machine's (little-endian) byte order."""
+    raw = bytes.fromhex(text)
+    words = b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))
+    return ipaddress.ip_address(words)
+
+
+def is_loopback(address: IP) -> bool:
+    """Whether only this machine reaches it (also when it is mapped into IPv6)."""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+async def host_listeners(port: int, proc: Path = Path("/proc/net")) -> Literal["none", "loopback", "all"]:
+    """Whether something on this machine listens on a TCP port, and whether only on loopback addresses."""
+    found: list[IP] = []
+    for name in ("tcp", "tcp6"):
+        try:
+            found += listener_addresses((proc / name).read_text(), port)
+        except OSError:
+            continue
+    if not found:
+        return "none"
+    return "loopback" if all(is_loopback(address) for address in found) else "all"

@@ -1,0 +1,241 @@
+"""Makes the images that are missing: bases (pulled, or with debootstrap), the egress, packaged servers.
+
+An image that is there is never built again (its tag is a hash of its content), so a second start builds nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from registry.spec import PackageSource
+
+from . import recipes
+from .base import Engine, ImageInfo
+from .build_errors import explain_failure
+from .build_settings import BuildSettings
+from .errors import BuildError, EngineError
+from .recipes import Recipe
+
+logger = logging.getLogger(__name__)
+
+PULL_TIMEOUT_S = 120
+DEBOOTSTRAP_TIMEOUT_S = 1200
+
+
+class Images:
+    """The images of one engine. Each is made at most once at a time."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Callable[[], BuildSettings],
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.say = say
+        """Hears of each image that is made, as a sentence."""
+        self.locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def egress(self) -> str:
+        """The name of the image of the egress and the doors, made if need be."""
+        base, base_id = await self.python_base()
+        packages = recipes.egress_packages(base, base_id)
+        packages_info = await self.make(packages)
+        made = recipes.egress(packages.reference, packages_info.id, egress_source())
+        await self.make(made)
+        return made.reference
+
+    async def package(self, source: PackageSource) -> str:
+        """The name of a packaged server's image, made if need be. Raises BuildError."""
+        tools = ""
+        if source.kind == "uvx":
+            base, base_id = await self.python_base()
+            tools_recipe = recipes.uv_tools(base, base_id)
+            await self.make(tools_recipe)
+            tools = tools_recipe.reference
+        else:
+            base, base_id = await self.node_base()
+        made = recipes.package_image(source, base, base_id, tools)
+        await self.make(made)
+        return made.reference
+
+    async def ready(self, reference: str) -> ImageInfo:
+        """An image that the user named: as the engine has it, else pulled."""
+        async with self.locks[reference]:
+            found = await self.engine.image(reference)
+            if found is None:
+                self.say(f"Pulling {reference}")
+                found = await self.engine.pull(reference, PULL_TIMEOUT_S * 5)
+            return found
+
+    async def python_base(self) -> tuple[str, str]:
+        """(name, ID) of the Python base."""
+        return await self.base(recipes.python_base_tag(), recipes.PULLED["python"])
+
+    async def node_base(self) -> tuple[str, str]:
+        """(name, ID) of the Node base: pulled where a registry answers, else built from the PyPI wheel."""
+        pulled = recipes.node_pulled_tag()
+        async with self.locks[pulled]:
+            if found := await self.engine.image(pulled):
+                return pulled, found.id
+        base, base_id = await self.python_base()
+        wheel = recipes.node_base(base, base_id)
+        if found := await self.engine.image(wheel.reference):
+            return wheel.reference, found.id
+        async with self.locks[pulled]:
+            if await self.pull_as(recipes.PULLED["node"], pulled):
+                found = await self.engine.image(pulled)
+                assert found is not None
+                return pulled, found.id
+        return wheel.reference, (await self.make(wheel)).id
+
+    async def base(self, tag: str, upstream: str) -> tuple[str, str]:
+        """A base image: as it is, else pulled, else made here."""
+        async with self.locks[tag]:
+            found = await self.engine.image(tag)
+            if found is None and not await self.pull_as(upstream, tag):
+                await self.bootstrap(tag)
+            found = found or await self.engine.image(tag)
+        if found is None:
+            raise BuildError(f"The base image {tag} is missing after it was made.")
+        return tag, found.id
+
+    async def pull_as(self, upstream: str, tag: str) -> bool:
+        """Pulls an image and gives it our name; False where no registry answers."""
+        found = await self.engine.image(upstream)
+        if found is None:
+            try:
+                self.say(f"Pulling {upstream}")
+                found = await self.engine.pull(upstream, PULL_TIMEOUT_S)
+            except EngineError as error:
+                logger.info("no registry: %s", error)
+                return False
+        await self.engine.tag(found.id, tag)
+        return True
+
+    async def make(self, wanted: Recipe) -> ImageInfo:
+        """The image of a recipe, built if the engine does not have it. Raises BuildError."""
+        async with self.locks[wanted.reference]:
+            found = await self.engine.image(wanted.reference)
+            if found is None:
+                await self.build(wanted)
+                found = await self.engine.image(wanted.reference)
+        if found is None:
+            raise BuildError(f"The image {wanted.reference} is missing after it was built.")
+        return found
+
+    async def build(self, wanted: Recipe) -> None:
+        """Builds it, and removes the stages that had the host's settings."""
+        self.say(f"Building {wanted.reference} ({wanted.subject})")
+        stage = secrets.token_hex(8)
+        context = wanted.context(self.settings(), stage)
+        try:
+            await self.engine.build(context, wanted.reference, lambda line: logger.debug("build: %s", line))
+        except BuildError as error:
+            raise BuildError(explain_failure(wanted.subject, str(error))) from None
+        finally:
+            await self.engine.remove_stages(f"{recipes.STAGE_LABEL}={stage}")
+
+    async def bootstrap(self, tag: str) -> None:
+        """Makes the Python base from Debian packages. Raises BuildError, with what to do where it cannot."""
+        if problem := bootstrap_problem():
+            raise BuildError(problem)
+        self.say(f"No registry answers: making {tag} with debootstrap")
+        with tempfile.TemporaryDirectory(prefix="stockade-base-", dir="/var/tmp") as directory:
+            tree, tarball = Path(directory) / "tree", Path(directory) / "tree.tar"
+            mirror = debian_mirror(Path("/etc/apt"))
+            include = ",".join(recipes.DEBIAN_PACKAGES)
+            await run(
+                "debootstrap", "--variant=minbase", f"--include={include}", recipes.DEBIAN_SUITE, str(tree), mirror
+            )
+            await asyncio.to_thread(slim, tree)
+            await run("tar", "--numeric-owner", "-C", str(tree), "-cf", str(tarball), ".")
+            await self.engine.import_tree(str(tarball), tag)
+
+
+def bootstrap_problem() -> str:
+    """Why debootstrap cannot run here, with the next step; empty when it can."""
+    start = "No image registry answers, so the base image must be made from Debian packages"
+    if shutil.which("debootstrap") is None:
+        return f"{start}, and debootstrap is not installed. Run `sudo apt-get install debootstrap` and start again."
+    if os.geteuid() != 0:
+        return (
+            f"{start}, which needs root. Run `sudo stockade doctor --build` once, or "
+            f"`docker pull {recipes.PULLED['python']}` where a registry answers, and start again."
+        )
+    return ""
+
+
+def debian_mirror(apt: Path) -> str:
+    """The host's own Debian mirror, else the usual one."""
+    usual = "http://deb.debian.org/debian"
+    for path in [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*"))]:
+        try:
+            words = path.read_text().split()
+        except OSError:
+            continue
+        urls = [w for w in words if w.startswith(("http://", "https://")) and w.rstrip("/").endswith("/debian")]
+        if urls:
+            return urls[0]
+    return usual
+
+
+def slim(tree: Path) -> None:
+    """Removes what an image does not need."""
+    for waste in (
+        "var/cache/apt/archives",
+        "var/lib/apt/lists",
+        "usr/share/doc",
+        "usr/share/man",
+        "usr/share/locale",
+    ):
+        shutil.rmtree(tree / waste, ignore_errors=True)
+    (tree / "var/lib/apt/lists").mkdir(parents=True, exist_ok=True)
+    (tree / "var/cache/apt/archives/partial").mkdir(parents=True, exist_ok=True)
+
+
+async def run(*command: str) -> None:
+    """Runs a program to its end. Raises BuildError with its last lines."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        async with asyncio.timeout(DEBOOTSTRAP_TIMEOUT_S):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise BuildError(f"{command[0]} did not end within {DEBOOTSTRAP_TIMEOUT_S} s.") from None
+    if process.returncode != 0:
+        raise BuildError(explain_failure(f"base ({command[0]})", output.decode(errors="replace")))
+
+
+def egress_source() -> Mapping[str, bytes]:
+    """The source in the egress image: package `egress`, and of `observability` the event and attribute names."""
+    source = dict(python_files(files("egress"), "egress"))
+    for name in ("__init__.py", "events.py", "semconv.py"):
+        source[f"observability/{name}"] = files("observability").joinpath(name).read_bytes()
+    return source
+
+
+def python_files(directory: Traversable, prefix: str) -> list[tuple[str, bytes]]:
+    """Every Python file below a package."""
+    found: list[tuple[str, bytes]] = []
+    for entry in sorted(directory.iterdir(), key=lambda e: e.name):
+        path = f"{prefix}/{entry.name}"
+        if entry.is_dir() and entry.name != "__pycache__":
+            found += python_files(entry, path)
+        elif entry.name.endswith(".py"):
+            found.append((path, entry.read_bytes()))
+    return found

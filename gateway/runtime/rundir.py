@@ -1,0 +1,93 @@
+"""The directories of one project: where the gateway, the egress and the doors meet, and what outlives a reboot."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_SOCKET_PATH = 100
+"""Bytes; the kernel's `sun_path` holds 108."""
+
+
+def runtime_root() -> Path:
+    """Where run directories live: STOCKADE_STATE_DIR, or /run for root, or the user's runtime directory."""
+    if override := os.environ.get("STOCKADE_STATE_DIR"):
+        return Path(override).absolute()
+    if os.geteuid() == 0:
+        return Path("/run/stockade")
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(runtime) / "stockade"
+    return Path.home() / ".local/state/stockade"
+
+
+def persistent_root() -> Path:
+    """Where the record of what is ours lives; it must outlive a reboot, as stopped containers do."""
+    if override := os.environ.get("STOCKADE_STATE_DIR"):
+        return Path(override).absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/stockade")
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "stockade"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunDirectory:
+    """The run directory of one project. Only its owner gets in; below, the egress's uid may write."""
+
+    path: Path
+    persistent: Path
+
+    @classmethod
+    def of(cls, project: str) -> RunDirectory:
+        """The directory of a project, not yet made."""
+        return cls(path=runtime_root() / project, persistent=persistent_root() / project)
+
+    @property
+    def control_socket(self) -> Path:
+        """The CLI's way in (0600)."""
+        return self.path / "control.sock"
+
+    @property
+    def gateway_file(self) -> Path:
+        """pid, URLs, configuration path and version of the gateway."""
+        return self.path / "gateway.json"
+
+    @property
+    def control(self) -> Path:
+        """Shared with the egress container alone."""
+        return self.path / "control"
+
+    @property
+    def doors(self) -> Path:
+        """Shared with the egress and every door."""
+        return self.path / "doors"
+
+    @property
+    def ca_bundle(self) -> Path:
+        """The combined certificate bundle when `extra_ca` is set."""
+        return self.path / "ca-bundle.pem"
+
+    @property
+    def record_file(self) -> Path:
+        """What is ours: engine, containers, networks."""
+        return self.persistent / "state.json"
+
+    @property
+    def probe_file(self) -> Path:
+        """The last probe that passed."""
+        return self.persistent / "probe.json"
+
+    def create(self) -> None:
+        """Makes what is missing. Raises ValueError when a socket below would have too long a path."""
+        longest = len(os.fsencode(self.control / "ingress.sock"))
+        if longest > MAX_SOCKET_PATH:
+            raise ValueError(
+                f"The run directory {self.path} is too long: a socket in it would have a path of {longest} bytes "
+                f"({MAX_SOCKET_PATH} at most). Set STOCKADE_STATE_DIR to a shorter directory."
+            )
+        for directory in (self.path, self.persistent):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            directory.chmod(0o700)
+        for directory in (self.control, self.doors):
+            directory.mkdir(exist_ok=True)
+            directory.chmod(0o777)
