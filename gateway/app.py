@@ -1,0 +1,260 @@
+"""The gateway put together: every concrete part is made here, and given to the others by what they need of it.
+
+Theory of operation. `run` loads the file and starts one event loop. `Gateway.serve` goes up in order: run directory →
+listeners (a taken port ends it before anything runs) → history, hub, telemetry → the egress's link, the supervisor, the
+MCP endpoint → HTTP servers → the configuration's watcher; and comes down in reverse. Egress events pass through
+`_on_egress`, which adds the calls in flight before anyone sees them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from socket import socket
+
+import uvloop
+
+from egress.policy import Policy, Surroundings, parse_policy
+from gateway.control.apps import admin_app, control_app
+from gateway.control.auth import AdminToken
+from gateway.control.base import Edited, Readiness, Urls
+from gateway.control.listen import HttpServer, bind_tcp, bind_unix
+from gateway.control.rundir import ADMIN_FILE, GatewayFile, process_started
+from gateway.mcp.endpoint import Endpoint
+from gateway.runtime.egress_link import EgressLink
+from gateway.runtime.host import listeners_on
+from gateway.runtime.rundir import RunDirectory
+from gateway.runtime.supervisor import Supervisor
+from gateway.watch import ConfigWatcher
+from observability.events import EgressEvent, Event, NoticeEvent, Severity
+from observability.hub import Hub
+from observability.instruments import Instruments
+from observability.store import History
+from observability.telemetry import Telemetry, resource_attributes, setup
+from registry.config import Config, ConfigError, load_config, project_name
+from registry.edit import Change, edit_config
+from registry.secrets import SecretStore
+
+logger = logging.getLogger(__name__)
+
+VERSION = version("stockade")
+
+
+class Gateway:
+    """One running gateway: what `gateway.control.base.Control` describes."""
+
+    def __init__(self, path: Path, config: Config, directory: RunDirectory) -> None:
+        self.config_path = path
+        self.config = config
+        self.project = project_name(config, path)
+        self.version = VERSION
+        self.started = time.time()
+        self.directory = directory
+        self.urls = Urls(endpoint="", admin="")
+        self.admin_token = AdminToken(directory.persistent / ADMIN_FILE)
+        self.secrets = SecretStore()
+        self.history = History(
+            directory.persistent / "history.db",
+            max_rows=config.gateway.history.max_rows,
+            max_days=config.gateway.history.max_days,
+        )
+        self.hub = Hub(first_id=self.history.last_id() + 1)
+        self.instruments = Instruments(resource=resource_attributes(VERSION))
+        self.telemetry: Telemetry = setup(version=VERSION, instruments=self.instruments)
+        for sink in (self.instruments.on_sequenced, self.history.record, *self.telemetry.sinks):
+            self.hub.attach(sink)
+        self.link = EgressLink(directory.control, on_event=self._on_egress, host_listeners=listeners_on)
+        self.supervisor = Supervisor.on_local_engine(
+            self.link, project=self.project, directory=directory, secrets=self.secrets, on_event=self._publish
+        )
+        self.endpoint = Endpoint(
+            supervisor=self.supervisor,
+            fence=self.link,
+            emit=self._publish,
+            meters=self.instruments,
+            tracer=self.telemetry.tracer,
+        )
+        self._watcher = ConfigWatcher(path, self._file_changed)
+        self._applying = asyncio.Lock()
+        self._stopping = asyncio.Event()
+        self._ready = Readiness(ready=False, detail="The gateway is starting.")
+
+    # events
+
+    def _publish(self, event: Event) -> None:
+        self.hub.publish(event)
+
+    def _on_egress(self, event: EgressEvent | NoticeEvent) -> None:
+        if isinstance(event, EgressEvent):
+            inflight = self.endpoint.inflight
+            event = replace(event, calls=inflight.calls_at(event.backend, event.door, event.time))
+            inflight.note_denial(event)
+        self._publish(event)
+
+    def _notice(self, code: str, message: str, severity: Severity = Severity.INFO) -> None:
+        self._publish(NoticeEvent(time=time.time(), source="config", code=code, severity=severity, message=message))
+
+    # what the API reads
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        return [str(problem) for problem in self.config.warnings] + list(self.supervisor.warnings)
+
+    def readiness(self) -> Readiness:
+        return self._ready
+
+    def surroundings(self) -> Surroundings:
+        return self.supervisor.surroundings()
+
+    # the configuration
+
+    async def edit(self, change: Change, *, dry_run: bool = False) -> Edited:
+        edit = await asyncio.to_thread(edit_config, self.config_path, change)
+        if dry_run or not edit.diff:
+            return Edited(diff=edit.diff, applied=False)
+        await asyncio.to_thread(edit.apply)
+        self._watcher.acknowledge()
+        await self.reload()
+        return Edited(diff=edit.diff, applied=True)
+
+    async def reload(self) -> None:
+        config = await asyncio.to_thread(load_config, self.config_path)
+        await self._apply(config)
+        self._notice("config_reloaded", f"{self.config_path} was read again and applied.")
+
+    async def _file_changed(self) -> None:
+        try:
+            await self.reload()
+        except ConfigError as error:
+            logger.error("The configuration was not applied; the one before stays in force.\n%s", error)
+            self._notice("config_rejected", str(error), Severity.ERROR)
+
+    async def _apply(self, config: Config) -> None:
+        async with self._applying:
+            self._name_labels(config)
+            self.endpoint.apply(config, self.secrets)
+            await self.supervisor.apply(config)
+            self.config = config
+
+    def _name_labels(self, config: Config) -> None:
+        policies = {name: parse_policy(server.network.block) for name, server in config.servers.items()}
+        self.instruments.known(
+            backends=tuple(config.servers),
+            clients=tuple(config.clients),
+            rules={name: [rule.text for rule in policy.rules] for name, policy in policies.items()},
+        )
+
+    # life
+
+    def shutdown(self) -> None:
+        self._stopping.set()
+
+    async def serve(self, on_ready: Callable[[Gateway], None] | None = None) -> None:
+        """Runs until `shutdown`. Raises ListenError, RuntimeUnavailable or ConfigError when it cannot start."""
+        with contextlib.ExitStack() as cleanup:
+            servers = self._listen(cleanup)
+            self._write_gateway_file(cleanup)
+            async with asyncio.TaskGroup() as tasks:
+                for server, listener in servers:
+                    tasks.create_task(server.run_on(listener))
+                background = [
+                    tasks.create_task(part) for part in (self.link.run(), self.endpoint.run(), self._watcher.run())
+                ]
+                supervising = tasks.create_task(self.supervisor.run())
+                try:
+                    await self._start(on_ready)
+                    await self._stopping.wait()
+                finally:
+                    await self._stop([server for server, _ in servers])
+                    for task in (*background, supervising):
+                        task.cancel()
+
+    def _listen(self, cleanup: contextlib.ExitStack) -> list[tuple[HttpServer, socket]]:
+        settings = self.config.gateway
+        control = bind_unix(self.directory.control_socket)
+        cleanup.callback(self.directory.control_socket.unlink, missing_ok=True)
+        mcp = bind_tcp(settings.listen, "gateway.listen")
+        admin = bind_tcp(settings.admin, "gateway.admin")
+        self.urls = Urls(endpoint=f"http://{_authority(mcp)}/mcp", admin=f"http://{_authority(admin)}/")
+        page = admin_app(self, self.admin_token, port=admin.getsockname()[1])
+        return [
+            (HttpServer(control_app(self)), control),
+            (HttpServer(page), admin),
+            (HttpServer(self.endpoint.app, grace_s=settings.shutdown_grace_s), mcp),
+        ]
+
+    def _write_gateway_file(self, cleanup: contextlib.ExitStack) -> None:
+        pid = os.getpid()
+        GatewayFile(
+            pid=pid,
+            pid_started=process_started(pid) or "",
+            project=self.project,
+            config=str(self.config_path.resolve()),
+            version=VERSION,
+            started=self.started,
+            endpoint=self.urls.endpoint,
+            admin=self.urls.admin,
+        ).write(self.directory.path)
+        cleanup.callback(self.directory.gateway_file.unlink, missing_ok=True)
+
+    async def _start(self, on_ready: Callable[[Gateway], None] | None) -> None:
+        await self._apply(self.config)
+        self._ready = Readiness(ready=True)
+        if on_ready is not None:
+            on_ready(self)
+
+    async def _stop(self, servers: Sequence[HttpServer]) -> None:
+        """Calls in flight finish within the grace; then backends, egress and networks go."""
+        self._ready = Readiness(ready=False, detail="The gateway is stopping.")
+        await self.endpoint.close(self.config.gateway.shutdown_grace_s)
+        for server in servers:
+            server.stop()
+        await self.supervisor.stop()
+        self.hub.close()
+        await asyncio.to_thread(self.telemetry.shutdown)
+        await asyncio.to_thread(self.history.close)
+
+
+def _authority(listener: socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def prepare(path: Path, project: str | None = None) -> Gateway:
+    """Loads the file and makes the gateway, with its run directory. Raises ConfigError, OSError or ValueError."""
+    path = path.absolute()
+    config = load_config(path)
+    if project is not None:
+        config = config.model_copy(update={"project": project})
+    directory = RunDirectory.of(project_name(config, path))
+    directory.create()
+    return Gateway(path, config, directory)
+
+
+def run(path: Path, *, project: str | None = None, on_ready: Callable[[Gateway], None] | None = None) -> None:
+    """Runs a gateway in this process until SIGTERM or SIGINT; everything that it started is gone when it returns.
+
+    Raises ConfigError, ListenError or gateway.runtime.errors.RuntimeUnavailable when it cannot start.
+    """
+    uvloop.run(_run(path, project, on_ready))
+
+
+async def _run(path: Path, project: str | None, on_ready: Callable[[Gateway], None] | None) -> None:
+    gateway = prepare(path, project)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, gateway.shutdown)
+    await gateway.serve(on_ready)
+
+
+def clean(project: str) -> Sequence[str]:
+    """Removes what a gateway that died left behind; returns what was removed, in words."""
+    return asyncio.run(Supervisor.clean(RunDirectory.of(project)))

@@ -1,0 +1,50 @@
+"""Watches the configuration file, and calls back when its content is another."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+POLL_S = 0.5
+
+
+class ConfigWatcher:
+    """Polls one file (a poll works on every file system and survives editors that replace the file)."""
+
+    def __init__(self, path: Path, on_change: Callable[[], Awaitable[None]], *, poll_s: float = POLL_S) -> None:
+        """`on_change` is awaited once per new content; it must handle its own errors."""
+        self._path = path
+        self._on_change = on_change
+        self._poll_s = poll_s
+        self._stamp = self._look()
+        self._seen = self._digest()
+
+    async def run(self) -> None:
+        """Never returns; cancel it."""
+        while True:
+            await asyncio.sleep(self._poll_s)
+            if (stamp := self._look()) == self._stamp:
+                continue
+            self._stamp = stamp
+            if (digest := self._digest()) != self._seen:
+                self._seen = digest
+                await self._on_change()
+
+    def acknowledge(self) -> None:
+        """The content on disk now is known: a change of our own needs no call back."""
+        self._stamp, self._seen = self._look(), self._digest()
+
+    def _look(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+    def _digest(self) -> bytes:
+        try:
+            return hashlib.sha256(self._path.read_bytes()).digest()
+        except OSError:
+            return b""
