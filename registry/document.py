@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +30,15 @@ class Span:
 
     key: tuple[int, int]
     value: tuple[int, int]
+    key_start: int
+    key_end: int
     start: int
     end: int
+    """Where its text ends: for a block of lines, where the last value in it ends."""
     inline: bool
     """True for a scalar: a problem points at the value rather than at its key."""
+    flow: bool
+    """True for a collection in brackets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +103,7 @@ def parse(text: str, file: str) -> Document:
         check_json(source, file)
     is_json = named_json or reads_as_json(source)
     root = compose(source if is_json else text, file)
-    builder = Builder(file)
+    builder = Builder(file, text)
     value = builder.build(root, (), None) if root is not None else None
     if builder.problems:
         raise ConfigError(builder.problems)
@@ -161,8 +166,8 @@ def compose(text: str, file: str) -> Node | None:
 
 def syntax_problem(error: Any, text: str, file: str) -> Problem:
     """The parser's complaint in our words, with the next step where one is known."""
-    mark = error.problem_mark or error.context_mark
-    line = mark.line if mark else 0
+    place = error.problem_mark or error.context_mark
+    line = place.line if place else 0
     lines = text.split("\n")
     source = lines[line] if line < len(lines) else ""
     message, hint = f"is not YAML: {error.problem}", ""
@@ -176,7 +181,12 @@ def syntax_problem(error: Any, text: str, file: str) -> Problem:
         message = f"is not YAML: {error.problem} ({error.context}"
         start = error.context_mark
         message += f" that starts on line {start.line + 1})" if start else ")"
-    return Problem(file=file, line=line + 1, column=(mark.column if mark else 0) + 1, message=message, hint=hint)
+    return Problem(file=file, line=line + 1, column=(place.column if place else 0) + 1, message=message, hint=hint)
+
+
+def mark(position: Any) -> tuple[int, int]:
+    """Line and column, from 1."""
+    return position.line + 1, position.column + 1
 
 
 INT = re.compile(r"[-+]?[0-9_]+")
@@ -209,6 +219,7 @@ class Builder:
     """Turns nodes into values, noting places and duplicate keys."""
 
     file: str
+    text: str
     spans: dict[KeyPath, Span] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     built: int = 0
@@ -223,16 +234,37 @@ class Builder:
             self.fail(node, path, f"has the tag {node.tag}, which means nothing here", "Remove the tag")
             return None
         if node.id == "mapping":
-            return self.mapping(node, path)
-        if node.id == "sequence":
-            return [self.build(item, (*path, index), None) for index, item in enumerate(node.value)]
-        return scalar(node)
+            value: Any = self.mapping(node, path)
+        elif node.id == "sequence":
+            value = [self.build(item, (*path, index), None) for index, item in enumerate(node.value)]
+        else:
+            return scalar(node)
+        self.close(path, value)
+        return value
 
     def note(self, node: Any, path: KeyPath, key: Any) -> None:
-        value = (node.start_mark.line + 1, node.start_mark.column + 1)
-        place = (key.start_mark.line + 1, key.start_mark.column + 1) if key is not None else value
+        """Notes where a value stands, before its parts are known."""
+        place, start, end = mark(node.start_mark), node.start_mark.index, node.end_mark.index
         inline = node.id == "scalar"
-        self.spans[path] = Span(place, value, node.start_mark.index, node.end_mark.index, inline)
+        self.spans[path] = Span(
+            key=mark(key.start_mark) if key is not None else place,
+            value=place,
+            key_start=key.start_mark.index if key is not None else start,
+            key_end=key.end_mark.index if key is not None else start,
+            start=start,
+            end=max(start, len(self.text[:end].rstrip())) if inline else end,
+            inline=inline,
+            flow=not inline and bool(node.flow_style),
+        )
+
+    def close(self, path: KeyPath, value: Any) -> None:
+        """A block of lines ends where the last value in it ends; the parser counts what follows to it too."""
+        span = self.spans[path]
+        if span.flow or not value:
+            return
+        keys = value if isinstance(value, dict) else range(len(value))
+        end = max((self.spans[(*path, key)].end for key in keys if (*path, key) in self.spans), default=span.start)
+        self.spans[path] = replace(span, end=end)
 
     def mapping(self, node: Any, path: KeyPath) -> dict[str, Any]:
         own: dict[str, Any] = {}
@@ -272,11 +304,11 @@ class Builder:
         return result
 
     def fail(self, node: Any, path: KeyPath, message: str, hint: str) -> None:
-        mark = node.start_mark
+        line, column = mark(node.start_mark)
         problem = Problem(
             file=self.file,
-            line=mark.line + 1,
-            column=mark.column + 1,
+            line=line,
+            column=column,
             key_path=render_path(path),
             message=message,
             hint=hint,

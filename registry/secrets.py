@@ -156,7 +156,8 @@ class SecretStore:
             finding = check_references(f"${{{reference}}}")
             problems.append(Problem(key_path=render_path(where), message=finding.message if finding else "is empty"))
             return None
-        found = self.env.get(match[1], match[2])
+        default: str | None = match[2]
+        found = self.env.get(match[1]) or default
         if found is None:
             message, hint = f"the environment variable {match[1]} is not set", f"Set it: export {match[1]}=…"
             problems.append(Problem(key_path=render_path(where), message=message, hint=hint))

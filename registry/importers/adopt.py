@@ -88,6 +88,14 @@ def free_name(written: str, taken: Mapping[str, Any]) -> str:
     return name
 
 
+def names_of(servers: Mapping[str, Any]) -> dict[str, str]:
+    """The name that each server is served as, and the one that the file has."""
+    names: dict[str, str] = {}
+    for written in servers:
+        names[free_name(written, names)] = written
+    return names
+
+
 def move(spans: Mapping[KeyPath, Span], old: KeyPath, new: KeyPath, into: dict[KeyPath, Span]) -> None:
     """Makes the places below `old` known below `new`."""
     for path, span in spans.items():

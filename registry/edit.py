@@ -1,0 +1,342 @@
+"""Edits the configuration file: the whole new text first, validated; then written at once, or not at all.
+
+    edit = edit_config(path, allow_host("fetch", "api.github.com", 443))
+    print(edit.diff)
+    apply(edit)
+
+Comments and everything that is not touched stay as they are, in YAML and in JSON.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from registry.config import Config, load_text
+from registry.document import Document, decode, parse, read_text
+from registry.errors import ConfigError, Problem
+from registry.importers.adopt import is_foreign, names_of, section
+from registry.network import covers, host_text
+from registry.problems import unknown_key
+from registry.splice import block_value, splice
+
+EMPTY = "version: 1\n"
+
+
+class EditError(ConfigError):
+    """Raised when a change does not fit the file: no such server, a name that is taken."""
+
+
+class ConcurrentChange(EditError):
+    """Raised when the file was changed by someone else since the edit was made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """A change of the file, validated and not yet written."""
+
+    path: Path
+    before: str
+    """The file's text; empty where there is no file yet."""
+    after: str
+    config: Config
+    """What the file will mean."""
+    warnings: tuple[Problem, ...]
+    """Warnings that the change brings with it."""
+
+    @property
+    def changed(self) -> bool:
+        return self.before != self.after
+
+    @property
+    def diff(self) -> str:
+        """The change as a unified diff; empty when there is none."""
+        before, after = self.before.splitlines(keepends=True), self.after.splitlines(keepends=True)
+        lines = difflib.unified_diff(before, after, f"a/{self.path.name}", f"b/{self.path.name}")
+        return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """The file's value, to be changed in place, whether it is ours or a client's."""
+
+    root: dict[str, Any]
+    file: str
+    foreign: bool
+
+    def servers(self) -> dict[str, Any]:
+        """The mapping of servers; made when there is none."""
+        here = self.root
+        for part in section(self.root) or ("mcpServers",):
+            if not isinstance(here.get(str(part)), dict):
+                here[str(part)] = {}
+            here = here[str(part)]
+        return here
+
+    def server(self, name: str) -> dict[str, Any]:
+        """A server's entry. Raises EditError when there is none."""
+        servers = self.servers()
+        key = self.key(name)
+        if not isinstance(servers.get(key), dict):
+            raise self.error(f"there is no server {name!r}", unknown_key(name, list(servers))[1])
+        entry: dict[str, Any] = servers[key]
+        return entry
+
+    def key(self, name: str) -> str:
+        """The name as the file has it; a client's file may have one that is no valid name of ours."""
+        return names_of(self.servers()).get(name, name) if self.foreign else name
+
+    def clients(self) -> dict[str, Any]:
+        if self.foreign:
+            hint = "Make a stockade.yaml with these servers, and keep the clients there"
+            raise self.error("is an AI client's own file, which has no place for `clients`", hint)
+        if not isinstance(self.root.get("clients"), dict):
+            self.root["clients"] = {}
+        found: dict[str, Any] = self.root["clients"]
+        return found
+
+    def error(self, message: str, hint: str = "") -> EditError:
+        return EditError([Problem(file=self.file, message=message, hint=hint)])
+
+
+Change: TypeAlias = Callable[[Tree], None]
+
+
+def edit_config(path: Path | str, change: Change) -> Edit:
+    """The file as it would be after the change. Raises EditError or ConfigError; writes nothing."""
+    path = Path(path)
+    before = read_text(path) if path.exists() else ""
+    document = parse(before or EMPTY, str(path))
+    if document.value is None:
+        document = parse(f"{before.rstrip()}\n{EMPTY}".lstrip("\n"), str(path))
+    if not isinstance(document.value, dict):
+        raise EditError([Problem(file=str(path), message="holds no mapping (key: value)")])
+    new = copy.deepcopy(document.value)
+    change(Tree(new, str(path), is_foreign(document)))
+    after = before if new == document.value else rewritten(document, new)
+    config = load_text(after or EMPTY, path)
+    return Edit(path=path, before=before, after=after, config=config, warnings=new_warnings(document, config, path))
+
+
+def rewritten(document: Document, new: dict[str, Any]) -> str:
+    """The text with the change in it; it is read again to make sure that it means exactly that."""
+    for attempt in (splice, round_trip):
+        try:
+            text = attempt(document, new)
+            if parse(text, document.file).value == new:
+                return text if text.endswith("\n") else f"{text}\n"
+        except (ConfigError, LookupError, ValueError):
+            continue
+    hint = "Make the change by hand"
+    raise EditError(
+        [Problem(file=document.file, message="is written in a way that cannot be edited safely", hint=hint)]
+    )
+
+
+def round_trip(document: Document, new: dict[str, Any]) -> str:
+    """The whole file written anew, for what cannot be done in place (aliases, keys in odd places)."""
+    import json
+
+    if document.is_json:
+        return json.dumps(new, indent=2, ensure_ascii=False) + "\n"
+    comments = [line for line in document.text.splitlines() if line.lstrip().startswith("#")]
+    if comments or "&" in document.text:
+        raise ValueError("comments or anchors would be lost")
+    return block_value(new)
+
+
+def new_warnings(document: Document, config: Config, path: Path) -> tuple[Problem, ...]:
+    """The warnings that the file did not have before; places may have moved, so only the words are compared."""
+    try:
+        old = {(item.key_path, item.message) for item in load_text(document.text, path).warnings}
+    except ConfigError:
+        old = set()
+    return tuple(item for item in config.warnings if (item.key_path, item.message) not in old)
+
+
+def apply(edit: Edit) -> None:
+    """Writes the file. Raises ConcurrentChange when its text is no longer the one that was edited."""
+    if not edit.changed:
+        return
+    path = Path(os.path.realpath(edit.path))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with lock(path.parent):
+            current = decode(path.read_bytes(), str(path)) if path.exists() else ""
+            if current != edit.before:
+                hint = "Look at the file and make the change again"
+                raise ConcurrentChange([Problem(file=str(path), message="was changed meanwhile", hint=hint)])
+            write(path, edit.after)
+    except OSError as error:
+        hint = "Check who owns the file and its folder"
+        raise EditError(
+            [Problem(file=str(path), message=f"cannot be written: {error.strerror}", hint=hint)]
+        ) from None
+
+
+class lock:
+    """Holds a folder for one writer of Stockade at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+    def __enter__(self) -> None:
+        fcntl.flock(self.handle, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.handle)
+
+
+def write(path: Path, text: str) -> None:
+    """The text as the file, in one step, with the mode and owner it had (0600 for a new one)."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            if path.exists():
+                keep_owner(file.fileno(), path)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def keep_owner(handle: int, path: Path) -> None:
+    status = path.stat()
+    os.fchmod(handle, status.st_mode & 0o7777)
+    if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+        try:
+            os.fchown(handle, status.st_uid, status.st_gid)
+        except PermissionError:
+            return
+
+
+def allow_host(backend: str, host: str, port: int | None = None) -> Change:
+    """Lets a server reach a host; a port is named only where the server's ports do not have it."""
+
+    def change(tree: Tree) -> None:
+        server = tree.server(backend)
+        network = server.get("network") or {}
+        hosts = list(network.get("allowed_hosts") or [])
+        ports = network.get("allowed_ports") or [80, 443]
+        usual = port is None or any(covers(item, port) for item in ports)
+        bracketed = f"[{host}]" if ":" in host else host
+        entry = host if usual else f"{bracketed}:{port}"
+        if entry not in hosts and not any(has(item, host, port) for item in hosts):
+            server["network"] = {**network, "allowed_hosts": [*hosts, entry]}
+
+    return change
+
+
+def has(entry: Any, host: str, port: int | None) -> bool:
+    """Whether an entry already names this host with this port."""
+    if not isinstance(entry, dict) or host_text(entry) != host:
+        return False
+    named = [*(entry.get("ports") or []), *([entry["port"]] if "port" in entry else [])]
+    return any(covers(item, port) for item in named) if port is not None and named else not named
+
+
+def set_network(backend: str, block: Mapping[str, Any]) -> Change:
+    """Replaces a server's whole `network` block."""
+
+    def change(tree: Tree) -> None:
+        tree.server(backend)["network"] = copy.deepcopy(dict(block))
+
+    return change
+
+
+def add_server(name: str, entry: Mapping[str, Any]) -> Change:
+    """Adds a server. Raises EditError when the name is taken."""
+
+    def change(tree: Tree) -> None:
+        if tree.key(name) in tree.servers():
+            hint = f"Choose another name, or remove it first: stockade rm {name}"
+            raise tree.error(f"there is already a server {name!r}", hint)
+        tree.servers()[name] = copy.deepcopy(dict(entry))
+
+    return change
+
+
+def replace_server(name: str, entry: Mapping[str, Any]) -> Change:
+    """Replaces a server's whole entry."""
+
+    def change(tree: Tree) -> None:
+        tree.server(name)
+        tree.servers()[tree.key(name)] = copy.deepcopy(dict(entry))
+
+    return change
+
+
+def remove_server(name: str) -> Change:
+    """Removes a server, from the lists of the clients too."""
+
+    def change(tree: Tree) -> None:
+        tree.server(name)
+        del tree.servers()[tree.key(name)]
+        for client in (tree.root.get("clients") or {}).values() if not tree.foreign else ():
+            if isinstance(client, dict) and name in (client.get("servers") or []):
+                client["servers"] = [item for item in client["servers"] if item != name]
+
+    return change
+
+
+def set_disabled(name: str, disabled: bool) -> Change:
+    """Switches a server off (it stays in the file) or on."""
+
+    def change(tree: Tree) -> None:
+        server = tree.server(name)
+        server.pop("disabled", None)
+        if disabled:
+            server["disabled"] = True
+
+    return change
+
+
+def add_client(name: str, token_sha256: str, settings: Mapping[str, Any] | None = None) -> Change:
+    """Adds a client, or gives an existing one a new token and keeps the rest of it."""
+
+    def change(tree: Tree) -> None:
+        clients = tree.clients()
+        old = clients.get(name) or {}
+        clients[name] = {**old, "token_sha256": token_sha256, **copy.deepcopy(dict(settings or {}))}
+
+    return change
+
+
+def remove_client(name: str) -> Change:
+    """Removes a client."""
+
+    def change(tree: Tree) -> None:
+        clients = tree.clients()
+        if name not in clients:
+            raise tree.error(f"there is no client {name!r}", unknown_key(name, list(clients))[1])
+        del clients[name]
+
+    return change
+
+
+__all__ = [
+    "Change",
+    "ConcurrentChange",
+    "Edit",
+    "EditError",
+    "add_client",
+    "add_server",
+    "allow_host",
+    "apply",
+    "edit_config",
+    "remove_client",
+    "remove_server",
+    "replace_server",
+    "set_disabled",
+    "set_network",
+]
