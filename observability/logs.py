@@ -94,7 +94,7 @@ def log_event(item: Sequenced) -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: `time` (UTC, RFC 3339), `level`, `logger`, `message`, `exception`, then the fields."""
+    """One JSON object a line, all ASCII: `time` (RFC 3339), `level`, `logger`, `message`, `exception`, the fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -106,7 +106,7 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         line.update(_fields(record))
-        return json.dumps(line, default=str, ensure_ascii=False, separators=(",", ":"))
+        return json.dumps(line, default=str, separators=(",", ":"))
 
 
 class TextFormatter(logging.Formatter):
@@ -116,7 +116,7 @@ class TextFormatter(logging.Formatter):
         parts = [_timestamp(record.created), record.levelname.ljust(7), _one_line(record.getMessage())]
         parts += [f"{key}={_plain(value)}" for key, value in _fields(record).items() if key != "event"]
         if record.exc_info:
-            parts.append("\n" + self.formatException(record.exc_info))
+            parts.append("\n" + _printable(self.formatException(record.exc_info)))
         return " ".join(parts)
 
 
@@ -141,6 +141,11 @@ def _timestamp(seconds: float) -> str:
 
 def _one_line(text: str) -> str:
     return text if text.isprintable() else json.dumps(text)
+
+
+def _printable(text: str) -> str:
+    """Several lines for a terminal, without what could steer it."""
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
 def _plain(value: object) -> str:
