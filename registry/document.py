@@ -147,6 +147,13 @@ def check_json(text: str, file: str) -> None:
         raise ConfigError([Problem(file=file, message="is nested too deeply")]) from None
 
 
+def compose_json(text: str, file: str) -> Any:
+    """The value of JSON text (comments and trailing commas allowed), without places: for large files of others."""
+    source = blank_comments(text)
+    check_json(source, file)
+    return json.loads(source) if source.strip() else None
+
+
 def compose(text: str, file: str) -> Node | None:
     """The tree of nodes with their places; a ConfigError for a syntax error."""
     from ruamel.yaml import YAML

@@ -1,7 +1,7 @@
 """Writes `stockade.schema.json` from the models: `python -m registry.schema.generate`.
 
-An editor uses it by a first line in stockade.yaml: `# yaml-language-server: $schema=URL-OR-PATH`. The descriptions are
-the texts under the fields in the source, read with `ast` here so that no start of the program pays for it.
+An editor uses it by a first line in stockade.yaml: `# yaml-language-server: $schema=PATH`. The descriptions are the
+texts under the fields in the source, read with `ast` here so that no start of the program pays for it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import registry.settings
 
 FILE = Path(__file__).with_name("stockade.schema.json")
 MODULES = (registry.config, registry.network, registry.server, registry.settings)
-ADDRESS = "https://stockade.dev/schema/stockade.schema.json"
 
 
 def generate() -> dict[str, Any]:
@@ -36,8 +35,20 @@ def generate() -> dict[str, Any]:
     server = schema["$defs"]["Server"]
     server["properties"]["transport"] = {**server["properties"]["type"], "description": "The same as `type`."}
     server["oneOf"] = [{"required": [kind]} for kind in registry.server.KINDS]
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": ADDRESS}
-    return {**head, **schema, "title": "Stockade configuration"}
+    for model in models.values():
+        for field in model.get("properties", {}).values():
+            tidy(field)
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Stockade configuration"}
+    return {**head, **{key: value for key, value in schema.items() if key != "title"}}
+
+
+def tidy(field: dict[str, Any]) -> None:
+    """Names by pattern are all there may be; a whole section as a default, and a title made of the key, say nothing."""
+    field.pop("title", None)
+    if isinstance(field.get("default"), dict | list) or field.get("default", 0) is None:
+        del field["default"]
+    if "patternProperties" in field:
+        field["additionalProperties"] = False
 
 
 def describe(model: str, attribute: str, texts: dict[str, dict[str, str]]) -> str:
@@ -56,9 +67,9 @@ def descriptions(module: types.ModuleType) -> dict[str, dict[str, str]]:
 def field_texts(node: ast.ClassDef) -> dict[str, str]:
     texts: dict[str, str] = {}
     for statement, following in zip(node.body, node.body[1:], strict=False):
-        is_field = isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
-        if is_field and isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-            texts[statement.target.id] = " ".join(str(following.value.value).split())  # type: ignore[union-attr]
+        match statement, following:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                texts[name] = " ".join(text.split())
     return texts
 
 

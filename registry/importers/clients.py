@@ -1,0 +1,142 @@
+"""Where AI clients keep their servers on this machine, and what is in there.
+
+`find()` looks in the places of the table; `read(client, path)` gives the servers in our shape, ready for
+`registry.edit.add_server`. The paths are those of vendors' documentation as of 2026-08; a place that moved is a line.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from registry.document import Document, compose_json, parse, read_text
+from registry.errors import ConfigError, Problem
+from registry.importers.adopt import adopt_servers, section
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A file in which a client keeps its servers."""
+
+    client: str
+    """`claude-desktop`, `cursor`, …: a valid client's name of ours."""
+    title: str
+    path: str
+    """Below the home folder, or with {config}: ~/.config, ~/Library/Application Support or %APPDATA%."""
+
+
+PLACES = tuple(
+    Place(client=client, title=title, path=path)
+    for client, title, path in (
+        ("claude-desktop", "Claude Desktop", "{config}/Claude/claude_desktop_config.json"),
+        ("claude-code", "Claude Code", ".claude.json"),
+        ("cursor", "Cursor", ".cursor/mcp.json"),
+        ("vscode", "VS Code", "{config}/Code/User/mcp.json"),
+        ("vscode-insiders", "VS Code Insiders", "{config}/Code - Insiders/User/mcp.json"),
+        ("copilot-cli", "GitHub Copilot CLI", ".copilot/mcp-config.json"),
+        ("windsurf", "Windsurf", ".codeium/windsurf/mcp_config.json"),
+        ("cline", "Cline", ".cline/data/settings/cline_mcp_settings.json"),
+        (
+            "roo-code",
+            "Roo Code",
+            "{config}/Code/User/globalStorage/rooveterinaryinc.roo-cline/settings/mcp_settings.json",
+        ),
+        ("codex", "Codex", ".codex/config.toml"),
+        ("gemini-cli", "Gemini CLI", ".gemini/settings.json"),
+        ("antigravity", "Antigravity", ".gemini/config/mcp_config.json"),
+        ("opencode", "opencode", "{config}/opencode/opencode.json"),
+        ("zed", "Zed", "{config}/zed/settings.json"),
+        ("lm-studio", "LM Studio", ".lmstudio/mcp.json"),
+        ("junie", "Junie", ".junie/mcp/mcp.json"),
+        ("amp", "Amp", "{config}/amp/settings.json"),
+        ("kiro", "Kiro", ".kiro/settings/mcp.json"),
+        ("qwen-code", "Qwen Code", ".qwen/settings.json"),
+    )
+)
+IN_FOLDER = (
+    ("claude-code", "Claude Code (this folder)", ".mcp.json"),
+    ("cursor", "Cursor (this folder)", ".cursor/mcp.json"),
+    ("vscode", "VS Code (this folder)", ".vscode/mcp.json"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Import:
+    """What a client's file has."""
+
+    client: str
+    title: str
+    path: Path
+    servers: Mapping[str, dict[str, Any]]
+    """Entries in our shape, by valid names."""
+    notes: tuple[Problem, ...]
+
+
+def config_folder(home: Path) -> Path:
+    """Where this system's programs keep their settings."""
+    if sys.platform == "darwin":
+        return home / "Library" / "Application Support"
+    if sys.platform == "win32":
+        return Path(os.environ.get("APPDATA") or home / "AppData" / "Roaming")
+    return Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
+
+
+def find(home: Path | None = None, folder: Path | None = None) -> list[Import]:
+    """Every client's file that has servers: in the home folder, and in a folder that is worked in."""
+    found: list[Import] = []
+    for client, title, path in candidates(home or Path.home(), folder):
+        if not path.is_file():
+            continue
+        try:
+            result = read(path, client=client, title=title)
+        except ConfigError:
+            continue
+        if result.servers:
+            found.append(result)
+    return found
+
+
+def candidates(home: Path, folder: Path | None) -> Iterator[tuple[str, str, Path]]:
+    config = config_folder(home) if home == Path.home() else home / ".config"
+    for place in PLACES:
+        base = config if place.path.startswith("{config}") else home
+        yield place.client, place.title, base / place.path.removeprefix("{config}/")
+    for client, title, path in IN_FOLDER:
+        if folder is not None:
+            yield client, title, folder / path
+
+
+def read(path: Path, *, client: str = "file", title: str = "") -> Import:
+    """The servers in a client's file, those of Stockade itself left out. Raises ConfigError."""
+    value = read_value(path)
+    document = Document(file=str(path), text="", value=value, is_json=True, spans={})
+    where = section(value) if isinstance(value, dict) else None
+    here: Any = value
+    for part in where or ():
+        here = here[part]
+    adopted, notes = adopt_servers(document, here, where) if where else (document, [])
+    servers = adopted.value["mcpServers"] if where else {}
+    kept = {name: entry for name, entry in servers.items() if isinstance(entry, dict) and not is_ours(entry)}
+    return Import(client=client, title=title or path.name, path=path, servers=kept, notes=tuple(notes))
+
+
+def read_value(path: Path) -> Any:
+    text = read_text(path)
+    if path.suffix == ".toml":
+        try:
+            return tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError([Problem(file=str(path), message=f"is not TOML: {error}")]) from None
+    return compose_json(text, str(path)) if path.suffix in (".json", ".jsonc") else parse(text, str(path)).value
+
+
+def is_ours(entry: Mapping[str, Any]) -> bool:
+    """Whether the entry is the client's connection to Stockade."""
+    url = str(entry.get("url") or "")
+    local = url.startswith(("http://127.0.0.1:842", "http://localhost:842"))
+    return local or str(entry.get("command") or "").rpartition("/")[2] == "stockade"
