@@ -16,6 +16,7 @@ from observability.events import BackendState, Event, Sequenced
 
 if TYPE_CHECKING:
     from egress.policy import Surroundings
+    from observability.store import History
     from registry.config import Config
     from registry.edit import Change
 
@@ -163,7 +164,7 @@ class Control(Protocol):
     @property
     def hub(self) -> Hub: ...
     @property
-    def history(self) -> Any: ...
+    def history(self) -> History: ...
     @property
     def instruments(self) -> Exposes: ...
     @property

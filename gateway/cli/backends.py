@@ -1,0 +1,162 @@
+"""Commands about backends: what runs, what it prints, which tools it has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from gateway.cli.client import url
+from gateway.cli.options import (
+    FileNoShort,
+    FileOption,
+    FollowOption,
+    JsonOption,
+    ProjectOption,
+    place,
+    say,
+    screen,
+)
+from gateway.cli.terminal import Cell, clean
+
+STATE_STYLE = {"running": "green", "remote": "cyan", "failed": "red bold", "backoff": "yellow", "building": "yellow"}
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(ps)
+    app.command()(logs)
+    app.command()(restart)
+
+
+def ps(
+    context: typer.Context, file: FileOption = None, project: ProjectOption = None, as_json: JsonOption = False
+) -> None:
+    """Show the servers, their state, and what to know about them."""
+    api = place(context, file, project).api()
+    status, backends = api.get(url("status")), api.get(url("backends"))["backends"]
+    if as_json:
+        screen.json({"status": status, "backends": backends})
+        return
+    screen.line(f"{status['urls']['endpoint']}   project {status['project']}   up {_ago(status['started'])}")
+    if not status["ready"]:
+        screen.line(status["detail"], "yellow")
+    screen.table(["name", "state", "isolated", "transport", "restarts", "since", "detail"], map(_row, backends))
+    _remarks(status, backends)
+
+
+def _row(backend: Mapping[str, Any]) -> list[object]:
+    isolated = (
+        Cell("yes", "green") if backend["isolated"] else Cell("remote" if backend["remote"] else "NO", "red bold")
+    )
+    return [
+        backend["name"],
+        Cell(backend["state"], STATE_STYLE.get(backend["state"], "")),
+        isolated,
+        backend["transport"],
+        backend["restarts"],
+        _ago(backend["since"]),
+        Cell(clean(backend["detail"], 200)),
+    ]
+
+
+def _remarks(status: Mapping[str, Any], backends: list[Mapping[str, Any]]) -> None:
+    """What a person should not overlook: warnings, and every trust override in force."""
+    for text in status["warnings"]:
+        screen.line(f"! {text}", "yellow")
+    for backend in backends:
+        for text in backend["warnings"]:
+            screen.line(f"! {backend['name']}: {text}", "yellow")
+    for override in status["overrides"]:
+        screen.line(f"! egress.resolve: {override} is dialled whatever its address is", "yellow")
+
+
+def _ago(moment: float) -> str:
+    """`45s`, `12m`, `3h`, `5d` since a Unix time."""
+    passed = max(0, int(time.time() - moment)) if moment else 0
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if passed >= size:
+            return f"{passed // size}{unit}"
+    return f"{passed}s"
+
+
+def logs(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The server.")],
+    follow: FollowOption = False,
+    tail: Annotated[int, typer.Option("--tail", "-n", help="How many lines to begin with.")] = 200,
+    file: FileNoShort = None,
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a server printed (standard error of a stdio server)."""
+    api = place(context, file, project).api()
+    if follow:
+        for kind, line in api.stream(url("backends", name, "logs", tail=tail, follow=True)):
+            if kind == "message":
+                _log_line(line, as_json)
+        return
+    for line in api.get(url("backends", name, "logs", tail=tail))["lines"]:
+        _log_line(line, as_json)
+
+
+def _log_line(line: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        screen.json_line(line)
+        return
+    clock = time.strftime("%H:%M:%S", time.localtime(line["time"]))
+    instance = f" {line['instance']}" if "/" in line["instance"] else ""
+    screen.raw(f"{clock}{clean(instance)} {clean(line['text'])}")
+
+
+def restart(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The server.")],
+    file: FileOption = None,
+    project: ProjectOption = None,
+) -> None:
+    """Restart a server, its door with it."""
+    place(context, file, project).api().post(url("backends", name, "restart"))
+    screen.line(f"{name} was restarted.")
+
+
+def ls(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="One server; all without it.", show_default=False)] = None,
+    file: FileOption = None,
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List tools and their descriptions, as the servers give them."""
+    api = place(context, file, project).api()
+    names = [name] if name else [backend["name"] for backend in api.get(url("backends"))["backends"]]
+    found = {backend: api.get(url("backends", backend))["tools"] for backend in names}
+    if as_json:
+        screen.json(found)
+        return
+    rows = [(backend, tool) for backend, tools in found.items() for tool in tools]
+    screen.table(["server", "tool", "description"], [_tool_row(backend, tool) for backend, tool in rows])
+    if not rows:
+        say("No server has told its tools yet; they are read when a client first asks.")
+
+
+def _tool_row(backend: str, tool: Mapping[str, Any]) -> list[object]:
+    return [backend, tool.get("name", ""), Cell(clean(tool.get("description") or "", 100))]
+
+
+def approve(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The server.")],
+    tool: Annotated[str, typer.Argument(help="The tool whose definition changed.")],
+    file: FileOption = None,
+    project: ProjectOption = None,
+) -> None:
+    """Accept a tool's changed definition, after you read it."""
+    place(context, file, project).api().post(url("tools", "approve"), {"backend": name, "tool": tool})
+    screen.line(f"The present definition of {tool} is now the one that {name} is held to.")
+
+
+def register_tools(app: typer.Typer) -> None:
+    app.command()(ls)
+    app.command()(approve)

@@ -1,0 +1,38 @@
+"""`stockade bridge`: the endpoint on standard streams."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from gateway.cli.clients import endpoint_of
+from gateway.cli.failure import Failure
+from gateway.cli.options import FileOption, ProjectOption, place
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(bridge)
+
+
+def bridge(
+    context: typer.Context,
+    server: Annotated[str | None, typer.Argument(help="One server only; all without it.", show_default=False)] = None,
+    at: Annotated[
+        str | None, typer.Option("--url", help="The endpoint, instead of this gateway's.", show_default=False)
+    ] = None,
+    file: FileOption = None,
+    project: ProjectOption = None,
+) -> None:
+    """Speak MCP on standard input and output, for AI clients that only start programs. Token: $STOCKADE_TOKEN."""
+    import asyncio
+
+    from gateway.connect.bridge import on_standard_streams
+
+    endpoint = at or endpoint_of(place(context, file, project))
+    if not endpoint.startswith(("http://", "https://")):
+        raise Failure(f"{endpoint!r} is not an http:// URL.")
+    if server:
+        endpoint = f"{endpoint.removesuffix('/mcp')}/servers/{server}/mcp"
+    asyncio.run(on_standard_streams(endpoint, os.environ.get("STOCKADE_TOKEN", "")))

@@ -1,0 +1,360 @@
+"""Commands about what servers reach and may reach."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gateway.cli import offline
+from gateway.cli.client import url
+from gateway.cli.failure import Failure
+from gateway.cli.options import (
+    DryRunOption,
+    FileNoShort,
+    FileOption,
+    FollowOption,
+    JsonOption,
+    ProjectOption,
+    place,
+    say,
+    screen,
+)
+from gateway.cli.terminal import Cell, clean
+
+Server = Annotated[str, typer.Argument(help="The server.")]
+
+
+def register(app: typer.Typer) -> None:
+    for command in (tail, top, blocked, allow, explain, suggest, serve, check):
+        app.command()(command)
+
+
+def tail(
+    context: typer.Context,
+    follow: FollowOption = False,
+    count: Annotated[int, typer.Option("--tail", "-n", help="How many events to begin with.")] = 20,
+    backend: Annotated[str, typer.Option(help="Only this server.")] = "",
+    decision: Annotated[str, typer.Option(help="Only allow, deny or report.")] = "",
+    everything: Annotated[bool, typer.Option("--all", help="Also the normal ends of connections.")] = False,
+    file: FileNoShort = None,
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show connections as they are decided: time, server, decision, host, why, and the tool call that made it."""
+    api = place(context, file, project).api()
+    wanted = {"type": "egress", "backend": backend or None, "decision": decision or None}
+    answer = api.get(url("events", limit=min(count * 4, 5000), **wanted))
+    shown = [event for event in answer["events"] if _wanted(event, everything)][-count:] if count else []
+    for event in shown:
+        _event(event, as_json)
+    if follow:
+        for kind, event in api.stream(url("events", follow=True, since=answer["last_id"], **wanted)):
+            if kind == "gap":
+                say(f"{event['dropped']} events were lost here: this terminal was too slow.")
+            elif _wanted(event, everything):
+                _event(event, as_json)
+
+
+def _wanted(event: Mapping[str, Any], everything: bool) -> bool:
+    """An end is told only when it is news: the connection was cut or failed."""
+    return everything or event["phase"] != "closed" or (bool(event.get("reason")) and event["decision"] != "report")
+
+
+def _event(event: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        screen.json_line(event)
+    else:
+        word, style = verdict(event)
+        screen.line(event_line(event, word), style)
+
+
+def verdict(event: Mapping[str, Any]) -> tuple[str, str]:
+    """The word for what happened, and its colour."""
+    if event["phase"] == "closed":
+        return ("CUT", "yellow") if event.get("reason") else ("END", "dim")
+    return {"allow": ("ALLOW", "green"), "deny": ("DENY", "red")}.get(event["decision"], ("REPORT", "yellow"))
+
+
+def event_line(event: Mapping[str, Any], word: str) -> str:
+    """One event on one line, every part cleaned."""
+    clock = time.strftime("%H:%M:%S", time.localtime(event["time"]))
+    parts = [clock, f"{clean(event['backend']):<12}", f"{word:<6}", where(event)]
+    why = event.get("reason") or event.get("rule") or ""
+    parts.append(f"{clean(why)}{_times(event)}")
+    if calls := event.get("calls"):
+        parts.append(called_by(calls))
+    return "  ".join(part for part in parts if part)
+
+
+def _times(event: Mapping[str, Any]) -> str:
+    return f" (x{event['count']})" if event.get("count", 1) > 1 else ""
+
+
+def where(event: Mapping[str, Any]) -> str:
+    """`host:port`, else the address that was dialled; lookups say their type."""
+    if event.get("via") == "dns":
+        return f"{clean(event.get('host', ''), 80)} (lookup {clean(event.get('method', ''))})"
+    if not event.get("host"):
+        return clean(event.get("destination") or "other ports", 80)
+    host = clean(event["host"], 80)
+    named = f"[{host}]" if ":" in host else host
+    return f"{named}:{event['port']}" if event.get("port") else named
+
+
+def called_by(calls: list[Mapping[str, Any]]) -> str:
+    """`← fetch (cursor)`; `← probably fetch or search` when several calls were in flight."""
+    names = list(dict.fromkeys(clean(call.get("tool") or call["method"], 60) for call in calls))
+    if len(calls) > 1:
+        return f"← probably {' or '.join(names)}"
+    client = calls[0].get("client")
+    return f"← {names[0]}{f' ({clean(client, 40)})' if client else ''}"
+
+
+def top(
+    context: typer.Context,
+    by: Annotated[str, typer.Option(help="host, backend, rule, reason or tool.")] = "host",
+    backend: Annotated[str, typer.Option(help="Only this server.")] = "",
+    decision: Annotated[str, typer.Option(help="Only allow, deny or report.")] = "",
+    hours: Annotated[float, typer.Option(help="How far back to look.")] = 24,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="How many rows.")] = 20,
+    file: FileOption = None,
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The hosts that servers ask for most (or by server, rule, reason, tool)."""
+    api = place(context, file, project).api()
+    since = f"{time.time() - hours * 3600:.0f}"
+    narrow = {"backend": backend or None, "decision": decision or None}
+    rows = api.get(url("egress", "top", by=by, since=since, limit=limit, **narrow))["top"]
+    if as_json:
+        screen.json(rows)
+        return
+    columns = [by, "connections", "denied", "sent", "received"]
+    screen.table(columns, [_top_row(row) for row in rows])
+
+
+def _top_row(row: Mapping[str, Any]) -> list[object]:
+    denied = Cell(row["denied"], "red" if row["denied"] else "")
+    sizes = [_bytes(row["bytes_sent"]), _bytes(row["bytes_received"])]
+    return [Cell(clean(row["name"], 80)), row["connections"], denied, *sizes]
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def blocked(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The server; all without it.", show_default=False)] = "",
+    file: FileOption = None,
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What was blocked, and the command that would allow it."""
+    rows = place(context, file, project).api().get(url("egress", "blocked", backend=name or None))["blocked"]
+    if as_json:
+        screen.json(rows)
+        return
+    screen.table(["server", "host", "port", "times", "reason", "to allow it"], [_blocked_row(row) for row in rows])
+
+
+def _blocked_row(row: Mapping[str, Any]) -> list[object]:
+    hint = f"stockade egress allow {row['backend']} {clean(row['host'], 80)}:{row['port']}"
+    allowable = "host_not_allowed" in row["reasons"] or "port_not_allowed" in row["reasons"]
+    return [
+        row["backend"],
+        Cell(clean(row["host"], 80)),
+        row["port"],
+        row["count"],
+        row["reason"],
+        hint if allowable else "",
+    ]
+
+
+def split_target(target: str) -> tuple[str, int | None]:
+    """`HOST`, `HOST:PORT`, `[IPV6]:PORT`; an IPv6 address or network without brackets has no port. Raises Failure."""
+    host, colon, port = target.rpartition(":")
+    if not colon or (":" in host and not host.endswith("]")):
+        return target.strip("[]"), None
+    if not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise Failure(f"{port!r} is not a port (1 to 65535). Write HOST or HOST:PORT, such as api.github.com:443")
+    return host.strip("[]"), int(port)
+
+
+def allow(
+    context: typer.Context,
+    name: Server,
+    target: Annotated[str, typer.Argument(metavar="HOST[:PORT]", help="What it may reach.")],
+    dry_run: DryRunOption = False,
+    file: FileOption = None,
+    project: ProjectOption = None,
+) -> None:
+    """Allow a server one host. The file is changed (comments kept) and the change is in force at once."""
+    where = place(context, file, project)
+    host, port = split_target(target)
+    body = {"host": host, "port": port, "dry_run": dry_run}
+
+    def in_file() -> Any:
+        from registry.edit import allow_host
+
+        return allow_host(name, host, port)
+
+    if offline.change(
+        where, lambda api: api.post(url("backends", name, "egress", "allow"), body), in_file, dry_run=dry_run
+    ):
+        say("In force now.")
+
+
+def explain(
+    context: typer.Context,
+    name: Server,
+    target: Annotated[str, typer.Argument(metavar="URL|HOST:PORT", help="What it would reach for.")],
+    file: FileOption = None,
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what would happen to a connection and which rule decides. Connects to nothing."""
+    where = place(context, file, project)
+    if where.running():
+        answer = where.api().post(url("explain"), {"backend": name, "url": target})
+    else:
+        answer = explain_policy(block_of(offline.load(where), name), target)
+    _explained(answer, as_json)
+
+
+def _explained(answer: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        screen.json(answer)
+    else:
+        screen.line(answer["sentence"], "green" if answer["decision"] == "allow" else "red")
+
+
+def block_of(config: Any, name: str) -> dict[str, Any]:
+    """The network block of a server. Raises Failure for an unknown one."""
+    if name not in config.servers:
+        raise Failure(
+            f"There is no server {name!r} in the configuration; there are: {', '.join(config.servers) or 'none'}."
+        )
+    block: dict[str, Any] = config.servers[name].network.block
+    return block
+
+
+def explain_policy(block: Mapping[str, object], target: str) -> dict[str, Any]:
+    """`explain` without a gateway: the policy alone decides, no address of this machine is known to it."""
+    from egress.explain import explain as explain_target
+    from egress.policy import PolicyError, Surroundings, parse_policy
+
+    try:
+        found = explain_target(parse_policy(block), target, Surroundings())
+    except PolicyError as error:
+        raise Failure("\n".join(f"{'.'.join(map(str, p.path))}: {p.message}" for p in error.problems)) from error
+    except ValueError as error:
+        raise Failure(str(error)) from error
+    rule = found.rule.text if found.rule else ""
+    return {"decision": found.decision, "rule": rule, "reason": found.reason or "", "sentence": found.sentence}
+
+
+def suggest(
+    context: typer.Context,
+    name: Server,
+    write: Annotated[bool, typer.Option("--write", help="Put it into the file.")] = False,
+    dry_run: DryRunOption = False,
+    file: FileOption = None,
+    project: ProjectOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the smallest policy for what a server asked for (best after a while in `mode: learn`)."""
+    api = place(context, file, project).api()
+    found = api.get(url("backends", name, "egress", "suggest"))
+    if as_json and not write:
+        screen.json(found)
+        return
+    if not found["connections"]:
+        raise Failure(f"{name} has asked for nothing yet. Set `mode: learn`, use it for a while, and ask again.")
+    if write:
+        answer = api.put(url("backends", name, "network"), {"block": found["block"], "dry_run": dry_run})
+        screen.diff(answer["diff"])
+        say("In force now." if answer["applied"] else "Nothing was written.")
+        return
+    say(f"From {found['connections']} connections of {name}; --write puts it into the file.")
+    screen.block(yaml_text({"network": found["block"]}))
+
+
+def yaml_text(data: Mapping[str, Any]) -> str:
+    """The data as a YAML file would have it."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    out = io.StringIO()
+    YAML().dump(dict(data), out)
+    return out.getvalue()
+
+
+def serve(
+    policy: Annotated[Path, typer.Option(help="File with a `network:` block.")],
+    listen: Annotated[str, typer.Option(help="HOST:PORT of the proxy.")] = "127.0.0.1:3128",
+    resolve: Annotated[
+        list[str] | None, typer.Option(help="HOST:PORT:ADDRESS, repeatable; you vouch for it.")
+    ] = None,
+) -> None:
+    """Run the egress proxy alone, without containers: one policy for all callers."""
+    from egress import serve as standalone
+
+    raise typer.Exit(standalone.main(["--policy", str(policy), "--listen", listen, *_repeated("--resolve", resolve)]))
+
+
+def _repeated(flag: str, values: list[str] | None) -> list[str]:
+    return [part for value in values or [] for part in (flag, value)]
+
+
+def check(
+    policy: Annotated[Path, typer.Argument(help="File with a `network:` block.")],
+    targets: Annotated[list[str] | None, typer.Argument(metavar="[URL|HOST:PORT]...", help="What to try.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a policy file, and say what it would do with each target. Exit code 1 when one would be denied."""
+    block = read_policy(policy)
+    answers = [{"target": target, **explain_policy(block, target)} for target in targets or []]
+    if not targets:
+        explain_policy(block, "example.com:443")
+    if as_json:
+        screen.json(answers)
+    elif not targets:
+        screen.line(f"{policy} is a valid policy.")
+    else:
+        screen.table(["target", "decision", "rule or reason"], [_check_row(answer) for answer in answers])
+    if any(answer["decision"] == "deny" for answer in answers):
+        raise typer.Exit(1)
+
+
+def _check_row(answer: Mapping[str, Any]) -> list[object]:
+    style = "red" if answer["decision"] == "deny" else "green"
+    return [answer["target"], Cell(answer["decision"], style), answer["reason"] or answer["rule"]]
+
+
+def read_policy(path: Path) -> dict[str, Any]:
+    """The network block in a YAML or JSON file, with or without the key `network` around it. Raises Failure."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        data = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Failure(f"{path} cannot be read: {error.strerror}") from error
+    except (YAMLError, ValueError) as error:
+        raise Failure(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    block = data.get("network", data) if isinstance(data, dict) else data
+    if not isinstance(block, dict):
+        raise Failure(
+            f"{path} holds no network block. Write for example:\nnetwork:\n  allowed_hosts: [api.github.com]"
+        )
+    return block

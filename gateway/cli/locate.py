@@ -1,0 +1,71 @@
+"""Which configuration file and which gateway a command means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.cli.client import Api
+from gateway.cli.failure import Failure
+from gateway.control.rundir import CONTROL_SOCKET, GatewayFile, find_gateway, known_gateways
+
+LOCAL_FILE = Path("stockade.yaml")
+
+
+def user_file() -> Path:
+    """The configuration of a user, for when the directory has none."""
+    return Path.home() / ".config/stockade/stockade.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What `--file` and `--project` say; every command has them."""
+
+    file: Path | None = None
+    project: str | None = None
+
+    def config(self) -> Path:
+        """The file: the one named, else ./stockade.yaml, else the user's. Raises Failure when there is none."""
+        if self.file is None and (running := find_gateway(None, self.project) if self.project else None):
+            return Path(running[1].config)
+        path = self.file or (LOCAL_FILE if LOCAL_FILE.exists() else user_file())
+        if not path.is_file():
+            looked = str(path) if self.file else f"./{LOCAL_FILE} or {user_file()}"
+            raise Failure(
+                f"There is no configuration file at {looked}. Name one with --file, or begin with: stockade run fetch"
+            )
+        return path
+
+    def config_to_write(self) -> Path:
+        """The same, but a file that does not exist yet is no error: the command is about to make it."""
+        try:
+            return self.config()
+        except Failure:
+            return self.file or LOCAL_FILE
+
+    def running(self) -> tuple[Path, GatewayFile] | None:
+        """The run directory and the live gateway, or None."""
+        found = find_gateway(None if self.project else self.config(), self.project)
+        return found if found and found[1].alive else None
+
+    def api(self) -> Api:
+        """The running gateway. Raises Failure, saying how to start it, when there is none."""
+        found = self.running()
+        if found is None:
+            raise Failure(self._not_running())
+        return Api(found[0] / CONTROL_SOCKET)
+
+    def _not_running(self) -> str:
+        name = f"project {self.project}" if self.project else display(self.config())
+        others = [f"{info.project} ({info.config})" for _, info in known_gateways() if info.alive]
+        also = f" Running now: {', '.join(others)}; name one with --project." if others else ""
+        flag = "" if self.project or self.file is None else f" {display(self.file)}"
+        return f"No gateway is running for {name}. Start it: stockade up -d{flag}{also}"
+
+
+def display(path: Path) -> str:
+    """A path as a person would type it: relative to here where it is below here."""
+    try:
+        return f"./{path.resolve().relative_to(Path.cwd())}"
+    except ValueError:
+        return str(path)

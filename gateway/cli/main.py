@@ -1,0 +1,52 @@
+"""The `stockade` command: all commands put together. Heavy modules are imported inside the commands."""
+
+from __future__ import annotations
+
+import typer
+
+from gateway.cli import backends, bridge, catalogue, clients, egress, inspect, lifecycle
+from gateway.cli.locate import Place
+from gateway.cli.options import FileOption, Group, ProjectOption
+
+
+def build() -> typer.Typer:
+    """The whole command tree."""
+    app = _typer("An MCP gateway that keeps every local MCP server behind a wall.")
+    app.callback()(root)
+    for module in (lifecycle, backends, inspect, catalogue, clients, bridge):
+        module.register(app)
+    for name, about, register in (
+        ("egress", "What servers reach, and what they may reach.", egress.register),
+        ("tools", "The tools that servers offer.", backends.register_tools),
+        ("client", "AI clients and their tokens.", clients.register_tokens),
+        ("admin", "The admin page and its token.", lifecycle.register_admin),
+    ):
+        group = _typer(about)
+        register(group)
+        app.add_typer(group, name=name)
+    return app
+
+
+def _typer(about: str) -> typer.Typer:
+    return typer.Typer(
+        cls=Group,
+        help=about,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def root(context: typer.Context, file: FileOption = None, project: ProjectOption = None) -> None:
+    """An MCP gateway that keeps every local MCP server behind a wall."""
+    context.obj = Place(file=file, project=project)
+
+
+def main() -> None:
+    """The entry point of the `stockade` command."""
+    build()()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Changes to the configuration: through the gateway where one runs, else straight in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gateway.cli.failure import Failure
+from gateway.cli.locate import Place, display
+from gateway.cli.options import say, screen
+
+if TYPE_CHECKING:
+    from registry.config import Config
+    from registry.edit import Change
+
+
+def change(
+    where: Place, online: Callable[[Any], Mapping[str, Any]], offline: Callable[[], Change], *, dry_run: bool
+) -> bool:
+    """Make a change and show its diff; True when a gateway took it (so it is in force).
+
+    `online` gets the API and must honour a dry run itself; `offline` makes the change for the file.
+    """
+    if where.running():
+        answer = online(where.api())
+        _show(str(answer["diff"]), where.config(), dry_run)
+        return bool(answer["applied"])
+    diff = edit_file(where.config_to_write(), offline(), dry_run=dry_run)
+    _show(diff, where.config_to_write(), dry_run)
+    return False
+
+
+def edit_file(path: Path, wanted: Change, *, dry_run: bool) -> str:
+    """Change the file itself; returns the diff. Raises Failure with all problems when the result would not load."""
+    from registry.config import ConfigError
+    from registry.edit import apply, edit_config
+
+    try:
+        edit = edit_config(path, wanted)
+        if not dry_run:
+            apply(edit)
+    except ConfigError as error:
+        raise Failure(str(error)) from error
+    return edit.diff
+
+
+def _show(diff: str, path: Path, dry_run: bool) -> None:
+    if not diff:
+        say(f"{display(path)} says so already; nothing to change.")
+        return
+    screen.diff(diff)
+    say(f"Not written (dry run): {display(path)}" if dry_run else f"Written: {display(path)}")
+
+
+def load(where: Place) -> Config:
+    """The configuration file. Raises Failure with all its problems."""
+    from registry.config import ConfigError, load_config
+
+    try:
+        return load_config(where.config())
+    except ConfigError as error:
+        raise Failure(str(error)) from error

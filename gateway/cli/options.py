@@ -1,0 +1,79 @@
+"""Options that many commands share, and the group class that turns failures into exit codes.
+
+Exit codes: 0 done, 1 it could not be done (one clear sentence on stderr), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from gateway.cli.client import Refused, Unreachable
+from gateway.cli.failure import Failure
+from gateway.cli.locate import Place
+from gateway.cli.terminal import Screen, clean_lines
+
+FileOption = Annotated[Path | None, typer.Option("--file", "-f", help="Configuration file.", show_default=False)]
+FileNoShort = Annotated[Path | None, typer.Option("--file", help="Configuration file.", show_default=False)]
+ProjectOption = Annotated[
+    str | None, typer.Option("--project", help="Project name, instead of a file.", show_default=False)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+FollowOption = Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the change, write nothing.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+screen = Screen()
+
+
+def place(context: typer.Context, file: Path | None, project: str | None) -> Place:
+    """What the command's own options say, else what stood before the command (`stockade -f FILE ps`)."""
+    outer = context.find_root().obj
+    assert isinstance(outer, Place)
+    return Place(file=file or outer.file, project=project or outer.project)
+
+
+def say(message: str) -> None:
+    """A line on stderr: progress and remarks, so that stdout holds only what was asked for."""
+    text = clean_lines(message)
+    encoding = sys.stderr.encoding or "utf-8"
+    sys.stderr.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    sys.stderr.flush()
+
+
+def confirmed(question: str, yes: bool) -> bool:
+    """Ask once. Raises Failure where nobody can answer."""
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise Failure(f"{question} Nobody is here to answer: add --yes to do it, or --dry-run to only look.")
+    return typer.confirm(question)
+
+
+def describe(error: Refused) -> str:
+    """An error of the API in words: its message, and the problems that the message does not say already."""
+    lines = [str(error)]
+    for problem in error.problems:
+        message = str(problem.get("message", ""))
+        if message and message.rstrip(".") not in str(error):
+            lines.append("  " + ": ".join(part for part in (str(problem.get("path", "")), message) if part))
+    return "\n".join(lines)
+
+
+class Group(TyperGroup):
+    """Runs a command; failures end with one message and exit code 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Refused as error:
+            say(f"Error: {describe(error)}")
+        except (Failure, Unreachable) as error:
+            say(f"Error: {error}")
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+        raise typer.Exit(1)

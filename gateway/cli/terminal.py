@@ -1,0 +1,134 @@
+"""What reaches the terminal.
+
+Host names, log lines and tool descriptions are written by strangers: nothing of theirs may move the cursor, change a
+colour, hide text or be read as markup. Every string goes through `clean`; rich is given `Text` objects only.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+# C0 and C1 controls, DEL, and the invisible characters that reorder or hide text (bidi controls, zero-width, line and
+# paragraph separators, tags, interlinear marks, lone surrogates).
+_HOSTILE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def clean(text: object, limit: int = 0) -> str:
+    """The text on one line with every control and invisible character written out (`\\x1b`, `\\u202e`).
+
+    Longer than `limit` characters (where given), it is cut and ends in `…`.
+    """
+    safe = _HOSTILE.sub(_spell, str(text))
+    return safe[: limit - 1] + "…" if limit and len(safe) > limit else safe
+
+
+def _spell(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    return {9: "\\t", 10: "\\n", 13: "\\r"}.get(code) or (
+        f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+    )
+
+
+def clean_lines(text: str) -> str:
+    """Text of ours that may hold theirs (a diff, a configuration): lines and tabs stay, all else as `clean`."""
+    return "\n".join("\t".join(clean(part) for part in line.split("\t")) for line in text.split("\n"))
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A table cell with a colour, used on terminals only."""
+
+    text: object
+    style: str = ""
+
+
+class Screen:
+    """Output for a person: tables and colours on a terminal, aligned plain text when it is piped."""
+
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = out
+
+    @property
+    def out(self) -> TextIO:
+        """Looked up late, so that a test's runner can stand in for stdout."""
+        return self._out or sys.stdout
+
+    @property
+    def rich(self) -> bool:
+        return self.out.isatty()
+
+    def line(self, text: object = "", style: str = "") -> None:
+        """One line."""
+        if style and self.rich:
+            self._rich_text(clean(text), style)
+        else:
+            self.raw(clean(text))
+
+    def block(self, text: str) -> None:
+        """Several lines: a message, a snippet, a file."""
+        self.raw(clean_lines(text.rstrip("\n")))
+
+    def raw(self, text: str) -> None:
+        """A line that is safe already. Flushed, so that a follower sees it at once."""
+        encoding = self.out.encoding or "utf-8"
+        self.out.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        self.out.flush()
+
+    def json(self, data: Any) -> None:
+        """JSON, ASCII only: it is as safe for a terminal as it is for a program."""
+        self.raw(json.dumps(data, indent=2))
+
+    def json_line(self, data: Any) -> None:
+        """One JSON object on one line (for streams)."""
+        self.raw(json.dumps(data))
+
+    def diff(self, text: str) -> None:
+        """A unified diff, coloured on a terminal."""
+        if not self.rich:
+            self.block(text)
+            return
+        for row in text.rstrip("\n").split("\n"):
+            self._rich_text(clean_lines(row), {"+": "green", "-": "red", "@": "cyan"}.get(row[:1], ""))
+
+    def table(self, headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """A table; each cell is a `Cell` or anything with a `str`."""
+        cells = [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in rows]
+        if self.rich:
+            self._rich_table(headers, cells)
+        else:
+            self._plain_table(headers, cells)
+
+    def _plain_table(self, headers: Sequence[str], rows: list[list[Cell]]) -> None:
+        texts = [[h.upper() for h in headers], *([clean(c.text) for c in row] for row in rows)]
+        widths = [max(len(row[i]) for row in texts) for i in range(len(headers))]
+        for row in texts:
+            self.raw("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+    def _rich_table(self, headers: Sequence[str], rows: list[list[Cell]]) -> None:
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        for header in headers:
+            table.add_column(header, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(clean(cell.text), style=cell.style) for cell in row))
+        self._console().print(table)
+
+    def _rich_text(self, text: str, style: str) -> None:
+        from rich.text import Text
+
+        self._console().print(Text(text, style=style), soft_wrap=True)
+
+    def _console(self) -> Any:
+        from rich.console import Console
+
+        return Console(file=self.out, markup=False, highlight=False, emoji=False)

@@ -1,0 +1,23 @@
+"""What is written into a client's file: where the endpoint is and what proves who the client is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """An endpoint and a token, as one client's file wants them."""
+
+    name: str
+    """The server's name in that file: `stockade`."""
+    endpoint: str
+    token: str = ""
+    """The token, or the client's way of writing an environment variable; empty while clients need none."""
+    variable: str = ""
+    """The environment variable's bare name, where the token comes from one."""
+
+
+Entry: TypeAlias = Callable[[Pair], dict[str, Any]]

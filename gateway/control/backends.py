@@ -1,0 +1,164 @@
+"""Backends through the API: see them, add, remove, restart, change what they may reach, approve their tools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from egress.policy import PolicyError, parse_policy
+from gateway.control.base import BackendStatus, Control, Edited
+from gateway.control.streams import Streams
+from gateway.control.wire import ApiError, bad, flag, mapping, port_of, read_object, switch, text
+from gateway.runtime.errors import BackendUnavailable
+from registry import edit
+from registry.config import Config
+
+
+def need_backend(config: Config, name: str) -> str:
+    """The name, when the configuration has such a backend. Raises ApiError 404, naming those there are."""
+    if name not in config.servers:
+        there = ", ".join(sorted(config.servers)) or "none"
+        raise ApiError(
+            404, "unknown_backend", f"There is no backend {name!r} in the configuration; there are: {there}."
+        )
+    return name
+
+
+def edited_json(edited: Edited) -> dict[str, Any]:
+    """What a change did."""
+    return {"diff": edited.diff, "applied": edited.applied}
+
+
+class BackendRoutes:
+    """`backends` and what is below it."""
+
+    def __init__(self, control: Control, streams: Streams) -> None:
+        self._control = control
+        self._streams = streams
+
+    def routes(self) -> Iterable[BaseRoute]:
+        return [
+            Route("/backends", self.list, methods=["GET"]),
+            Route("/backends", self.add, methods=["POST"]),
+            Route("/backends/{name}", self.show, methods=["GET"]),
+            Route("/backends/{name}", self.remove, methods=["DELETE"]),
+            Route("/backends/{name}/logs", self.logs),
+            Route("/backends/{name}/restart", self.restart, methods=["POST"]),
+            Route("/backends/{name}/network", self.set_network, methods=["PUT"]),
+            Route("/backends/{name}/network/check", self.check_network, methods=["POST"]),
+            Route("/backends/{name}/egress/allow", self.allow, methods=["POST"]),
+            Route("/tools/approve", self.approve, methods=["POST"]),
+        ]
+
+    def _name(self, request: Request) -> str:
+        return need_backend(self._control.config, request.path_params["name"])
+
+    def _summary(self, status: BackendStatus) -> dict[str, Any]:
+        server = self._control.config.servers.get(status.name)
+        return {
+            "name": status.name,
+            "state": status.state,
+            "detail": status.detail,
+            "transport": status.transport,
+            "isolated": status.isolated,
+            "image": status.image,
+            "containers": list(status.containers),
+            "restarts": status.restarts,
+            "since": status.since,
+            "warnings": list(status.warnings),
+            "direct_supported": status.direct_supported,
+            "network": server.network.block if server else {},
+            "remote": server.remote if server else False,
+            "disabled": server.disabled if server else False,
+        }
+
+    async def list(self, _: Request) -> Response:
+        """All backends with their state and policy."""
+        return JSONResponse({"backends": [self._summary(s) for s in self._control.supervisor.status()]})
+
+    async def show(self, request: Request) -> Response:
+        """One backend, with its tools and its entry as the file has it (secrets are references, never values)."""
+        name = self._name(request)
+        found = [s for s in self._control.supervisor.status() if s.name == name]
+        if not found:
+            raise ApiError(503, "not_started", f"The gateway is still taking up {name}. Try again in a moment.")
+        server = self._control.config.servers[name]
+        entry = server.model_dump(mode="json", exclude_unset=True)
+        tools = [dict(tool) for tool in self._control.endpoint.tools(name)]
+        return JSONResponse({**self._summary(found[0]), "entry": entry, "tools": tools})
+
+    async def add(self, request: Request) -> Response:
+        """Write a new backend into the file and start it."""
+        body = await read_object(request, ["name", "entry", "dry_run"])
+        name, entry = text(body, "name"), mapping(body, "entry")
+        if name in self._control.config.servers:
+            raise ApiError(
+                409, "exists", f"There is a backend {name!r} already. Choose another name, or remove it first."
+            )
+        edited = await self._control.edit(edit.add_server(name, entry), dry_run=flag(body, "dry_run"))
+        return JSONResponse(edited_json(edited), 200 if not edited.applied else 201)
+
+    async def remove(self, request: Request) -> Response:
+        """Take a backend out of the file and stop it."""
+        change = edit.remove_server(self._name(request))
+        return JSONResponse(edited_json(await self._control.edit(change, dry_run=switch(request, "dry_run"))))
+
+    async def logs(self, request: Request) -> Response:
+        """What a backend printed."""
+        return await self._streams.logs(request, self._name(request))
+
+    async def restart(self, request: Request) -> Response:
+        """Stop and start a backend, its door with it."""
+        await read_object(request, [])
+        name = self._name(request)
+        try:
+            await self._control.supervisor.restart(name)
+        except BackendUnavailable as error:
+            raise ApiError(409, "backend_unavailable", error.sentence) from error
+        return JSONResponse({"restarted": name})
+
+    async def set_network(self, request: Request) -> Response:
+        """Replace a backend's network block; it takes effect at once."""
+        name = self._name(request)
+        body = await read_object(request, ["block", "dry_run"])
+        block = mapping(body, "block")
+        parse_policy(block)
+        edited = await self._control.edit(edit.set_network(name, block), dry_run=flag(body, "dry_run"))
+        return JSONResponse(edited_json(edited))
+
+    async def check_network(self, request: Request) -> Response:
+        """All that is wrong with a network block, as one types it; writes nothing."""
+        self._name(request)
+        block = mapping(await read_object(request, ["block"]), "block")
+        try:
+            parse_policy(block)
+        except PolicyError as error:
+            problems = [{"path": ".".join(map(str, p.path)), "message": p.message} for p in error.problems]
+            return JSONResponse({"problems": problems})
+        return JSONResponse({"problems": []})
+
+    async def allow(self, request: Request) -> Response:
+        """Add one host (and port) to what a backend may reach."""
+        name = self._name(request)
+        body = await read_object(request, ["host", "port", "dry_run"])
+        if not self._control.config.servers[name].isolated:
+            raise ApiError(
+                409, "not_isolated", f"{name} is not isolated: no policy holds it, so there is nothing to allow."
+            )
+        change = edit.allow_host(name, text(body, "host"), port_of(body))
+        return JSONResponse(edited_json(await self._control.edit(change, dry_run=flag(body, "dry_run"))))
+
+    async def approve(self, request: Request) -> Response:
+        """Accept the changed definition of a tool."""
+        body = await read_object(request, ["backend", "tool"])
+        name = need_backend(self._control.config, text(body, "backend"))
+        tool = text(body, "tool")
+        try:
+            self._control.endpoint.approve(name, tool)
+        except (KeyError, LookupError):
+            raise bad(f"{name} has no tool {tool!r} waiting for approval.", "tool", "unknown_tool") from None
+        return JSONResponse({"approved": tool, "backend": name})

@@ -1,0 +1,149 @@
+"""What went out and what was stopped, from the history; what would happen, from the policy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from egress.explain import explain
+from egress.policy import parse_policy
+from egress.suggest import suggest
+from gateway.control.backends import need_backend
+from gateway.control.base import Control
+from gateway.control.wire import bad, count, read_object, switch, text
+from observability.events import Decision, Reason, Via
+from observability.history_queries import Blocked, By, ConnectionFilter, ConnectionRow, Lookup
+
+MAX_ROWS = 5000
+
+
+def connection_json(row: ConnectionRow) -> dict[str, Any]:
+    """One connection in the words of an egress event, as last heard of."""
+    phase = "decided" if row.closed is None else "closed"
+    return {"kind": "egress", "phase": phase, **row.to_json()}
+
+
+def blocked_json(row: Blocked) -> dict[str, Any]:
+    """A blocked host; `reason`, `via` and `tool` are one text each, for display."""
+    joined = {"reason": ", ".join(row.reasons), "via": ", ".join(row.via), "tool": ", ".join(row.tools)}
+    return {**row.to_json(), **joined}
+
+
+def lookup_json(row: Lookup) -> dict[str, Any]:
+    """A looked-up name; `method` is the query types as one text."""
+    return {**row.to_json(), "method": ", ".join(row.types), "via": "dns"}
+
+
+class EgressRoutes:
+    """`egress/…`, `explain`, and the suggestion for a backend."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    def routes(self) -> Iterable[BaseRoute]:
+        return [
+            Route("/egress/connections", self.connections),
+            Route("/egress/top", self.top),
+            Route("/egress/blocked", self.blocked),
+            Route("/egress/lookups", self.lookups),
+            Route("/explain", self.explain, methods=["POST"]),
+            Route("/backends/{name}/egress/suggest", self.suggest),
+        ]
+
+    async def connections(self, request: Request) -> Response:
+        """Connections, newest first; `before` pages back."""
+        wanted = ConnectionFilter(
+            backend=request.query_params.get("backend", ""),
+            decision=_word(request, "decision", Decision),
+            reason=_word(request, "reason", Reason),
+            via=_word(request, "via", Via),
+            text=request.query_params.get("q", "")[:253],
+            tool=request.query_params.get("tool", ""),
+            open=switch(request, "open"),
+            since=_seconds(request, "since"),
+            before_id=count(request, "before", 0, 10**18),
+            limit=count(request, "limit", 200, MAX_ROWS),
+        )
+        rows = await asyncio.to_thread(self._control.history.egress, wanted)
+        return JSONResponse({"connections": [connection_json(row) for row in rows]})
+
+    async def top(self, request: Request) -> Response:
+        """The most frequent hosts (or backends, rules, reasons, tools: `by`)."""
+        by = By(_word(request, "by", By) or By.HOST)
+        rows = await asyncio.to_thread(
+            self._control.history.top,
+            by,
+            backend=request.query_params.get("backend", ""),
+            decision=_word(request, "decision", Decision),
+            since=_seconds(request, "since"),
+            limit=count(request, "limit", 20, 1000),
+        )
+        return JSONResponse({"by": by, "top": [row.to_json() for row in rows]})
+
+    async def blocked(self, request: Request) -> Response:
+        """Denied hosts grouped by backend, host and port."""
+        rows = await asyncio.to_thread(self._control.history.blocked, **self._narrow(request))
+        return JSONResponse({"blocked": [blocked_json(row) for row in rows]})
+
+    async def lookups(self, request: Request) -> Response:
+        """Names that servers looked up themselves and never asked the proxy for."""
+        rows = await asyncio.to_thread(self._control.history.lookups, **self._narrow(request))
+        return JSONResponse({"lookups": [lookup_json(row) for row in rows]})
+
+    def _narrow(self, request: Request) -> dict[str, Any]:
+        return {
+            "backend": request.query_params.get("backend", ""),
+            "since": _seconds(request, "since"),
+            "limit": count(request, "limit", 200, MAX_ROWS),
+        }
+
+    async def explain(self, request: Request) -> Response:
+        """What would happen to a connection, and which rule decides; connects to nothing and looks nothing up."""
+        body = await read_object(request, ["backend", "url"])
+        name = need_backend(self._control.config, text(body, "backend"))
+        policy = parse_policy(self._control.config.servers[name].network.block)
+        try:
+            found = explain(policy, text(body, "url"), self._control.surroundings())
+        except ValueError as error:
+            raise bad(f"{str(error).rstrip('.')}.", "url") from None
+        return JSONResponse(
+            {
+                "backend": name,
+                "decision": found.decision,
+                "rule": found.rule.text if found.rule else "",
+                "reason": found.reason or "",
+                "sentence": found.sentence,
+            }
+        )
+
+    async def suggest(self, request: Request) -> Response:
+        """The smallest network block that would have let through what this backend asked for."""
+        name = need_backend(self._control.config, request.path_params["name"])
+        wanted = ConnectionFilter(backend=name, since=_seconds(request, "since"), limit=MAX_ROWS)
+        rows = await asyncio.to_thread(self._control.history.egress, wanted)
+        seen = [(row.host, row.port) for row in rows if row.host and row.port and row.via != Via.DNS]
+        return JSONResponse({"backend": name, "connections": len(seen), "block": suggest(seen)})
+
+
+def _word(request: Request, name: str, vocabulary: Iterable[str]) -> str:
+    word = request.query_params.get(name, "")
+    known = list(vocabulary)
+    if word and word not in known:
+        raise bad(f"`{name}` has no such word; known: {', '.join(known)}.", name)
+    return word
+
+
+def _seconds(request: Request, name: str) -> float:
+    raw = request.query_params.get(name, "0")
+    try:
+        value = float(raw)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e12:
+        raise bad(f"`{name}` must be a Unix time in seconds.", name)
+    return value
