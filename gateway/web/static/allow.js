@@ -12,6 +12,13 @@ export function allowable(row) {
   return explain(row.reason).fix === 'allow';
 }
 
+/** The end of a name with many parts, where the beginning could mislead; empty for ordinary names. Only for words. */
+export function owner(host) {
+  const labels = host.split('.');
+  if (labels.length < 5 || labels.every((label) => /^\d+$/.test(label))) return '';
+  return labels.slice(labels.at(-2).length <= 3 ? -3 : -2).join('.');
+}
+
 export function AllowDialog({ backend, host, port, onClose }) {
   const name = port ? `${host}:${port}` : host;
   const done = () => {
@@ -23,7 +30,8 @@ export function AllowDialog({ backend, host, port, onClose }) {
   };
   return html`<${Confirm}
     title=${html`Allow <code class="in-title"><${Shown} text=${name} /></code> for <${Shown} text=${backend} />?`}
-    words=${html`<p>From now on <b><${Shown} text=${backend} /></b> may talk to <b class="mono"><${Shown} text=${host} /></b>${port ? ` on port ${port}` : ''}, and send it anything it knows. Allow it only if that is what this server is for.</p>
+    words=${html`<p>From now on <b><${Shown} text=${backend} /></b> may connect to it and send it anything it knows. Allow it only if that is what this server is for.</p>
+      ${owner(host) && html`<p class="meaning warn">This is a long name. Who owns its <b>end</b> owns it all: <b class="mono"><${Shown} text=${owner(host)} /></b></p>`}
       <p class="quiet-text">This is the change to your file. It takes effect at once; the server is not restarted.</p>`}
     preview=${() => api.allow(backend, host, port, true)}
     apply=${() => api.allow(backend, host, port, false)}

@@ -8,8 +8,8 @@
      GET    backends/N                          -> one of these, with `tools: [{name, description, …}]` and `entry` (as in the file)
      GET    backends/N/logs?tail=500&follow=1   -> SSE, data: {time, stream, text, instance}
      GET    egress/connections?limit=300        -> {connections: [event]}         newest first or last, sorted here
-     GET    egress/blocked                      -> {blocked: [{backend, host, port, reason, count, first, last, via, tool}]}
-     GET    egress/lookups                      -> {lookups: [{backend, host, port, method, via, count, last}]}
+     GET    egress/blocked                      -> {blocked: [{backend, host, port, reasons, count, first, last, detail, tools}]}
+     GET    egress/lookups                      -> {lookups: [{backend, host, method, count, last, direct_attempts}]}, via is `dns`
      GET    events?follow=1&since=ID            -> SSE, id: hub id, data: to_json(event)
      POST   backends/N/egress/allow {host, port, dry_run} and PUT backends/N/network {block, dry_run}
             and POST backends {name, entry, dry_run} and DELETE backends/N   -> {diff, applied}

@@ -7,7 +7,8 @@ import { Watch } from './watch.js';
 import { Server, Servers } from './servers.js';
 import { Registry } from './registry.js';
 import { Clients } from './clients.js';
-import { start, stop, useStore } from './store.js';
+import { isDirectOnly } from './blocked.js';
+import { allowedKey, start, stop, useStore } from './store.js';
 
 const PARTS = [['watch', 'Watch', '#/'], ['servers', 'Servers', '#/servers'], ['add', 'Add a server', '#/add'], ['clients', 'Clients', '#/clients']];
 const THEMES = { auto: 'Theme: system', light: 'Theme: light', dark: 'Theme: dark' };
@@ -49,7 +50,7 @@ function Logo() {
 
 function Chrome({ where, children }) {
   const store = useStore();
-  const waiting = (store.blocked || []).length;
+  const waiting = (store.blocked || []).filter((row) => !isDirectOnly(row) && !store.allowed[allowedKey(row.backend, row.host, row.port)]).length;
   return html`<div class="page">
     <a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById('main').focus(); }}>Skip to the content</a>
     <header class="bar">

@@ -3,25 +3,30 @@ import { html, useState } from './vendor/htm-preact.js';
 import { api } from './api.js';
 import { Host, Shown, ago, many } from './text.js';
 import { Confirm } from './ui.js';
+import { isDirectOnly } from './blocked.js';
 import { refreshBackends, say, useStore } from './store.js';
 
 const isAttempt = (row) => row.via !== 'dns';
 
-function byBackend(lookups) {
+/** Lookups that led to nothing through the proxy, and direct attempts, by server; the newest first. */
+function byBackend(lookups, blocked) {
   const groups = new Map();
-  for (const row of lookups) {
+  const attempts = blocked.filter(isDirectOnly).map((row) => ({ ...row, via: 'direct' }));
+  for (const row of [...attempts, ...lookups].sort((a, b) => b.last - a.last)) {
     if (!groups.has(row.backend)) groups.set(row.backend, []);
     groups.get(row.backend).push(row);
   }
   return [...groups];
 }
 
-export function Around() {
-  const { lookups, backends } = useStore();
-  if (!lookups || !lookups.length) return null;
+export function Around({ only = '' }) {
+  const { lookups, blocked, backends } = useStore();
+  const mine = (row) => !only || row.backend === only;
+  const groups = byBackend((lookups || []).filter(mine), (blocked || []).filter(mine));
+  if (!groups.length) return null;
   return html`<section class="panel" aria-labelledby="around-title">
     <div class="section-head"><h2 id="around-title">Around the proxy</h2><p class="section-note">Servers that look names up or connect by themselves. None of it gets out.</p></div>
-    ${byBackend(lookups).map(([backend, rows]) => html`<${Group} key=${backend} backend=${backend} rows=${rows} info=${(backends || []).find((one) => one.name === backend)} />`)}
+    ${groups.map(([backend, rows]) => html`<${Group} key=${backend} backend=${backend} rows=${rows} info=${(backends || []).find((one) => one.name === backend)} />`)}
   </section>`;
 }
 
@@ -36,8 +41,8 @@ function Group({ backend, rows, info }) {
     <p class="around-words">${attempts.length
       ? html`This server seems to <b>ignore the proxy settings</b> it is given: it dials out itself, and its network has no way out.`
       : html`It only <b>looked names up</b>. Many programs do that and then use the proxy all the same. If the server works, there is nothing to do.`}</p>
-    <ul class="around-rows">${rows.slice(0, 8).map((row) => html`<li key=${`${row.via} ${row.host} ${row.port} ${row.destination || ''}`}>
-      <span class="tag">${isAttempt(row) ? 'direct' : `lookup ${row.method || ''}`}</span><${Host} host=${row.host || row.destination || 'other ports'} port=${isAttempt(row) && row.host ? row.port : 0} /><span class="quiet-text">${row.count > 1 ? `${row.count}\u00d7, ` : ''}${ago(row.last)}</span></li>`)}</ul>
+    <ul class="around-rows">${rows.slice(0, 8).map((row) => html`<li key=${`${row.via} ${row.host} ${row.port || 0}`}>
+      <span class="tag">${isAttempt(row) ? 'direct' : `lookup ${row.method || ''}`}</span><${Host} host=${row.host || 'other ports'} port=${isAttempt(row) && row.host ? row.port : 0} /><span class="quiet-text">${row.count > 1 ? `${row.count}\u00d7, ` : ''}${ago(row.last)}</span></li>`)}</ul>
     ${attempts.length > 0 && !direct && html`<div class="remedy">
       <p><b>What helps, best first</b></p>
       <ol>

@@ -8,24 +8,36 @@ import { allowedKey, useStore } from './store.js';
 
 const FEW = 6;
 
+const canAllow = (row) => Number(explain(chief(row)).fix === 'allow');
+
+/** By server, the latest first; what one click can settle comes first within a server. */
 export function grouped(blocked) {
   const groups = new Map();
   for (const row of blocked) {
     if (!groups.has(row.backend)) groups.set(row.backend, []);
     groups.get(row.backend).push(row);
   }
-  for (const rows of groups.values()) rows.sort((a, b) => b.last - a.last);
-  return [...groups].sort((a, b) => b[1][0].last - a[1][0].last);
+  for (const rows of groups.values()) rows.sort((a, b) => canAllow(b) - canAllow(a) || b.last - a.last);
+  const latest = (rows) => Math.max(...rows.map((row) => row.last));
+  return [...groups].sort((a, b) => latest(b[1]) - latest(a[1]));
 }
 
-export function Blocked() {
+/** The reason that decides what a person can do: one that allowing the host answers, if there is one. */
+const reasonsOf = (row) => row.reasons || [row.reason];
+const chief = (row) => reasonsOf(row).find((code) => explain(code).fix === 'allow') || reasonsOf(row).find((code) => code !== 'direct_attempt') || 'direct_attempt';
+/** Direct attempts have a panel of their own. */
+export const isDirectOnly = (row) => reasonsOf(row).every((code) => code === 'direct_attempt') || !row.host;
+
+/** `only`: the blocked hosts of one server. */
+export function Blocked({ only = '' }) {
   const { blocked, backends, allowed } = useStore();
   if (!blocked) return html`<section class="panel"><h2>Blocked hosts</h2><${Loading} /></section>`;
   const blocks = Object.fromEntries((backends || []).map((one) => [one.name, one.network]));
-  const settled = (row) => allowed[allowedKey(row.backend, row.host, row.port)] || (covers(blocks[row.backend], row.host, row.port) && explain(row.reason).fix === 'allow' ? { passed: false, old: true } : null);
-  const rows = blocked.filter((row) => !settled(row)?.old);
+  const onlyRules = (row) => reasonsOf(row).every((code) => explain(code).fix === 'allow');
+  const settled = (row) => allowed[allowedKey(row.backend, row.host, row.port)] || (onlyRules(row) && covers(blocks[row.backend], row.host, row.port) ? { passed: false, old: true } : null);
+  const rows = blocked.filter((row) => (!only || row.backend === only) && !isDirectOnly(row) && !settled(row)?.old);
   return html`<section class="panel" aria-labelledby="blocked-title">
-    <div class="section-head"><h2 id="blocked-title">Blocked hosts</h2><p class="section-note">What your servers wanted and did not get.</p></div>
+    <div class="section-head"><h2 id="blocked-title">Blocked hosts</h2><p class="section-note">${only ? 'What this server wanted and did not get.' : 'What your servers wanted and did not get.'}</p></div>
     ${!rows.length && html`<p class="note">Nothing was blocked${backends?.length ? '' : ' yet'}.</p>`}
     ${grouped(rows).map(([backend, found]) => html`<${Group} key=${backend} backend=${backend} rows=${found} settled=${settled} />`)}
   </section>`;
@@ -36,17 +48,18 @@ function Group({ backend, rows, settled }) {
   const shown = all ? rows : rows.slice(0, FEW);
   return html`<div class="group">
     <h3><a href=${`#/servers/${encodeURIComponent(backend)}`}><${Shown} text=${backend} /></a><span class="count">${many(rows.length, 'host')}</span></h3>
-    <ul class="blocked-rows">${shown.map((row) => html`<${Item} key=${`${row.host} ${row.port} ${row.reason}`} row=${row} done=${settled(row)} />`)}</ul>
+    <ul class="blocked-rows">${shown.map((row) => html`<${Item} key=${`${row.host} ${row.port}`} row=${row} done=${settled(row)} />`)}</ul>
     ${rows.length > shown.length && html`<button type="button" class="link" onClick=${() => setAll(true)}>Show ${rows.length - shown.length} more</button>`}
   </div>`;
 }
 
 function Item({ row, done }) {
   const [asking, setAsking] = useState(false);
-  const words = explain(row.reason);
+  const words = explain(chief(row));
+  const by = (row.tools || []).slice(0, 2).join(', ');
   return html`<li class=${done ? (done.passed ? 'passed' : 'settled') : ''}>
-    <div class="blocked-host"><${Host} host=${row.host || row.destination || '(no name)'} port=${row.port} /></div>
-    <p class="blocked-why">${done ? (done.passed ? 'Allowed, and it got through.' : 'Allowed. Waiting for the next try.') : html`<span title=${words.what}>${words.title}</span>, ${row.count > 1 ? `${row.count} times, ` : ''}<span title=${moment(row.last)}>${ago(row.last)}</span>${row.tool ? html`, by <b><${Shown} text=${row.tool} /></b>` : null}`}</p>
+    <div class="blocked-host"><${Host} host=${row.host} port=${row.port} /></div>
+    <p class="blocked-why">${done ? (done.passed ? 'Allowed, and it got through.' : 'Allowed. Waiting for the next try.') : html`<span title=${words.what}>${words.title}</span>, ${row.count > 1 ? `${row.count} times, ` : ''}<span title=${moment(row.last)}>${ago(row.last)}</span>${by ? html`, during <b><${Shown} text=${by} /></b>` : null}`}</p>
     ${!done && words.fix === 'allow' && row.host && html`<button type="button" class="small allow" onClick=${() => setAsking(true)}>Allow this host</button>`}
     ${!done && words.fix === 'form' && html`<details class="hint"><summary>Why, and what helps</summary><p>${words.what} ${words.todo} <a href=${`#/servers/${encodeURIComponent(row.backend)}`}>Network rules</a></p></details>`}
     ${!done && (words.fix === '' || words.fix === 'direct') && html`<details class="hint"><summary>What is this?</summary><p>${words.what} ${words.todo}</p></details>`}

@@ -22,14 +22,15 @@ function rowOf(rule) {
   return hostRow(rule.host || '', ports.join(', '), Boolean(rule.private), rule.protocol === 'tcp');
 }
 
-/** A network block as the file has it, as rows a person can edit. */
-export function draftOf(block) {
+/** A network block as the file has it, as rows a person can edit. `tcp`: hosts added to it speak raw TCP. */
+export function draftOf(block, tcp = false) {
   const given = block || {};
   return {
     given,
     isolated: given.isolated !== false,
     hosts: (given.allowed_hosts || []).map(rowOf),
     ports: (given.allowed_ports || []).map((port) => ({ id: id(), port: String(port) })),
+    tcp,
     mode: given.mode || 'enforce',
     direct: given.direct === 'allow',
   };
@@ -89,11 +90,18 @@ export function meaning(draft) {
   const ports = draft.ports.map((row) => row.port.trim()).filter(Boolean);
   if (draft.mode !== 'enforce') return { tone: 'warn', text: `Nothing public is blocked in this mode. ${hosts.length ? 'What the rules do not name is let through and marked.' : 'Everything is let through and recorded.'} Private addresses stay blocked.` };
   if (!hosts.length) return { tone: 'warn', text: ports.length ? 'This server can reach nothing: ports alone allow nothing, name a host too.' : 'This server can reach nothing. That is right for a server that needs no network; otherwise name a host.' };
-  if (hosts.includes('*')) return { tone: 'warn', text: `This server can reach every public host, on ${ports.length ? `port ${list(ports, 'or')}` : 'ports 80 and 443'}. Private addresses stay blocked.` };
-  const names = hosts.slice(0, 4).map((host) => (host.startsWith('.') ? `${host.slice(1)} and all names under it` : host.startsWith('*.') ? `all names under ${host.slice(2)}` : host));
-  if (hosts.length > 4) names.push(`${hosts.length - 4} more`);
-  return { tone: 'good', text: `This server can reach ${list(names)}, on ${ports.length ? `port ${list(ports, 'or')}` : 'ports 80 and 443'}${draft.hosts.some((row) => row.ports.trim()) ? ', except where a host has ports of its own' : ''}. Everything else is blocked.` };
+  const onPorts = ports.length ? `on port ${list(ports, 'or')}` : 'on ports 80 and 443';
+  if (hosts.includes('*')) return { tone: 'warn', text: `This server can reach every public host, ${onPorts}. Private addresses stay blocked.` };
+  const rows = draft.hosts.filter((row) => row.host.trim());
+  const plainRows = rows.filter((row) => !ownPorts(row).length).map((row) => called(row.host.trim()));
+  const ownRows = rows.filter((row) => ownPorts(row).length).map((row) => `${called(row.host.trim().replace(/:[\d-]+$/, ''))} on port ${list(ownPorts(row), 'or')}`);
+  if (plainRows.length > 4) plainRows.splice(3, plainRows.length, `${plainRows.length - 3} more`);
+  const what = [...(plainRows.length ? [`${list(plainRows)}, ${onPorts}`] : []), ...ownRows.slice(0, 3), ...(ownRows.length > 3 ? [`${ownRows.length - 3} more`] : [])];
+  return { tone: 'good', text: `This server can reach ${what.join('; ')}. Everything else is blocked.` };
 }
+
+const ownPorts = (row) => (row.ports.trim() ? row.ports.split(/[\s,]+/).filter(Boolean) : /:([\d-]+)$/.exec(row.host.trim())?.slice(1) || []);
+const called = (host) => (host.startsWith('.') ? `${host.slice(1)} and all names under it` : host.startsWith('*.') ? `all names under ${host.slice(2)}` : host);
 
 // ---- the form --------------------------------------------------------------------------------------------------
 
@@ -126,7 +134,7 @@ export function NetworkForm({ check, draft, onChange, onChecked, directSupported
   const edit = (key, row, patch) => change({ [key]: draft[key].map((one) => (one.id === row.id ? { ...one, ...patch } : one)) });
   const remove = (key, row) => { focusNext.current = `add-${key}`; change({ [key]: draft[key].filter((one) => one.id !== row.id) }); };
   const add = (key, row, prefix) => { focusNext.current = `${prefix}-${row.id}`; change({ [key]: [...draft[key], row] }); };
-  const addHost = () => add('hosts', hostRow(), 'host');
+  const addHost = () => add('hosts', hostRow('', '', false, draft.tcp), 'host');
   const addPort = () => add('ports', { id: id(), port: '' }, 'port');
   const onEnter = (action) => (event) => { if (event.key === 'Enter') { event.preventDefault(); action(); } };
   const sorted = sortProblems(draft, problems);

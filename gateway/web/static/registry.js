@@ -2,11 +2,13 @@
 import { html, useEffect, useMemo, useState } from './vendor/htm-preact.js';
 import { api } from './api.js';
 import { Shown, plain } from './text.js';
-import { Confirm, Empty, Loading, Problems } from './ui.js';
+import { Confirm, Empty, Loading, Problems, Snippet } from './ui.js';
 import { NetworkForm, blockOf, draftOf, meaning } from './network.js';
 import { refreshBackends, say, useStore } from './store.js';
 
-const secretRef = (name) => `\${secret:${name}}`;
+const kept = (name) => name.toLowerCase().replace(/[^a-z0-9]+/g, '-').replace(/^-|-$/g, '');
+const secretRef = (name) => `\${secret:${kept(name)}}`;
+const command = (name) => `(umask 077; mkdir -p ~/.config/stockade/secrets; cat > ~/.config/stockade/secrets/${kept(name)})`;
 
 export function Registry({ name }) {
   const { backends } = useStore();
@@ -48,20 +50,26 @@ const listOf = (values) => (Array.isArray(values) ? values : Object.entries(valu
 function Install({ info }) {
   const { backends } = useStore();
   const entry = info.entry || {};
-  const variables = useMemo(() => listOf(info.env || info.environment), [info]);
+  const variables = useMemo(() => listOf(info.env), [info]);
+  const inputs = listOf(info.inputs);
+  const points = listOf(info.mounts);
+  const [folders, setFolders] = useState({});
+  const [changeable, setChangeable] = useState({});
   const [name, setName] = useState(info.name);
-  const [draft, setDraft] = useState(() => draftOf(entry.network || info.network));
+  const [draft, setDraft] = useState(() => draftOf(entry.network, info.network?.protocol === 'tcp'));
   const [values, setValues] = useState(() => Object.fromEntries(variables.map((one) => [one.name, one.default ?? ''])));
   const [problems, setProblems] = useState(null);
   const [adding, setAdding] = useState(false);
   const secrets = variables.filter((one) => one.secret);
   const settings = variables.filter((one) => !one.secret);
   const taken = (backends || []).some((one) => one.name === name.trim());
-  const missing = settings.filter((one) => one.required && !values[one.name]);
+  const missing = [...settings.filter((one) => one.required && !values[one.name]).map((one) => one.name), ...points.filter((one) => one.required && !folders[one.target]?.trim()).map((one) => `The folder for ${one.target}`)];
   const env = { ...(entry.env || {}) };
   for (const one of settings) if (values[one.name]) env[one.name] = values[one.name];
-  for (const one of secrets) if (one.required || values[one.name] === true) env[one.name] ||= secretRef(one.secret_name || one.name);
-  const whole = (block) => { const { network, ...rest } = entry; return { ...rest, ...(Object.keys(env).length ? { env } : {}), network: block }; };
+  for (const one of secrets) if (one.required || values[one.name] === true) env[one.name] ||= secretRef(one.name);
+  const mounts = points.filter((one) => folders[one.target]?.trim()).map((one) => `${folders[one.target].trim()}:${one.target}${changeable[one.target] ? '' : ':ro'}`);
+  const whole = (block) => ({ ...entry, ...(Object.keys(env).length ? { env } : {}), ...(mounts.length ? { mounts } : {}), network: block });
+  const why = (info.network?.allowed_hosts || []).filter((one) => one.reason);
   const check = async (block) => {
     if (taken) return [];
     try { await api.addBackend(name.trim(), whole(block), true); return []; } catch (error) { return error.problems.length ? error.problems : [{ path: '', message: error.message }]; }
@@ -72,21 +80,26 @@ function Install({ info }) {
   return html`<div class="install">
     <h2><${Shown} text=${info.title || info.name} /></h2>
     <p><${Shown} text=${info.description || ''} /></p>
-    <p class="quiet-text facts-line"><code><${Shown} text=${info.source || info.package || info.image || entry.image || [entry.command, ...(entry.args || [])].filter(Boolean).join(' ')} /></code>${homepage && html` · <a href=${homepage} rel="noreferrer noopener" target="_blank">Homepage</a>`}${info.licence || info.license ? ` · ${info.licence || info.license}` : ''}</p>
-    ${info.note && html`<p class="note"><${Shown} text=${info.note} /></p>`}
+    <p class="quiet-text facts-line"><code><${Shown} text=${entry.image || [entry.command, ...(entry.args || [])].filter(Boolean).join(' ')} /></code>${homepage && html` · <a href=${homepage} rel="noreferrer noopener" target="_blank">Homepage</a>`}</p>
     ${tools.length > 0 && html`<details class="hint"><summary>Its tools (${tools.length})</summary><ul class="tool-list">${tools.map((tool) => html`<li key=${tool.name}><code><${Shown} text=${tool.name} /></code> ${tool.description ? html`<${Shown} text=${tool.description} />` : null}</li>`)}</ul></details>`}
     <div class="field"><label for="server-name">Name</label><input id="server-name" class="mono" value=${name} autocomplete="off" spellcheck=${false} onInput=${(event) => setName(event.target.value)} aria-invalid=${taken} />
       ${taken && html`<p class="why">A server of this name is there already. Choose another name.</p>`}</div>
     ${settings.map((one) => html`<div class="field" key=${one.name}><label for=${`env-${one.name}`}><code>${one.name}</code>${one.required ? '' : ' (optional)'}</label>
       <input id=${`env-${one.name}`} value=${values[one.name]} onInput=${(event) => setValues({ ...values, [one.name]: event.target.value })} /><p class="quiet-text"><${Shown} text=${one.description || ''} /></p></div>`)}
-    ${secrets.length > 0 && html`<fieldset class="secrets"><legend>Secrets it needs from you</legend>
-      <p class="quiet-text">They never pass through this page or into the file. Put each into your keyring of secrets on this machine, then start the server.</p>
-      <ul>${secrets.map((one) => html`<li key=${one.name}><b><code>${secretRef(one.secret_name || one.name)}</code></b>${one.required ? '' : ' (optional)'} <${Shown} text=${one.description || ''} />
-        <pre class="command">umask 077; mkdir -p ~/.config/stockade/secrets${'\n'}cat > ~/.config/stockade/secrets/${one.secret_name || one.name}</pre>
-        ${!one.required && html`<label class="check"><input type="checkbox" checked=${values[one.name] === true} onChange=${(event) => setValues({ ...values, [one.name]: event.target.checked })} />use it</label>`}</li>`)}</ul></fieldset>`}
+    ${points.map((one) => html`<div class="field" key=${one.target}><label for=${`mount-${one.target}`}>Folder of your machine, seen by the server as <code>${one.target}</code>${one.required ? '' : ' (optional)'}</label>
+      <input id=${`mount-${one.target}`} class="mono" placeholder=${one.example} autocomplete="off" spellcheck=${false} value=${folders[one.target] || ''} onInput=${(event) => setFolders({ ...folders, [one.target]: event.target.value })} />
+      <p class="quiet-text"><${Shown} text=${one.description || ''} /></p>
+      <label class="check"><input type="checkbox" checked=${changeable[one.target] || false} onChange=${(event) => setChangeable({ ...changeable, [one.target]: event.target.checked })} />the server may change files there</label></div>`)}
+    ${secrets.length + inputs.length > 0 && html`<fieldset class="secrets"><legend>Secrets it needs from you</legend>
+      <p class="quiet-text">A secret never passes through this page and never stands in the file. In a terminal on this machine, run the line, paste the secret, press Enter and then Ctrl-D:</p>
+      <ul>${[...secrets, ...inputs].map((one) => html`<li key=${one.name}><b><code><${Shown} text=${one.name} /></code></b>${one.required ? '' : ' (optional)'}: <${Shown} text=${one.description || ''} />
+        ${!one.required && html`<label class="check"><input type="checkbox" checked=${values[one.name] === true} onChange=${(event) => setValues({ ...values, [one.name]: event.target.checked })} />use it</label>`}
+        ${(one.required || values[one.name] === true) && html`<${Snippet} text=${command(one.name)} label="Command" />`}</li>`)}</ul></fieldset>`}
     <h3>What it may reach</h3>
+    ${why.length > 0 && html`<ul class="why-hosts">${why.map((one) => html`<li key=${one.host}><code><${Shown} text=${one.host} /></code> <${Shown} text=${one.reason} /></li>`)}</ul>`}
+    ${info.network_note && html`<p class="quiet-text"><${Shown} text=${info.network_note} /></p>`}
     <${NetworkForm} key=${name.trim()} check=${check} draft=${draft} onChange=${setDraft} onChecked=${setProblems} />
-    <div class="actions sticky"><span class="quiet-text">${taken ? '' : missing.length ? `${missing[0].name} is missing.` : problems === null ? 'Checking …' : problems.length ? 'Fix what is marked first.' : 'Ready.'}</span>
+    <div class="actions sticky"><span class="quiet-text">${taken ? '' : missing.length ? `${missing[0]} is missing.` : problems === null ? 'Checking …' : problems.length ? 'Fix what is marked first.' : 'Ready.'}</span>
       <button type="button" class="primary" disabled=${!ready} onClick=${() => setAdding(true)}>Add this server …</button></div>
     ${adding && html`<${Confirm}
       title=${html`Add <${Shown} text=${name} />?`}

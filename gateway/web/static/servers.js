@@ -5,6 +5,8 @@ import { Shown, ago, many, moment, plain } from './text.js';
 import { Confirm, Empty, Loading, Problems, State } from './ui.js';
 import { NetworkForm, blockOf, draftOf, meaning } from './network.js';
 import { Logs } from './logs.js';
+import { Around } from './around.js';
+import { Blocked } from './blocked.js';
 import { refreshBackends, refreshBlocked, say, useStore } from './store.js';
 
 const link = (name, part = '') => `#/servers/${encodeURIComponent(name)}${part && `/${part}`}`;
@@ -81,7 +83,7 @@ function Network({ backend }) {
   const reset = () => { setDraft(draftOf(backend.network)); setBase(stored); };
   useEffect(() => { if (stored !== base && !changed) reset(); }, [stored]);
   const block = blockOf(draft);
-  return html`<div>
+  return html`<div class="rules-columns"><div class="rules">
     ${stored !== base && changed && html`<p class="problems">The file changed while you were editing. <button type="button" class="link" onClick=${reset}>Load what it says now</button> (your edits here are dropped).</p>`}
     <${NetworkForm} check=${async (found) => (await api.checkNetwork(backend.name, found)).problems} draft=${draft} onChange=${setDraft} onChecked=${setProblems} directSupported=${backend.direct_supported !== false} />
     <div class="actions sticky">
@@ -98,7 +100,7 @@ function Network({ backend }) {
       label="Save"
       onDone=${() => { say(`The network rules of ${plain(backend.name)} are saved and in effect.`); setBase(JSON.stringify(block)); setSaving(false); refreshBackends(); refreshBlocked(); }}
       onClose=${() => setSaving(false)} />`}
-  </div>`;
+  </div><div class="side"><${Blocked} only=${backend.name} /><${Around} only=${backend.name} /></div></div>`;
 }
 
 function Tools({ name }) {

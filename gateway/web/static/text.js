@@ -31,7 +31,7 @@ export function Shown({ text, lines = false }) {
 /** Terminal colours taken out; any other escape stays, and is shown. */
 export const withoutColours = (text) => String(text ?? '').replace(COLOUR, '');
 
-/** A host name that may be long: the end stays in sight, since the end says who owns it. */
+/** A host name that may be long: its end stays in sight, since the end says who owns it. The title has all of it. */
 export function Host({ host, port }) {
   const full = port ? `${host}:${port}` : host;
   const cut = Math.max(0, host.length - 28);
@@ -39,7 +39,7 @@ export function Host({ host, port }) {
   const split = host.length > 34 ? (dot > 0 && dot - cut < 20 ? dot : cut) : 0;
   return html`<span class="host" title=${plain(full)}>
     ${split > 0 && html`<span class="host-head"><${Shown} text=${host.slice(0, split)} /></span>`}
-    <span class="host-tail"><${Shown} text=${host.slice(split)} />${port ? html`<span class="port">:${port}</span>` : null}</span>
+    <span class="host-tail"><bdi dir="ltr"><${Shown} text=${host.slice(split)} />${port ? html`<span class="port">:${port}</span>` : null}</bdi></span>
   </span>`;
 }
 
@@ -48,7 +48,11 @@ export const clock = (seconds) => {
   const at = new Date(seconds * 1000);
   return `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
 };
-export const moment = (seconds) => new Date(seconds * 1000).toLocaleString();
+/** 2026-11-23 01:38:51, local time. */
+export const moment = (seconds) => {
+  const at = new Date(seconds * 1000);
+  return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${clock(seconds)}`;
+};
 
 /** 'just now', '4 min ago', '3 h ago', or a date. */
 export function ago(seconds, now = Date.now() / 1000) {
@@ -56,7 +60,7 @@ export function ago(seconds, now = Date.now() / 1000) {
   if (passed < 45) return 'just now';
   if (passed < 3600) return `${Math.max(1, Math.round(passed / 60))} min ago`;
   if (passed < 86400) return `${Math.round(passed / 3600)} h ago`;
-  return new Date(seconds * 1000).toLocaleDateString();
+  return moment(seconds).slice(0, 10);
 }
 
 export function bytes(count) {

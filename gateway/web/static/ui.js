@@ -21,11 +21,35 @@ export function Dialog({ title, onClose, children, wide = false }) {
 }
 
 const KIND = { '+': 'add', '-': 'del', '@': 'hunk' };
-/** A unified diff of the configuration file. */
+
+/** Where two lines of a change begin and end to differ: [from, to of the old, to of the new]. */
+export function differ(old, fresh) {
+  let from = 1;
+  while (from < old.length && from < fresh.length && old[from] === fresh[from]) from += 1;
+  let back = 0;
+  while (back < old.length - from && back < fresh.length - from && old.at(-1 - back) === fresh.at(-1 - back)) back += 1;
+  return [from, old.length - back, fresh.length - back];
+}
+
+function DiffLine({ line, other }) {
+  let parts = html`<${Shown} text=${line || ' '} />`;
+  if (other && line[0] !== other[0]) {
+    const [from, , to] = differ(other, line);
+    if (to > from && to - from < line.length - 2) parts = html`<${Shown} text=${line.slice(0, from)} /><em><${Shown} text=${line.slice(from, to)} /></em><${Shown} text=${line.slice(to)} />`;
+  }
+  return html`<span class=${`diff-line ${KIND[line[0]] || ''}`}>${parts}${'\n'}</span>`;
+}
+
+/** A unified diff of the configuration file; what is new within a line stands out. */
 export function Diff({ diff }) {
   if (!diff) return html`<p class="note">The file already says this. Nothing changes.</p>`;
   const lines = diff.replace(/\n$/, '').split('\n').filter((line) => !/^(---|\+\+\+) ?/.test(line));
-  return html`<pre class="diff" tabindex="0" aria-label="Change to the file">${lines.map((line) => html`<span class=${`diff-line ${KIND[line[0]] || ''}`}><${Shown} text=${line || ' '} />${'\n'}</span>`)}</pre>`;
+  const pair = (index) => {
+    if (lines[index][0] === '+' && lines[index - 1]?.[0] === '-' && lines[index - 2]?.[0] !== '-' && lines[index + 1]?.[0] !== '+') return lines[index - 1];
+    if (lines[index][0] === '-' && lines[index + 1]?.[0] === '+' && lines[index - 1]?.[0] !== '-' && lines[index + 2]?.[0] !== '+') return lines[index + 1];
+    return null;
+  };
+  return html`<pre class="diff" tabindex="0" aria-label="Change to the file">${lines.map((line, index) => html`<${DiffLine} line=${line} other=${pair(index)} />`)}</pre>`;
 }
 
 export function Problems({ error, fallback = '' }) {

@@ -1,7 +1,7 @@
 /* Live connections: who inside tried to reach what outside, and whether the wall let it through. */
 import { html, useState, useRef, useMemo } from './vendor/htm-preact.js';
 import { explain } from './reasons.js';
-import { Host, Shown, ago, bytes, clock, many, moment, plain, seconds } from './text.js';
+import { Host, Shown, bytes, clock, many, moment, plain, seconds } from './text.js';
 import { Empty, Loading, Segments } from './ui.js';
 import { AllowDialog, allowable } from './allow.js';
 import { Blocked } from './blocked.js';
@@ -97,7 +97,7 @@ function Rows({ rows }) {
 }
 
 function target(row) {
-  if (row.phase === 'counted') return html`<span class="host">${many(row.count || 1, 'attempt')} on other ports</span>`;
+  if (row.phase === 'counted' || (!row.host && !row.destination)) return html`<span class="host">${many(row.count || 1, 'attempt')} on other ports</span>`;
   if (!row.host && row.destination) return html`<${Host} host=${row.destination} />`;
   return html`<${Host} host=${row.host || '(no name)'} port=${row.via === 'dns' ? 0 : row.port} />`;
 }
@@ -115,7 +115,7 @@ function Row({ row, first, open, toggle }) {
       <span class="c-in"><b><${Shown} text=${row.backend} /></b>${call && html`<span class="call" title=${plain(call)}><${Shown} text=${call} /></span>`}</span>
       <span class="c-gate"><span class="sr">${VERDICT[row.verdict]}</span></span>
       <span class="c-out">${target(row)}${row.via === 'dns' && html`<span class="tag">lookup ${row.method}</span>`}${row.via === 'direct' && html`<span class="tag">direct</span>`}</span>
-      <span class="c-why">${why(row)}</span>
+      <span class="c-why" title=${row.reason ? explain(row.reason).title : undefined}>${why(row)}</span>
       <span class="c-bytes">${row.bytes_sent || row.bytes_received ? `${bytes(row.bytes_sent)} / ${bytes(row.bytes_received)}` : row.verdict === 'allowed' && row.phase !== 'closed' ? 'open' : ''}</span>
     </button>
     ${open && html`<${Details} row=${row} />`}
@@ -129,22 +129,30 @@ function Details({ row }) {
   const [asking, setAsking] = useState(false);
   const words = row.reason ? explain(row.reason) : null;
   const certain = (row.calls || []).length === 1;
+  const calls = (row.calls || []).map((call) => html`<span class="line">${certain ? 'certainly ' : 'probably '}<b><${Shown} text=${call.tool || call.method} /></b>${call.client ? html` for <${Shown} text=${call.client} />` : null}</span>`);
+  const traces = (row.calls || []).map((call) => call.trace_id).filter(Boolean);
   return html`<div class="details">
+    <dl class="facts d-in">
+      <${Fact} name="Tool call">${calls.length ? calls : 'none was running'}</${Fact}>
+      <${Fact} name="Way">${VIA[row.via || 'proxy'] || row.via}${row.method ? html` <code><${Shown} text=${row.method} /></code>` : null}</${Fact}>
+      <${Fact} name="When">${moment(row.time)}</${Fact}>
+      <${Fact} name="Trace">${traces.length > 0 && html`<code>${traces.map(plain).join(' ')}</code>`}</${Fact}>
+    </dl>
+    <div class="d-gate"></div>
+    <div class="d-out">
     ${words && html`<p class="sentence">${words.what} ${words.todo}</p>`}
     ${row.detail && html`<p class="sentence quiet-text"><${Shown} text=${row.detail} /></p>`}
-    ${allowable(row) && html`<p><button type="button" class="primary" onClick=${() => setAsking(true)}>Allow this host</button></p>`}
+    ${allowable(row) && html`<p class="sentence"><button type="button" class="primary" onClick=${() => setAsking(true)}>Allow this host</button></p>`}
     <dl class="facts">
       <${Fact} name="Decision">${VERDICT[row.verdict]}${row.reason && html` <code>${row.reason}</code>`}</${Fact}>
       <${Fact} name="Rule">${row.rule && html`<code><${Shown} text=${row.rule} /></code>`}</${Fact}>
-      <${Fact} name="Tool call">${(row.calls || []).map((call) => html`<span class="line">${certain ? 'certainly ' : 'probably '}<b><${Shown} text=${call.tool || call.method} /></b>${call.client ? html` by <${Shown} text=${call.client} />` : null}${call.trace_id ? html` <code>trace ${plain(call.trace_id)}</code>` : null}</span>`)}</${Fact}>
       <${Fact} name="Full name">${row.host && html`<code><${Shown} text=${row.host} />${row.port ? `:${row.port}` : ''}</code>`}</${Fact}>
-      <${Fact} name="Way">${VIA[row.via || 'proxy'] || row.via}${row.method ? html` <code><${Shown} text=${row.method} /></code>` : null}</${Fact}>
       <${Fact} name="Dialled by the server">${row.destination && html`<code><${Shown} text=${row.destination} /></code>`}</${Fact}>
       <${Fact} name="Address reached">${row.address && html`<code><${Shown} text=${row.address} /></code>`}</${Fact}>
       <${Fact} name="Took">${row.duration_s != null && `${seconds(row.duration_s)}${row.dns_s != null ? `, lookup ${seconds(row.dns_s)}` : ''}${row.connect_s != null ? `, connect ${seconds(row.connect_s)}` : ''}`}</${Fact}>
       <${Fact} name="Bytes">${(row.bytes_sent || row.bytes_received) ? `${bytes(row.bytes_sent)} sent, ${bytes(row.bytes_received)} received` : ''}</${Fact}>
-      <${Fact} name="When">${moment(row.time)} (${ago(row.time)})</${Fact}>
     </dl>
+    </div>
     ${asking && html`<${AllowDialog} backend=${row.backend} host=${row.host} port=${row.port} onClose=${() => setAsking(false)} />`}
   </div>`;
 }

@@ -1,0 +1,146 @@
+"""A gateway in memory for the page: the real hub, history, configuration file and editor; no engine, no egress."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from gateway.control.base import Edited, Readiness, Urls
+from observability.events import BackendEvent, BackendState, Decision, EgressEvent, NoticeEvent, Phase, Reason
+from observability.hub import Hub
+from observability.store import History
+from registry.config import Config, load_config
+from registry.edit import Change, apply, edit_config
+from tests.gateway.web import scene
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Backends that do nothing but be there."""
+
+    found: dict[str, scene.Status] = field(default_factory=dict)
+    lines: dict[str, list[scene.Line]] = field(default_factory=dict)
+    printed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    restarted: list[str] = field(default_factory=list)
+
+    def status(self) -> Sequence[scene.Status]:
+        return list(self.found.values())
+
+    async def restart(self, backend: str) -> None:
+        self.restarted.append(backend)
+        old = self.found[backend]
+        self.found[backend] = replace(old, restarts=old.restarts + 1, since=time.time())
+
+    async def logs(self, backend: str, *, tail: int = 200, follow: bool = False) -> AsyncIterator[scene.Line]:
+        lines = self.lines.setdefault(backend, [])
+        at = max(0, len(lines) - tail)
+        while True:
+            for line in lines[at:]:
+                yield line
+            at = len(lines)
+            if not follow:
+                return
+            async with self.printed:
+                await self.printed.wait_for(lambda: len(lines) > at)
+
+    async def prints(self, backend: str, text: str, stream: str = "stderr") -> None:
+        """The backend writes a line."""
+        async with self.printed:
+            self.lines.setdefault(backend, []).append(scene.Line(time=time.time(), text=text, stream=stream))
+            self.printed.notify_all()
+
+
+class FakeControl:
+    """What `gateway.control.base.Control` asks for, around a real file in `folder`."""
+
+    version = "0.1.0"
+    project = "platform"
+    warnings: Sequence[str] = ()
+    urls = Urls(endpoint="http://127.0.0.1:8420/mcp", admin="http://127.0.0.1:8421/")
+
+    def __init__(self, folder: Path, text: str) -> None:
+        self.started = time.time()
+        self.config_path = folder / "stockade.yaml"
+        self.config_path.write_text(text)
+        self.config: Config = load_config(self.config_path)
+        self.hub = Hub()
+        self.history = History(folder / "history.db")
+        self.hub.attach(self.history.record)
+        self.supervisor = Supervisor()
+        self.instruments = SimpleNamespace(expose=lambda: b"")
+        self.definitions: dict[str, list[dict[str, Any]]] = {}
+        self.endpoint = SimpleNamespace(tools=lambda name: self.definitions.get(name, []), approve=lambda *_: None)
+        self.link = SimpleNamespace()
+        self.story = scene.Story(time.time(), seq=5000, connection=5000)
+        self._adopt()
+
+    def _adopt(self) -> None:
+        kept = self.supervisor.found
+        self.supervisor.found = {
+            name: replace(
+                kept.get(name) or scene.Status(name=name, since=time.time()), isolated=server.network.isolated
+            )
+            for name, server in self.config.servers.items()
+        }
+
+    def readiness(self) -> Readiness:
+        return Readiness(ready=True)
+
+    def surroundings(self) -> Any:
+        raise NotImplementedError
+
+    async def edit(self, change: Change, *, dry_run: bool = False) -> Edited:
+        made = edit_config(self.config_path, change)
+        if dry_run:
+            return Edited(diff=made.diff, applied=False)
+        apply(made)
+        await self.reload()
+        return Edited(diff=made.diff, applied=True)
+
+    async def reload(self) -> None:
+        before = set(self.config.servers)
+        self.config = load_config(self.config_path)
+        self._adopt()
+        for name in set(self.config.servers) - before:
+            self.hub.publish(BackendEvent(time=time.time(), backend=name, state=BackendState.RUNNING))
+        self.hub.publish(NoticeEvent(time=time.time(), source="config", code="config_reloaded"))
+
+    def shutdown(self) -> None:
+        raise NotImplementedError
+
+    # what a test makes happen
+
+    def close(self) -> None:
+        self.hub.close()
+        self.history.close()
+
+    def tell(self, *events: Any) -> None:
+        """These things happen, and are in the history at once."""
+        for event in events:
+            self.hub.publish(event)
+        self.history.flush()
+
+    def tries(self, backend: str, host: str, port: int = 443, **more: Any) -> EgressEvent:
+        """A backend tries a host; the file's exact host names decide, as far as a test needs it."""
+        self.story.now = time.time()
+        block: Mapping[str, Any] = self.config.servers[backend].network.block
+        names = [rule if isinstance(rule, str) else rule["host"] for rule in block.get("allowed_hosts", [])]
+        rule = next((name for name in names if name in (host, f"{host}:{port}")), "")
+        if rule:
+            made = self.story.connect(0, backend, host, port, rule=rule, sent=120, got=4800, **more)
+        else:
+            reason = Reason.HOST_NOT_ALLOWED if names else Reason.EMPTY_POLICY
+            made = self.story.connect(0, backend, host, port, more.pop("reason", reason), **more)
+        self.tell(*made)
+        return made[0]
+
+
+def denied(control: FakeControl) -> list[EgressEvent]:
+    """The denials in the hub, oldest first."""
+    found = [item.event for item in control.hub.recent(5000)]
+    return [e for e in found if isinstance(e, EgressEvent) and e.decision is Decision.DENY and e.phase is Phase.DECIDED]
