@@ -245,12 +245,13 @@ def blocked(db: sqlite3.Connection, *, backend: str, since: float, limit: int) -
 
 
 _LOOKUPS = """
+WITH direct AS (
+  SELECT backend, sum(count) AS attempts FROM connections
+  WHERE via = 'direct' AND decision = 'deny' AND time >= ?1 GROUP BY backend
+)
 SELECT looked.backend, looked.host, sum(looked.count), min(looked.time), max(looked.time),
-       group_concat(DISTINCT looked.method), group_concat(DISTINCT looked.tools),
-       (SELECT coalesce(sum(direct.count), 0) FROM connections AS direct
-        WHERE direct.backend = looked.backend AND direct.via = 'direct' AND direct.decision = 'deny'
-          AND direct.time >= ?1)
-FROM connections AS looked
+       group_concat(DISTINCT looked.method), group_concat(DISTINCT looked.tools), coalesce(direct.attempts, 0)
+FROM connections AS looked LEFT JOIN direct ON direct.backend = looked.backend
 WHERE looked.via = 'dns' AND looked.decision = 'deny' AND looked.time >= ?1 AND ?2 IN ('', looked.backend)
   AND NOT EXISTS (SELECT 1 FROM connections AS asked
                   WHERE asked.host = looked.host AND asked.backend = looked.backend AND asked.via = 'proxy')

@@ -81,8 +81,11 @@ class Subscription:
 class Hub:
     """Where every event of the gateway passes through."""
 
-    def __init__(self, *, first_id: int = 1, ring: int = 5000) -> None:
-        """`first_id` continues the ids of a kept history (`History.last_id() + 1`); `ring` bounds `recent`."""
+    def __init__(self, *, first_id: int = 1, ring: int = 5000, on_drop: Callable[[int], None] | None = None) -> None:
+        """`first_id` continues the ids of a kept history (`History.last_id() + 1`); `ring` bounds `recent`;
+        `on_drop(count)` is told of each event that a slow reader lost.
+        """
+        self._on_drop = on_drop
         self._next_id = first_id
         self._ring: deque[Sequenced] = deque(maxlen=ring)
         self._sinks: list[Sink] = []
@@ -113,8 +116,13 @@ class Hub:
             self._deliver(sink, item)
         for subscription in self._subscriptions:
             if not subscription.offer(item):
-                self.dropped += 1
+                self._lost(1)
         return item
+
+    def _lost(self, count: int) -> None:
+        self.dropped += count
+        if self._on_drop is not None:
+            self._on_drop(count)
 
     def _deliver(self, sink: Sink, item: Sequenced) -> None:
         try:

@@ -28,9 +28,9 @@ from observability.events import (
     Via,
 )
 from observability.exposition import CONTENT_TYPE, render
-from observability.labels import METHODS, PROTOCOL_VERSIONS, SOURCES, TRANSPORTS, Vocabulary, one_of
+from observability.labels import METHODS, PROTOCOL_VERSIONS, SOURCES, TRANSPORTS, Vocabulary, fit_for_labels, one_of
 from observability.metrics import AnyFamily, Family, HistogramFamily
-from observability.semconv import LABEL_BACKEND, OTHER, PORT_OTHER
+from observability.semconv import LABEL_BACKEND, OTHER
 
 _COMMON_DENIALS: Final = (
     Reason.EMPTY_POLICY,
@@ -142,21 +142,22 @@ class Instruments:
         are pushed. Series of backends that are gone are forgotten.
 
         `rules` and `ports` map a backend to the rule texts and the ports of its policy. `ports=None` trusts
-        `EgressEvent.rule_port`. `tools=None` keeps what `known_tools` said of each backend that stays.
+        `EgressEvent.rule_port`, but then a port's series begins with its first connection and not at 0.
+        `tools=None` keeps what `known_tools` said of each backend that stays.
         """
         self._words.backends = frozenset(backends)
         self._words.clients = frozenset(clients)
         self._words.rules = {backend: frozenset(texts) for backend, texts in rules.items()}
         self._words.ports = {backend: frozenset(numbers) for backend, numbers in (ports or {}).items()}
         kept = self._words.tools if tools is None else tools
-        self._words.tools = {name: frozenset(kept.get(name, ())) for name in backends}
+        self._words.tools = {name: fit_for_labels(kept.get(name, ())) for name in backends}
         self._forget_backends()
         self._start_series()
 
     def known_tools(self, backend: str, tools: Collection[str]) -> None:
         """The tools a backend offers now, by its own names."""
         if backend in self._words.backends:
-            self._words.tools[backend] = frozenset(tools)
+            self._words.tools[backend] = fit_for_labels(tools)
 
     def _forget_backends(self) -> None:
         keep = self._words.backends | {"", OTHER}
@@ -176,7 +177,7 @@ class Instruments:
             self._active.start((backend,))
             self._io.start((backend, "transmit"))
             self._io.start((backend, "receive"))
-            for port in (PORT_OTHER, *map(str, sorted(self._words.ports.get(backend, ())))):
+            for port in self._words.few_ports(backend):
                 self._start_connections(backend, port)
 
     def _start_connections(self, backend: str, port: str) -> None:

@@ -51,6 +51,10 @@ _JSONRPC_CODES: Final = frozenset(
     {"-32700", "-32600", "-32601", "-32602", "-32603", "-32000", "-32001", "-32002", "-32003", "-32004", "-32042"}
 )
 _MAX_ERROR_WORDS: Final = 64
+_MAX_NAME: Final = 128
+"""Characters of a tool's name (MCP 2025-11-25, tools)."""
+_MAX_PORTS: Final = 32
+"""Of one backend: a policy may name `1-65535`."""
 
 
 class Vocabulary:
@@ -63,6 +67,7 @@ class Vocabulary:
         self.ports: Mapping[str, frozenset[int]] = {}
         self.tools: dict[str, frozenset[str]] = {}
         self._error_words: set[str] = set()
+        self._ports_seen: dict[str, set[int]] = {}
 
     def backend(self, name: str) -> str:
         return name if name in self.backends or not name else OTHER
@@ -77,11 +82,21 @@ class Vocabulary:
         return text if not text or text in self.rules.get(backend, ()) else OTHER
 
     def port(self, backend: str, number: int | None) -> str:
-        """A port that the backend's policy names, else `other`."""
+        """A port that the backend's policy names (the first 32 that are used), else `other`."""
         ports = self.ports.get(backend)
         if number is None or (ports is not None and number not in ports):
             return PORT_OTHER
+        seen = self._ports_seen.setdefault(self.backend(backend), set())
+        if number not in seen:
+            if len(seen) >= _MAX_PORTS:
+                return PORT_OTHER
+            seen.add(number)
         return str(number)
+
+    def few_ports(self, backend: str) -> list[str]:
+        """The labels to expect of a backend's ports: all that are named, when these are few, and `other`."""
+        ports = sorted(self.ports.get(backend, ()))
+        return [PORT_OTHER, *map(str, ports)] if len(ports) <= _MAX_PORTS else [PORT_OTHER]
 
     def error(self, word: str) -> str:
         """An `error.type`: codes only as the specifications name them, words (ours) up to a bound."""
@@ -96,3 +111,8 @@ class Vocabulary:
 def one_of(word: str, allowed: Collection[str]) -> str:
     """The word where it is allowed or empty, else `_other`."""
     return word if word in allowed or not word else OTHER
+
+
+def fit_for_labels(names: Collection[str]) -> frozenset[str]:
+    """The names that a label can carry: a backend chose them, so they may be endless or not even be text."""
+    return frozenset(name for name in names if name.isprintable() and len(name) <= _MAX_NAME)

@@ -13,6 +13,7 @@ from opentelemetry.util.types import AnyValue
 
 from observability.events import CallEvent, EgressEvent, Sequenced
 from observability.logs import canonical, severity
+from observability.text import encodable
 
 
 class EventLogs:
@@ -34,9 +35,19 @@ class EventLogs:
             severity_number=SeverityNumber.WARN if warning else SeverityNumber.INFO,
             severity_text="WARN" if warning else "INFO",
             body=name,
-            attributes={key: cast(AnyValue, value) for key, value in fields.items()},
+            attributes={key: _attribute(value) for key, value in fields.items()},
             event_name=name,
         )
+
+
+def _attribute(value: object) -> AnyValue:
+    match value:
+        case str():
+            return encodable(value)
+        case list():
+            return [_attribute(item) for item in value]
+        case _:
+            return cast(AnyValue, value)
 
 
 def _context(trace_id: str, span_id: str) -> Context:

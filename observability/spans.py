@@ -22,6 +22,7 @@ from opentelemetry.util.types import AttributeValue
 
 from observability import semconv
 from observability.events import CallRef, Certainty, Decision, EgressEvent, Phase, Reason, Sequenced, Via
+from observability.text import encodable
 
 Attributes: TypeAlias = dict[str, AttributeValue]
 
@@ -91,10 +92,10 @@ def finish(span: Span, *, error: str = "", status_code: int | None = None, descr
     JSON-RPC error's code.
     """
     if error and span.is_recording():
-        span.set_attribute(semconv.ERROR_TYPE, error)
+        span.set_attribute(semconv.ERROR_TYPE, encodable(error))
         if status_code is not None:
             span.set_attribute(semconv.RPC_RESPONSE_STATUS_CODE, str(status_code))
-        span.set_status(Status(StatusCode.ERROR, description or None))
+        span.set_status(Status(StatusCode.ERROR, encodable(description) or None))
     span.end()
 
 
@@ -131,7 +132,7 @@ def _links_in(headers: Mapping[str, str] | None) -> list[Link]:
 
 
 def _call_name(call: CallInfo) -> str:
-    target = call.tool or call.prompt
+    target = encodable(call.tool or call.prompt)
     return f"{call.method} {target}" if target else call.method
 
 
@@ -155,7 +156,11 @@ def _call_attributes(call: CallInfo, peer_address: str, peer_port: str) -> Attri
 
 
 def _present(attributes: Attributes) -> Attributes:
-    return {key: value for key, value in attributes.items() if value not in ("", 0)}
+    return {
+        key: encodable(value) if isinstance(value, str) else value
+        for key, value in attributes.items()
+        if value not in ("", 0)
+    }
 
 
 # egress
@@ -211,7 +216,7 @@ def _mark_failure(span: Span, event: EgressEvent) -> None:
     if event.reason is None or event.decision is Decision.REPORT:
         return
     span.set_attribute(semconv.ERROR_TYPE, event.reason)
-    span.set_status(Status(StatusCode.ERROR, event.detail or event.reason))
+    span.set_status(Status(StatusCode.ERROR, encodable(event.detail or event.reason)))
 
 
 def _egress_attributes(event: EgressEvent) -> Attributes:

@@ -27,6 +27,7 @@ from typing import Final, TypeAlias
 from observability import history_queries as queries
 from observability.events import EgressEvent, Event, Phase, Sequenced, event_from_json, to_json
 from observability.history_queries import Blocked, By, ConnectionFilter, ConnectionRow, Lookup, TopRow
+from observability.text import encodable
 
 logger = logging.getLogger(__name__)
 
@@ -113,8 +114,10 @@ class History:
     # writing
 
     def record(self, item: Sequenced) -> None:
-        """The hub's sink: queues the event for the writer. Never blocks."""
+        """The hub's sink: queues the event for the writer. Never blocks; after `close` the event is lost."""
         try:
+            if self._closed:
+                raise queue.Full
             self._queue.put_nowait(item)
         except queue.Full:
             self._lost(1)
@@ -184,8 +187,9 @@ class History:
                 for item in batch:
                     if isinstance(item.event, EgressEvent):
                         self._write_connection(db, item.id, item.event)
-        except sqlite3.Error as error:
-            logger.error("History %s: %d events were not kept: %s", self._path, len(batch), error)
+        except Exception as error:
+            # The top of this thread: whatever one batch holds, the next one must be kept.
+            logger.exception("History %s: %d events were not kept: %s", self._path, len(batch), error)
             self._lost(len(batch))
             return
         self._since_prune += len(batch)
@@ -313,7 +317,7 @@ def _event_row(item: Sequenced) -> Row:
     event: Event = item.event
     data = to_json(event)
     body = json.dumps(data, separators=(",", ":"))
-    return item.id, event.time, data["kind"], event.backend, body
+    return item.id, event.time, data["kind"], encodable(event.backend), body
 
 
 def _connection_row(number: int, event: EgressEvent) -> Row:
@@ -322,9 +326,10 @@ def _connection_row(number: int, event: EgressEvent) -> Row:
     connection = -event.seq if event.phase is Phase.COUNTED or event.connection == 0 else event.connection
     closed = event.time if event.phase is Phase.CLOSED else None
     started = event.time - (event.duration_s or 0.0) if closed is not None else event.time
-    return (
+    row: Row = (
         number, event.epoch, connection, started, closed, event.backend, event.door, event.via,
         event.method, event.host, event.port, event.destination, event.address, event.decision,
         event.reason or "", event.rule, event.mode, event.detail, event.bytes_sent, event.bytes_received,
         event.dns_s, event.connect_s, event.duration_s, event.count, calls, tools,
     )  # fmt: skip
+    return tuple(encodable(value) if isinstance(value, str) else value for value in row)

@@ -235,7 +235,9 @@ def _bars(title: str, query: Query) -> bargauge.Panel:
 
 
 def _unused_rules() -> table.Panel:
-    used = f'increase({_CONNECTIONS}{{decision="allow",{_B}}}[7d]) > 0'
+    # Used: it rose within 7 days, or it is above 0 and began within them (`increase` cannot see a first sample).
+    carried = f'{_CONNECTIONS}{{decision="allow",{_B}}}'
+    used = f"increase({carried}[7d]) > 0 or ({carried} > 0 unless {carried} offset 7d)"
     expr = f"stockade_egress_rule_info{{{_B}}} unless on (backend, rule) ({used})"
     hidden = {"Time": True, "Value": True, "__name__": True, "instance": True, "job": True}
     tidy = DataTransformerConfig(id_val="organize", options={"excludeByName": hidden})

@@ -20,9 +20,7 @@ class Load:
         self._hub = hub
         self.instruments = instruments
         self._connections = count(1)
-        instruments.known(
-            backends=BACKENDS, rules=RULES, clients=("cursor", "claude"), ports={"fetch": (443,), "time": (443,)}
-        )
+        instruments.known(backends=BACKENDS, rules=RULES, clients=("cursor", "claude"))
         for backend, tool in (("fetch", "fetch"), ("time", "convert_time"), ("everything", "echo")):
             instruments.known_tools(backend, [tool])
             self._state(backend, BackendState.STARTING)
@@ -51,6 +49,10 @@ class Load:
     def deny_burst(self, backend: str = "fetch", attempts: int = 40) -> None:
         for _ in range(attempts):
             self._hub.publish(decided(next(self._connections), backend=backend))
+
+    def once(self, rule: str, port: int) -> None:
+        """One connection on a port that was never used before."""
+        self._hub.publish(allowed(next(self._connections), rule=rule, port=port, rule_port=port))
 
     def _carried(self, rule: str) -> None:
         connection = next(self._connections)

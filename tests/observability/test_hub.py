@@ -39,14 +39,15 @@ async def _next(reader: object) -> Sequenced:
 
 
 async def test_a_slow_reader_loses_its_oldest_events_and_the_loss_is_counted() -> None:
-    hub = Hub()
+    told = list[int]()
+    hub = Hub(on_drop=told.append)
     with hub.subscribe(buffer=2) as reader:
         for number in range(1, 6):
             hub.publish(decided(number))
         hub.close()
 
         assert [item.id async for item in reader] == [4, 5]
-        assert (reader.dropped, hub.dropped) == (3, 3)
+        assert (reader.dropped, hub.dropped, sum(told)) == (3, 3, 3)
 
 
 async def test_since_id_replays_the_ring_and_counts_what_it_no_longer_has() -> None:

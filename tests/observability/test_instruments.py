@@ -204,6 +204,15 @@ def test_what_an_attacker_names_never_becomes_a_label(host: str, rule: str, port
     assert instruments.expose().count(b"\n") <= before + 4
 
 
+def test_ports_of_a_wide_range_are_bounded_in_number() -> None:
+    instruments = Instruments()
+    instruments.known(backends=["fetch"], rules={}, clients=[], ports={"fetch": range(1, 65536)})
+    for port in range(1, 200):
+        instruments.on_event(decided(port, rule_port=port))
+
+    assert sample(instruments, "stockade_egress_connections_total", server_port="other") == 199 - 32
+
+
 def test_error_words_are_bounded_in_number(instruments: Instruments) -> None:
     for number in range(500):
         observe(instruments, error=f"word_{number}")
@@ -231,6 +240,14 @@ def test_rules_are_shown_and_forgotten_with_their_backend(instruments: Instrumen
 
     assert b'"fetch"' not in instruments.expose()
     assert sample(instruments, "stockade_egress_rule_info") == 1
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\nb", "x" * 129], ids=ascii)
+def test_a_tool_s_name_that_no_label_can_carry_does_not_break_the_scrape(instruments: Instruments, name: str) -> None:
+    instruments.known_tools("time", [name])
+    observe(instruments, backend="time", tool=name)
+
+    assert sample(instruments, "mcp_server_operation_duration_seconds_count", gen_ai_tool_name="_other") == 1
 
 
 def test_tools_said_earlier_stay_known_over_a_reload(instruments: Instruments) -> None:

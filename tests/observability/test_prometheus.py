@@ -108,6 +108,8 @@ def test_the_rule_that_nothing_used_is_the_one_named(load: Load, prometheus: Pro
         return unused() == {("fetch", ".githubusercontent.com"), ("time", "never.example")}
 
     prometheus.until(only_the_others, what="unused rules")
+    load.once(".githubusercontent.com", port=8443)
+    prometheus.until(lambda: unused() == {("time", "never.example")}, what="a rule used once stays unused")
 
 
 def test_a_burst_of_denials_fires_its_alert_for_that_backend_alone(load: Load, prometheus: PrometheusServer) -> None:

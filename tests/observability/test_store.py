@@ -219,6 +219,34 @@ def test_events_beyond_the_queue_are_counted_not_waited_for(path: Path, monkeypa
     assert len(history.events()) == 8 - history.dropped
 
 
+def test_text_that_is_no_unicode_is_kept_and_stops_nothing(history: History) -> None:
+    odd = "\ud800'; DROP TABLE events; --\x00"
+    fill(history, decided(1, detail=odd, host=odd, calls=(call_ref(tool=odd, request_id=odd),)), decided(2))
+
+    assert history.dropped == 0
+    assert [row.connection for row in history.egress()] == [2, 1]
+    assert history.events()[0].event.detail == odd
+    assert history.blocked()[1].host.startswith("?'; DROP")
+
+
+def test_a_batch_that_cannot_be_written_is_counted_and_the_next_is_kept(
+    history: History, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(history, decided(1, bytes_sent=2**70))
+    fill(history, decided(2), first=2)
+
+    assert history.dropped == 1
+    assert [row.connection for row in history.egress()] == [2]
+    assert "1 events were not kept" in caplog.text
+
+
+def test_events_after_closing_count_as_lost(history: History) -> None:
+    history.close()
+    history.record(numbered(decided())[0])
+
+    assert history.dropped == 1
+
+
 def test_a_damaged_file_is_put_aside(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path.parent.mkdir()
     path.write_bytes(b"not a database at all" * 100)

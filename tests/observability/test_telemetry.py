@@ -186,6 +186,22 @@ async def test_logs_go_out_when_asked_for_in_the_trace_of_their_call(
     assert (call.event_name, call.severity_text) == ("stockade.mcp.call", "INFO")
 
 
+async def test_text_that_is_no_unicode_loses_no_span_and_no_log(
+    receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_LOGS_EXPORTER", "otlp")
+    telemetry = setup(version="1")
+    hub = Hub()
+    for sink in telemetry.sinks:
+        hub.attach(sink)
+    hub.publish(decided(detail="\ud800", calls=(call_ref(tool="\ud800", trace_id="ab" * 16, span_id="cd" * 8),)))
+    finish(server_span(telemetry.tracer, CallInfo(method="tools/call", tool="\ud800")), error="\ud800")
+    await stop(telemetry)
+
+    assert {span.name for span in receiver.spans} == {"CONNECT", "tools/call ?"}
+    assert attributes(receiver.logs[0])["detail"] == "?"
+
+
 async def test_variables_of_the_sdk_are_honoured(receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_SERVICE_NAME", "wall")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,service.version=9")
