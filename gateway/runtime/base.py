@@ -142,6 +142,8 @@ class ContainerInfo:
     name: str
     image_id: str
     running: bool
+    finished: bool
+    """It ran and ended (one that never started is neither running nor finished)."""
     exit_code: int
     error: str
     labels: Mapping[str, str]

@@ -132,6 +132,7 @@ def container_info(found: Mapping[str, Any]) -> ContainerInfo:
         name=found["Name"].lstrip("/"),
         image_id=found["Image"],
         running=bool(state["Running"]),
+        finished=state.get("Status") in ("exited", "dead", "removing"),
         exit_code=int(state["ExitCode"]),
         error=state.get("Error") or "",
         labels=found["Config"].get("Labels") or {},

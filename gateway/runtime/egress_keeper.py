@@ -18,7 +18,7 @@ from observability.events import NoticeEvent, Severity
 from .backoff import Backoff
 from .base import ContainerInfo, ContainerPlan, NetworkInfo
 from .errors import EngineError
-from .pair import Tools, owned
+from .pair import Tools, owned, start_watched
 from .plans import egress_network_plan
 from .record import Role
 
@@ -65,8 +65,7 @@ class EgressKeeper:
         if not await self.adopt(plan):
             about = owned(plan.name, Role.EGRESS, fingerprint=plan.fingerprint())
             self.container = await self.tools.ownership.create(plan, about)
-            self.tools.exits.of(self.container)
-            await self.tools.engine.start(self.container)
+            await start_watched(self.tools.engine, self.tools.exits, self.container)
         await self.look()
 
     async def adopt(self, plan: ContainerPlan) -> bool:
@@ -95,25 +94,21 @@ class EgressKeeper:
                 f"{' / '.join(printed) or 'nothing'}"
             ) from None
 
-    async def keep(self, on_addresses: Callable[[], None]) -> None:
-        """Starts it again whenever it ends, until cancelled."""
+    async def keep(self) -> None:
+        """Waits until it ends, then starts it again."""
         started = time.monotonic()
-        while True:
-            code = await asyncio.shield(self.tools.exits.of(self.container))
-            pause_s = self.backoff.crashed(time.monotonic() - started, time.monotonic())
-            self.notice("egress_died", f"The egress ended (code {code}); nothing gets out until it is back.")
-            await asyncio.sleep(0 if self.backoff.crashes <= 1 else min(pause_s or LONGEST_PAUSE_S, LONGEST_PAUSE_S))
-            started = time.monotonic()
-            await self.start_again()
-            on_addresses()
+        code = await asyncio.shield(self.tools.exits.of(self.container))
+        self.backoff.crashed(time.monotonic() - started, time.monotonic())
+        self.notice("egress_died", f"The egress ended (code {code}); nothing gets out until it is back.")
+        if self.backoff.crashes > 1:
+            await asyncio.sleep(min(0.25 * 2.0**self.backoff.crashes, LONGEST_PAUSE_S))
+        await self.start_again()
 
     async def start_again(self) -> None:
         """The same container's next life, or a new one when that is gone."""
         self.restarts += 1
-        self.tools.exits.forget(self.container)
-        self.tools.exits.of(self.container)
         try:
-            await self.tools.engine.start(self.container)
+            await start_watched(self.tools.engine, self.tools.exits, self.container)
         except EngineError as error:
             logger.warning("egress: %s", error)
             with contextlib.suppress(EngineError):

@@ -45,6 +45,7 @@ class Images:
         self.settings = settings
         self.say = say
         """Hears of each image that is made, as a sentence."""
+        self.builds = asyncio.Semaphore(2)
         self.locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def egress(self) -> str:
@@ -137,9 +138,14 @@ class Images:
 
     async def build(self, wanted: Recipe) -> None:
         """Builds it, and removes the stages that had the host's settings."""
-        self.say(f"Building {wanted.reference} ({wanted.subject})")
+        async with self.builds:
+            self.say(f"Building {wanted.reference} ({wanted.subject})")
+            await self.build_clean(wanted)
+
+    async def build_clean(self, wanted: Recipe) -> None:
+        """One build and its clearing up."""
         stage = secrets.token_hex(8)
-        context = wanted.context(self.settings(), stage)
+        context = wanted.context(await asyncio.to_thread(self.settings), stage)
         try:
             await self.engine.build(context, wanted.reference, lambda line: logger.debug("build: %s", line))
         except BuildError as error:

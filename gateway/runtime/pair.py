@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from registry.config import Server
@@ -80,6 +81,17 @@ class Exits:
             future.cancel()
 
 
+async def start_watched(engine: Engine, exits: Exits, container: str) -> asyncio.Future[int]:
+    """Starts a container; the future is the exit code of this life of it, not of an earlier one."""
+    await engine.start(container)
+    exits.forget(container)
+    future = exits.of(container)
+    info = await engine.inspect(container)
+    if info is None or not info.running:
+        exits.tell(container, info.exit_code if info else 137)
+    return future
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
     """What every pair of one supervisor works with."""
@@ -90,7 +102,86 @@ class Tools:
     names: Names
     exits: Exits
     doors_image: Callable[[], str]
-    doors_directory: Callable[[], str]
+    doors_directory: Path
+
+
+class Door:
+    """The owner of one network namespace, and what the egress knows of it."""
+
+    def __init__(self, instance: str, backend: str, ports: frozenset[int], tools: Tools) -> None:
+        self.instance = instance
+        self.backend = backend
+        self.ports = ports
+        self.tools = tools
+        self.container = ""
+
+    async def start(self) -> None:
+        """Announced, made, started, its sockets acknowledged. Raises EngineError."""
+        nonce, generation = secrets.token_hex(16), next_generation()
+        plan = self.plan(nonce, generation)
+        about = owned(
+            plan.name, Role.DOOR, self.instance, fingerprint=plan.fingerprint(), nonce=nonce, generation=generation
+        )
+        self.container = await self.tools.ownership.create(plan, about)
+        await self.tools.link.expect_door(self.ticket(nonce, generation))
+        await start_watched(self.tools.engine, self.tools.exits, self.container)
+        await self.wait()
+
+    def plan(self, nonce: str, generation: int) -> ContainerPlan:
+        """The door's container."""
+        return door_plan(
+            self.tools.names,
+            self.instance,
+            self.tools.doors_image(),
+            self.tools.doors_directory,
+            nonce=nonce,
+            generation=generation,
+            ports=self.ports,
+        )
+
+    def ticket(self, nonce: str, generation: int) -> DoorTicket:
+        """What the egress is told of it."""
+        return DoorTicket(
+            door=self.instance,
+            backend=self.backend,
+            nonce=nonce,
+            container=self.container,
+            generation=generation,
+        )
+
+    async def wait(self) -> None:
+        """Until the egress has its sockets. Raises EngineError when it ends first or stays silent."""
+        try:
+            await self.tools.link.wait_door(self.instance, DOOR_TIMEOUT_S)
+        except TimeoutError:
+            printed = [line.text for line in await self.tools.engine.logs(self.container, TELLING_LINES)]
+            raise EngineError(
+                f"The door of backend {self.backend} did not reach the egress within {DOOR_TIMEOUT_S:g} s. "
+                f"{' / '.join(printed)}"
+            ) from None
+
+    async def adopt(self, recorded: Owned) -> bool:
+        """Takes over a running one: the egress hears of it again with the nonce that it has."""
+        found = await self.tools.ownership.container(recorded.name)
+        plan = self.plan(recorded.nonce, recorded.generation)
+        if found is None or not found.running or recorded.fingerprint != plan.fingerprint():
+            return False
+        self.container = found.id
+        self.tools.exits.of(self.container)
+        await self.tools.link.expect_door(self.ticket(recorded.nonce, recorded.generation))
+        await self.wait()
+        return True
+
+    @property
+    def alive(self) -> bool:
+        """Whether the namespace is still there."""
+        return bool(self.container) and not self.tools.exits.of(self.container).done()
+
+    async def stop(self) -> None:
+        """Closed at the egress (its listeners, its connections), then removed."""
+        await self.tools.link.drop_door(self.instance)
+        await self.tools.ownership.remove(self.tools.names.door(self.instance))
+        self.tools.exits.forget(self.container)
 
 
 class Pair:
@@ -105,8 +196,8 @@ class Pair:
         self.transport: Literal["stdio", "http"] = "stdio" if wanted.server.transport.value == "stdio" else "http"
         self.port = wanted.server.port
         self.path = wanted.server.path
-        self.door = ""
-        """The door's container ID; empty when the backend is not isolated."""
+        isolated = wanted.server.isolated
+        self.door = Door(wanted.instance, backend, wanted.ports, tools) if isolated else None
         self.container = ""
         self.address = ""
         """Of a backend that is not isolated."""
@@ -129,14 +220,14 @@ class Pair:
         if self.port is None:
             raise BackendUnavailable(self.backend, f"Backend {self.backend} listens on no port.")
         try:
-            if self.door:
+            if self.door is not None:
                 return await self.tools.link.connect_inside(self.id, self.port)
             return await connect_plain(self.address, self.port)
         except (OSError, TimeoutError) as error:
             raise BackendUnavailable(
                 self.backend,
-                f"Backend {self.backend} does not accept connections on port {self.port} ({error}). See `stockade logs "
-                f"{self.backend}`.",
+                f"Backend {self.backend} does not accept connections on port {self.port} ({error}). "
+                f"See `stockade logs {self.backend}`.",
             ) from error
 
     async def wait_exit(self) -> ExitInfo:
@@ -149,58 +240,43 @@ class Pair:
 
     async def start(self) -> None:
         """Brings up the door, then the backend. What was made is recorded; on failure call `stop`."""
-        if self.wanted.server.isolated:
-            await self.start_door()
+        if self.door is not None:
+            await self.door.start()
         else:
-            plan = backend_network_plan(self.tools.names, self.id)
-            await self.tools.ownership.create_network(plan, owned(plan.name, Role.BACKEND_NETWORK, self.id))
-        plan = await self.wanted.plan(self.door)
+            network = backend_network_plan(self.tools.names, self.id)
+            await self.tools.ownership.create_network(network, owned(network.name, Role.BACKEND_NETWORK, self.id))
+        plan = await self.wanted.plan(self.door.container if self.door else "")
         check_hardening(plan)
         about = owned(plan.name, Role.BACKEND, self.id, fingerprint=plan.fingerprint())
         self.container = await self.tools.ownership.create(plan, about)
         await self.start_backend()
 
-    async def start_door(self) -> None:
-        """The namespace: announced, made, started, its sockets acknowledged."""
-        tools, nonce, generation = self.tools, secrets.token_hex(16), next_generation()
-        plan = door_plan(
-            tools.names,
-            self.id,
-            tools.doors_image(),
-            tools.doors_directory(),
-            nonce=nonce,
-            generation=generation,
-            ports=self.wanted.ports,
-        )
-        about = owned(plan.name, Role.DOOR, self.id, nonce=nonce, generation=generation)
-        self.door = await tools.ownership.create(plan, about)
-        ticket = DoorTicket(
-            door=self.id, backend=self.backend, nonce=nonce, container=self.door, generation=generation
-        )
-        await tools.link.expect_door(ticket)
-        tools.exits.of(self.door)
-        await tools.engine.start(self.door)
-        await self.wait_door()
-
-    async def wait_door(self) -> None:
-        """Until the egress has the door's sockets. Raises EngineError when the door ends or stays silent."""
-        try:
-            await self.tools.link.wait_door(self.id, DOOR_TIMEOUT_S)
-        except TimeoutError:
-            printed = [line.text for line in await self.tools.engine.logs(self.door, TELLING_LINES)]
-            raise EngineError(
-                f"The door of backend {self.backend} did not reach the egress within {DOOR_TIMEOUT_S:g} s. "
-                f"{' / '.join(printed)}"
-            ) from None
+    async def adopt(self) -> bool:
+        """Takes over what an earlier gateway left running, if it is exactly what is wanted; False if not."""
+        tools, record = self.tools, self.tools.ownership.record
+        recorded = record.owned.get(tools.names.backend(self.id))
+        door = record.owned.get(tools.names.door(self.id))
+        if recorded is None or (door is None) != (self.door is None):
+            return False
+        if door is not None and self.door is not None and not await self.door.adopt(door):
+            return False
+        found = await tools.ownership.container(recorded.name)
+        plan = await self.wanted.plan(self.door.container if self.door else "")
+        if found is None or not found.running or recorded.fingerprint != plan.fingerprint():
+            return False
+        self.container = found.id
+        if self.transport == "http":
+            await self.attach_streams()
+            self.ended = tools.exits.of(self.container)
+            await self.find_address()
+        return True
 
     async def start_backend(self) -> None:
         """Attaches, then starts, then (http) waits for its port."""
         await self.attach_streams()
-        self.ended = self.tools.exits.of(self.container)
         self.started_at = time.monotonic()
-        await self.tools.engine.start(self.container)
-        if not self.door:
-            await self.find_address()
+        self.ended = await start_watched(self.tools.engine, self.tools.exits, self.container)
+        await self.find_address()
         if self.transport == "http":
             await self.wait_port()
 
@@ -212,7 +288,9 @@ class Pair:
         )
 
     async def find_address(self) -> None:
-        """The address of a backend that is not isolated."""
+        """Learns the address of a backend that is not isolated."""
+        if self.door is not None:
+            return
         info = await self.tools.engine.inspect(self.container)
         self.address = info.addresses[0] if info and info.addresses else ""
 
@@ -242,8 +320,8 @@ class Pair:
         """Waits until the backend or its door ended; says which in one sentence."""
         assert self.ended is not None
         ends = [self.ended]
-        if self.door:
-            ends.append(self.tools.exits.of(self.door))
+        if self.door is not None:
+            ends.append(self.tools.exits.of(self.door.container))
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if self.ended.done():
             return (await self.wait_exit()).detail
@@ -260,14 +338,18 @@ class Pair:
         """Starts the same containers' next life: the door stands, the backend ended (or is adopted, a stdio one)."""
         await self.detach()
         await self.tools.engine.stop(self.container, 1)
-        self.tools.exits.forget(self.container)
         self.said = []
         await self.start_backend()
 
     @property
     def door_alive(self) -> bool:
         """Whether the namespace is still there, so that the same containers can go on."""
-        return not self.door or not self.tools.exits.of(self.door).done()
+        return self.door is None or self.door.alive
+
+    @property
+    def containers(self) -> tuple[str, ...]:
+        """IDs: the backend's, the door's."""
+        return tuple(c for c in (self.container, self.door.container if self.door else "") if c)
 
     async def detach(self) -> None:
         """Lets go of the streams; the containers keep running."""
@@ -281,16 +363,15 @@ class Pair:
         """Stops and removes everything of this instance; what is gone already is fine."""
         if self.attachment is not None and self.transport == "stdio":
             with contextlib.suppress(OSError, RuntimeError):
-                self.attachment.writer.write_eof()  # MCP 2025-11-25, lifecycle: a stdio server ends when its input does
+                self.attachment.writer.write_eof()  # MCP, lifecycle: a stdio server ends when its input does
         if self.container and grace_s > 0 and self.ended is not None and not self.ended.done():
             await self.tools.engine.stop(self.container, grace_s)
         await self.detach()
         await self.tools.ownership.remove(self.tools.names.backend(self.id))
-        if self.door:
-            await self.tools.link.drop_door(self.id)
+        if self.door is not None:
+            await self.door.stop()
         await self.tools.ownership.remove_instance(self.id)
-        for container in (self.container, self.door):
-            self.tools.exits.forget(container)
+        self.tools.exits.forget(self.container)
 
 
 def owned(

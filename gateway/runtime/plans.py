@@ -273,17 +273,15 @@ def check_own_port(backend: str, port: int | None, ports: frozenset[int]) -> Non
         return
     raise PlanError(
         f"Backend {backend} listens on port {port} inside its container, and Stockade listens there to see its "
-        "connections. Let the server listen on another port (8000, say) and write that as `port`, or take that port out of "
-        "`allowed_ports`."
+        "connections. Let the server listen on another port (8000, say) and write that as `port`, or take that "
+        "port out of `allowed_ports`."
     )
 
 
 def check_hardening(plan: ContainerPlan) -> None:
     """The last look before a backend is made. Raises PlanError; a plan of ours never asks for such a thing."""
     if plan.capabilities:
-        raise PlanError(
-            f"Container {plan.name} asks for {', '.join(plan.capabilities)}; a backend gets no capability."
-        )
+        raise PlanError(f"Container {plan.name} asks for {plan.capabilities[0]}; a backend gets no capability.")
     if plan.network in ("host", "bridge", "default"):
         raise PlanError(f"Container {plan.name} asks for network {plan.network}; a backend never gets that.")
     if not plan.seccomp:

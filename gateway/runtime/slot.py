@@ -153,8 +153,8 @@ class Slot:
         if permanent:
             return sentence
         return (
-            f"{sentence} It failed {self.backoff.crashes} times in a row, so it rests; `stockade restart {self.backend}` "
-            f"tries again now, a call does after {COOL_S:g} s."
+            f"{sentence} It failed {self.backoff.crashes} times in a row, so it rests; `stockade restart "
+            f"{self.backend}` tries again now, a call does after {COOL_S:g} s."
         )
 
     async def take_down(self, grace_s: float, *, keep: bool = False) -> None:

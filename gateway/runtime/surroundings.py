@@ -1,0 +1,40 @@
+"""What the egress must know of the machine and of this configuration, as the control protocol pushes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from registry.config import Config
+
+from .host import IP
+
+
+def ports_of_listen(*listens: str) -> list[int]:
+    """The ports of `HOST:PORT` settings; 0 (any free one) is left out."""
+    ports = {int(listen.rpartition(":")[2]) for listen in listens}
+    return sorted(ports - {0})
+
+
+def surroundings(
+    config: Config,
+    *,
+    host_addresses: Iterable[IP],
+    self_addresses: Iterable[str],
+    host_gateway: str,
+    engine_networks: Iterable[str],
+    gateway_ports: Iterable[int] = (),
+) -> Mapping[str, Any]:
+    """The `surroundings` of a push. `gateway_ports` are ports found out at run time (a setting of 0)."""
+    ports = {*ports_of_listen(config.gateway.listen, config.gateway.admin), *gateway_ports}
+    return {
+        "host_addresses": sorted(str(address) for address in host_addresses),
+        "self_addresses": sorted(self_addresses),
+        "host_gateway": host_gateway or None,
+        "gateway_ports": sorted(ports),
+        "engine_networks": sorted(engine_networks),
+        "resolve": list(config.egress.resolve),
+        "resolvers": list(config.egress.resolvers),
+        "upstream_proxy": config.egress.upstream_proxy,
+        "no_proxy": list(config.egress.no_proxy),
+    }
