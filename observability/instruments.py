@@ -82,7 +82,7 @@ class Instruments:
         """`resource` (OpenTelemetry resource attributes, e.g. `telemetry.resource_attributes()`) is `target_info`."""
         self.resource: Mapping[str, str] = resource or {"service.name": "stockade"}
         self._words = Vocabulary()
-        self._open: dict[tuple[str, int], tuple[str, Decision]] = {}
+        self._open: dict[tuple[str, int], tuple[str, Reason | None]] = {}
         self._epoch = ""
         self._may_restart: set[str] = set()
         self._server_duration = HistogramFamily(metrics.SERVER_DURATION)
@@ -282,7 +282,7 @@ class Instruments:
         key = (event.epoch, event.connection)
         if event.decision is Decision.DENY or key in self._open or len(self._open) >= _TRACKED_CONNECTIONS:
             return
-        self._open[key] = (backend, event.decision)
+        self._open[key] = (backend, event.reason)
         self._active.add((backend,))
 
     def _closed(self, event: EgressEvent) -> None:
@@ -292,10 +292,11 @@ class Instruments:
         self._io.add((backend, "receive"), event.bytes_received)
         if opened is None:
             return
-        self._active.add((opened[0],), -1)
+        label, reported = opened
+        self._active.add((label,), -1)
         if event.duration_s is not None:
             self._connection_duration.observe((backend,), event.duration_s)
-        if event.decision is Decision.DENY or event.reason in _CUT:
+        if event.decision is Decision.DENY or (event.reason in _CUT and event.reason is not reported):
             self._count(replace(event, decision=Decision.DENY))
 
     # Meters

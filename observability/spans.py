@@ -166,8 +166,9 @@ def _present(attributes: Attributes) -> Attributes:
 # egress
 
 
-def egress_span(tracer: Tracer | None, event: EgressEvent) -> None:
+def egress_span(tracer: Tracer | None, event: EgressEvent, *, failure: Reason | None = None) -> None:
     """Makes and ends the span of one connection from its last event (a denial's `DECIDED`, else `CLOSED`).
+    `failure` says why it is an error: denied, cut, or the outside failed.
 
     `CONNECT`, kind SERVER: from the caller's request to the end of the tunnel; a child `dial`, kind CLIENT, where
     the egress connected to somebody. The event must carry the `calls` that were in flight when it was decided.
@@ -187,7 +188,7 @@ def egress_span(tracer: Tracer | None, event: EgressEvent) -> None:
     if span.is_recording():
         if event.connect_s is not None:
             _dial_span(tracer, span, event, start + _nanoseconds(event.dns_s or 0.0))
-        _mark_failure(span, event)
+        _mark_failure(span, failure, event.detail)
     span.end(end)
 
 
@@ -208,15 +209,14 @@ def _dial_span(tracer: Tracer, parent: Span, event: EgressEvent, start: int) -> 
         start_time=start,
     )
     if event.reason in {Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT, Reason.HOST_LOOPBACK_ONLY}:
-        _mark_failure(span, event)
+        _mark_failure(span, event.reason, event.detail)
     span.end(start + _nanoseconds(event.connect_s or 0.0))
 
 
-def _mark_failure(span: Span, event: EgressEvent) -> None:
-    if event.reason is None or event.decision is Decision.REPORT:
-        return
-    span.set_attribute(semconv.ERROR_TYPE, event.reason)
-    span.set_status(Status(StatusCode.ERROR, encodable(event.detail or event.reason)))
+def _mark_failure(span: Span, failure: Reason | None, detail: str) -> None:
+    if failure is not None:
+        span.set_attribute(semconv.ERROR_TYPE, failure)
+        span.set_status(Status(StatusCode.ERROR, encodable(detail or failure)))
 
 
 def _egress_attributes(event: EgressEvent) -> Attributes:
@@ -298,9 +298,10 @@ class EgressSpans:
         if event.phase is Phase.CLOSED:
             decided = self._open.pop(key, None)
             if decided is not None:
-                egress_span(self._tracer, _merged(decided, event))
+                failure = event.reason if event.reason is not decided.reason else None
+                egress_span(self._tracer, _merged(decided, event), failure=failure)
         elif event.decision is Decision.DENY:
-            egress_span(self._tracer, event)
+            egress_span(self._tracer, event, failure=event.reason)
         else:
             self._open[key] = event
             if len(self._open) > _OPEN_LIMIT:
@@ -312,6 +313,7 @@ def _merged(decided: EgressEvent, closed: EgressEvent) -> EgressEvent:
     return replace(
         closed,
         calls=decided.calls or closed.calls,
+        reason=closed.reason or decided.reason,
         rule=closed.rule or decided.rule,
         address=closed.address or decided.address,
         dns_s=decided.dns_s if closed.dns_s is None else closed.dns_s,

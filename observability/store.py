@@ -58,7 +58,8 @@ _COLUMNS: Final = (
 _UPSERT_CONNECTION: Final = f"""
 INSERT INTO connections ({_COLUMNS}) VALUES ({", ".join("?" * 26)})
 ON CONFLICT (epoch, connection) DO UPDATE SET
-  closed = coalesce(excluded.closed, closed), decision = excluded.decision, reason = excluded.reason,
+  closed = coalesce(excluded.closed, closed), decision = excluded.decision,
+  reason = iif(excluded.reason = '', reason, excluded.reason),
   detail = iif(excluded.detail = '', detail, excluded.detail),
   rule = iif(excluded.rule = '', rule, excluded.rule),
   address = iif(excluded.address = '', address, excluded.address),

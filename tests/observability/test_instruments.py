@@ -140,6 +140,16 @@ def test_a_tunnel_cut_for_its_sni_counts_as_a_denial_too(instruments: Instrument
     assert sample(instruments, "stockade_egress_connections_total", decision="deny", reason="sni_mismatch") == 1
 
 
+def test_a_reported_connection_is_no_denial_unless_it_is_cut(instruments: Instruments) -> None:
+    report: dict[str, Any] = {"decision": Decision.REPORT, "reason": Reason.SNI_MISMATCH}
+    for connection, end in enumerate((None, Reason.SNI_MISMATCH, Reason.POLICY_REVOKED)):
+        instruments.on_event(allowed(connection, **report))
+        instruments.on_event(closed(connection, **report | {"reason": end}))
+
+    assert sample(instruments, "stockade_egress_connections_total", decision="report") == 3
+    assert sample(instruments, "stockade_egress_connections_total", decision="deny") == 1
+
+
 def test_a_tunnel_that_failed_to_connect_is_no_denial(instruments: Instruments) -> None:
     instruments.on_event(allowed())
     instruments.on_event(closed(reason=Reason.CONNECT_FAILED))

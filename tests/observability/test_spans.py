@@ -79,11 +79,19 @@ def test_a_reported_connection_tells_its_reason_but_is_no_error(
     exporter: InMemorySpanExporter, tracer: Tracer
 ) -> None:
     report: dict[str, Any] = {"decision": Decision.REPORT, "reason": Reason.HOST_NOT_ALLOWED}
-    (span,) = made(exporter, tracer, allowed(**report), closed(**report))
+    (span,) = made(exporter, tracer, allowed(**report), closed(**report | {"reason": None}))
 
     assert of(span)["stockade.egress.reason"] == "host_not_allowed"
     assert "error.type" not in of(span)
     assert span.status.status_code is StatusCode.UNSET
+
+
+def test_a_reported_connection_that_fails_is_an_error(exporter: InMemorySpanExporter, tracer: Tracer) -> None:
+    report: dict[str, Any] = {"decision": Decision.REPORT, "reason": Reason.HOST_NOT_ALLOWED}
+    made(exporter, tracer, allowed(**report), closed(**report | {"reason": Reason.CONNECT_FAILED}))
+
+    dial, connect = exporter.get_finished_spans()
+    assert of(dial)["error.type"] == of(connect)["error.type"] == "connect_failed"
 
 
 def test_a_connection_that_was_cut_is_an_error(exporter: InMemorySpanExporter, tracer: Tracer) -> None:

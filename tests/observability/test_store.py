@@ -81,6 +81,13 @@ def test_a_connection_is_one_row_that_its_end_completes(history: History) -> Non
     assert row.to_json()["certainty"] == "certain"
 
 
+def test_what_report_mode_would_have_said_stays_when_the_connection_ends(history: History) -> None:
+    report: dict[str, Any] = {"decision": Decision.REPORT, "reason": Reason.HOST_NOT_ALLOWED}
+    fill(history, allowed(1, **report), closed(1, **report | {"reason": None}))
+
+    assert history.egress()[0].reason == "host_not_allowed"
+
+
 def test_an_event_sent_again_after_a_resume_changes_nothing(history: History) -> None:
     fill(history, allowed(1), closed(1), allowed(1), closed(1))
 
