@@ -97,7 +97,7 @@ def check_own_port(server: Server) -> Found:
         hint = "Let the server listen on another port, such as 8000"
         message = f"{server.port} is one of the ports that Stockade itself uses beside a server (53, 80, 443, 3128)"
         yield Finding(("port",), message, hint)
-    elif listens_on(server.network.block, server.port):
+    elif listens_on(server.network.policy, server.port):
         hint = "Let the server listen on another port, or take this one out of `network`"
         yield Finding(
             ("port",), f"{server.port} is also a port that `network` lets it reach; it cannot be both", hint

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ruamel.yaml.nodes import Node
 
 MAX_BYTES = 4 * 1024 * 1024
+TAGS = frozenset({"map", "seq", "str", "int", "float", "bool", "null", "timestamp"})
 MAX_VALUES = 200_000
 """Bounds what aliases can unfold to."""
 
@@ -102,7 +103,12 @@ def parse(text: str, file: str) -> Document:
     if named_json:
         check_json(source, file)
     is_json = named_json or reads_as_json(source)
-    root = compose(source if is_json else text, file)
+    try:
+        root = compose(source if is_json else text, file)
+    except ConfigError:
+        if not is_json or not source.strip(" \t\r\n"):
+            raise
+        return Document(file=file, text=text, value=json.loads(source), is_json=True, spans={})
     builder = Builder(file, text)
     value = builder.build(root, (), None) if root is not None else None
     if builder.problems:
@@ -138,7 +144,7 @@ def blank_comments(text: str) -> str:
 def check_json(text: str, file: str) -> None:
     """Says a JSON syntax error in JSON's words; the YAML parser would take more than JSON and say it otherwise."""
     try:
-        if text.strip():
+        if text.strip(" \t\r\n"):
             json.loads(text)
     except json.JSONDecodeError as error:
         problem = Problem(file=file, line=error.lineno, column=error.colno, message=f"is not JSON: {error.msg}")
@@ -151,7 +157,7 @@ def compose_json(text: str, file: str) -> Any:
     """The value of JSON text (comments and trailing commas allowed), without places: for large files of others."""
     source = blank_comments(text)
     check_json(source, file)
-    return json.loads(source) if source.strip() else None
+    return json.loads(source) if source.strip(" \t\r\n") else None
 
 
 def compose(text: str, file: str) -> Node | None:
@@ -237,7 +243,7 @@ class Builder:
             self.fail(node, path, "unfolds to too many values", "Do without the aliases")
             raise ConfigError(self.problems)
         self.note(node, path, key)
-        if ":yaml.org,2002:" not in str(node.tag):
+        if str(node.tag).removeprefix("tag:yaml.org,2002:") not in TAGS:
             self.fail(node, path, f"has the tag {node.tag}, which means nothing here", "Remove the tag")
             return None
         if node.id == "mapping":

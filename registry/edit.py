@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from egress.policy import DEFAULT_PORTS, HOST_NAME
 from registry.config import Config, load_text
 from registry.document import Document, decode, parse, read_text
 from registry.errors import ConfigError, Problem
@@ -227,7 +228,7 @@ def allow_host(backend: str, host: str, port: int | None = None) -> Change:
         server = tree.server(backend)
         network = server.get("network") or {}
         hosts = list(network.get("allowed_hosts") or [])
-        ports = network.get("allowed_ports") or [80, 443]
+        ports = network.get("allowed_ports") or ([] if host == HOST_NAME else DEFAULT_PORTS)
         usual = port is None or any(covers(item, port) for item in ports)
         bracketed = f"[{host}]" if ":" in host else host
         entry = host if usual else f"{bracketed}:{port}"

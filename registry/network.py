@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, StrictBool, WithJsonSchema, model_validator
 
+from egress.policy import Policy, PolicyError, parse_policy
 from registry.errors import Finding, Invalid
 
 PORTS_SCHEMA = {
@@ -84,13 +85,14 @@ class Network(BaseModel):
         """The block as it was written, in JSON's types: what `egress.policy.parse_policy` takes."""
         return dict(self._block) if self._block else self.model_dump(mode="json", exclude_unset=True)
 
+    @property
+    def policy(self) -> Policy:
+        """The policy that the block means."""
+        return parse_policy(self.block)
+
 
 def check_block(block: Mapping[str, Any]) -> None:
     """Raises Invalid with everything that the policy finds wrong."""
-    try:
-        from egress.policy import PolicyError, parse_policy
-    except ImportError:
-        return
     try:
         parse_policy(block)
     except PolicyError as error:
@@ -109,18 +111,13 @@ def host_text(entry: Any) -> str:
     return host if colon and port.isdecimal() and (":" not in host or host.endswith("]")) else text
 
 
-def listens_on(block: Mapping[str, Any], port: int) -> bool:
+def listens_on(policy: Policy, port: int) -> bool:
     """Whether a door with this policy listens on the port, because the policy names it."""
-    named: list[Any] = list(block.get("allowed_ports") or [])
-    for entry in block.get("allowed_hosts") or []:
-        if isinstance(entry, Mapping):
-            named += [entry.get("port"), *(entry.get("ports") or [])]
-        text = str(entry.get("host", "")) if isinstance(entry, Mapping) else str(entry)
-        if host_text(entry) != text:
-            named.append(text.rpartition(":")[2])
-    return any(covers(item, port) for item in named)
+    named = [*policy.ports, *(ports for rule in policy.rules for ports in rule.ports)]
+    return any(port in ports for ports in named)
 
 
 def covers(item: Any, port: int) -> bool:
+    """Whether an entry of `allowed_ports` has the port."""
     first, _, last = str(item).partition("-")
     return first.isdecimal() and int(first) <= port <= int(last if last.isdecimal() else first)

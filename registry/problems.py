@@ -43,7 +43,8 @@ def findings(item: Any, raw: Mapping[str, Any]) -> Iterator[tuple[KeyPath, Findi
     cause = item.get("ctx", {}).get("error")
     if isinstance(cause, Invalid):
         for finding in cause.findings:
-            yield (*path, *finding.path), finding, item["loc"][-1:] == ("[key]",)
+            at_key = item["loc"][-1:] == ("[key]",) or finding.message.startswith("unknown key")
+            yield (*path, *finding.path), finding, at_key
         return
     message, hint = words(item, path)
     yield path, Finding((), message, hint), item["type"] == "extra_forbidden"

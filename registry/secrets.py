@@ -148,14 +148,14 @@ class SecretStore:
         return filled
 
     def value(self, reference: str, where: KeyPath, problems: list[Problem]) -> str | None:
+        if finding := check_references(f"${{{reference}}}"):
+            problems.append(Problem(key_path=render_path(where), message=finding.message, hint=finding.hint))
+            return None
         kind, _, name = reference.partition(":")
         if kind == "secret":
             return self.secret_value(name, where, problems)
-        match = ENV_NAME.fullmatch(name) if kind == "env" else None
-        if match is None:
-            finding = check_references(f"${{{reference}}}")
-            problems.append(Problem(key_path=render_path(where), message=finding.message if finding else "is empty"))
-            return None
+        match = ENV_NAME.fullmatch(name)
+        assert match is not None  # check_references has seen it
         default: str | None = match[2]
         found = self.env.get(match[1]) or default
         if found is None:

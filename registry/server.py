@@ -294,6 +294,7 @@ class Server(Frozen):
         if block is None:
             return {}
         if isinstance(block, dict):
+            block = {key: value for key, value in block.items() if value is not None}
             check_block(block)
         return block
 

@@ -6,14 +6,14 @@ import ipaddress
 import os
 import re
 from collections.abc import Iterator
-from typing import Any
 
+from egress.policy import Mode, Rule, RuleKind
 from registry.config import Config, Server
 from registry.document import Document
 from registry.errors import Finding, KeyPath, Problem
 from registry.fields import Anonymous, Sessions, Transport, split_listen
 from registry.mounts import holds
-from registry.network import host_text
+from registry.network import Network
 
 Found = Iterator[Finding]
 SECRET_WORDS = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|PRIVATE_?KEY|CREDENTIALS?|AUTHORIZATION)$", re.I)
@@ -38,7 +38,7 @@ def warn_server(server: Server, config: Config) -> Found:
     if server.remote:
         yield Finding(("url",), "runs elsewhere: it is outside of the network isolation; filters and telemetry apply")
     else:
-        yield from warn_network(server.network.block)
+        yield from warn_network(server.network)
         yield from warn_mounts(server, config)
     yield from warn_plain_secrets(server)
     if server.sessions is Sessions.PER_CLIENT and server.transport is Transport.HTTP:
@@ -47,55 +47,36 @@ def warn_server(server: Server, config: Config) -> Found:
         yield Finding(("user",), "runs as root in its container", "Use a number such as 1000 if it can do without")
 
 
-def warn_network(block: dict[str, Any]) -> Found:
-    hosts, ports = block.get("allowed_hosts") or [], block.get("allowed_ports") or []
-    if block.get("isolated") is False:
+def warn_network(network: Network) -> Found:
+    """What the policy itself finds questionable, and what it cannot know."""
+    if not network.isolated:
         message = "is not isolated: it reaches every network, and its connections are not observed"
         yield Finding(("network", "isolated"), message, "Remove the line, and name what it needs in allowed_hosts")
-        if hosts or ports:
+        if network.allowed_hosts:
             yield Finding(("network", "allowed_hosts"), "has no effect while isolated is false")
         return
-    if ports and not hosts:
-        hint = 'Name hosts in allowed_hosts; "*" is every public host'
-        yield Finding(("network", "allowed_ports"), "allows nothing, since no host is named", hint)
-    if block.get("mode") in ("report", "learn"):
+    policy = network.policy
+    yield from (Finding(("network", *problem.path), problem.message) for problem in policy.warnings)
+    if policy.mode is not Mode.ENFORCE:
         hint = "Set enforce once the policy is complete (`stockade egress suggest` proposes one)"
-        yield Finding(("network", "mode"), f"{block['mode']} lets through what enforce would deny", hint)
-    for index, entry in enumerate(hosts):
-        if message := broad(host_text(entry)):
+        yield Finding(("network", "mode"), f"{policy.mode} lets through what enforce would deny", hint)
+    for index, rule in enumerate(policy.rules):
+        if is_below_public_suffix(rule):
+            message = f"allows every host below {rule.host}, which anybody can register names in"
             yield Finding(("network", "allowed_hosts", index), message, "Name the hosts that the server needs")
-        if host_text(entry) == "host.docker.internal" and not ports and not own_ports(entry):
-            hint = "Add the service's port, such as host.docker.internal:3000"
-            message = "opens only ports 80 and 443 of this machine"
-            yield Finding(("network", "allowed_hosts", index), message, hint)
 
 
-def own_ports(entry: Any) -> bool:
-    return bool(entry.get("port") or entry.get("ports")) if isinstance(entry, dict) else ":" in str(entry)
+NOT_FOR_ALL = frozenset({"githubusercontent.com"})
+"""In the list of public suffixes to keep cookies apart; the names below it are all GitHub's own."""
 
 
-def broad(host: str) -> str:
-    """Why a host rule opens more than one is likely to want; empty if it does not."""
-    if host == "*":
-        return "allows every public host"
-    try:
-        network = ipaddress.ip_network(host, strict=False)
-    except ValueError:
-        pass
-    else:
-        return f"allows {network.num_addresses} addresses" if network.num_addresses > 2**16 else ""
-    suffix = host.removeprefix("*").removeprefix(".")
-    if suffix == host:
-        return ""
-    if "." not in suffix or is_public_suffix(suffix):
-        return f"allows every host below {suffix}, which anybody can register names in"
-    return ""
-
-
-def is_public_suffix(name: str) -> bool:
+def is_below_public_suffix(rule: Rule) -> bool:
+    """Whether a rule is for all names below something like co.uk or github.io. (Of .com the policy itself warns.)"""
+    if rule.kind not in (RuleKind.SUFFIX, RuleKind.SUBDOMAIN) or "." not in rule.host or rule.host in NOT_FOR_ALL:
+        return False
     from publicsuffixlist import PublicSuffixList
 
-    return bool(PublicSuffixList().is_public(name))
+    return bool(PublicSuffixList().is_public(rule.host))
 
 
 def warn_mounts(server: Server, config: Config) -> Found:

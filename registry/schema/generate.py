@@ -43,7 +43,7 @@ def generate() -> dict[str, Any]:
 
 
 def tidy(field: dict[str, Any]) -> None:
-    """Names by pattern are all there may be; a whole section as a default, and a title made of the key, say nothing."""
+    """Closes mappings of names, and drops what says nothing: whole sections as defaults, titles made of keys."""
     field.pop("title", None)
     if isinstance(field.get("default"), dict | list) or field.get("default", 0) is None:
         del field["default"]

@@ -1,0 +1,54 @@
+"""Finding what AI clients have on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from registry.config import ConfigError
+from registry.importers.clients import find, read
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+
+
+def test_every_place_with_servers_is_found(tmp_path: Path) -> None:
+    entry = json.dumps({"mcpServers": {"Time": {"command": "uvx", "args": ["mcp-server-time"]}}})
+    write(tmp_path / ".cursor/mcp.json", entry)
+    write(tmp_path / ".config/Claude/claude_desktop_config.json", entry)
+    write(tmp_path / ".config/Code/User/mcp.json", '{"servers": {}} // nothing')
+    write(tmp_path / ".gemini/settings.json", "not json at all")
+    write(tmp_path / "project/.mcp.json", entry)
+    found = find(tmp_path, tmp_path / "project")
+    assert [item.title for item in found] == ["Claude Desktop", "Cursor", "Claude Code (this folder)"]
+    assert found[0].servers == {"time": {"command": "uvx", "args": ["mcp-server-time"]}}
+
+
+def test_codex_toml_is_read(tmp_path: Path) -> None:
+    write(
+        tmp_path / ".codex/config.toml",
+        'model = "x"\n[mcp_servers.time]\ncommand = "uvx"\nargs = ["mcp-server-time"]\nstartup_timeout_sec = 10\n'
+        '[mcp_servers.far]\nurl = "https://a.example/mcp"\nbearer_token_env_var = "FAR"\n',
+    )
+    (found,) = find(tmp_path)
+    assert found.servers == {
+        "time": {"command": "uvx", "args": ["mcp-server-time"]},
+        "far": {"url": "https://a.example/mcp", "headers": {"Authorization": "Bearer ${env:FAR}"}},
+    }
+
+
+def test_the_clients_connection_to_stockade_is_no_server_to_import(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    ours = {"stockade": {"url": "http://127.0.0.1:8420/mcp"}, "bridge": {"command": "stockade", "args": ["bridge"]}}
+    write(path, json.dumps({"mcpServers": ours}))
+    assert read(path).servers == {}
+
+
+def test_a_broken_file_is_an_error_when_it_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.toml", "[")
+    with pytest.raises(ConfigError, match="is not TOML"):
+        read(tmp_path / "a.toml")

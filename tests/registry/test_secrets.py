@@ -1,0 +1,84 @@
+"""Secrets are filled in at the last moment, and never shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from registry.config import load_text
+from registry.secrets import SecretError, SecretStore
+
+
+def store(folder: Path, **env: str) -> SecretStore:
+    return SecretStore(env=env, folder=folder, keyring=None)
+
+
+def test_references_are_filled_in(tmp_path: Path) -> None:
+    secrets = store(tmp_path, STOCKADE_SECRET_API_KEY="k1", HOME_DIR="/h")
+    secrets.set("db.url", "postgres://x\n")
+    values = {
+        "A": "Bearer ${secret:api-key}",
+        "B": "${env:HOME_DIR}/x",
+        "C": "${secret:db.url}",
+        "D": "${env:NONE:-fallback}",
+        "E": "$${literal}",
+        "F": "plain $HOME",
+    }
+    assert secrets.resolve(values) == {
+        "A": "Bearer k1",
+        "B": "/h/x",
+        "C": "postgres://x",
+        "D": "fallback",
+        "E": "${literal}",
+        "F": "plain $HOME",
+    }
+
+
+def test_a_value_that_looks_like_a_reference_is_not_filled_in_again(tmp_path: Path) -> None:
+    assert store(tmp_path, A="${env:B}", B="x").resolve_text("${env:A}") == "${env:B}"
+
+
+def test_every_missing_secret_is_named_with_its_place_and_how_to_set_it(tmp_path: Path) -> None:
+    with pytest.raises(SecretError) as caught:
+        store(tmp_path).resolve({"A": "${secret:one}", "B": "${env:TWO}"}, ("mcpServers", "x", "env"))
+    assert str(caught.value).splitlines() == [
+        f"mcpServers.x.env.A: the secret 'one' is not set. Put it into {tmp_path}/one (chmod 600), "
+        "or set STOCKADE_SECRET_ONE where Stockade runs.",
+        "mcpServers.x.env.B: the environment variable TWO is not set. Set it: export TWO=….",
+    ]
+
+
+def test_missing_secrets_of_a_configuration_have_their_lines(tmp_path: Path) -> None:
+    text = 'version: 1\nmcpServers:\n  a:\n    image: x\n    env:\n      T: "${secret:tok}"\n'
+    (problem,) = store(tmp_path).missing(load_text(text, Path("stockade.yaml")))
+    assert str(problem).startswith("stockade.yaml:6:10: mcpServers.a.env.T: the secret 'tok' is not set.")
+    assert store(tmp_path).missing(load_text(text + "    disabled: true\n", Path("stockade.yaml"))) == []
+
+
+def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    secrets = store(tmp_path)
+    path = secrets.set("one", "s3cret")
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o644)
+    with pytest.raises(SecretError, match="can be read by others") as caught:
+        secrets.resolve({"A": "${secret:one}"})
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "", "a b"])
+def test_a_secrets_name_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SecretError):
+        store(tmp_path).set(name, "x")
+    with pytest.raises(SecretError, match="is not a reference"):
+        store(tmp_path).resolve({"A": f"${{secret:{name}}}"})
+
+
+def test_a_store_never_shows_what_it_has(tmp_path: Path) -> None:
+    assert "k1" not in repr(store(tmp_path, STOCKADE_SECRET_A="k1"))
+
+
+def test_the_key_ring_comes_last(tmp_path: Path) -> None:
+    secrets = SecretStore(env={}, folder=tmp_path, keyring={"a": "ring", "b": "ring"}.get)
+    secrets.set("a", "file")
+    assert secrets.resolve({"A": "${secret:a}", "B": "${secret:b}"}) == {"A": "file", "B": "ring"}
