@@ -67,9 +67,9 @@ class Gateway(asyncio.Protocol):
         self.scheduled = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(high=1 << 20)
+        stream: asyncio.Transport = transport  # type: ignore[assignment]  # uvloop's is no subclass
+        stream.set_write_buffer_limits(high=1 << 20)
+        self.transport = stream
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None

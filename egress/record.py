@@ -53,6 +53,7 @@ class Recorder:
         self.epoch = epoch
         self.capacity = capacity
         self.seq = 0
+        self.connections = 0
         self.lines: list[str] = [""] * capacity
         self.log = log
         self.clock = clock
@@ -64,6 +65,11 @@ class Recorder:
     def oldest(self) -> int:
         """The lowest number still in the ring (1 while it is empty)."""
         return max(1, self.seq - self.capacity + 1)
+
+    def number_connection(self) -> int:
+        """A new number that joins the events of one connection."""
+        self.connections += 1
+        return self.connections
 
     def write(self, fields: dict[str, Any], *, log: bool) -> None:
         """Number and keep one event, given as the JSON object that `to_json` would make."""

@@ -96,6 +96,7 @@ class EgressLink:
         self.changed = asyncio.Condition()
         """Notified when the connection, the doors or `seq` changed."""
         self.connected = False
+        self.greeted = False
         self.writer: asyncio.StreamWriter | None = None
         self.numbers = itertools.count(1)
         self.answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -142,7 +143,10 @@ class EgressLink:
             await self.repeat_push(self.push)
         for ticket in list(self.tickets.values()):
             await self.ask({"op": "door", **asdict(ticket)})
-        await self.ask({"op": "keep_doors", "doors": list(self.tickets)})
+        if self.greeted:
+            # Not on the first connection: a gateway that starts adopts the doors that an earlier one left.
+            await self.ask({"op": "keep_doors", "doors": list(self.tickets)})
+        self.greeted = True
         self.map_sequence()
         async with self.changed:
             self.ready |= set(answer.get("doors", [])) & set(self.tickets)

@@ -1,0 +1,90 @@
+"""The egress process of a project: `python3 -m egress`.
+
+It listens for the gateway (`egress.sock`), for doors (`doors.sock`) and for connections into namespaces
+(`ingress.sock`), and denies everything until a policy was pushed. SIGTERM drains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from egress.connectors import Connectors
+from egress.control import Control
+from egress.ingress import Ingress
+from egress.limits import raise_fd_limit
+from egress.loglines import LineWriter
+from egress.packets import PacketServer
+from egress.reach import Outside
+from egress.record import Recorder
+from egress.resolver import SystemResolver
+from egress.server import Egress
+from egress.surroundings import own_addresses
+
+
+async def run(control_dir: Path, doors_dir: Path, log: LineWriter) -> None:
+    """Serve until SIGTERM or SIGINT, then drain."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    recorder = Recorder(epoch=secrets.token_hex(8), seq_file=control_dir / "seq", log=log.write)
+    resolver = SystemResolver(loop.time)
+    own = own_addresses()
+    outside = Outside.unconfigured(resolver)
+    async with asyncio.TaskGroup() as tasks:
+        egress = Egress(loop, tasks, recorder, outside, own=own, log_dropped=lambda: log.dropped)
+        control = Control(loop, egress)
+        outside.ask_host_port = control.ask_host_port
+        outside.networks = Connectors(egress.doors)
+        egress.on_door_state = control.door_state
+        await control.listen(control_dir / "egress.sock")
+        doors = PacketServer(loop, doors_dir / "doors.sock", egress.doors.on_peer)
+        ingress = PacketServer(loop, control_dir / "ingress.sock", Ingress(egress.doors, tasks).on_peer)
+        sweep = tasks.create_task(egress.sweep())
+        recorder.notice("egress_started", "the egress is up; nothing is allowed until policies come")
+        await stop.wait()
+        await egress.drain()
+        for part in (doors, ingress, control, egress):
+            part.close()
+        sweep.cancel()
+    resolver.close()
+    recorder.close()
+
+
+def run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """Run on uvloop where it is installed, else on asyncio."""
+    factory = None
+    if os.environ.get("STOCKADE_LOOP") != "asyncio":
+        with contextlib.suppress(ImportError):
+            import uvloop
+
+            factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)
+
+
+def main() -> int:
+    """Run the egress container's process."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    raise_fd_limit()
+    log = LineWriter()
+    control_dir = Path(os.environ.get("STOCKADE_CONTROL_DIR", "/run/stockade/control"))
+    doors_dir = Path(os.environ.get("STOCKADE_DOORS_DIR", "/run/stockade/doors"))
+    try:
+        run_loop(run(control_dir, doors_dir, log))
+    finally:
+        log.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

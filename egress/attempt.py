@@ -1,0 +1,171 @@
+"""What is known of one connection that a backend wants, and the events it makes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from egress.record import MAX_DETAIL, MAX_HOST, Recorder
+from observability.events import Decision, Phase, Reason, Via
+
+
+class Attempt:
+    """One attempt of a backend to reach something, from its first byte to its end."""
+
+    __slots__ = (
+        "address",
+        "backend",
+        "carried",
+        "client_address",
+        "connect_s",
+        "connection",
+        "count",
+        "decision",
+        "destination",
+        "detail",
+        "dns_s",
+        "door",
+        "host",
+        "method",
+        "mode",
+        "port",
+        "reason",
+        "recorder",
+        "rule",
+        "rule_port",
+        "started",
+        "via",
+    )
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        *,
+        backend: str,
+        door: str,
+        via: Via,
+        mode: str,
+        method: str = "",
+        host: str = "",
+        port: int = 0,
+        client_address: str = "",
+        destination: str = "",
+        count: int = 1,
+    ) -> None:
+        self.recorder = recorder
+        self.connection = recorder.number_connection()
+        self.backend = backend
+        self.door = door
+        self.via = via
+        self.mode = mode
+        self.method = method
+        self.host = host
+        self.port = port
+        self.client_address = client_address
+        self.destination = destination
+        self.count = count
+        self.address = ""
+        self.rule = ""
+        self.rule_port: int | None = None
+        self.reason: Reason | None = None
+        self.decision = Decision.DENY
+        self.detail = ""
+        self.dns_s: float | None = None
+        self.connect_s: float | None = None
+        self.carried = False
+        """`decided` was written with allow or report, so `closed` must follow."""
+        self.started = time.monotonic()
+
+    def allow(self, would_deny: Reason | None = None) -> None:
+        """It is carried; `would_deny` says what enforcing would have said. Only the first verdict counts."""
+        if self.carried:
+            return
+        self.carried = True
+        self.decision = Decision.ALLOW if would_deny is None else Decision.REPORT
+        self.reason = would_deny
+        self._write(Phase.DECIDED, log=True)
+
+    def deny(self, reason: Reason, detail: str = "") -> None:
+        """It is refused; of a connection that was carried before, it is cut."""
+        if self.carried:
+            self.close(reason, detail=detail)
+            return
+        self.decision = Decision.DENY
+        self.reason = reason
+        self.detail = detail
+        self._write(Phase.DECIDED, log=True, duration_s=time.monotonic() - self.started)
+
+    def fail(self, reason: Reason, detail: str = "", *, would_deny: Reason | None = None) -> None:
+        """The policy allows it, the outside does not: two events at once."""
+        self.allow(would_deny)
+        self.close(reason, detail=detail)
+
+    def close(self, reason: Reason | None = None, sent: int = 0, received: int = 0, detail: str = "") -> None:
+        """It is over. Nothing is written for what was never carried, or a second time."""
+        if not self.carried:
+            return
+        self.carried = False
+        self.reason = reason
+        self.detail = detail
+        self._write(Phase.CLOSED, log=False, duration_s=time.monotonic() - self.started, sent=sent, received=received)
+
+    def count_only(self, reason: Reason, detail: str = "") -> None:
+        """`count` attempts that were refused without being looked at one by one."""
+        self.decision = Decision.DENY
+        self.reason = reason
+        self.detail = detail
+        self._write(Phase.COUNTED, log=True)
+
+    def _write(
+        self, phase: Phase, *, log: bool, duration_s: float | None = None, sent: int = 0, received: int = 0
+    ) -> None:
+        recorder = self.recorder
+        fields: dict[str, Any] = {
+            "kind": "egress",
+            "seq": recorder.seq + 1,
+            "epoch": recorder.epoch,
+            "phase": phase,
+            "time": recorder.clock(),
+            "connection": self.connection,
+            "backend": self.backend,
+            "decision": self.decision,
+        }
+        if self.door:
+            fields["door"] = self.door
+        if self.via is not Via.PROXY:
+            fields["via"] = self.via
+        if self.method:
+            fields["method"] = self.method[:32]
+        if self.host:
+            fields["host"] = self.host[:MAX_HOST]
+        if self.port:
+            fields["port"] = self.port
+        if self.client_address:
+            fields["client_address"] = self.client_address
+        if self.destination:
+            fields["destination"] = self.destination
+        if self.address:
+            fields["address"] = self.address
+        if self.reason is not None:
+            fields["reason"] = self.reason
+        if self.rule:
+            fields["rule"] = self.rule
+        if self.rule_port is not None:
+            fields["rule_port"] = self.rule_port
+        if self.mode != "enforce":
+            fields["mode"] = self.mode
+        if self.detail:
+            fields["detail"] = self.detail[:MAX_DETAIL]
+        if sent:
+            fields["bytes_sent"] = sent
+        if received:
+            fields["bytes_received"] = received
+        if self.dns_s is not None:
+            fields["dns_s"] = round(self.dns_s, 6)
+        if self.connect_s is not None:
+            fields["connect_s"] = round(self.connect_s, 6)
+        if duration_s is not None:
+            fields["duration_s"] = round(duration_s, 6)
+        if self.count != 1:
+            fields["count"] = self.count
+        recorder.write(fields, log=log)

@@ -1,0 +1,124 @@
+"""A backend as the egress knows it, and the origins (doors) that its connections come from."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from egress.attempt import Attempt
+from egress.limits import Budget, TokenBucket
+from egress.policy import Allow, Policy, Rule
+from egress.record import Recorder
+from observability.events import Reason, Via
+
+DEFAULT_PORTS = (80, 443)
+OWN_PORTS = frozenset({53, 3128})
+MAX_RANGE = 64
+
+
+class Live(Protocol):
+    """A connection that is open now."""
+
+    def tick(self, now: float) -> None:
+        """Called once a second: look at deadlines."""
+
+    def revalidate(self) -> None:
+        """The policy changed: end it if it would not be allowed now."""
+
+    def cut(self, reason: Reason) -> None:
+        """End it now."""
+
+
+class Backend:
+    """One backend's policy, budgets and counts. Its doors share them."""
+
+    def __init__(self, name: str, policy: Policy, budget: Budget) -> None:
+        self.name = name
+        self.open = 0
+        """Client connections open now."""
+        self.lookups = 0
+        """Lookups under way."""
+        self.flooded: dict[tuple[str, Reason], int] = {}
+        """Refusals that are told once a second, by (door, reason)."""
+        self.update(policy, budget)
+
+    def update(self, policy: Policy, budget: Budget) -> None:
+        """Hold another policy from now on."""
+        self.policy = policy
+        self.mode = str(policy.mode)
+        self.direct_ports = direct_ports(policy)
+        self.budget = budget
+        self.rate = TokenBucket(budget.rate, budget.rate * 2)
+        self.dns_rate = TokenBucket(budget.dns_rate, budget.dns_rate * 2)
+
+    def note_flood(self, door: str, reason: Reason) -> None:
+        """Count a refusal that a limit made; the sweep tells of it."""
+        key = (door, reason)
+        self.flooded[key] = self.flooded.get(key, 0) + 1
+
+    def rule_port(self, rule: Rule | None, port: int) -> int | None:
+        """`port` if the policy names it, so that it is bounded as a label."""
+        ranges = (*(rule.ports if rule is not None else ()), *self.policy.ports)
+        if any(port in allowed for allowed in ranges) or (not self.policy.ports and port in DEFAULT_PORTS):
+            return port
+        return None
+
+
+class Origin:
+    """Where connections come from: one door, or the one listener of the standalone proxy.
+
+    Who is calling is this object itself: it hangs on the listening socket, there is nothing to forge.
+    """
+
+    def __init__(self, backend: Backend, door: str, recorder: Recorder) -> None:
+        self.backend = backend
+        self.door = door
+        self.recorder = recorder
+        self.live: set[Live] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def attempt(
+        self,
+        *,
+        via: Via = Via.PROXY,
+        method: str = "",
+        host: str = "",
+        port: int = 0,
+        client_address: str = "",
+        destination: str = "",
+        count: int = 1,
+    ) -> Attempt:
+        """A new attempt from here."""
+        return Attempt(
+            self.recorder,
+            backend=self.backend.name,
+            door=self.door,
+            via=via,
+            mode=self.backend.mode,
+            method=method,
+            host=host,
+            port=port,
+            client_address=client_address,
+            destination=destination,
+            count=count,
+        )
+
+    def note_allow(self, attempt: Attempt, verdict: Allow) -> None:
+        """Write into the attempt which rule carries it."""
+        attempt.rule = verdict.rule.text if verdict.rule is not None else ""
+        attempt.rule_port = self.backend.rule_port(verdict.rule, attempt.port)
+
+    def cut_all(self, reason: Reason) -> None:
+        for live in list(self.live):
+            live.cut(reason)
+
+
+def direct_ports(policy: Policy) -> tuple[int, ...]:
+    """The TCP ports that a door listens on for programs that ignore the proxy: 80, 443 and what the policy names.
+
+    A range counts up to 64 ports: behind a wider one, other ports are refused by the kernel and counted.
+    """
+    ports = {80, 443}
+    for named in (*policy.ports, *(named for rule in policy.rules for named in rule.ports)):
+        ports.update(range(named.first, min(named.last, named.first + MAX_RANGE - 1) + 1))
+    return tuple(sorted(ports - OWN_PORTS))

@@ -1,0 +1,174 @@
+"""One client connection while it is read by a coroutine: deadlines, denials, and what all listeners share."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+from typing import TYPE_CHECKING
+
+from egress.answers import answer, sentence
+from egress.attempt import Attempt
+from egress.backend import Origin
+from egress.carry import CarriedTunnel
+from egress.exchange import Exchange
+from egress.names import IP
+from egress.policy import Deny, Target
+from egress.reach import Refusal
+from egress.stream import Stream
+from observability.events import Reason
+
+if TYPE_CHECKING:
+    from egress.server import Egress
+
+LINGER_S = 2.0
+LINGER_BYTES = 1 << 20
+
+
+class Client:
+    """A connection that somebody behind `origin` made. Its task is the one that made it."""
+
+    def __init__(self, egress: Egress, origin: Origin, stream: Stream, address: str) -> None:
+        self.egress = egress
+        self.origin = origin
+        self.backend = origin.backend
+        """Where its place is counted."""
+        self.stream = stream
+        self.client_address = address
+        self.attempt: Attempt | None = None
+        """What it is carrying now."""
+        self.target: Target | None = None
+        self.address: IP | None = None
+        self.upstream: Stream | None = None
+        self.exchange: Exchange | None = None
+        self.deadline = math.inf
+        self.moved = 0
+        self.reason: Reason | None = None
+        """Why it was cut."""
+        self.handed_over = False
+        self.task = asyncio.current_task()
+        stream.on_lost = self.cancel
+        origin.live.add(self)
+
+    def cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+    # --- a live connection
+
+    def tick(self, now: float) -> None:
+        if self.exchange is not None:
+            moved = self.exchange.sent + self.exchange.received
+            if moved != self.moved:
+                self.moved = moved
+                self.deadline = now + self.backend.budget.idle_timeout_s
+        if now >= self.deadline:
+            self.deadline = math.inf
+            self.stream.expire()
+            if self.upstream is not None:
+                self.upstream.expire()
+
+    def revalidate(self) -> None:
+        if self.attempt is None or self.target is None or not self.attempt.carried:
+            return
+        verdict = self.egress.outside.recheck(self.origin.backend, self.target, self.address)
+        if isinstance(verdict, Deny):
+            self.cut(Reason.POLICY_REVOKED)
+
+    def cut(self, reason: Reason) -> None:
+        self.reason = reason
+        self.stream.on_lost = None
+        self.cancel()
+
+    # --- for its coroutine
+
+    def wait_at_most(self, seconds: float) -> None:
+        """What is awaited next ends after about `seconds` (the sweep looks once a second)."""
+        self.deadline = self.egress.loop.time() + seconds
+
+    def wait_for_ever(self) -> None:
+        self.deadline = math.inf
+
+    def close_upstream(self) -> None:
+        if self.upstream is not None:
+            self.upstream.abort()
+            self.upstream = None
+
+    def settle(self, reason: Reason | None = None, detail: str = "") -> None:
+        """The current attempt is over."""
+        if self.attempt is not None:
+            exchange = self.exchange
+            sent, received = (exchange.sent, exchange.received) if exchange is not None else (0, 0)
+            self.attempt.close(reason, sent, received, detail)
+        self.attempt = self.target = self.address = self.exchange = None
+
+    def end(self) -> None:
+        """The coroutine is done: give back the place, unless a tunnel has it now."""
+        if self.handed_over:
+            return
+        self.settle(self.reason)
+        self.close_upstream()
+        self.stream.on_lost = None
+        if self.reason is not None:
+            self.stream.abort()
+        else:
+            self.stream.close()
+        self.origin.live.discard(self)
+        self.egress.released(self.backend)
+
+    def become_tunnel(self, *, sent: int = 0, received: int = 0) -> None:
+        """Join client and upstream; nothing is parsed any more."""
+        assert self.attempt is not None
+        assert self.target is not None
+        assert self.upstream is not None
+        self.handed_over = True
+        self.origin.live.discard(self)
+        CarriedTunnel(
+            self.egress,
+            self.origin,
+            self.attempt,
+            self.target,
+            self.address,
+            self.stream,
+            self.upstream,
+            backend=self.backend,
+            sent=sent,
+            received=received,
+        )
+
+    def refuse(self, attempt: Attempt, refusal: Refusal) -> None:
+        """Put a refusal on record."""
+        if refusal.denied:
+            attempt.deny(refusal.reason, refusal.detail)
+        else:
+            attempt.fail(refusal.reason, refusal.detail, would_deny=refusal.would_deny)
+
+    def say(
+        self, reason: Reason, detail: str, host: str = "", port: int = 0, *, close: bool, body: bool = True
+    ) -> None:
+        """Answer with an error of ours."""
+        text = sentence(
+            reason,
+            backend=self.backend.name,
+            standalone=self.egress.outside.surroundings.standalone,
+            host=host,
+            port=port,
+            detail=detail,
+        )
+        self.stream.write(answer(reason, text, close=close, with_body=body))
+
+    async def linger(self) -> None:
+        """Close so that the caller can still read our answer: closing with its bytes unread would reset it."""
+        self.stream.write_eof()
+        self.wait_at_most(LINGER_S)
+        taken = 0
+        while taken < LINGER_BYTES and (data := await self.stream.receive()):
+            taken += len(data)
+
+
+def peer_address(sock: socket.socket) -> str:
+    """The source address that the caller claims; empty when it is gone already."""
+    try:
+        return str(sock.getpeername()[0])
+    except OSError:
+        return ""

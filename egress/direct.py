@@ -1,0 +1,143 @@
+"""Connections that ignore the proxy: seen, by default closed, and carried where the policy says so.
+
+A door's listeners take connections to *any* address, so the accepted socket's own name is what the program
+dialled. That address is the backend's claim: it says what was wanted, it is never trusted as an identity, and
+what is dialled outside is looked up, checked and decided like any other target.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import TYPE_CHECKING
+
+from egress.backend import Origin
+from egress.client import peer_address
+from egress.http1 import BadRequest, parse_head
+from egress.inside import TargetClient
+from egress.names import IP
+from egress.policy import Allow, Protocol, Target, decide_name
+from egress.reach import Refusal
+from egress.shown import Kind, Shown, first_bytes
+from egress.upstream import DialError, adopt
+from observability.events import Reason, Via
+
+if TYPE_CHECKING:
+    from egress.server import Egress
+
+PEEK_S = 1.0
+"""How long a connection that will be closed anyway may take to show a name."""
+
+
+async def serve_direct(egress: Egress, origin: Origin, sock: socket.socket) -> None:
+    """Serve one connection to a direct port."""
+    backend = origin.backend
+    try:
+        address, port = sock.getsockname()[:2]
+        client_address = peer_address(sock)
+        stream = await adopt(sock)
+    except (OSError, DialError):
+        sock.close()
+        egress.released(backend)
+        return
+    client = DirectClient(egress, origin, stream, client_address)
+    client.backend = backend
+    client.destination = ipaddress.ip_address(address)
+    client.port = port
+    try:
+        await client.serve()
+    finally:
+        client.end()
+
+
+class DirectClient(TargetClient):
+    """A program that dialled an address itself."""
+
+    destination: IP
+    port: int
+
+    async def serve(self) -> None:
+        """Find out what is wanted, then carry or close it."""
+        opaque = self.opaque_target()
+        if opaque is not None:
+            await self.connect(opaque, Via.TCP, None)
+            return
+        self.wait_at_most(self.backend.budget.head_timeout_s if self.origin.backend.policy.direct else PEEK_S)
+        shown = await first_bytes(self.stream)
+        name = await self.shown_name(shown)
+        self.wait_for_ever()
+        if not self.origin.backend.policy.direct:
+            self.deny(name, "it did not use the proxy")
+        elif name:
+            await self.connect_named(name)
+        else:
+            await self.connect(self.literal(), Via.DIRECT, self.destination)
+
+    def opaque_target(self) -> Target | None:
+        """The target when a `protocol: tcp` rule has it: by the address made up for its name, or as a literal."""
+        names = self.egress.names_of(self.origin)
+        name = names.named.get(self.destination, "") if names is not None else ""
+        target = Target(host=name, ip=None, port=self.port) if name else self.literal()
+        verdict = decide_name(self.origin.backend.policy, target, self.egress.outside.surroundings)
+        if name:
+            return target
+        if isinstance(verdict, Allow) and verdict.rule is not None and verdict.rule.protocol is Protocol.TCP:
+            return target
+        return None
+
+    def literal(self) -> Target:
+        return Target(host=str(self.destination), ip=self.destination, port=self.port)
+
+    async def shown_name(self, shown: Shown) -> str:
+        """The server name or Host that the first bytes show, empty when none."""
+        if shown.kind is Kind.TLS:
+            return shown.server_name or ""
+        if shown.kind is not Kind.HTTP:
+            return ""
+        while True:
+            try:
+                head = parse_head(bytes(self.stream.buffer))
+            except BadRequest:
+                return ""
+            if head is not None:
+                return head.target.host if head.target.ip is None else ""
+            if not await self.stream.more():
+                return ""
+
+    async def connect_named(self, name: str) -> None:
+        """A name was shown: it must be one that this backend was told this address for."""
+        names = self.egress.names_of(self.origin)
+        if names is None or not names.fits(name, self.destination):
+            self.deny(name, f"{self.destination} was not answered to a lookup of that name")
+            return
+        await self.connect(Target(host=name, ip=None, port=self.port), Via.DIRECT, self.destination)
+
+    def deny(self, name: str, detail: str) -> None:
+        host = name or str(self.destination)
+        attempt = self.origin.attempt(
+            via=Via.DIRECT,
+            method="TCP",
+            host=host,
+            port=self.port,
+            client_address=self.client_address,
+            destination=f"{self.destination}:{self.port}",
+        )
+        attempt.deny(Reason.DIRECT_ATTEMPT, detail)
+
+    async def connect(self, target: Target, via: Via, only: IP | None) -> None:
+        """Carry the connection to `target` under the policy."""
+        self.target = target
+        self.attempt = self.origin.attempt(
+            via=via,
+            method="TCP",
+            host=target.host,
+            port=target.port,
+            client_address=self.client_address,
+            destination=f"{self.destination}:{self.port}",
+        )
+        reached = await self.egress.outside.reach(self.origin, target, self.attempt, only=only)
+        if isinstance(reached, Refusal):
+            self.refuse(self.attempt, reached)
+            return
+        self.upstream, self.address = reached.stream, reached.address
+        await self.serve_inside(reached.verdict)

@@ -1,0 +1,257 @@
+"""Response heads and message bodies of HTTP/1, strictly: pure bytes in, values out.
+
+`httptools` frames bodies well, but it does not say where in the input a message ended (so nothing could follow a
+chunked request on the same connection), cannot be told that a response answers HEAD, and accepts chunk extensions
+of any size and lists of transfer codings. A proxy that stands between two parsers needs the stricter reading, and
+bodies are framed anew on the way out, so that the other side sees our framing and never the sender's.
+RFC 9112 6 and 7.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum, auto
+
+MAX_HEAD = 64 * 1024
+MAX_LINE = 16 * 1024
+MAX_CHUNK_LINE = 1024
+MAX_TRAILERS = 8 * 1024
+MAX_HEADERS = 256
+
+STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
+NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+VALUE = re.compile(rb"[\t -~\x80-\xff]*")
+CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t -~\x80-\xff]*)?")
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
+        b"proxy-connection",
+        b"te",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+END_TO_END = frozenset({b"content-length", b"cache-control", b"content-type", b"date", b"content-encoding"})
+"""Fields that naming them in Connection does not remove (RFC 9110 7.6.1)."""
+OURS = b"x-stockade-"
+"""What starts like this is said by the proxy alone."""
+NO_TRAILER = frozenset({b"content-length", b"host", b"trailer", b"authorization", b"set-cookie", b"content-encoding"})
+"""Fields that mean nothing good in a trailer section (RFC 9110 6.5.1), besides the hop-by-hop ones."""
+
+
+class BadFraming(ValueError):
+    """Raised for a message that cannot be framed without doubt; the text says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseHead:
+    """A response's head as the upstream sent it."""
+
+    status: int
+    phrase: bytes
+    minor: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    """Names as sent; values without surrounding blanks."""
+    length: int | None
+    """Content-Length."""
+    chunked: bool
+    keep_alive: bool
+    connection: frozenset[bytes]
+    """The options of Connection, lower case: fields that end here too."""
+
+
+def parse_response_head(data: bytes) -> ResponseHead:
+    """Parse a head without its final empty line. Raises BadFraming."""
+    first, *lines = data.split(b"\r\n")
+    status = STATUS_LINE.fullmatch(first)
+    if status is None:
+        raise BadFraming("the status line is not HTTP/1")
+    if len(lines) > MAX_HEADERS:
+        raise BadFraming(f"more than {MAX_HEADERS} header fields")
+    headers = tuple([parse_field(line) for line in lines])
+    minor = int(status[1])
+    length: int | None = None
+    chunked = False
+    options: set[bytes] = set()
+    for name, value in headers:
+        match name.lower():
+            case b"content-length":
+                if length is not None or not value.isdigit() or len(value) > 18:
+                    raise BadFraming("Content-Length is repeated or is not a number")
+                length = int(value)
+            case b"transfer-encoding":
+                if chunked or value.lower() != b"chunked" or minor == 0:
+                    raise BadFraming("Transfer-Encoding is not exactly chunked")
+                chunked = True
+            case b"connection":
+                options.update(option.strip().lower() for option in value.split(b","))
+    if chunked and length is not None:
+        raise BadFraming("both Content-Length and Transfer-Encoding")
+    keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
+    return ResponseHead(
+        status=int(status[2]),
+        phrase=status[3] or b"",
+        minor=minor,
+        headers=headers,
+        length=length,
+        chunked=chunked,
+        keep_alive=keep_alive,
+        connection=frozenset(options),
+    )
+
+
+def parse_field(line: bytes) -> tuple[bytes, bytes]:
+    """One header field. Raises BadFraming: obs-fold, no colon, blanks before it, control characters."""
+    name, colon, value = line.partition(b":")
+    if not colon or NAME.fullmatch(name) is None:
+        raise BadFraming("a header field has no proper name")
+    value = value.strip(b" \t")
+    if VALUE.fullmatch(value) is None:
+        raise BadFraming("a header field has a control character")
+    return name, value
+
+
+class Framing(Enum):
+    """How the end of a body is known."""
+
+    NONE = auto()
+    LENGTH = auto()
+    CHUNKED = auto()
+    CLOSE = auto()
+
+
+def response_framing(head: ResponseHead, method: str) -> Framing:
+    """RFC 9112 6.3."""
+    if method == "HEAD" or head.status in (204, 304) or head.status < 200:
+        return Framing.NONE
+    if head.chunked:
+        return Framing.CHUNKED
+    return Framing.CLOSE if head.length is None else Framing.LENGTH
+
+
+def serialise_response(head: ResponseHead, framing: Framing, *, close: bool, upgrade: bytes | None = None) -> bytes:
+    """The head for the caller: without hop-by-hop fields and anything that only the proxy may say.
+
+    `close` tells the caller that the connection ends after this response. An HTTP/1.0 upstream is passed on as
+    HTTP/1.1, as RFC 9110 2.5 asks of a proxy.
+    """
+    parts = [b"HTTP/1.1 %d %b\r\n" % (head.status, head.phrase)]
+    dropped = HOP_BY_HOP | (head.connection - END_TO_END)
+    for name, value in head.headers:
+        lowered = name.lower()
+        if lowered in dropped or lowered.startswith(OURS):
+            continue
+        parts.append(b"%b: %b\r\n" % (name, value))
+    if framing is Framing.CHUNKED:
+        parts.append(b"Transfer-Encoding: chunked\r\n")
+    if upgrade is not None:
+        parts.append(b"Connection: upgrade\r\nUpgrade: %b\r\n" % upgrade)
+    elif close:
+        parts.append(b"Connection: close\r\n")
+    parts.append(b"\r\n")
+    return b"".join(parts)
+
+
+class ChunkState(Enum):
+    """Where a chunked body is."""
+
+    SIZE = auto()
+    DATA = auto()
+    DATA_END = auto()
+    TRAILER = auto()
+    DONE = auto()
+
+
+class ChunkedBody:
+    """Takes a chunked body off a buffer, bit by bit."""
+
+    __slots__ = ("left", "state", "trailer_bytes", "trailers")
+
+    def __init__(self) -> None:
+        self.state = ChunkState.SIZE
+        self.left = 0
+        self.trailers: list[tuple[bytes, bytes]] = []
+        self.trailer_bytes = 0
+
+    @property
+    def done(self) -> bool:
+        return self.state is ChunkState.DONE
+
+    def decode(self, buffer: bytearray) -> bytes:
+        """The content that `buffer` completes; what was used is removed from it, what follows the body stays.
+
+        Raises BadFraming.
+        """
+        pieces: list[bytes] = []
+        position = 0
+        while self.state is not ChunkState.DONE:
+            if self.state is ChunkState.DATA:
+                piece = bytes(buffer[position : position + self.left])
+                position += len(piece)
+                self.left -= len(piece)
+                pieces.append(piece)
+                if self.left:
+                    break
+                self.state = ChunkState.DATA_END
+            line_end = self._line(buffer, position)
+            if line_end < 0:
+                break
+            self._take_line(bytes(buffer[position:line_end]))
+            position = line_end + 2
+        del buffer[:position]
+        return b"".join(pieces)
+
+    def _line(self, buffer: bytearray, position: int) -> int:
+        """Where the line at `position` ends, below 0 when it is not complete."""
+        most = MAX_LINE if self.state is ChunkState.TRAILER else MAX_CHUNK_LINE
+        end = buffer.find(b"\r\n", position, position + most + 2)
+        if end < 0 and len(buffer) - position > most:
+            raise BadFraming("a line of the chunked body is too long")
+        if (
+            end < 0
+            and self.state is ChunkState.DATA_END
+            and bytes(buffer[position : position + 1]) not in (b"", b"\r")
+        ):
+            raise BadFraming("a chunk is longer than it says")
+        if b"\n" in buffer[position : end if end >= 0 else position + most]:
+            raise BadFraming("a bare line feed in the chunked body")
+        return end
+
+    def _take_line(self, line: bytes) -> None:
+        if self.state is ChunkState.DATA_END:
+            if line:
+                raise BadFraming("a chunk is longer than it says")
+            self.state = ChunkState.SIZE
+        elif self.state is ChunkState.SIZE:
+            size = CHUNK_SIZE.fullmatch(line)
+            if size is None:
+                raise BadFraming("a chunk size is not a hexadecimal number")
+            self.left = int(size[1], 16)
+            self.state = ChunkState.DATA if self.left else ChunkState.TRAILER
+        elif line:
+            self.trailer_bytes += len(line)
+            if self.trailer_bytes > MAX_TRAILERS:
+                raise BadFraming("the trailer section is too large")
+            self.trailers.append(parse_field(line))
+        else:
+            self.state = ChunkState.DONE
+
+
+def encode_chunk(data: bytes) -> bytes:
+    """One chunk; nothing for no data (an empty chunk would end the body)."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+
+
+def encode_last_chunk(trailers: list[tuple[bytes, bytes]]) -> bytes:
+    """The end of a chunked body, with the trailer fields that may travel on."""
+    kept = [
+        b"%b: %b\r\n" % (name, value)
+        for name, value in trailers
+        if name.lower() not in NO_TRAILER and name.lower() not in HOP_BY_HOP and not name.lower().startswith(OURS)
+    ]
+    return b"".join([b"0\r\n", *kept, b"\r\n"])

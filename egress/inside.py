@@ -1,0 +1,156 @@
+"""A client whose target is settled: a CONNECT that was answered, or a direct connection.
+
+Its first bytes decide: TLS for that host becomes a tunnel, plain HTTP is served request by request with the Host
+of each checked against the target, `protocol: tcp` asks nothing, everything else is cut.
+"""
+
+from __future__ import annotations
+
+from egress.client import Client
+from egress.exchange import ClientFault, Exchange, RequestPlan, UpstreamFault
+from egress.http1 import BadRequest, RequestHead, parse_head
+from egress.plan import plan_request
+from egress.policy import Allow, Mode, Protocol
+from egress.shown import Kind, first_bytes, objection
+from observability.events import Reason
+
+
+class TargetClient(Client):
+    """Reads heads, carries exchanges, and serves what is inside a connection to one target."""
+
+    sent_before = 0
+    received_before = 0
+
+    async def read_head(self) -> RequestHead | None:
+        """The next request's head, None when no more requests come. Raises BadRequest."""
+        stream, budget = self.stream, self.backend.budget
+        if not stream.buffer:
+            self.wait_at_most(budget.idle_timeout_s)
+            if not await stream.more():
+                return None
+        self.wait_at_most(budget.head_timeout_s)
+        while (head := parse_head(bytes(stream.buffer))) is None:
+            if not await stream.more():
+                if stream.expired:
+                    raise BadRequest(Reason.HEAD_TIMEOUT, f"no complete request head in {budget.head_timeout_s:g} s")
+                raise BadRequest(Reason.BAD_REQUEST, "the connection ended in the middle of a request head")
+        stream.skip(head.size)
+        self.wait_for_ever()
+        return head
+
+    async def reject(self, error: BadRequest) -> None:
+        """Answer what is no proper request."""
+        attempt = self.origin.attempt(client_address=self.client_address)
+        attempt.deny(error.reason, error.detail)
+        self.say(error.reason, error.detail, close=True)
+        await self.linger()
+
+    async def carry(self, plan: RequestPlan) -> UpstreamFault | ClientFault | None:
+        """Carry one exchange with the upstream that is there."""
+        assert self.upstream is not None
+        self.exchange = Exchange(self.stream, self.upstream, plan)
+        self.moved = 0
+        self.wait_at_most(self.backend.budget.idle_timeout_s)
+        try:
+            await self.exchange.run()
+        except (UpstreamFault, ClientFault) as fault:
+            return fault
+        finally:
+            self.wait_for_ever()
+        return None
+
+    async def explain(self, fault: UpstreamFault | ClientFault) -> None:
+        """Answer an exchange that broke, if nothing of a response went out yet; then the connection ends."""
+        assert self.attempt is not None
+        assert self.exchange is not None
+        started = self.exchange.started
+        if self.stream.expired:
+            reason, detail = Reason.IDLE_TIMEOUT, "nothing moved for too long"
+        elif isinstance(fault, UpstreamFault):
+            reason, detail = Reason.UPSTREAM_INVALID, fault.detail
+        elif fault.detail:
+            reason, detail = Reason.BAD_REQUEST, fault.detail
+        else:
+            self.settle()
+            return
+        host, port = self.attempt.host, self.attempt.port
+        self.settle(reason, detail)
+        self.close_upstream()
+        if not started:
+            self.say(reason, detail, host, port, close=True)
+            await self.linger()
+        else:
+            self.stream.abort()
+
+    async def serve_inside(self, verdict: Allow) -> None:
+        """Look at the first bytes, then carry what may be carried."""
+        assert self.attempt is not None
+        assert self.target is not None
+        if verdict.rule is not None and verdict.rule.protocol is Protocol.TCP:
+            self.attempt.allow(verdict.would_deny)
+            self.become_tunnel()
+            return
+        self.wait_at_most(self.backend.budget.head_timeout_s)
+        shown = await first_bytes(self.stream)
+        self.wait_for_ever()
+        if shown.kind is Kind.HTTP:
+            await self.serve_inner(verdict)
+            return
+        if shown.kind is Kind.NOTHING and not self.stream.expired and not self.stream.buffer:
+            self.attempt.allow(verdict.would_deny)  # opened and closed again: nothing was asked
+            return
+        no = objection(self.target, shown)
+        if no is not None and (self.backend.policy.mode is Mode.ENFORCE or shown.kind is Kind.NOTHING):
+            self.attempt.deny(*no)
+            return
+        self.attempt.allow(verdict.would_deny or (no[0] if no is not None else None))
+        self.become_tunnel()
+
+    async def serve_inner(self, verdict: Allow) -> None:
+        """Plain HTTP inside: every request's Host must be the target."""
+        while True:
+            try:
+                head = await self.read_head()
+            except BadRequest as error:
+                await self.reject(error)
+                return
+            if head is None or not await self.serve_inner_request(head, verdict):
+                return
+
+    async def serve_inner_request(self, head: RequestHead, verdict: Allow) -> bool:
+        assert self.attempt is not None
+        assert self.target is not None
+        inner = head.target
+        fits = head.method != "CONNECT" and (inner.host, inner.port) == (self.target.host, self.target.port)
+        if not fits and (self.backend.policy.mode is Mode.ENFORCE or head.method == "CONNECT"):
+            detail = f"the request inside names {inner.host}:{inner.port}; the connection is to {self.target.host}"
+            self.deny_inner(head, detail)
+            self.say(Reason.INNER_HOST_MISMATCH, detail, inner.host, inner.port, close=True)
+            await self.linger()
+            return False
+        self.attempt.allow(verdict.would_deny or (None if fits else Reason.INNER_HOST_MISMATCH))
+        fault = await self.carry(plan_request(head, None))
+        exchange = self.exchange
+        assert exchange is not None
+        if fault is not None:
+            await self.explain(fault)
+            return False
+        if exchange.upgraded:
+            self.become_tunnel(sent=exchange.sent, received=exchange.received)
+            return False
+        return exchange.client_reusable and exchange.upstream_reusable
+
+    def deny_inner(self, head: RequestHead, detail: str) -> None:
+        """A request inside that names another host: the connection's own denial if it is the first."""
+        assert self.attempt is not None
+        if not self.attempt.carried:
+            self.attempt.deny(Reason.INNER_HOST_MISMATCH, detail)
+            return
+        attempt = self.origin.attempt(
+            method=head.method,
+            host=head.target.host,
+            port=head.target.port,
+            via=self.attempt.via,
+            client_address=self.client_address,
+        )
+        attempt.deny(Reason.INNER_HOST_MISMATCH, detail)

@@ -1,0 +1,29 @@
+"""From a parsed request to what goes out: the head built anew, and how its body is framed."""
+
+from __future__ import annotations
+
+from egress.exchange import RequestPlan
+from egress.framing import Framing
+from egress.http1 import RequestHead, serialise
+from egress.upstream import ParentProxy
+
+
+def plan_request(head: RequestHead, parent: ParentProxy | None) -> RequestPlan:
+    """How a request is carried; `parent` is the parent proxy it goes to, which wants an absolute form."""
+    data = serialise(head)
+    return RequestPlan(
+        method=head.method,
+        head=for_parent(data, head, parent) if parent is not None else data,
+        framing=Framing.NONE,
+    )
+
+
+def for_parent(data: bytes, head: RequestHead, parent: ParentProxy) -> bytes:
+    """An origin-form head as a parent proxy wants it: absolute form, with our credentials."""
+    method, _, rest = data.partition(b" ")
+    first, _, fields = rest.partition(b"\r\n")
+    path, _, version = first.rpartition(b" ")
+    line = b"%b http://%b%b %b\r\n" % (method, head.target.authority.encode(), path, version)
+    if parent.authorization is not None:
+        line += b"Proxy-Authorization: %b\r\n" % parent.authorization
+    return line + fields

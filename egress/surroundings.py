@@ -1,0 +1,79 @@
+"""What the gateway says about the world around the egress, and what the egress sees of itself."""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from egress.names import IP, canonical_host
+from egress.policy import Surroundings
+from egress.upstream import ParentProxy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Around:
+    """The surroundings of a push, checked."""
+
+    surroundings: Surroundings
+    parent: ParentProxy | None = None
+
+
+def parse_around(block: Mapping[str, Any], own: frozenset[IP]) -> Around:
+    """Read the `surroundings` of a push; what is not there is empty.
+
+    Keys: host_addresses, self_addresses, gateway_ports, host_gateway, resolve (`HOST:PORT:ADDRESS`), upstream_proxy,
+    no_proxy, standalone. `own` are the addresses that this process sees on its own interfaces. Raises ValueError.
+    """
+    gateway = block.get("host_gateway")
+    surroundings = Surroundings(
+        host_addresses=addresses(block.get("host_addresses", ())),
+        self_addresses=addresses(block.get("self_addresses", ())) | own,
+        gateway_ports=frozenset(int(port) for port in block.get("gateway_ports", ())),
+        host_gateway=ipaddress.ip_address(gateway) if gateway else None,
+        overrides=parse_overrides(block.get("resolve", ())),
+        standalone=bool(block.get("standalone", False)),
+    )
+    proxy = block.get("upstream_proxy")
+    parent = ParentProxy.parse(str(proxy), block.get("no_proxy", ())) if proxy else None
+    return Around(surroundings=surroundings, parent=parent)
+
+
+def addresses(texts: Sequence[str]) -> frozenset[IP]:
+    return frozenset(ipaddress.ip_address(text) for text in texts)
+
+
+def parse_overrides(entries: Sequence[str]) -> dict[tuple[str, int], tuple[IP, ...]]:
+    """`HOST:PORT:ADDRESS` as curl's --resolve; several lines of one host and port add up. Raises ValueError."""
+    found: dict[tuple[str, int], tuple[IP, ...]] = {}
+    for entry in entries:
+        host, colon, rest = entry.partition(":")
+        port, colon2, address = rest.partition(":")
+        if not colon or not colon2 or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError(f"{entry!r}: write HOST:PORT:ADDRESS")
+        key = (canonical_host(host), int(port))
+        found[key] = (*found.get(key, ()), ipaddress.ip_address(address.strip("[]")))
+    return found
+
+
+def own_addresses(proc: Path = Path("/proc/net")) -> frozenset[IP]:
+    """Every address on this process's interfaces, loopback left out. Linux: fib_trie and if_inet6."""
+    found: set[IP] = set()
+    try:
+        lines = (proc / "fib_trie").read_text().splitlines()
+    except OSError:
+        lines = []
+    for before, line in itertools.pairwise(lines):
+        if line.strip().startswith("/32 host LOCAL"):
+            found.add(ipaddress.ip_address(before.split()[-1]))
+    try:
+        lines = (proc / "if_inet6").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.strip():
+            found.add(ipaddress.IPv6Address(bytes.fromhex(line.split()[0])))
+    return frozenset(address for address in found if not address.is_loopback)
