@@ -27,11 +27,7 @@ CA_INSIDE: Final = "/run/stockade/ca-bundle.pem"
 PROXY_PORT: Final = 3128
 PROXY: Final = f"http://127.0.0.1:{PROXY_PORT}"
 DNS_PORT: Final = 53
-ALWAYS_LISTENED: Final = frozenset({80, 443})
 OUR_PORTS: Final = frozenset({PROXY_PORT, DNS_PORT})
-MAX_LISTENED: Final = 1000
-"""Ports listened on in one door; ranges beyond are denied all the same, but not seen."""
-
 MIB: Final = 1024 * 1024
 DOOR_CAPABILITIES: Final = ("NET_ADMIN", "SETGID", "SETPCAP", "SETUID")
 """To add one route and then to become nobody; the door drops them, and its bounding set."""
@@ -259,12 +255,6 @@ def mounts_of(source: PackageSource | ImageSource, ca: CaBundle | None) -> tuple
     if ca:
         found.append(Mount(source=str(ca.path), target=CA_INSIDE))
     return tuple(found)
-
-
-def listened_ports(policy_ports: frozenset[int]) -> frozenset[int]:
-    """The direct ports of a door: 80, 443 and those that its policy names, a bounded number of them."""
-    named = sorted(policy_ports - OUR_PORTS - ALWAYS_LISTENED)[: MAX_LISTENED - len(ALWAYS_LISTENED)]
-    return ALWAYS_LISTENED | frozenset(named)
 
 
 def check_own_port(backend: str, port: int | None, ports: frozenset[int]) -> None:

@@ -133,9 +133,9 @@ def verdict(control: Attempt, door: Attempt) -> str:
     kinds = {way.split()[0] for way in control.heard}
     if missing := {"tcp", "udp"} - kinds:
         return (
-            "The isolation probe cannot tell anything: even a container on an ordinary network did not reach this "
-            f"machine by {' or '.join(sorted(missing))}, so silence proves nothing. {REFUSED} A firewall here probably "
-            "drops what containers send to the host: allow it from the engine's bridges (`ufw allow in on docker0`, "
+            "The isolation probe cannot tell anything: even a container on an ordinary network did not reach "
+            f"this machine by {' or '.join(sorted(missing))}, so silence proves nothing. {REFUSED} A firewall here probably "
+            "drops what containers send to the host: allow it from the bridges (`ufw allow in on docker0`, "
             "and on br-*). The engine must run on this machine."
         )
     return ""

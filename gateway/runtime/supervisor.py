@@ -33,7 +33,7 @@ from .images import Images
 from .logring import LogRing
 from .ownership import Ownership
 from .pair import Exits, Link, Pair, Tools, Wanted
-from .plans import CaBundle, Names, backend_plan, check_own_port, egress_plan, listened_ports, transport_of
+from .plans import CaBundle, Names, backend_plan, check_own_port, egress_plan, transport_of
 from .policy_ports import policy_ports
 from .probe import PROBE_BACKEND, Attempt, Probe, cache_key, listening, note_passed, passed_before, verdict
 from .record import Record, Role
@@ -324,7 +324,7 @@ class Supervisor:
             raise PlanError(self.refusal)
         source = plan_source(server)
         assert not isinstance(source, RemoteSource)
-        ports = listened_ports(policy_ports(server.network.block))
+        ports = policy_ports(server.network.block)
         if server.isolated:
             check_own_port(backend, server.port, ports)
         image = await self.image_of(source)

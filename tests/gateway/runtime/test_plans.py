@@ -1,0 +1,205 @@
+"""From configuration to containers: what a backend, a door and the egress get, and what nobody gets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.runtime.base import ContainerPlan, ImageInfo, inside
+from gateway.runtime.docker_arguments import create_arguments
+from gateway.runtime.errors import PlanError
+from gateway.runtime.plans import (
+    CaBundle,
+    Names,
+    backend_plan,
+    check_hardening,
+    check_own_port,
+    door_plan,
+    egress_plan,
+)
+from gateway.runtime.policy_ports import policy_ports
+from registry.config import Server
+from registry.mounts import Mount
+from registry.spec import ImageSource, PackageSource, plan_source
+
+NAMES = Names(project="p")
+INFO = ImageInfo(id="i", user="", entrypoint=(), command=(), labels={})
+CA = CaBundle(path=Path("/run/x/ca.pem"), digest="d")
+
+
+def plan_of(entry: dict[str, Any], info: ImageInfo = INFO, ca: CaBundle | None = None) -> ContainerPlan:
+    server = Server.model_validate(entry)
+    source = plan_source(server)
+    assert isinstance(source, PackageSource | ImageSource)
+    return backend_plan(NAMES, "clock", server, source, image="img", info=info, env=dict(source.env), ca=ca, door="D")
+
+
+TIME: dict[str, Any] = {"command": "uvx", "args": ["mcp-server-time", "--local-timezone", "UTC"]}
+
+
+def test_a_backend_has_no_capability_no_network_of_its_own_and_a_read_only_root() -> None:
+    plan = plan_of(TIME)
+    host = create_arguments(plan)["HostConfig"]
+    assert plan.network == inside("D")
+    assert host["CapDrop"] == ["ALL"]
+    assert host["CapAdd"] == []
+    assert host["Privileged"] is False
+    assert host["ReadonlyRootfs"] is True
+    assert "no-new-privileges" in host["SecurityOpt"]
+    assert any(option.startswith("seccomp={") for option in host["SecurityOpt"])
+    assert host["PidsLimit"] == 256
+    assert host["Memory"] == host["MemorySwap"] == 512 * 2**20
+    assert host["RestartPolicy"] == {"Name": "no"}
+    assert "Sysctls" not in host, "a namespace that is shared belongs to the door"
+    assert plan.user == "65532:65532"
+
+
+def test_the_arguments_are_those_after_the_package() -> None:
+    assert plan_of(TIME).command == ("--local-timezone", "UTC")
+
+
+def test_proxy_variables_come_in_both_cases_and_leave_loopback_out() -> None:
+    env = dict(plan_of(TIME).env)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        assert env[name] == env[name.lower()] == "http://127.0.0.1:3128"
+    assert env["NO_PROXY"] == env["no_proxy"] == "localhost,127.0.0.1,::1"
+    assert env["NODE_USE_ENV_PROXY"] == "1"
+
+
+def test_the_entrys_own_variables_win() -> None:
+    assert dict(plan_of({**TIME, "env": {"HTTPS_PROXY": ""}}).env)["HTTPS_PROXY"] == ""
+
+
+def test_not_isolated_means_an_ordinary_network_of_its_own_and_no_proxy() -> None:
+    plan = plan_of({**TIME, "network": {"isolated": False}})
+    assert plan.network == "stockade-p-b-clock-net"
+    assert not [name for name, _ in plan.env if "proxy" in name.lower()]
+
+
+def test_extra_ca_is_mounted_read_only_and_named_to_every_client() -> None:
+    plan = plan_of(TIME, ca=CA)
+    assert [(m.source, m.read_only) for m in plan.mounts] == [("/run/x/ca.pem", True)]
+    names = {"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS"}
+    assert {name for name, value in plan.env if value == plan.mounts[0].target} == names
+    assert plan.fingerprint() != plan_of(TIME, ca=replace(CA, digest="other")).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("entry", "image_user", "user", "home"),
+    [
+        pytest.param({"image": "x"}, "", "65532:65532", True, id="an image that runs as root runs as nobody"),
+        pytest.param({"image": "x"}, "root:root", "65532:65532", True, id="root by name too"),
+        pytest.param({"image": "x"}, "node", "", False, id="an image's own user is kept, with its home"),
+        pytest.param({"image": "x", "user": 1000}, "node", "1000", True, id="the entry's user wins"),
+        pytest.param(TIME, "65532:65532", "65532:65532", True, id="a package runs as nobody"),
+    ],
+)
+def test_who_a_backend_runs_as(entry: dict[str, Any], image_user: str, user: str, home: bool) -> None:
+    plan = plan_of(entry, replace(INFO, user=image_user))
+    assert plan.user == user
+    assert ("HOME" in dict(plan.env)) is home
+    assert len(plan.tmpfs) == (2 if home else 1)
+
+
+@pytest.mark.parametrize("path", ["/var/run/docker.sock", "/run/containerd/containerd.sock", "/x/podman.sock"])
+def test_an_engines_socket_is_never_mounted(path: str) -> None:
+    server = Server.model_validate({"image": "x"})
+    source = ImageSource(image="x", mounts=(Mount(source=path, target="/s"),))
+    with pytest.raises(PlanError, match="leave its wall"):
+        backend_plan(NAMES, "b", server, source, image="x", info=INFO, env={}, ca=None, door="D")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"capabilities": ("NET_ADMIN",)}, id="NET_ADMIN"),
+        pytest.param({"capabilities": ("NET_RAW",)}, id="NET_RAW"),
+        pytest.param({"network": "host"}, id="the host's network"),
+        pytest.param({"network": "bridge"}, id="the engine's default network"),
+        pytest.param({"seccomp": ""}, id="no seccomp profile"),
+    ],
+)
+def test_a_plan_that_asks_for_more_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(PlanError):
+        check_hardening(replace(plan_of(TIME), **change))
+
+
+def test_stdio_keeps_its_conversation_out_of_the_engines_log() -> None:
+    assert create_arguments(plan_of(TIME))["HostConfig"]["LogConfig"]["Type"] == "none"
+    http = create_arguments(plan_of({**TIME, "port": 8000}))
+    assert http["HostConfig"]["LogConfig"]["Config"]["max-size"] == "5m"
+    assert http["OpenStdin"] is False
+
+
+def test_a_door_owns_an_empty_namespace_and_has_no_engine_restart() -> None:
+    plan = door_plan(NAMES, "clock", "e", Path("/d"), nonce="n", generation=7, ports=frozenset({80, 443, 5432}))
+    host = create_arguments(plan)["HostConfig"]
+    assert host["NetworkMode"] == "none"
+    assert host["CapDrop"] == ["ALL"]
+    assert host["CapAdd"] == ["NET_ADMIN", "SETGID", "SETPCAP", "SETUID"]
+    assert host["Sysctls"]["net.ipv4.icmp_echo_ignore_all"] == "1"
+    assert host["Sysctls"]["net.ipv6.conf.all.disable_ipv6"] == "1"
+    assert host["Sysctls"]["net.ipv4.ip_unprivileged_port_start"] == "0"
+    assert host["RestartPolicy"] == {"Name": "no"}
+    assert [m["Target"] for m in host["Mounts"]] == ["/run/stockade/doors"], "never the control directory"
+    assert dict(plan.env)["STOCKADE_PORTS"] == "80,443,5432"
+
+
+def test_the_egress_has_no_capability_and_forwards_nothing() -> None:
+    plan = egress_plan(NAMES, "e", Path("/c"), Path("/d"))
+    host = create_arguments(plan)["HostConfig"]
+    assert plan.user == "65532:65532"
+    assert host["CapAdd"] == []
+    assert host["Sysctls"] == {"net.ipv4.ip_forward": "0"}
+    assert host["ReadonlyRootfs"] is True
+    assert host["Ulimits"] == [{"Name": "nofile", "Soft": 65536, "Hard": 65536}]
+
+
+def test_the_fingerprint_is_about_what_runs_not_about_names_or_the_door() -> None:
+    plan = plan_of(TIME)
+    assert plan.fingerprint() == replace(plan, name="other", labels=(), network=inside("E")).fingerprint()
+    assert plan.fingerprint() != replace(plan, env=(("A", "b"),)).fingerprint()
+    assert plan.fingerprint() != replace(plan, network="open").fingerprint()
+
+
+def test_sessions_get_names_of_their_own_that_the_engine_takes() -> None:
+    assert NAMES.backend("clock/ünïcode session") != NAMES.backend("clock/other")
+    assert NAMES.backend("clock/ünïcode session").isascii()
+
+
+@pytest.mark.parametrize("port", [80, 443, 53, 3128, 5432])
+def test_a_port_where_the_door_listens_is_refused_with_the_way_out(port: int) -> None:
+    with pytest.raises(PlanError, match=rf"Backend b listens on port {port} .*another port"):
+        check_own_port("b", port, frozenset({80, 443, 5432}))
+
+
+def test_another_port_or_none_is_fine() -> None:
+    check_own_port("b", 8000, frozenset({80, 443}))
+    check_own_port("b", None, frozenset({80, 443}))
+
+
+RANGE: dict[str, object] = {"allowed_hosts": ["a.example"], "allowed_ports": [53, 3128, "8000-8002"]}
+
+
+@pytest.mark.parametrize(
+    ("block", "ports"),
+    [
+        pytest.param({}, {80, 443}, id="nothing named"),
+        pytest.param({"allowed_hosts": ["a.example:5432"]}, {80, 443, 5432}, id="a rule's port"),
+        pytest.param(RANGE, {80, 443, 8000, 8001, 8002}, id="a range, and never our own ports"),
+    ],
+)
+def test_a_door_listens_on_the_ports_that_the_policy_names(block: dict[str, object], ports: set[int]) -> None:
+    assert policy_ports(block) == ports
+
+
+def test_a_wide_range_is_listened_on_in_part_as_the_egress_does() -> None:
+    from egress.policy import parse_policy
+    from egress.server import direct_ports
+
+    block = {"allowed_hosts": ["*"], "allowed_ports": ["1000-9000", 22]}
+    assert policy_ports(block) == direct_ports(parse_policy(block))
+    assert len(policy_ports(block)) == 64 + 3

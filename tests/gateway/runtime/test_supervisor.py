@@ -1,0 +1,397 @@
+"""What is started, stopped and started again, and in which order: the supervisor on an engine in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.runtime import supervisor as supervisor_module
+from gateway.runtime.base import Change, ContainerChange
+from gateway.runtime.build_settings import BuildSettings
+from gateway.runtime.errors import BackendUnavailable, EngineError
+from gateway.runtime.images import Images
+from gateway.runtime.recipes import python_base_tag
+from gateway.runtime.record import Owned, Record, Role
+from gateway.runtime.rundir import RunDirectory
+from gateway.runtime.supervisor import Supervisor
+from observability.events import BackendEvent, BackendState, Event
+from registry.config import Config
+
+from .fakes import FakeEngine, FakeLink
+
+pytestmark = pytest.mark.anyio
+
+
+class NoSecrets:
+    def resolve(self, values: Mapping[str, str]) -> dict[str, str]:
+        return dict(values)
+
+
+def config(servers: dict[str, Any], **more: Any) -> Config:
+    return Config.model_validate({"mcpServers": servers, **more})
+
+
+TIME = {"command": "uvx", "args": ["mcp-server-time"]}
+WEB = {"image": "example/web:1", "port": 8000}
+LAZY = {**TIME, "start": "lazy"}
+
+
+class Stage:
+    """A supervisor with everything in memory but its run directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.engine = FakeEngine()
+        self.engine.add_image(python_base_tag())
+        self.link = FakeLink(log=self.engine.log)
+        self.directory = RunDirectory(path=path / "run", persistent=path / "kept")
+        self.events: list[Event] = []
+
+    def supervisor(self) -> Supervisor:
+        return Supervisor(
+            self.engine,
+            self.link,
+            project="p",
+            run_directory=self.directory,
+            images=Images(self.engine, BuildSettings),
+            secrets=NoSecrets(),
+            on_event=self.events.append,
+            probe=False,
+        )
+
+    @asynccontextmanager
+    async def running(self, first: Config, *, remove: bool = True) -> AsyncIterator[Supervisor]:
+        supervisor = self.supervisor()
+        await supervisor.apply(first)
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(supervisor.run())
+            await supervisor.wait_begun()
+            try:
+                yield supervisor
+            finally:
+                await supervisor.stop(remove=remove)
+                await task
+
+    def states(self, backend: str) -> list[BackendState]:
+        return [e.state for e in self.events if isinstance(e, BackendEvent) and e.backend == backend]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Lets the supervisor's tasks run until the condition holds."""
+        async with asyncio.timeout(5):
+            while not condition():  # noqa: ASYNC110  # the condition reads plain values that many tasks change
+                await asyncio.sleep(0)
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    monkeypatch.setattr("gateway.runtime.backoff.FIRST_S", 0.001)
+    monkeypatch.setattr(supervisor_module, "REWATCH_S", 0.001)
+    return Stage(tmp_path)
+
+
+async def test_up_is_policy_then_door_then_its_sockets_then_the_backend(stage: Stage) -> None:
+    async with stage.running(config({"clock": TIME})) as supervisor:
+        await supervisor.instance("clock")
+        log = [line for line in stage.engine.log if not line.startswith(("build", "pull", "network"))]
+        assert log == [
+            "create stockade-p-egress",
+            "start stockade-p-egress",
+            "push clock",
+            "create stockade-p-b-clock-door",
+            "expect clock",
+            "start stockade-p-b-clock-door",
+            "ready clock",
+            "create stockade-p-b-clock",
+            "attach stockade-p-b-clock",
+            "start stockade-p-b-clock",
+        ]
+        stage.engine.log.clear()
+    assert stage.engine.log == [
+        "stop stockade-p-b-clock",
+        "remove stockade-p-b-clock",
+        "drop clock",
+        "remove stockade-p-b-clock-door",
+        "remove stockade-p-egress",
+        "remove network stockade-p-egress-net",
+    ]
+
+
+async def test_down_leaves_nothing_and_records_nothing(stage: Stage) -> None:
+    async with stage.running(
+        config({"clock": TIME, "web": WEB, "open": {**TIME, "network": {"isolated": False}}})
+    ) as s:
+        for name in ("clock", "web", "open"):
+            await s.instance(name)
+    assert stage.engine.containers == {}
+    assert stage.engine.nets == {}
+    assert Record.load(stage.directory.record_file).owned == {}
+
+
+async def test_a_backend_shares_the_network_of_its_door_and_nothing_else(stage: Stage) -> None:
+    async with stage.running(config({"clock": TIME})) as supervisor:
+        await supervisor.instance("clock")
+        door = stage.engine.named("stockade-p-b-clock-door")
+        backend = stage.engine.named("stockade-p-b-clock").plan
+        assert door.plan.network == "none"
+        assert backend.network == f"container:{door.id}"
+        assert backend.capabilities == ()
+
+
+async def test_a_backend_that_is_not_isolated_gets_a_network_of_its_own_and_no_proxy(stage: Stage) -> None:
+    async with stage.running(config({"open": {**TIME, "network": {"isolated": False}}})) as supervisor:
+        await supervisor.instance("open")
+        plan = stage.engine.named("stockade-p-b-open").plan
+        assert plan.network == "stockade-p-b-open-net"
+        assert not [key for key, _ in plan.env if "proxy" in key.lower()]
+        assert supervisor.status()[0].warnings[0].startswith("not isolated")
+        assert "open" not in stage.link.pushes[-1][0]
+
+
+async def test_a_lazy_backend_starts_at_the_first_call(stage: Stage) -> None:
+    async with stage.running(config({"clock": LAZY})) as supervisor:
+        assert stage.engine.running() == ["stockade-p-egress"]
+        assert supervisor.status()[0].state is BackendState.STOPPED
+        await supervisor.instance("clock")
+        assert "stockade-p-b-clock" in stage.engine.running()
+
+
+async def test_a_crashed_backend_starts_again_behind_the_same_door(stage: Stage) -> None:
+    async with stage.running(config({"clock": TIME})) as supervisor:
+        first = await supervisor.instance("clock")
+        door = stage.engine.named("stockade-p-b-clock-door").id
+        stage.engine.die("stockade-p-b-clock", 1)
+        exit_info = await first.wait_exit()
+        assert exit_info.code == 1
+        await supervisor.instance("clock")
+        assert stage.engine.named("stockade-p-b-clock").starts == 2
+        assert stage.engine.named("stockade-p-b-clock-door").id == door
+        assert supervisor.status()[0].restarts == 1
+
+
+async def test_a_dead_door_makes_both_anew(stage: Stage) -> None:
+    async with stage.running(config({"clock": TIME})) as supervisor:
+        await supervisor.instance("clock")
+        old = {c.id for c in stage.engine.containers.values()}
+        stage.engine.die("stockade-p-b-clock-door", 137)
+        await stage.until(lambda: supervisor.status()[0].restarts == 1)
+        await supervisor.instance("clock")
+        pair = {stage.engine.named(name).id for name in ("stockade-p-b-clock", "stockade-p-b-clock-door")}
+        assert not pair & old
+
+
+async def test_a_dead_egress_is_started_again_and_no_backend_is_touched(stage: Stage) -> None:
+    async with stage.running(config({"clock": TIME})) as supervisor:
+        await supervisor.instance("clock")
+        stage.engine.log.clear()
+        stage.engine.die("stockade-p-egress", 137)
+        await stage.until(lambda: stage.engine.named("stockade-p-egress").starts == 2)
+        assert [line for line in stage.engine.log if "clock" in line] == []
+        assert stage.engine.named("stockade-p-b-clock").starts == 1
+
+
+async def test_a_backend_that_always_ends_is_given_up_and_says_what_it_printed(stage: Stage) -> None:
+    stage.engine.exits_at_once.add("stockade-p-b-clock")
+    async with stage.running(config({"clock": TIME})) as supervisor:
+        await stage.until(lambda: supervisor.status()[0].state is BackendState.FAILED)
+        with pytest.raises(BackendUnavailable, match=r"exited with code 3.*5 times in a row.*stockade restart clock"):
+            await supervisor.instance("clock")
+        stage.engine.exits_at_once.clear()
+        await supervisor.restart("clock")
+        await supervisor.instance("clock")
+
+
+async def test_a_build_that_fails_is_not_tried_again(stage: Stage) -> None:
+    stage.engine.builds_fail = "package-mcp-server-time"
+    async with stage.running(config({"clock": TIME})) as supervisor:
+        with pytest.raises(BackendUnavailable, match=r"package mcp-server-time could not be built"):
+            await supervisor.instance("clock")
+        assert stage.engine.log.count("build stockade-package-mcp-server-time") == 1
+        assert stage.states("clock") == [BackendState.BUILDING, BackendState.FAILED]
+
+
+async def test_a_failed_start_leaves_no_door_behind(stage: Stage) -> None:
+    stage.engine.create_fails.add("stockade-p-b-clock")
+    async with stage.running(config({"clock": TIME})) as supervisor:
+        await stage.until(lambda: supervisor.status()[0].state is BackendState.FAILED)
+        assert stage.engine.running() == ["stockade-p-egress"]
+        assert stage.link.tickets == {}
+
+
+async def test_a_door_that_stays_silent_fails_the_start(stage: Stage) -> None:
+    stage.link.deaf = True
+    async with stage.running(config({"clock": TIME})) as supervisor:
+        await stage.until(lambda: supervisor.status()[0].state is BackendState.FAILED)
+        assert "did not reach the egress" in supervisor.status()[0].detail
+        assert "create stockade-p-b-clock" not in stage.engine.log
+
+
+async def test_a_changed_policy_is_one_push_and_touches_no_container(stage: Stage) -> None:
+    async with stage.running(config({"clock": TIME})) as supervisor:
+        await supervisor.instance("clock")
+        stage.engine.log.clear()
+        await supervisor.apply(config({"clock": {**TIME, "network": {"allowed_hosts": ["api.example.com"]}}}))
+        assert stage.engine.log == ["push clock"]
+
+
+async def test_a_changed_command_makes_that_backend_anew_and_no_other(stage: Stage) -> None:
+    async with stage.running(config({"clock": TIME, "other": TIME})) as supervisor:
+        await supervisor.instance("clock")
+        await supervisor.instance("other")
+        stage.engine.log.clear()
+        await supervisor.apply(config({"clock": {**TIME, "env": {"A": "b"}}, "other": TIME}))
+        await supervisor.instance("clock")
+        assert ("A", "b") in stage.engine.named("stockade-p-b-clock").plan.env
+        assert [line for line in stage.engine.log if "other" in line and "push" not in line] == []
+
+
+async def test_a_removed_backend_is_down_before_its_policy_goes(stage: Stage) -> None:
+    async with stage.running(config({"clock": TIME})) as supervisor:
+        await supervisor.instance("clock")
+        stage.engine.log.clear()
+        await supervisor.apply(config({}))
+        assert stage.engine.log == [
+            "stop stockade-p-b-clock",
+            "remove stockade-p-b-clock",
+            "drop clock",
+            "remove stockade-p-b-clock-door",
+            "push",
+        ]
+
+
+async def test_each_session_gets_a_backend_and_a_door_of_its_own(stage: Stage) -> None:
+    async with stage.running(config({"clock": {**TIME, "sessions": "per-client"}})) as supervisor:
+        assert stage.engine.running() == ["stockade-p-egress"]
+        one = await supervisor.instance("clock", "one")
+        two = await supervisor.instance("clock", "two")
+        assert {one.id, two.id} == {"clock/one", "clock/two"}
+        assert len(stage.engine.running()) == 5
+        assert {t.backend for t in stage.link.tickets.values()} == {"clock"}
+        await supervisor.release("clock/one")
+        assert len(stage.engine.running()) == 3
+
+
+async def test_the_next_gateway_takes_over_the_same_containers(stage: Stage) -> None:
+    wanted = config({"clock": TIME, "web": WEB})
+    async with stage.running(wanted, remove=False) as supervisor:
+        await supervisor.instance("clock")
+        await supervisor.instance("web")
+    before = {c.plan.name: (c.id, c.starts) for c in stage.engine.containers.values() if c.running}
+    assert len(before) == 5
+    async with stage.running(wanted) as supervisor:
+        await supervisor.instance("clock")
+        await supervisor.instance("web")
+        after = {c.plan.name: (c.id, c.starts) for c in stage.engine.containers.values() if c.running}
+        assert {name: key[0] for name, key in after.items()} == {name: key[0] for name, key in before.items()}
+        assert after["stockade-p-b-web"][1] == 1, "an http backend goes on"
+        assert after["stockade-p-b-clock"][1] == 2, "a stdio conversation begins anew"
+        assert set(stage.link.tickets) == {"clock", "web"}
+
+
+async def test_the_next_gateway_removes_what_is_not_wanted_any_more_and_remakes_what_changed(stage: Stage) -> None:
+    async with stage.running(config({"clock": TIME, "gone": TIME}), remove=False) as supervisor:
+        await supervisor.instance("clock")
+        await supervisor.instance("gone")
+    old = stage.engine.named("stockade-p-b-clock").id
+    async with stage.running(config({"clock": {**TIME, "env": {"A": "b"}}})) as supervisor:
+        await supervisor.instance("clock")
+        assert stage.engine.named("stockade-p-b-clock").id != old
+        assert not [name for name in stage.engine.running() if "gone" in name]
+
+
+async def test_a_container_with_our_name_that_we_did_not_make_is_left_alone(stage: Stage) -> None:
+    from gateway.runtime.base import ContainerPlan
+
+    await stage.engine.create(ContainerPlan(name="stockade-p-b-clock-door", image="x"))
+    async with stage.running(config({"clock": TIME})) as supervisor:
+        await stage.until(lambda: supervisor.status()[0].state is BackendState.FAILED)
+        assert "did not make it" in supervisor.status()[0].detail
+    assert stage.engine.named("stockade-p-b-clock-door")
+
+
+async def test_a_crash_between_intent_and_creation_leaks_nothing(stage: Stage) -> None:
+    from gateway.runtime.base import ContainerPlan
+
+    record = Record.load(stage.directory.record_file)
+    record.use_engine("ENGINE")
+    mark = record.intend(Owned(name="stockade-p-b-lost", role=Role.BACKEND, mark="", instance="lost")).mark
+    record.intend(Owned(name="stockade-p-b-other", role=Role.BACKEND, mark="", instance="other"))
+    await stage.engine.create(ContainerPlan(name="stockade-p-b-lost", image="x", labels=(("stockade.mark", mark),)))
+    await stage.engine.create(ContainerPlan(name="stockade-p-b-other", image="x", labels=(("stockade.mark", "?"),)))
+    async with stage.running(config({})):
+        names = {c.plan.name for c in stage.engine.containers.values()}
+        assert "stockade-p-b-lost" not in names, "ours, by its mark"
+        assert "stockade-p-b-other" in names, "a label alone proves nothing"
+
+
+async def test_an_exit_whose_event_was_lost_is_noticed_when_the_stream_reopens(stage: Stage) -> None:
+    async with stage.running(config({"clock": TIME})) as supervisor:
+        await supervisor.instance("clock")
+        stage.engine.die("stockade-p-b-clock", 1, silently=True)
+        stage.engine.tell(ContainerChange(change=Change.RESYNC))
+        await stage.until(lambda: supervisor.status()[0].restarts == 1)
+
+
+async def test_an_engine_that_fails_at_the_start_ends_the_run_and_leaves_nothing(stage: Stage) -> None:
+    stage.engine.create_fails.add("stockade-p-egress")
+    supervisor = stage.supervisor()
+    await supervisor.apply(config({"clock": TIME}))
+    with pytest.raises(EngineError, match="Could not create"):
+        await supervisor.run()
+    assert stage.engine.containers == {}
+    assert stage.engine.nets == {}
+    with pytest.raises(BackendUnavailable, match="Could not create"):
+        await supervisor.instance("clock")
+
+
+async def test_a_probe_that_got_out_refuses_isolated_backends_only(stage: Stage) -> None:
+    servers = {"clock": TIME, "open": {**TIME, "network": {"isolated": False}}}
+    async with stage.running(config({})) as supervisor:
+        supervisor.refusal = "Isolation does not hold on this engine."
+        await supervisor.apply(config(servers))
+        with pytest.raises(BackendUnavailable, match="does not hold"):
+            await supervisor.instance("clock")
+        await supervisor.instance("open")
+
+
+async def test_a_port_of_its_own_where_the_door_listens_is_an_error(stage: Stage) -> None:
+    async with stage.running(config({"web": {**WEB, "port": 443}})) as supervisor:
+        with pytest.raises(BackendUnavailable, match=r"listens on port 443 .*another port"):
+            await supervisor.instance("web")
+
+
+async def test_an_http_backend_that_ends_before_it_listens_says_so(stage: Stage) -> None:
+    stage.engine.exits_at_once.add("stockade-p-b-web")
+
+    async def refuse(door: str, port: int, timeout_s: float = 5) -> Any:
+        raise ConnectionRefusedError("refused")
+
+    stage.link.connect_inside = refuse  # type: ignore[method-assign]
+    async with stage.running(config({"web": WEB})) as supervisor:
+        await stage.until(lambda: supervisor.status()[0].state is BackendState.FAILED)
+        assert "exited with code 3" in supervisor.status()[0].detail
+
+
+async def test_logs_are_kept_over_restarts_and_followed(stage: Stage) -> None:
+    from gateway.runtime.base import LogLine
+
+    async with stage.running(config({"clock": TIME})) as supervisor:
+        await supervisor.instance("clock")
+        say = stage.engine.named("stockade-p-b-clock").stderr
+        assert say is not None
+        say(LogLine(time=1.0, stream="stderr", text="hello"))
+        assert [line.text async for line in supervisor.logs("clock")] == ["hello"]
+        follower = supervisor.logs("clock", follow=True)
+        assert (await anext(follower)).instance == "clock"
+        say(LogLine(time=2.0, stream="stderr", text="again"))
+        assert (await anext(follower)).text == "again"
+        await follower.aclose()  # type: ignore[attr-defined]
+
+
+async def test_an_unknown_backend_is_a_sentence(stage: Stage) -> None:
+    async with stage.running(config({})) as supervisor:
+        with pytest.raises(BackendUnavailable, match="no backend nope"):
+            await supervisor.instance("nope")
