@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from registry.errors import Invalid
 from registry.fields import absolute
 
 ENGINE_SOCKETS = ("docker.sock", "containerd.sock", "podman.sock", "crio.sock", "buildkitd.sock")
-FORBIDDEN = (
-    "/", "/proc", "/sys", "/dev", "/run", "/var", "/var/run", "/var/lib", "/var/lib/docker", "/var/lib/containerd",
-    "/boot", "/etc",
-)  # fmt: skip
-"""With one of these a server could leave its wall: by the engine, the kernel's files, or other programs' sockets."""
+FORBIDDEN = frozenset({"/", "/var", "/var/lib", "/boot", "/etc", "/home", "/usr"})
+"""With one of these a server would see far too much: other people's files, keys, or what is in FORBIDDEN_TREES."""
+FORBIDDEN_TREES = ("/proc", "/sys", "/dev", "/run", "/var/run", "/var/lib/docker", "/var/lib/containerd", "~/.docker")
+"""In one of these, at any depth, are ways out: the engine, the kernel's files, other programs' sockets."""
+REMOVABLE = ("/run/media",)
+"""Where desktops put removable disks; nothing else is there."""
 VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
 
@@ -82,16 +84,35 @@ def make_mount(source: str, target: str, read_only: bool, *, base: Path) -> Moun
 
 
 def refuse_forbidden(source: str, *, volume: bool) -> None:
-    """Raises Invalid for a source that would open the wall."""
+    """Raises Invalid for a source that would open the wall, however it is spelled or linked."""
     if volume:
         return
-    for path in {source, os.path.realpath(source)}:
+    for path in {source, real(source)}:
         if path.rpartition("/")[2] in ENGINE_SOCKETS:
             hint = "Whoever reaches it owns this machine; a server that needs it cannot be isolated"
             raise Invalid(f"{source} is the container engine's socket, which no server gets", hint)
-        if path in FORBIDDEN:
+        if path in FORBIDDEN or (below(path, forbidden_trees()) and not below(path, REMOVABLE)):
             hint = "A server could leave its wall by it; mount only the folder the server works on"
             raise Invalid(f"{source} is not mounted into a server", hint)
+
+
+def real(path: str) -> str:
+    """The path without links, as far as this process may look."""
+    try:
+        return os.path.realpath(path)
+    except OSError:
+        return path
+
+
+def forbidden_trees() -> tuple[str, ...]:
+    """FORBIDDEN_TREES on this machine, and where Stockade itself and the session keep their sockets."""
+    env = os.environ
+    own = (env.get("STOCKADE_STATE_DIR"), env.get("XDG_RUNTIME_DIR"), "~/.local/state/stockade")
+    return tuple(os.path.expanduser(tree) for tree in (*FORBIDDEN_TREES, *own) if tree)
+
+
+def below(path: str, trees: Iterable[str]) -> bool:
+    return any(path == tree or path.startswith(f"{tree.rstrip('/')}/") for tree in trees)
 
 
 def missing_source(mount: Mount) -> Invalid | None:
@@ -100,8 +121,12 @@ def missing_source(mount: Mount) -> Invalid | None:
         return None
     try:
         mode = os.stat(mount.source).st_mode
-    except OSError:
+    except FileNotFoundError:
         return Invalid(f"{mount.source} does not exist", f"Make it (mkdir -p {mount.source}) or correct the path")
+    except OSError as error:
+        return Invalid(
+            f"{mount.source} cannot be looked at: {error.strerror}", "Correct the path, or who may read it"
+        )
     if stat.S_ISSOCK(mode):
         return Invalid(f"{mount.source} is a socket, a way around the wall", "Mount files and folders only")
     return None
@@ -111,5 +136,4 @@ def holds(mount: Mount, path: Path) -> bool:
     """Whether the mount shows `path` to the server."""
     if mount.volume:
         return False
-    root = Path(os.path.realpath(mount.source))
-    return Path(os.path.realpath(path)).is_relative_to(root)
+    return Path(real(str(path))).is_relative_to(real(mount.source))
