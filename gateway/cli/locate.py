@@ -45,7 +45,7 @@ class Place:
 
     def running(self) -> tuple[Path, GatewayFile] | None:
         """The run directory and the live gateway, or None."""
-        found = find_gateway(None if self.project else self.config(), self.project)
+        found = find_gateway(None if self.project else self.config_to_write(), self.project)
         return found if found and found[1].alive else None
 
     def api(self) -> Api:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from registry.document import blank_comments
 
 _SPACE = re.compile(r"\s*")
+_REMARK = re.compile(r"[ \t]*(?:/\*[^\n]*?\*/[ \t]*)*(?://[^\n]*)?")
+"""What may follow a member on its line."""
 _DECODER = json.JSONDecoder()
 
 
@@ -97,7 +99,7 @@ def _splice(text: str, path: Sequence[str], value: Any) -> str:
 
 
 def _insert(text: str, found: Object, depth: int, key: str, value: Any) -> str:
-    """A new last member. After the comma of the one before, and before any comment that stands at the end."""
+    """A new last member, on a line of its own below the one before and its remark."""
     unit = _indent(text)
     line = f"\n{unit * (depth + 1)}{json.dumps(key)}: {_dump(value, unit, depth + 1)}"
     if not found.members:
@@ -105,11 +107,13 @@ def _insert(text: str, found: Object, depth: int, key: str, value: Any) -> str:
         tail = inside.rstrip() + "\n" + unit * depth if inside.strip() else "\n" + unit * depth
         return text[: found.open + 1] + line + tail + text[found.close :]
     end = found.members[-1].end
-    if (comma := _comma(text, end, found.close)) is not None:
-        return text[: comma + 1] + line + text[comma + 1 :]
-    rest = text[end : found.close]
-    closing = "" if "\n" in rest else "\n" + unit * depth
-    return text[:end] + "," + line + (rest.rstrip(" ") if closing else rest) + closing + text[found.close :]
+    if (comma := _comma(text, end, found.close)) is None:
+        text = text[:end] + "," + text[end:]
+        comma, found = end, replace(found, close=found.close + 1)
+    remark = _REMARK.match(text, comma + 1, found.close)
+    at = remark.end() if remark else comma + 1
+    closing = "" if "\n" in text[at : found.close] else "\n" + unit * depth
+    return text[:at].rstrip(" \t") + line + closing + text[at:].lstrip(" \t" if closing else "")
 
 
 def blank_comments_only(text: str) -> str:

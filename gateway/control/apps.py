@@ -20,6 +20,7 @@ from gateway.control.guard import CSRF_HEADER, Door, Guard, check_token, peer_of
 from gateway.control.routes import api_routes
 from gateway.control.wire import ApiError, Problem, error_response, read_object, text
 from registry.config import ConfigError
+from registry.edit import ConcurrentChange
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +134,8 @@ async def on_config_error(_: Request, error: Exception) -> Response:
     """A change or a file that the configuration's rules refuse: all problems, with their lines."""
     assert isinstance(error, ConfigError)
     problems = [Problem(message=p.message, path=p.key_path, line=p.line or None, hint=p.hint) for p in error.problems]
+    if isinstance(error, ConcurrentChange):
+        return error_response(ApiError(409, "changed_meanwhile", str(error), problems))
     return error_response(ApiError(422, "config_invalid", str(error), problems))
 
 

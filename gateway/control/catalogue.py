@@ -28,18 +28,13 @@ def summary(server: catalog.CatalogServer) -> dict[str, Any]:
 
 
 def details(server: catalog.CatalogServer) -> dict[str, Any]:
-    """All about it: the entry that would be written, and what the person must still give."""
-    needs = catalog.needs(server.name)
+    """All about it, with the entry that would be written and what the person must still give."""
+    needs = [dataclasses.asdict(need) for need in catalog.needs(server.name)]
     return {
+        **server.model_dump(mode="json"),
         **summary(server),
         "entry": catalog.entry(server.name),
-        "needs": [dataclasses.asdict(need) for need in needs],
-        "secrets": [variable.name for variable in (*server.env, *server.inputs) if variable.secret],
-        "env": [variable.model_dump(mode="json") for variable in server.env],
-        "mounts": [mount.model_dump(mode="json") for mount in server.mounts],
-        "hosts": [host.model_dump(mode="json") for host in server.network.allowed_hosts],
-        "network_note": server.network_note,
-        "tools": [tool.model_dump(mode="json") for tool in server.tools],
+        "needs": needs,
     }
 
 

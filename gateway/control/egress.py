@@ -10,9 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from egress.explain import explain
 from egress.policy import parse_policy
-from egress.suggest import suggest
 from gateway.control.backends import need_backend
 from gateway.control.base import Control
 from gateway.control.wire import bad, count, read_object, switch, text
@@ -104,6 +102,8 @@ class EgressRoutes:
 
     async def explain(self, request: Request) -> Response:
         """What would happen to a connection, and which rule decides; connects to nothing and looks nothing up."""
+        from egress.explain import explain
+
         body = await read_object(request, ["backend", "url"])
         name = need_backend(self._control.config, text(body, "backend"))
         policy = parse_policy(self._control.config.servers[name].network.block)
@@ -123,6 +123,8 @@ class EgressRoutes:
 
     async def suggest(self, request: Request) -> Response:
         """The smallest network block that would have let through what this backend asked for."""
+        from egress.suggest import suggest
+
         name = need_backend(self._control.config, request.path_params["name"])
         wanted = ConnectionFilter(backend=name, since=_seconds(request, "since"), limit=MAX_ROWS)
         rows = await asyncio.to_thread(self._control.history.egress, wanted)

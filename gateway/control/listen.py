@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import re
@@ -137,6 +138,8 @@ class HttpServer(uvicorn.Server):
     """Uvicorn on sockets of ours, inside our own event loop: it takes no signal and prints no banner."""
 
     def __init__(self, app: ASGIApp, *, grace_s: float = 5) -> None:
+        self.up = asyncio.Event()
+        """Set when it serves."""
         super().__init__(
             uvicorn.Config(
                 app,
@@ -156,6 +159,10 @@ class HttpServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Signals belong to `gateway/app.py`."""
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
 
     async def run_on(self, *listeners: socket.socket) -> None:
         """Serve until `stop`; closes the listeners."""

@@ -1,0 +1,442 @@
+"""The commands against a real API server on a real control socket, through typer's runner."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from observability.events import CallRef, Decision, EgressEvent, Phase, Reason, Via
+from registry.config import load_config
+from tests.gateway.control.fakes import CONFIG, Running, egress_event
+
+HOSTILE = "evil\x1b[2J\r\u202e[red]x.example"
+
+
+def test_ps_shows_states_isolation_warnings_and_overrides(stockade: Any, running: Running) -> None:
+    result = stockade("ps")
+    assert result.code == 0
+    lines = result.out.splitlines()
+    assert lines[0].startswith("http://127.0.0.1:8420/mcp")
+    assert lines[1].split() == ["NAME", "STATE", "ISOLATED", "TRANSPORT", "RESTARTS", "SINCE", "DETAIL"]
+    assert lines[2].split()[:4] == ["fetch", "running", "yes", "stdio"]
+    assert lines[3].split()[:3] == ["open", "failed", "NO"]
+    assert "! open: Not isolated." in lines
+    assert "! The probe was not run." in lines
+    assert any("egress.resolve: api.github.com:443:10.0.0.9" in line for line in lines)
+
+
+def test_ps_as_json(stockade: Any, running: Running) -> None:
+    data = json.loads(stockade("ps", "--json").out)
+    assert [backend["name"] for backend in data["backends"]] == ["fetch", "open"]
+
+
+@pytest.mark.parametrize("before", [["-f", "stockade.yaml"], ["--project", "test"], []])
+def test_the_gateway_is_found_by_file_project_or_directory(
+    stockade: Any, running: Running, before: list[str]
+) -> None:
+    assert stockade(*before, "ps").code == 0
+    assert stockade("ps", *before).code == 0
+
+
+COMMANDS = [
+    ["ps"], ["logs", "fetch"], ["restart", "fetch"], ["reload"], ["egress", "tail"], ["egress", "top"],
+    ["egress", "blocked"], ["egress", "suggest", "fetch"], ["tools", "ls"], ["tools", "approve", "fetch", "x"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_without_a_gateway_a_command_says_how_to_start_one(stockade: Any, work: Path, command: list[str]) -> None:
+    (work / "stockade.yaml").write_text(CONFIG)
+    result = stockade(*command)
+    assert (result.code, result.out) == (1, "")
+    assert result.err == "Error: No gateway is running for ./stockade.yaml. Start it: stockade up -d\n"
+
+
+def test_without_a_file_a_command_says_where_it_looked(stockade: Any) -> None:
+    result = stockade("ps")
+    assert result.code == 1
+    assert "./stockade.yaml" in result.err
+    assert "--file" in result.err
+
+
+def test_another_running_gateway_is_named(stockade: Any, running: Running, work: Path) -> None:
+    (work / "other.yaml").write_text(CONFIG)
+    result = stockade("ps", "-f", "other.yaml")
+    assert result.code == 1
+    assert "./other.yaml" in result.err
+    assert "Running now: test (" in result.err
+
+
+@pytest.mark.parametrize(
+    "args", [["nope"], ["logs"], ["egress", "allow", "fetch"], ["ps", "--nope"], ["up", "-t", "x"]]
+)
+def test_wrong_usage_is_exit_code_2(stockade: Any, args: list[str]) -> None:
+    assert stockade(*args).code == 2
+
+
+def test_logs_are_printed_and_escaped(stockade: Any, running: Running) -> None:
+    from gateway.runtime.base import LogLine
+
+    running.control.supervisor.lines.append(LogLine(time=0.0, stream="stderr", text=HOSTILE))
+    result = stockade("logs", "fetch", "--tail", "2")
+    assert [line.split(maxsplit=1)[1] for line in result.out.splitlines()] == [
+        "line 4",
+        "evil\\x1b[2J\\r\\u202e[red]x.example",
+    ]
+
+
+def test_logs_of_an_unknown_server_name_those_there_are(stockade: Any, running: Running) -> None:
+    result = stockade("logs", "nope")
+    assert result.code == 1
+    assert "there are: fetch, open" in result.err
+
+
+def test_restart(stockade: Any, running: Running) -> None:
+    assert stockade("restart", "fetch").code == 0
+    assert running.control.supervisor.restarted == ["fetch"]
+    failed = stockade("restart", "open")
+    assert (failed.code, failed.err) == (1, "Error: open ended with code 1 at once.\n")
+
+
+TAIL: list[tuple[dict[str, Any], list[str]]] = [
+    ({}, ["fetch", "DENY", "evil.example:443", "host_not_allowed", "←", "fetch", "(cursor)"]),
+    (
+        {"decision": Decision.ALLOW, "reason": None, "rule": "api.github.com", "host": "api.github.com", "calls": ()},
+        ["fetch", "ALLOW", "api.github.com:443", "api.github.com"],
+    ),
+    (
+        {"decision": Decision.REPORT, "reason": Reason.PORT_NOT_ALLOWED, "calls": ()},
+        ["fetch", "REPORT", "evil.example:443", "port_not_allowed"],
+    ),
+    (
+        {"phase": Phase.CLOSED, "decision": Decision.ALLOW, "reason": Reason.SNI_MISMATCH, "calls": ()},
+        ["fetch", "CUT", "evil.example:443", "sni_mismatch"],
+    ),
+    (
+        {"via": Via.DNS, "method": "AAAA", "reason": Reason.DIRECT_ATTEMPT, "port": 0, "calls": ()},
+        ["fetch", "DENY", "evil.example", "(lookup", "AAAA)", "direct_attempt"],
+    ),
+    (
+        {"via": Via.DIRECT, "host": "", "destination": "198.51.100.7:443", "reason": Reason.DIRECT_ATTEMPT, "calls": ()},
+        ["fetch", "DENY", "198.51.100.7:443", "direct_attempt"],
+    ),
+    (
+        {"phase": Phase.COUNTED, "host": "", "port": 0, "count": 3, "reason": Reason.DIRECT_ATTEMPT, "calls": ()},
+        ["fetch", "DENY", "other", "ports", "direct_attempt", "(x3)"],
+    ),
+    ({"host": "2001:db8::1", "calls": ()}, ["fetch", "DENY", "[2001:db8::1]:443", "host_not_allowed"]),
+    (
+        {"calls": tuple(CallRef(request_id=n, method="tools/call", tool=n) for n in ("a", "b"))},
+        ["fetch", "DENY", "evil.example:443", "host_not_allowed", "←", "probably", "a", "or", "b"],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "words"), TAIL)
+def test_egress_tail_says_it_all_on_one_line(
+    stockade: Any, running: Running, changes: dict[str, Any], words: list[str]
+) -> None:
+    running.publish(egress_event(**changes))
+    (line,) = stockade("egress", "tail").out.splitlines()
+    assert line.split()[1:] == words
+
+
+def test_egress_tail_leaves_out_the_normal_ends_unless_asked(stockade: Any, running: Running) -> None:
+    running.publish(egress_event(phase=Phase.CLOSED, decision=Decision.ALLOW, reason=None))
+    assert stockade("egress", "tail").out == ""
+    assert " END " in stockade("egress", "tail", "--all").out
+
+
+def test_egress_tail_cannot_be_made_to_lie(stockade: Any, running: Running) -> None:
+    """A host name that repaints the line, or adds one that says ALLOW."""
+    call = CallRef(request_id="1", method="tools/call", tool="\x1b[1Afetch\n12:00:00 ALLOW", client="\x9b2K")
+    running.publish(egress_event(host=HOSTILE, calls=(call,)))
+    (line,) = stockade("egress", "tail").out.splitlines()
+    assert line.isprintable()
+    assert "evil\\x1b[2J\\r\\u202e[red]x.example:443" in line
+
+
+def test_egress_tail_as_json_is_one_event_a_line(stockade: Any, running: Running) -> None:
+    running.publish(egress_event(host=HOSTILE))
+    running.publish(egress_event(seq=2, connection=2))
+    rows = [json.loads(line) for line in stockade("egress", "tail", "--json").out.splitlines()]
+    assert [row["host"] for row in rows] == [HOSTILE, "evil.example"]
+
+
+def test_egress_tail_narrows(stockade: Any, running: Running) -> None:
+    running.publish(egress_event())
+    running.publish(egress_event(seq=2, connection=2, backend="other"))
+    assert len(stockade("egress", "tail", "--backend", "other").out.splitlines()) == 1
+    assert len(stockade("egress", "tail", "-n", "1").out.splitlines()) == 1
+    assert stockade("egress", "tail", "--decision", "nope").code == 1
+
+
+def test_top_and_blocked(stockade: Any, running: Running) -> None:
+    import time
+
+    event: EgressEvent = egress_event(time=time.time(), host=HOSTILE)
+    running.publish(event)
+    assert stockade("egress", "top").out.splitlines()[1].split()[1:3] == ["1", "1"]
+    blocked = stockade("egress", "blocked").out
+    assert "stockade egress allow fetch evil\\x1b" in blocked
+    assert "\x1b" not in blocked
+    assert json.loads(stockade("egress", "blocked", "--json").out)[0]["reasons"] == ["host_not_allowed"]
+
+
+def test_tools_are_listed_with_hostile_descriptions_escaped(stockade: Any, running: Running) -> None:
+    assert "reads \\x1b[31mpages [red]x" in stockade("tools", "ls").out
+    assert stockade("tools", "approve", "fetch", "fetch").code == 0
+    assert stockade("tools", "approve", "fetch", "nope").code == 1
+
+
+def test_allow_through_the_gateway_writes_and_is_in_force(stockade: Any, running: Running, work: Path) -> None:
+    dry = stockade("egress", "allow", "fetch", "example.com", "--dry-run")
+    assert (dry.code, "+" in dry.out) == (0, True)
+    assert (work / "stockade.yaml").read_text() == CONFIG
+    done = stockade("egress", "allow", "fetch", "example.com")
+    assert done.code == 0
+    assert "In force now." in done.err
+    assert "example.com" in running.control.config.servers["fetch"].network.allowed_hosts
+    assert "# keep this comment" in (work / "stockade.yaml").read_text()
+    again = stockade("egress", "allow", "fetch", "example.com")
+    assert (again.code, again.out) == (0, "")
+    assert "nothing to change" in again.err
+
+
+def test_allow_works_on_the_file_when_no_gateway_runs(stockade: Any, work: Path) -> None:
+    (work / "stockade.yaml").write_text(CONFIG)
+    result = stockade("egress", "allow", "fetch", "example.com:8443")
+    assert result.code == 0
+    assert "+" in result.out
+    assert "example.com:8443" in load_config(work / "stockade.yaml").servers["fetch"].network.allowed_hosts
+    assert "In force" not in result.err
+
+
+@pytest.mark.parametrize("target", ["https://api.github.com/", "a b", "example.com:70000", "example.com:x"])
+@pytest.mark.parametrize("online", [True, False])
+def test_allow_refuses_what_is_no_host(
+    stockade: Any, request: pytest.FixtureRequest, target: str, online: bool
+) -> None:
+    work: Path = request.getfixturevalue("work")
+    if online:
+        request.getfixturevalue("running")
+    (work / "stockade.yaml").write_text(CONFIG)
+    result = stockade("egress", "allow", "fetch", target)
+    assert result.code == 1
+    assert result.err.startswith("Error: ")
+    assert (work / "stockade.yaml").read_text() == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("a.example", ("a.example", None)), ("a.example:443", ("a.example", 443)), ("::1", ("::1", None)),
+        ("[::1]:80", ("::1", 80)), ("[::1]", ("::1", None)), ("10.0.0.0/8", ("10.0.0.0/8", None)),
+        (".example.com:5432", (".example.com", 5432)), ("2001:db8::/32", ("2001:db8::/32", None)),
+    ],
+)  # fmt: skip
+def test_a_target_is_split_into_host_and_port(target: str, expected: tuple[str, int | None]) -> None:
+    from gateway.cli.egress import split_target
+
+    assert split_target(target) == expected
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_explain_answers_with_and_without_a_gateway(
+    stockade: Any, request: pytest.FixtureRequest, online: bool
+) -> None:
+    work: Path = request.getfixturevalue("work")
+    if online:
+        request.getfixturevalue("running")
+    (work / "stockade.yaml").write_text(CONFIG)
+    denied = json.loads(stockade("egress", "explain", "fetch", "https://evil.example/", "--json").out)
+    assert (denied["decision"], denied["reason"]) == ("deny", "host_not_allowed")
+    assert "api.github.com" in stockade("egress", "explain", "fetch", "api.github.com:443").out
+    assert stockade("egress", "explain", "nope", "x").code == 1
+    assert stockade("egress", "explain", "fetch", "https://").code == 1
+
+
+def test_suggest_prints_a_policy_and_writes_it(stockade: Any, running: Running) -> None:
+    empty = stockade("egress", "suggest", "fetch")
+    assert empty.code == 1
+    assert "mode: learn" in empty.err
+    running.publish(egress_event(host="api.example.com"))
+    assert "api.example.com" in stockade("egress", "suggest", "fetch").out
+    assert stockade("egress", "suggest", "fetch", "--write").code == 0
+    assert "api.example.com" in str(running.control.config.servers["fetch"].network.block)
+
+
+def test_check_tries_targets_on_a_policy_file(stockade: Any, work: Path) -> None:
+    (work / "p.yaml").write_text("network:\n  allowed_hosts: [.example.com]\n")
+    assert stockade("egress", "check", "p.yaml").code == 0
+    assert stockade("egress", "check", "p.yaml", "https://a.example.com/").code == 0
+    denied = stockade("egress", "check", "p.yaml", "https://a.example.com/", "other.example:443")
+    assert denied.code == 1
+    assert "host_not_allowed" in denied.out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("allowed_hosts: [a b]", "allowed_hosts"),
+        ("[", "not YAML"),
+        ("- x", "no network block"),
+        (None, "cannot be read"),
+    ],
+)
+def test_check_explains_a_broken_policy_file(stockade: Any, work: Path, text: str | None, said: str) -> None:
+    if text is not None:
+        (work / "p.yaml").write_text(text)
+    result = stockade("egress", "check", "p.yaml")
+    assert result.code == 1
+    assert said in result.err
+
+
+def test_validate_says_what_is_wrong_and_where(stockade: Any, work: Path) -> None:
+    (work / "stockade.yaml").write_text(CONFIG)
+    assert "./stockade.yaml is valid: 2 servers, 1 client." in stockade("validate").out
+    (work / "bad.yaml").write_text("version: 1\nmcpServers:\n  x: {comand: uvx}\n")
+    bad = stockade("validate", "bad.yaml")
+    assert bad.code == 1
+    assert "bad.yaml:3" in bad.err
+    assert json.loads(stockade("validate", "bad.yaml", "--json").out)["problems"][0]["line"] == 3
+
+
+def test_a_client_gets_a_token_and_snippets(stockade: Any, running: Running, work: Path) -> None:
+    result = stockade("client", "add", "claude", "--server", "fetch")
+    assert result.code == 0
+    token = result.out.splitlines()[1]
+    assert token.startswith("stockade_client_")
+    for title in ("Claude Code", "Cursor", "VS Code", "Codex"):
+        assert title in result.out
+    assert token not in (work / "stockade.yaml").read_text()
+    assert stockade("client", "ls").out.splitlines()[2].split() == ["claude", "yes", "fetch", "all"]
+    assert stockade("client", "add", "claude").code == 1
+    assert stockade("client", "add", "claude", "--renew").code == 0
+    assert stockade("client", "rm", "claude").code == 0
+    assert "claude" not in running.control.config.clients
+
+
+def test_clients_work_on_the_file_when_no_gateway_runs(stockade: Any, work: Path) -> None:
+    (work / "stockade.yaml").write_text(CONFIG)
+    added = json.loads(stockade("client", "add", "codex", "--json").out)
+    assert added["token"] in added["snippets"]["cursor"]
+    assert load_config(work / "stockade.yaml").clients["codex"].token_sha256
+    assert stockade("client", "add", "codex").code == 1
+    assert [c["name"] for c in json.loads(stockade("client", "ls", "--json").out)] == ["cursor", "codex"]
+    assert "token_sha256" not in stockade("client", "ls", "--json").out
+    assert stockade("client", "rm", "codex").code == 0
+    assert stockade("client", "rm", "codex").code == 1
+
+
+def test_search_and_info(stockade: Any) -> None:
+    assert "fetch" in stockade("search", "web").out
+    assert "name" in json.loads(stockade("search", "--json").out)[0]
+    assert "command: uvx" in stockade("info", "fetch").out
+    assert json.loads(stockade("info", "fetch", "--json").out)["entry"]["args"] == ["mcp-server-fetch"]
+    assert stockade("info", "fetchh").code == 1
+
+
+def test_run_adds_a_catalogue_server_with_its_policy(stockade: Any, running: Running) -> None:
+    result = stockade("run", "time", "--allow-host", "example.com", "--allow-port", "8443", "--yes")
+    assert result.code == 0
+    network = running.control.config.servers["time"].network
+    assert (network.isolated, network.allowed_hosts, network.allowed_ports) == (True, ("example.com",), (8443,))
+    assert stockade("rm", "time").code == 0
+    assert "time" not in running.control.config.servers
+
+
+def test_run_without_isolation_says_what_that_means(stockade: Any, running: Running) -> None:
+    result = stockade("run", "time", "--no-isolate", "--name", "clock", "--dry-run")
+    assert "can reach everything" in result.err
+    assert "clock" not in running.control.config.servers
+
+
+def test_run_asks_when_it_may_not_assume(stockade: Any, running: Running) -> None:
+    result = stockade("run", "time")
+    assert result.code == 1
+    assert "--yes" in result.err
+
+
+def test_run_begins_a_file_where_there_is_none(stockade: Any, work: Path) -> None:
+    assert stockade("run", "time", "--yes", "--no-start").code == 0
+    assert list(load_config(work / "stockade.yaml").servers) == ["time"]
+
+
+def test_import_takes_over_a_clients_servers_isolated(stockade: Any, work: Path, home: Path) -> None:
+    (home / ".cursor").mkdir()
+    servers = {
+        "Git Hub": {"command": "uvx", "args": ["mcp-server-git"]},
+        "stockade": {"url": "http://127.0.0.1:8420/mcp"},
+    }
+    (home / ".cursor/mcp.json").write_text(json.dumps({"mcpServers": servers}))
+    assert stockade("import", "cursor", "--yes").code == 0
+    config = load_config(work / "stockade.yaml")
+    assert [(name, server.isolated) for name, server in config.servers.items()] == [("git-hub", True)]
+
+
+def test_connect_writes_the_clients_file_once_asked(stockade: Any, running: Running, home: Path) -> None:
+    refused = stockade("connect", "cursor")
+    assert refused.code == 1
+    assert not (home / ".cursor/mcp.json").exists()
+    result = stockade("connect", "cursor", "--yes")
+    assert result.code == 0
+    text = (home / ".cursor/mcp.json").read_text()
+    assert "${env:STOCKADE_TOKEN_CURSOR}" in text
+    assert "export STOCKADE_TOKEN_CURSOR=stockade_client_" in result.out
+    assert running.control.config.clients["cursor"].servers == ("fetch",)
+
+
+def test_connect_inline_writes_the_token_itself(stockade: Any, running: Running, home: Path) -> None:
+    assert stockade("connect", "cursor", "--inline", "--yes").code == 0
+    assert "Bearer stockade_client_" in (home / ".cursor/mcp.json").read_text()
+
+
+def test_connect_and_disconnect_without_a_gateway(stockade: Any, work: Path, home: Path) -> None:
+    (work / "stockade.yaml").write_text(CONFIG)
+    (home / ".codex").mkdir()
+    (home / ".codex/config.toml").write_text('# mine\nmodel = "x"\n')
+    assert stockade("connect", "--yes").code == 0
+    assert "bearer_token_env_var" in (home / ".codex/config.toml").read_text()
+    assert "codex" in load_config(work / "stockade.yaml").clients
+    assert stockade("disconnect", "codex", "--yes").code == 0
+    assert "stockade" not in (home / ".codex/config.toml").read_text()
+    assert "# mine" in (home / ".codex/config.toml").read_text()
+    assert "codex" not in load_config(work / "stockade.yaml").clients
+
+
+def test_connect_print_changes_nothing(stockade: Any, work: Path, home: Path) -> None:
+    (work / "stockade.yaml").write_text(CONFIG)
+    result = stockade("connect", "zed", "vscode", "--print")
+    assert result.code == 0
+    assert '"context_servers"' in result.out
+    assert '"servers"' in result.out
+    assert list(home.iterdir()) == []
+    assert (work / "stockade.yaml").read_text() == CONFIG
+
+
+def test_connect_writes_a_repositorys_own_file(stockade: Any, running: Running, work: Path) -> None:
+    assert stockade("connect", "claude-code", "--repo", ".", "--yes").code == 0
+    assert "mcpServers" in (work / ".mcp.json").read_text()
+    assert stockade("connect", "lm-studio", "--repo", ".", "--yes").code == 1
+
+
+def test_connect_names_the_clients_it_knows(stockade: Any, running: Running) -> None:
+    assert "claude-code" in stockade("connect", "nope").err
+    assert len(stockade("connect", "--list").out.splitlines()) > 25
+    assert "Found no AI client" in stockade("connect").err or True
+
+
+def test_the_admin_token_is_shown_once_and_renewed(stockade: Any, running: Running) -> None:
+    assert "was not made yet" in stockade("admin", "token").out
+    made = stockade("admin", "token", "--new")
+    assert "stockade_admin_" in made.out
+    assert "stockade_admin_" not in stockade("admin", "token").out
+
+
+def test_version(stockade: Any) -> None:
+    assert stockade("version").out.startswith("stockade ")
+    assert "python" in json.loads(stockade("version", "--json").out)

@@ -1,0 +1,54 @@
+"""Finding a gateway, and not taking a stranger for one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from gateway.control.rundir import GatewayFile, find_gateway, process_started, read_gateway
+
+
+def gateway(**changes: Any) -> GatewayFile:
+    values: dict[str, Any] = {
+        "pid": os.getpid(), "pid_started": process_started(os.getpid()), "project": "p", "config": "/x/stockade.yaml",
+        "version": "1", "started": 0.0, "endpoint": "e", "admin": "a",
+    }  # fmt: skip
+    return GatewayFile(**{**values, **changes})
+
+
+def test_a_gateway_is_found_by_its_file_and_by_its_project(tmp_path: Path) -> None:
+    directory = tmp_path / "p"
+    directory.mkdir()
+    gateway(config=str(tmp_path / "stockade.yaml")).write(directory)
+    found = (directory, read_gateway(directory))
+    assert find_gateway(tmp_path / "stockade.yaml", root=tmp_path) == found
+    assert find_gateway(None, "p", root=tmp_path) == found
+    assert find_gateway(tmp_path / "other.yaml", root=tmp_path) is None
+    assert find_gateway(tmp_path / "stockade.yaml", "q", root=tmp_path) is None
+
+
+def test_the_file_is_private(tmp_path: Path) -> None:
+    gateway().write(tmp_path)
+    assert (tmp_path / "gateway.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_process_that_ended_is_not_alive() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        found = gateway(pid=process.pid, pid_started=process_started(process.pid))
+        assert found.alive
+        process.communicate(b"\n")
+    assert not found.alive
+
+
+def test_a_pid_that_another_process_has_now_is_not_the_gateway() -> None:
+    assert gateway().alive
+    assert not gateway(pid_started="1").alive
+
+
+def test_a_damaged_file_is_no_gateway(tmp_path: Path) -> None:
+    for text in ("", "{", "[]", '{"pid": 1}'):
+        (tmp_path / "gateway.json").write_text(text)
+        assert read_gateway(tmp_path) is None
