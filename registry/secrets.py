@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,11 @@ class SecretStore:
         if problems:
             raise SecretError(problems)
         return resolved
+
+    def resolve_list(self, values: Sequence[str], where: KeyPath = ()) -> tuple[str, ...]:
+        """As `resolve`, for a list such as a server's arguments."""
+        found = self.resolve({str(index): text for index, text in enumerate(values)}, where)
+        return tuple(found.values())
 
     def resolve_text(self, text: str, where: KeyPath = ()) -> str:
         """The text with its references filled in. Raises SecretError with every one that is missing."""

@@ -35,6 +35,10 @@ def test_references_are_filled_in(tmp_path: Path) -> None:
     }
 
 
+def test_references_in_arguments_are_filled_in_too(tmp_path: Path) -> None:
+    assert store(tmp_path, STOCKADE_SECRET_URL="pg://x").resolve_list(("-y", "${secret:url}")) == ("-y", "pg://x")
+
+
 def test_a_value_that_looks_like_a_reference_is_not_filled_in_again(tmp_path: Path) -> None:
     assert store(tmp_path, A="${env:B}", B="x").resolve_text("${env:A}") == "${env:B}"
 
