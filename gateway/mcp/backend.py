@@ -1,0 +1,503 @@
+"""One backend: its connections, one for each era and, where needed, for each client session; and its lists.
+
+Theory of operation. A connection's key says who shares it: `Slot(modern, owner)`, with an empty owner for a shared
+one. HTTP backends keep both eras in one process, and each legacy session of a client gets a session of its own
+there. A stdio process is locked to the era of its first request, so `sessions: auto` keeps one process for each era
+that somebody speaks (`shared`: one for all, and the other era is bridged), and one for each client session
+once the backend is known to push (it declares logging or subscriptions, or was seen to ask something).
+
+Connections are made when they are first needed and again when they are gone; while a backend keeps failing, the
+next attempts fail at once for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from gateway.mcp.caller import LEVELS
+from gateway.mcp.catalogue import CHANGED, LISTEN_FLAG, Kind, Listing, declares, read_list
+from gateway.mcp.connect import US, ask, greet
+from gateway.mcp.errors import METHOD_NOT_FOUND, ConnectFailed, PeerClosed, RpcError, unavailable
+from gateway.mcp.http_client import Connection, Pool
+from gateway.mcp.http_peer import HttpPeer, Site
+from gateway.mcp.peer import (
+    About,
+    Call,
+    Greeting,
+    Peer,
+    Sink,
+    envelope,
+)
+from gateway.mcp.stdio import StdioPeer
+from gateway.mcp.tasks import Tasks
+from gateway.runtime.errors import BackendUnavailable
+from registry.config import Server, Sessions, Transport
+
+if TYPE_CHECKING:
+    from gateway.mcp.caller import Caller
+    from gateway.runtime.base import Instance
+
+logger = logging.getLogger(__name__)
+
+_BACKOFF_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
+MAX_OWN: Final = 32
+"""Connections of a backend that belong to one client session each (a container each on stdio)."""
+IDLE_OWN_S: Final = 300.0
+LIST_TIMEOUT_S: Final = 30.0
+SESSION_ID_LENGTH: Final = 32
+"""A session owns its connection; a principal's digest, which is shorter, may stand for several programs."""
+
+
+class Instances(Protocol):
+    """The supervisor, as far as this package looks."""
+
+    async def instance(self, backend: str, session: str = "") -> Instance:
+        """Starts it when it does not run. Raises BackendUnavailable."""
+        ...
+
+    async def release(self, instance_id: str) -> None:
+        """End a session's own instance."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Who shares a connection."""
+
+    modern: bool
+    owner: str = ""
+    """A session's id, or a principal's digest; empty: everybody."""
+
+
+@dataclass(eq=False, slots=True)
+class Line:
+    """A connection and what it stands on."""
+
+    peer: StdioPeer | HttpPeer
+    instance: Instance | None
+    used: float = 0.0
+
+
+def instances_site(instance: Instance) -> Site:
+    """The endpoint of an HTTP backend behind its door."""
+
+    async def dial(factory: Callable[[], Connection]) -> Connection:
+        try:
+            sock = await instance.connect()
+        except BackendUnavailable as error:
+            raise OSError(error.sentence) from error
+        _, connection = await asyncio.get_running_loop().create_connection(factory, sock=sock)
+        return connection
+
+    return Site(Pool(dial), instance.path, f"127.0.0.1:{instance.port}")
+
+
+class Backend:
+    """A backend's connections and lists."""
+
+    def __init__(
+        self,
+        name: str,
+        server: Server,
+        *,
+        instances: Instances,
+        sink: Sink,
+        tasks: Tasks,
+        call_timeout_s: float,
+        start_timeout_s: float,
+        remote: Site | None = None,
+    ) -> None:
+        self.name = name
+        self.server = server
+        self.call_timeout_s = call_timeout_s
+        self.lists: dict[Kind, Listing] = {}
+        self.on_lists: Callable[[Kind], None] = lambda _: None
+        """Called when a list was read anew."""
+        self.abouts: dict[bool, About] = {}
+        """What it said of itself, by era (True: modern)."""
+        self._instances = instances
+        self._sink = sink
+        self._tasks = tasks
+        self._start_timeout_s = start_timeout_s
+        self._remote = remote
+        self._lines: dict[Slot, Line] = {}
+        self._opening: dict[Slot, asyncio.Task[Line]] = {}
+        self._reading: dict[Kind, asyncio.Task[Listing]] = {}
+        self._sites: dict[str, tuple[Instance, Site]] = {}
+        self._speaks: dict[bool, bool] = {}
+        self._pushy = False
+        self._failures = 0
+        self._retry_at = 0.0
+        self._last_error = ""
+        self._home: dict[bool, str] = {}
+        self._levels: weakref.WeakKeyDictionary[Peer, str] = weakref.WeakKeyDictionary()
+        self.closed = False
+
+    # who shares what
+
+    @property
+    def stdio(self) -> bool:
+        """Whether it is on a pipe."""
+        return self.server.transport is Transport.STDIO
+
+    def saw_push(self) -> None:
+        """It asked something of its own accord: from now on, each session gets a connection of its own."""
+        self._pushy = True
+
+    def slot(self, caller: Caller | None) -> Slot:
+        """The connection that a caller's requests go through."""
+        modern = self._era_for(caller)
+        if caller is None or (modern and not self._split_modern()):
+            return Slot(modern)
+        if modern:
+            return Slot(True, _digest(caller))
+        if not self._private():
+            return Slot(False)
+        return Slot(False, caller.session.id if caller.session is not None else self._owner_without_session(caller))
+
+    def _owner_without_session(self, caller: Caller) -> str:
+        """A modern client has no session; on a pipe its principal stands for it, on HTTP each call is safe anyway."""
+        return _digest(caller) if self.stdio else ""
+
+    def _private(self) -> bool:
+        """Whether each legacy session has a connection of its own."""
+        match self.server.sessions:
+            case Sessions.SHARED:
+                return False
+            case Sessions.PER_CLIENT:
+                return True
+            case Sessions.AUTO:
+                return not self.stdio or self._pushy
+
+    def _split_modern(self) -> bool:
+        return self.server.sessions is Sessions.PER_CLIENT and self.stdio
+
+    def _era_for(self, caller: Caller | None) -> bool:
+        wanted = caller.modern if caller is not None else self._any_era()
+        if self._speaks.get(wanted) is False and self._speaks.get(not wanted):
+            return not wanted
+        if self.stdio and self.server.sessions is Sessions.SHARED:
+            for slot in (Slot(wanted), Slot(not wanted)):
+                if slot in self._lines or slot in self._opening:
+                    return slot.modern
+        return wanted
+
+    def _any_era(self) -> bool:
+        """For a request of our own: what is open already, else HTTP's newest era and a pipe's most usual one."""
+        for slot, line in self._lines.items():
+            if not slot.owner and not line.peer.closed:
+                return slot.modern
+        return not self.stdio
+
+    # connections
+
+    def ready(self, caller: Caller) -> Peer | None:
+        """The caller's connection, if it is open."""
+        line = self._lines.get(self.slot(caller))
+        if line is None or line.peer.closed:
+            return None
+        line.used = time.monotonic()
+        return line.peer
+
+    async def peer(self, caller: Caller | None) -> Peer:
+        """The caller's connection, opened if need be. Raises RpcError."""
+        for _ in range(3):
+            slot = self.slot(caller)
+            line = self._lines.get(slot)
+            if line is None or line.peer.closed:
+                line = await self._open_once(slot, caller)
+            if self.slot(caller) == slot or line.peer.modern == slot.modern:
+                line.used = time.monotonic()
+                return line.peer
+        raise unavailable(self.name, "it changes its mind about the protocol revision it speaks")
+
+    async def _open_once(self, slot: Slot, caller: Caller | None) -> Line:
+        task = self._opening.get(slot)
+        if task is None:
+            if self.closed:
+                raise unavailable(self.name, "it was removed from the configuration")
+            if time.monotonic() < self._retry_at:
+                raise unavailable(self.name, f"{self._last_error} (it failed {self._failures} times; wait a little)")
+            greeting = self._greeting(slot, caller)
+            task = asyncio.get_running_loop().create_task(self._open(slot, greeting))
+            self._opening[slot] = task
+            task.add_done_callback(lambda done: self._opened(slot, done))
+        return await asyncio.shield(task)
+
+    def _opened(self, slot: Slot, task: asyncio.Task[Line]) -> None:
+        self._opening.pop(slot, None)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            self._failures, self._retry_at = 0, 0.0
+            return
+        if isinstance(error, RpcError):
+            self._last_error = error.message.removeprefix(f"Backend {self.name}: ")
+        pause = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
+        self._failures += 1
+        self._retry_at = time.monotonic() + pause
+
+    def _greeting(self, slot: Slot, caller: Caller | None) -> Greeting | None:
+        """A connection of a session's own introduces that session's client; a shared one introduces us."""
+        if caller is None or not slot.owner or caller.session is None:
+            return None
+        return Greeting(caller.session.version, caller.session.capabilities, caller.session.client)
+
+    async def _open(self, slot: Slot, greeting: Greeting | None) -> Line:
+        self._make_room(slot)
+        try:
+            async with asyncio.timeout(self._start_timeout_s + LIST_TIMEOUT_S):
+                line = await self._connect(slot)
+                await self._greet(line, slot, greeting)
+        except BackendUnavailable as error:
+            raise unavailable(self.name, error.sentence) from error
+        except TimeoutError:
+            raise unavailable(self.name, f"it was not ready within {self._start_timeout_s:g} s") from None
+        except (PeerClosed, OSError) as error:
+            raise unavailable(self.name, str(error)) from error
+        return self._settle(line, slot)
+
+    async def _connect(self, slot: Slot) -> Line:
+        if self._remote is not None:
+            return Line(HttpPeer(self._remote, self._sink, self._tasks, door="", modern=slot.modern), None)
+        if not self.stdio:
+            owner = slot.owner[:12] if self.server.sessions is Sessions.PER_CLIENT else ""
+            instance = await self._instances.instance(self.name, owner)
+            site = self._site(instance)
+            return Line(HttpPeer(site, self._sink, self._tasks, door=instance.id, modern=slot.modern), instance)
+        instance = await self._instances.instance(self.name, slot.owner[:12] or self._home_of(slot.modern))
+        reader, writer = await instance.attach()
+        return Line(StdioPeer(reader, writer, self._sink, self._tasks, door=instance.id), instance)
+
+    def _home_of(self, modern: bool) -> str:
+        """The instance of a shared pipe: the first era to come has the backend's own, the other one of its own."""
+        if modern not in self._home:
+            self._home[modern] = "" if not self._home else "modern" if modern else "legacy"
+        return self._home[modern]
+
+    def _site(self, instance: Instance) -> Site:
+        known = self._sites.get(instance.id)
+        if known is None or known[0] is not instance:
+            if known is not None:
+                known[1].pool.close()
+            known = self._sites[instance.id] = (instance, instances_site(instance))
+        return known[1]
+
+    async def _greet(self, line: Line, slot: Slot, greeting: Greeting | None) -> None:
+        peer = line.peer
+        if isinstance(peer, HttpPeer):
+            peer.schema = self.schema
+        deadline = time.monotonic() + self._start_timeout_s
+        while True:
+            try:
+                await greet(
+                    peer, self.name, modern_first=slot.modern, greeting=greeting, timeout_s=self._start_timeout_s
+                )
+                return
+            except ConnectFailed:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.1)  # the process is up, its port is not yet
+
+    def _settle(self, line: Line, slot: Slot) -> Line:
+        """File the connection under the era that it turned out to speak."""
+        peer = line.peer
+        self.abouts[peer.modern] = peer.about
+        self._speaks[peer.modern] = True
+        actual = Slot(peer.modern, slot.owner)
+        if peer.modern != slot.modern:
+            self._speaks[slot.modern] = False
+            if slot.modern in self._home:
+                self._home[peer.modern] = self._home.pop(slot.modern)
+            if slot.owner and peer.modern:
+                actual = Slot(True)
+        if actual != slot and (other := self._lines.get(actual)) is not None and not other.peer.closed:
+            self._tasks.spawn(self._discard(line))
+            return other
+        peer.session = actual.owner if len(actual.owner) == SESSION_ID_LENGTH else ""
+        capabilities = peer.about.capabilities
+        if not peer.modern and ("logging" in capabilities or declares(capabilities, "resources", "subscribe")):
+            self._pushy = True
+        line.used = time.monotonic()
+        self._lines[actual] = line
+        self._watch(peer)
+        return line
+
+    def _watch(self, peer: StdioPeer | HttpPeer) -> None:
+        """Hear of changed lists."""
+        if peer.modern:
+            self._tasks.spawn(self._listen(peer))
+        elif isinstance(peer, HttpPeer):
+            peer.listen()
+
+    async def _listen(self, peer: Peer) -> None:
+        """A standing subscription to a modern backend's list changes."""
+        flags = {
+            flag: True
+            for method, flag in LISTEN_FLAG.items()
+            if declares(peer.about.capabilities, method.split("/")[1], "listChanged")
+        }
+        if flags:
+            params = {"notifications": flags, "_meta": envelope({}, US)}
+            call = Call(self.name, "subscriptions/listen", params, None, None)
+            try:
+                await peer.send(call)
+                await call.outcome()
+            except (RpcError, PeerClosed) as error:
+                logger.info("backend %s: no news of changed lists: %s", self.name, error)
+
+    def _make_room(self, slot: Slot) -> None:
+        """Keep the connections that belong to one session each below their cap. Raises RpcError."""
+        owned = [(line.used, key) for key, line in self._lines.items() if key.owner]
+        if not slot.owner or len(owned) < (MAX_OWN if self.stdio else 4 * 1024):
+            return
+        for _, key in sorted(owned, key=lambda item: item[0]):
+            if not self._lines[key].peer.calls:
+                self.release(key.owner)
+                return
+        raise unavailable(self.name, f"{len(owned)} client sessions use it already, each with a process of its own")
+
+    def release(self, owner: str) -> None:
+        """A client session ended: close the connections that were its own."""
+        for slot in [slot for slot in self._lines if slot.owner == owner]:
+            line = self._lines.pop(slot)
+            self._tasks.spawn(self._close(line, slot))
+
+    def reap(self) -> None:
+        """Close the owned connections that nobody used for long."""
+        horizon = time.monotonic() - IDLE_OWN_S
+        for slot, line in list(self._lines.items()):
+            if slot.owner and line.used < horizon and not line.peer.calls:
+                self.release(slot.owner)
+
+    async def _discard(self, line: Line) -> None:
+        """Close a connection that turned out to be the second of its kind."""
+        await line.peer.close()
+        if line.instance is not None and self.stdio:
+            await self._instances.release(line.instance.id)
+
+    async def _close(self, line: Line, slot: Slot) -> None:
+        await line.peer.close()
+        if line.instance is not None and slot.owner and (self.stdio or self.server.sessions is Sessions.PER_CLIENT):
+            await self._instances.release(line.instance.id)
+
+    def gone(self, peer: Peer) -> None:
+        """A connection ended."""
+        for slot, line in list(self._lines.items()):
+            if line.peer is peer:
+                del self._lines[slot]
+                for listing in self.lists.values():
+                    listing.watched = False
+
+    async def close(self) -> None:
+        """Close all connections."""
+        self.closed = True
+        for task in [*self._opening.values(), *self._reading.values()]:
+            task.cancel()
+        lines, self._lines = self._lines, {}
+        for slot, line in lines.items():
+            await self._close(line, slot)
+        for _, site in self._sites.values():
+            site.pool.close()
+        if self._remote is not None:
+            self._remote.pool.close()
+
+    def peers(self) -> list[Peer]:
+        """The open connections."""
+        return [line.peer for line in self._lines.values() if not line.peer.closed]
+
+    def own_peer(self, owner: str) -> Peer | None:
+        """The connection of one session, if it has one."""
+        line = self._lines.get(Slot(False, owner))
+        return line.peer if line is not None and not line.peer.closed else None
+
+    # what it says of itself, and offers
+
+    async def about(self, modern: bool) -> About:
+        """What it says of itself, as one who speaks this era would hear it. Raises RpcError."""
+        if not self.abouts:
+            await self.peer(None)
+        return self.abouts.get(modern) or next(iter(self.abouts.values()))
+
+    async def set_level(self, peer: Peer, level: str) -> None:
+        """Have a legacy connection log at this level; a shared one only ever logs more."""
+        if "logging" not in peer.about.capabilities or not self._more(peer, level):
+            return
+        self._levels[peer] = level
+        try:
+            await ask(peer, self.name, "logging/setLevel", {"level": level}, LIST_TIMEOUT_S)
+        except (RpcError, PeerClosed) as error:
+            logger.info("backend %s: logging/setLevel failed: %s", self.name, error)
+
+    def _more(self, peer: Peer, level: str) -> bool:
+        known = self._levels.get(peer)
+        return known is None or (LEVELS.index(level) < LEVELS.index(known) if not peer.session else level != known)
+
+    def schema(self, tool: str) -> Any:
+        """The input schema of a tool, as last listed; None when unknown."""
+        listing = self.lists.get(Kind.TOOLS)
+        item = listing.by_key(Kind.TOOLS, tool) if listing is not None else None
+        return item.get("inputSchema") if item is not None else None
+
+    def stale(self, kinds: tuple[Kind, ...]) -> None:
+        """Its lists changed."""
+        for kind in kinds:
+            if (listing := self.lists.get(kind)) is not None:
+                listing.read = 0.0
+                listing.watched = False
+
+    async def listing(self, kind: Kind) -> Listing:
+        """The list, read again when it may have changed. Raises RpcError."""
+        known = self.lists.get(kind)
+        if known is not None and known.fresh:
+            return known
+        task = self._reading.get(kind)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._read(kind))
+            self._reading[kind] = task
+            task.add_done_callback(lambda done: (self._reading.pop(kind, None), done.cancelled() or done.exception()))
+        return await asyncio.shield(task)
+
+    async def _read(self, kind: Kind) -> Listing:
+        peer = await self.peer(None)
+        capabilities = peer.about.capabilities
+        if kind.capability not in capabilities:
+            listing = Listing(read=time.monotonic(), watched=True)
+        else:
+            listing = await self._read_from(peer, kind)
+        self.lists[kind] = listing
+        self.on_lists(kind)
+        return listing
+
+    async def _read_from(self, peer: Peer, kind: Kind) -> Listing:
+        async def request(method: str, params: dict[str, Any]) -> dict[str, Any]:
+            if peer.modern:
+                params = {**params, "_meta": envelope({}, US)}
+            return await ask(peer, self.name, method, params, min(LIST_TIMEOUT_S, self.call_timeout_s))
+
+        watched = declares(peer.about.capabilities, kind.capability, "listChanged")
+        try:
+            return await read_list(kind, request, watched=watched)
+        except PeerClosed as error:
+            raise unavailable(self.name, str(error)) from error
+        except RpcError as error:
+            if error.code == METHOD_NOT_FOUND:
+                return Listing(read=time.monotonic(), watched=True)
+            raise
+
+
+def _digest(caller: Caller) -> str:
+    return "p" + hashlib.sha256(caller.principal.key.encode()).hexdigest()[:12]
+
+
+def changed_kinds(method: str) -> tuple[Kind, ...]:
+    """The lists that a notification says have changed."""
+    return CHANGED.get(method, ())

@@ -1,0 +1,94 @@
+"""Who asks: the principal behind a request, and the way back to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from gateway.mcp import wire
+from gateway.mcp.answer import Answer
+from gateway.mcp.errors import INTERNAL_ERROR, RpcError
+
+if TYPE_CHECKING:
+    from gateway.mcp.sessions import Session
+    from gateway.mcp.views import View
+
+LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Whom a request comes from, as proven (never as claimed in clientInfo)."""
+
+    client: str
+    """The name in `clients`; empty for anonymous."""
+    subject: str = ""
+    """With OAuth: issuer and subject of the token, so two users of one client are two principals."""
+
+    @property
+    def key(self) -> str:
+        """Equal for requests that may share a session."""
+        return f"{self.client}\n{self.subject}"
+
+
+@dataclass(eq=False, slots=True)
+class Caller:
+    """One client request being served."""
+
+    principal: Principal
+    view: View
+    modern: bool
+    version: str
+    answer: Answer
+    request_id: Any
+    session: Session | None = None
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
+    client: Mapping[str, Any] | None = None
+    """clientInfo: a display hint."""
+    level: str | None = None
+    """The least severe log message that the client wants; None for none at all."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def tell(self, method: str, params: Mapping[str, Any]) -> bool:
+        """Send a notification on this request's stream."""
+        return self.answer.push(wire.dumps({"jsonrpc": "2.0", "method": method, "params": params}))
+
+    def wants(self, level: Any) -> bool:
+        """Whether a log message of this level is wanted."""
+        if self.level is None:
+            return False
+        return level not in LEVELS or LEVELS.index(level) >= LEVELS.index(self.level)
+
+    def can(self, method: str, params: Mapping[str, Any]) -> bool:
+        """Whether the client declared the capability that a request to it needs."""
+        match method:
+            case "sampling/createMessage":
+                return "sampling" in self.capabilities
+            case "roots/list":
+                return "roots" in self.capabilities
+            case "elicitation/create":
+                declared = self.capabilities.get("elicitation")
+                if not isinstance(declared, Mapping):
+                    return False
+                return params.get("mode", "form") == "form" or "url" in declared
+            case _:
+                return False
+
+    def ask(self, method: str, params: Mapping[str, Any]) -> asyncio.Future[dict[str, Any]]:
+        """Put a request to a legacy client on this request's stream; the future brings its result or RpcError."""
+        if self.session is None:
+            raise RpcError(INTERNAL_ERROR, "this client cannot be asked")
+        return self.session.ask(method, params, self.answer)
+
+
+def required_capability(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """What the client would have had to declare."""
+    match method:
+        case "sampling/createMessage":
+            return {"sampling": {}}
+        case "roots/list":
+            return {"roots": {}}
+        case _:
+            return {"elicitation": {str(params.get("mode", "form")): {}}}

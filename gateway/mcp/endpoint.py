@@ -1,0 +1,557 @@
+"""The MCP endpoint: one ASGI application for `/mcp` and `/servers/NAME/mcp`, in both eras.
+
+This is where the parts of the package are put together. A request's era is its `MCP-Protocol-Version` header: a
+revision up to 2025-11-25, or none, is served in a session; anything else by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from mcp.shared.inbound import InboundLadderRejection, classify_inbound_request
+from opentelemetry.trace import Tracer
+
+from gateway.mcp import wire
+from gateway.mcp.answer import Answer, ClientGone, Headers, Receive, Send, reply_plain
+from gateway.mcp.auth import Denied, Gate
+from gateway.mcp.backend import Backend, Instances
+from gateway.mcp.caller import Caller, Principal
+from gateway.mcp.calls import Calls, Fence
+from gateway.mcp.catalogue import CHANGED, Kind, Listing
+from gateway.mcp.errors import INTERNAL_ERROR, STATUS, UNSUPPORTED_VERSION, RpcError
+from gateway.mcp.http import (
+    HostGuard,
+    Refused,
+    accepts,
+    check_content_type,
+    parse_message,
+    read_body,
+    read_headers,
+)
+from gateway.mcp.inflight import InFlight
+from gateway.mcp.lists import Lists
+from gateway.mcp.peer import (
+    LEGACY_VERSIONS,
+    META_CAPABILITIES,
+    META_CLIENT,
+    META_LEVEL,
+    MODERN,
+)
+from gateway.mcp.pins import Pins
+from gateway.mcp.pushes import Pushes
+from gateway.mcp.route import Router, failure
+from gateway.mcp.search import Search
+from gateway.mcp.sessions import Session, Sessions
+from gateway.mcp.tasks import Tasks
+from gateway.mcp.views import Directory, Rules, View, view_for
+from gateway.mcp.watch import Watches
+from observability.events import Event, ToolChange, ToolEvent
+from observability.instruments import Meters
+from registry.config import Config, Server, Start
+
+logger = logging.getLogger(__name__)
+
+_HOUSEKEEPING_S: Final = 10.0
+_LEGACY: Final = frozenset(LEGACY_VERSIONS)
+_ACCEPTED: Final = 202
+
+
+class Endpoint:
+    """The endpoint. `app` is mounted at / of the MCP listener; `run` must be running while it serves."""
+
+    def __init__(
+        self,
+        *,
+        supervisor: Instances,
+        fence: Fence,
+        emit: Callable[[Event], None],
+        meters: Meters,
+        tracer: Tracer | None = None,
+        cache_dir: Path | None = None,
+    ) -> None:
+        """`cache_dir` keeps tool lists and pins from one run to the next."""
+        self.inflight = InFlight()
+        self.on_tools: Callable[[str, frozenset[str]], None] = lambda _backend, _tools: None
+        """Called with the names of a backend's tools when they were read (the instruments' vocabulary)."""
+        self._instances = supervisor
+        self._emit = emit
+        self._meters = meters
+        self._tasks = Tasks()
+        self._backends: dict[str, Backend] = {}
+        self._views: dict[tuple[str, str], View | None] = {}
+        self._directory: Directory | None = None
+        self._pins = Pins(emit, cache_dir)
+        self._sessions = Sessions(self._session_ended)
+        self._watches = Watches(self._tasks, lambda: self._sessions, self._view_of)
+        self._calls = Calls(inflight=self.inflight, fence=fence, emit=emit, meters=meters, tracer=tracer)
+        self._lists = Lists(self._backends)
+        self._watches.backends = self._backends
+        self._router = Router(
+            backends=self._backends,
+            calls=self._calls,
+            lists=self._lists,
+            watches=self._watches,
+            search=Search(),
+            emit=emit,
+            meters=meters,
+        )
+        self._config = Config()
+        self._gate = Gate(self._config, None)
+        self._guard = HostGuard("127.0.0.1:0", (), ())
+        self._rules: dict[str, Rules] = {}
+        self._closing = False
+        self._stopped = asyncio.Event()
+
+    # configuration
+
+    def apply(self, config: Config, secrets: Any = None) -> None:
+        """Take a configuration: new views at once; backends that did not change keep their connections."""
+        gateway = config.gateway
+        old, self._config = self._config, config
+        self._calls.annotate = gateway.annotate_denials
+        self._gate = Gate(config, None)
+        self._guard = HostGuard(gateway.listen, gateway.allowed_hosts, gateway.allowed_origins)
+        self._rules = {
+            name: Rules(name, server, gateway.separator)
+            for name, server in config.servers.items()
+            if not server.disabled
+        }
+        self._apply_backends(old, config)
+        self._pins.apply({name: config.servers[name].pin for name in self._rules})
+        self._views.clear()
+        self._directory = None
+        self._end_orphans()
+        for name in self._rules:
+            for method in CHANGED:
+                self._watches.lists_changed(name, method)
+
+    def _apply_backends(self, old: Config, config: Config) -> None:
+        for name in [name for name in self._backends if name not in self._rules]:
+            self._tasks.spawn(self._backends.pop(name).close())
+        for name in self._rules:
+            server = config.servers[name]
+            known = self._backends.get(name)
+            if known is not None and _process(known.server) == _process(server):
+                known.server = server
+                known.call_timeout_s = server.call_timeout_s or config.gateway.call_timeout_s
+                continue
+            if known is not None:
+                self._tasks.spawn(known.close())
+            self._backends[name] = self._backend(name, server, config)
+
+    def _backend(self, name: str, server: Server, config: Config) -> Backend:
+        pushes = Pushes(name, self, self._emit)
+        backend = Backend(
+            name,
+            server,
+            instances=self._instances,
+            sink=pushes,
+            tasks=self._tasks,
+            call_timeout_s=server.call_timeout_s or config.gateway.call_timeout_s,
+            start_timeout_s=server.start_timeout_s or config.gateway.start_timeout_s,
+        )
+        pushes.backend = backend
+        backend.on_lists = lambda kind: self._listed(backend, kind)
+        return backend
+
+    def _end_orphans(self) -> None:
+        """Sessions whose client or route is gone end; the client finds out by a 404 and begins anew."""
+        for session in self._sessions:
+            if self._view_of(session) is None:
+                self._sessions.close(session)
+
+    # views
+
+    def directory(self) -> Directory:
+        """Names and owners, as the lists stand."""
+        if self._directory is None:
+            listings: dict[tuple[str, Kind], Listing] = {
+                (name, kind): listing
+                for name, backend in self._backends.items()
+                for kind, listing in backend.lists.items()
+            }
+            self._directory = Directory(self._rules, listings, self._config.gateway.separator)
+        return self._directory
+
+    def _view(self, client: str, route: str) -> View | None:
+        key = (client, route)
+        if key not in self._views:
+            if len(self._views) > 4096:
+                self._views.clear()
+            if route and route not in self._backends:
+                return None
+            self._views[key] = view_for(self._config, client, route, self.directory, self._pins.hidden)
+        return self._views[key]
+
+    def _view_of(self, session: Session) -> View | None:
+        return self._view(session.owner.client, session.route)
+
+    def _listed(self, backend: Backend, kind: Kind) -> None:
+        """A list was read: names, pins and labels follow."""
+        self._directory = None
+        if kind is not Kind.TOOLS:
+            return
+        tools = backend.lists[kind].items
+        self.on_tools(backend.name, frozenset(tool["name"] for tool in tools))
+        self._pins.seen(backend.name, tools)
+        for name, tool, instead in self.directory().tables[Kind.TOOLS].conflicts:
+            if name == backend.name:
+                detail = f"another backend has that name already; this one is {instead}"
+                self._emit(ToolEvent(time=_now(), backend=name, tool=tool, change=ToolChange.RENAMED, detail=detail))
+
+    def tools(self, backend: str) -> list[dict[str, Any]]:
+        """The definitions of a backend's tools, as last known."""
+        known = self._backends.get(backend)
+        listing = known.lists.get(Kind.TOOLS) if known is not None else None
+        return listing.items if listing is not None else []
+
+    def approve(self, backend: str, tool: str) -> None:
+        """Accept a changed tool definition. Raises KeyError for a tool nobody knows."""
+        self._pins.approve(backend, tool)
+        self._directory = None
+        self._watches.lists_changed(backend, "notifications/tools/list_changed")
+
+    # outlets of the backends' pushes
+
+    def session(self, session_id: str) -> Session | None:
+        """An open client session."""
+        return self._sessions.by_id(session_id)
+
+    def lists_changed(self, backend: str, method: str, owner: str) -> None:
+        """A backend said so."""
+        self._watches.lists_changed(backend, method, owner)
+
+    def resource_updated(self, backend: str, params: dict[str, Any], owner: str) -> None:
+        """A backend said so."""
+        self._watches.resource_updated(backend, params, owner)
+
+    def _session_ended(self, session: Session) -> None:
+        for call in list(session.calls.values()):
+            self._calls.cancel(call, "the session ended")
+        self._watches.drop_session(session)
+        for backend in self._backends.values():
+            backend.release(session.id)
+        self._meters.session_closed(
+            client=session.owner.client, protocol_version=session.version, duration_s=_monotonic() - session.started
+        )
+
+    # life
+
+    async def run(self) -> None:
+        """Keep house until `close`: connect eager backends, expire sessions, reap idle connections."""
+        for backend in self._backends.values():
+            if backend.server.start is Start.EAGER:
+                self._tasks.spawn(self._warm(backend))
+        while not self._stopped.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HOUSEKEEPING_S):
+                    await self._stopped.wait()
+            self._sessions.expire()
+            for backend in self._backends.values():
+                backend.reap()
+
+    async def _warm(self, backend: Backend) -> None:
+        for kind in Kind:
+            try:
+                await backend.listing(kind)
+            except RpcError as error:
+                logger.warning("%s", error.message)
+                return
+
+    async def close(self, grace_s: float) -> None:
+        """Finish the calls in flight within the grace, refuse new ones, and close all connections."""
+        self._closing = True
+        self._watches.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self.inflight.wait_idle()
+        self._calls.parking.clear()
+        for session in self._sessions:
+            self._sessions.close(session)
+        for backend in list(self._backends.values()):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    await backend.close()
+        self._stopped.set()
+        await self._tasks.close()
+
+    # HTTP
+
+    async def app(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        headers: dict[str, str] = {}
+        try:
+            headers = read_headers(scope["headers"])
+            self._guard.check(headers)
+            await self._serve(scope, headers, receive, send)
+        except Refused as refused:
+            allow: Headers = [(b"allow", refused.allow.encode())] if refused.allow else []
+            await reply_plain(send, refused.status, refused.body(), allow)
+        except Denied as denied:
+            challenge = [(b"www-authenticate", denied.challenge(self._metadata_url(scope, headers)))]
+            await reply_plain(send, denied.status, denied.body(), challenge)
+        except (ClientGone, EOFError):
+            return
+
+    async def _serve(self, scope: Mapping[str, Any], headers: dict[str, str], receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        route = _route(path)
+        if route is None:
+            raise Refused(404, "Not Found")
+        client = scope.get("client")
+        principal = await self._gate.admit(headers, client[0] if client else "")
+        view = self._view(principal.client, route)
+        if view is None:
+            raise Refused(404, f"There is no server {route} for this client")
+        if self._closing:
+            raise Refused(503, "The gateway is stopping", INTERNAL_ERROR)
+        version = headers.get("mcp-protocol-version")
+        if version is None or version in _LEGACY:
+            await self._serve_legacy(scope["method"], principal, view, headers, receive, send)
+        else:
+            await self._serve_modern(scope["method"], principal, view, version, headers, receive, send)
+
+    def _metadata_url(self, scope: Mapping[str, Any], headers: Mapping[str, str]) -> str | None:
+        return None
+
+    # 2026-07-28
+
+    async def _serve_modern(
+        self,
+        method: str,
+        principal: Principal,
+        view: View,
+        version: str,
+        headers: dict[str, str],
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        if method != "POST":
+            raise Refused(405, "Method Not Allowed", allow="POST")
+        message = await self._message(headers, receive)
+        if "id" not in message:
+            if version != MODERN:
+                raise Refused(400, "Unsupported protocol version", UNSUPPORTED_VERSION)
+            await reply_plain(send, _ACCEPTED)
+            return
+        if "method" not in message:
+            raise Refused(400, "Body must be a single JSON-RPC request or notification object")
+        verdict = classify_inbound_request(message, headers=headers)
+        if isinstance(verdict, InboundLadderRejection):
+            error = RpcError(verdict.code, verdict.message, verdict.data)
+            body = wire.error_response(message["id"], error.body())
+            await reply_plain(send, STATUS.get(verdict.code, 200), body)
+            return
+        params = message["params"]
+        meta = params["_meta"]
+        capabilities, client, level = meta[META_CAPABILITIES], meta.get(META_CLIENT), meta.get(META_LEVEL)
+        answer = Answer(receive, send, self._tasks, [])
+        caller = Caller(
+            principal=principal,
+            view=view,
+            modern=True,
+            version=version,
+            answer=answer,
+            request_id=message["id"],
+            capabilities=capabilities if isinstance(capabilities, dict) else {},
+            client=client if isinstance(client, dict) else None,
+            level=level if isinstance(level, str) else None,
+            headers=headers,
+        )
+        await self._answer(caller, message["method"], params)
+
+    async def _message(self, headers: dict[str, str], receive: Receive) -> dict[str, Any]:
+        check_content_type(headers)
+        if accepts(headers) != (True, True):
+            raise Refused(406, "Not Acceptable: Client must accept both application/json and text/event-stream")
+        return parse_message(await read_body(receive, headers, self._config.gateway.max_body_bytes))
+
+    async def _answer(self, caller: Caller, method: str, params: dict[str, Any]) -> None:
+        try:
+            done, status = await self._router.handle(caller, method, params)
+        except ClientGone:
+            return
+        except Exception:
+            logger.exception("a request failed: %s", method)
+            done, status = failure(caller, RpcError(INTERNAL_ERROR, "Internal error"))
+        finally:
+            caller.answer.stop_watching()
+        await caller.answer.finish(done, status)
+
+    # up to 2025-11-25
+
+    async def _serve_legacy(
+        self, method: str, principal: Principal, view: View, headers: dict[str, str], receive: Receive, send: Send
+    ) -> None:
+        match method:
+            case "POST":
+                await self._post(principal, view, headers, receive, send)
+            case "GET":
+                await self._get(self._find(principal, view, headers), headers, receive, send)
+            case "DELETE":
+                self._sessions.close(self._find(principal, view, headers))
+                await reply_plain(send, 200)
+            case _:
+                raise Refused(405, "Method Not Allowed", allow="GET, POST, DELETE")
+
+    def _find(self, principal: Principal, view: View, headers: Mapping[str, str]) -> Session:
+        session_id = headers.get("mcp-session-id")
+        if session_id is None:
+            raise Refused(400, "Bad Request: Missing session ID")
+        session = self._sessions.find(session_id, principal, view.route)
+        if session is None:
+            raise Refused(404, "Session not found")
+        return session
+
+    async def _post(
+        self, principal: Principal, view: View, headers: dict[str, str], receive: Receive, send: Send
+    ) -> None:
+        message = await self._message(headers, receive)
+        if message.get("method") == "initialize" and "id" in message:
+            await self._initialize(principal, view, message, receive, send)
+            return
+        session = self._find(principal, view, headers)
+        if "method" not in message:
+            session.take_answer(message)
+            await reply_plain(send, _ACCEPTED)
+        elif "id" not in message:
+            await self._notified(session, view, message)
+            await reply_plain(send, _ACCEPTED)
+        else:
+            await self._request(session, view, message, headers, receive, send)
+
+    async def _initialize(
+        self, principal: Principal, view: View, message: dict[str, Any], receive: Receive, send: Send
+    ) -> None:
+        params = message.get("params") or {}
+        try:
+            if not isinstance(params.get("protocolVersion"), str):
+                raise RpcError(-32602, "protocolVersion must be a string")
+            result = await self._lists.initialized(view, params["protocolVersion"])
+        except RpcError as error:
+            await reply_plain(send, 200, wire.error_response(message["id"], error.body()))
+            return
+        session = self._sessions.open(principal, view.route, result["protocolVersion"], params)
+        if session is None:
+            raise Refused(503, "Too many open sessions", INTERNAL_ERROR)
+        body = wire.response(message["id"], wire.dumps(result))
+        await reply_plain(send, 200, body, [(b"mcp-session-id", session.id.encode())])
+
+    async def _notified(self, session: Session, view: View, message: dict[str, Any]) -> None:
+        params = message.get("params") or {}
+        match message["method"]:
+            case "notifications/initialized":
+                session.initialized = True
+            case "notifications/cancelled":
+                request_id = params.get("requestId")
+                call = session.calls.get(request_id) if isinstance(request_id, int | str) else None
+                if call is not None:
+                    self._calls.cancel(call, str(params.get("reason", "cancelled by the client")))
+            case "notifications/roots/list_changed":
+                for name in view.backends:
+                    peer = self._backends[name].own_peer(session.id)
+                    if peer is not None:
+                        self._tasks.spawn(peer.notify(message["method"], None))
+            case _:
+                pass
+
+    async def _request(
+        self,
+        session: Session,
+        view: View,
+        message: dict[str, Any],
+        headers: dict[str, str],
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        answer = Answer(receive, send, self._tasks, [(b"mcp-session-id", session.id.encode())])
+        caller = Caller(
+            principal=session.owner,
+            view=view,
+            modern=False,
+            version=session.version,
+            answer=answer,
+            request_id=message["id"],
+            session=session,
+            capabilities=session.capabilities,
+            client=session.client,
+            level=session.level,
+            headers=headers,
+        )
+        session.busy += 1
+        try:
+            await self._answer(caller, message["method"], message.get("params") or {})
+        finally:
+            session.busy -= 1
+            session.last_used = _monotonic()
+
+    async def _get(self, session: Session, headers: Mapping[str, str], receive: Receive, send: Send) -> None:
+        if not accepts(headers)[1]:
+            raise Refused(406, "Not Acceptable: Client must accept text/event-stream")
+        if session.stream is not None:
+            raise Refused(409, "Conflict: Only one SSE stream is allowed per session")
+        stream = Answer(receive, send, self._tasks, [(b"mcp-session-id", session.id.encode())])
+        session.stream = stream
+        session.busy += 1
+        try:
+            await stream.open_stream()
+            await send({"type": "http.response.body", "body": b": open\r\n\r\n", "more_body": True})
+            await stream.until(lambda: self._closing)
+            await stream.end_stream()
+        except ClientGone:
+            with contextlib.suppress(Exception):
+                await stream.end_stream()
+        finally:
+            stream.stop_watching()
+            session.busy -= 1
+            session.stream = None
+            session.last_used = _monotonic()
+
+
+def _route(path: str) -> str | None:
+    """The backend that a path names, empty for `/mcp`, None for no endpoint."""
+    if path == "/mcp":
+        return ""
+    if path.startswith("/servers/") and path.endswith("/mcp"):
+        name = path[9:-4]
+        return name if name and "/" not in name else None
+    return None
+
+
+_LIVE: Final = frozenset(
+    {"tools", "prompts", "network", "pin", "prefix", "call_timeout_s", "start", "disabled", "sessions", "resources"}
+)
+
+
+def _process(server: Server) -> dict[str, Any]:
+    """What of a server's entry its connections depend on."""
+    return server.model_dump(exclude=set(_LIVE) - {"sessions"})
+
+
+def _now() -> float:
+    return time.time()
+
+
+def _monotonic() -> float:
+    return time.monotonic()
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await send({"type": "lifespan.shutdown.complete"})
+            return

@@ -1,0 +1,65 @@
+"""JSON-RPC errors: the codes we use, and the one exception that carries them to the client."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+PARSE_ERROR: Final = -32700
+INVALID_REQUEST: Final = -32600
+METHOD_NOT_FOUND: Final = -32601
+INVALID_PARAMS: Final = -32602
+INTERNAL_ERROR: Final = -32603
+BACKEND_UNAVAILABLE: Final = -32000
+"""The backend is not there, died, or answered with something that is no answer. `data.backend` names it."""
+REQUEST_TIMEOUT: Final = -32001
+RESOURCE_NOT_FOUND: Final = -32002
+"""Up to 2025-11-25; 2026-07-28 says -32602."""
+HEADER_MISMATCH: Final = -32020
+MISSING_CAPABILITY: Final = -32021
+UNSUPPORTED_VERSION: Final = -32022
+REQUEST_CANCELLED: Final = -32800
+
+STATUS: Final = {
+    PARSE_ERROR: 400,
+    INVALID_REQUEST: 400,
+    INVALID_PARAMS: 400,
+    HEADER_MISMATCH: 400,
+    MISSING_CAPABILITY: 400,
+    UNSUPPORTED_VERSION: 400,
+    METHOD_NOT_FOUND: 404,
+}
+"""HTTP status of an error on the 2026-07-28 wire; every other code is 200 (the SDK's `ERROR_CODE_HTTP_STATUS`)."""
+
+
+class RpcError(Exception):
+    """Raised when a request is to be answered with a JSON-RPC error."""
+
+    def __init__(self, code: int, message: str, data: Any = None, *, kind: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.data = data
+        self.kind = kind or str(code)
+        """The word for `error.type`: our own where we have one, else the code."""
+
+    def body(self) -> dict[str, Any]:
+        """The `error` member."""
+        error: dict[str, Any] = {"code": self.code, "message": self.message}
+        if self.data is not None:
+            error["data"] = self.data
+        return error
+
+
+class PeerClosed(Exception):
+    """Raised when a backend's connection ended, could not be made, or broke the protocol."""
+
+
+class ConnectFailed(PeerClosed):
+    """Raised when nothing was sent yet, so the request may be tried again on a new connection."""
+
+
+def unavailable(backend: str, why: str) -> RpcError:
+    """The error for a backend that cannot answer: it says which and why."""
+    return RpcError(
+        BACKEND_UNAVAILABLE, f"Backend {backend}: {why}", {"backend": backend}, kind="backend_unavailable"
+    )

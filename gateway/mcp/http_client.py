@@ -1,0 +1,252 @@
+"""A small HTTP/1.1 client for one backend: keep-alive connections, one request at a time on each.
+
+Why our own: a call's own response stream is the routing key for what the backend says during the call, the
+connection comes from a door as a connected socket, and the cost per call decides the gateway's speed. Parsing is
+httptools'. A connection that stood idle for long is not used again, since the other end may be closing it; a
+request that was sent is never sent twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl as tls
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
+
+import httptools
+
+from gateway.mcp.errors import ConnectFailed, PeerClosed
+
+_IDLE_S: Final = 3.0
+_MAX_IDLE: Final = 256
+_MAX_OPEN: Final = 1024
+_PAUSE_ABOVE: Final = 32 * 1024 * 1024
+
+
+class Receiver(Protocol):
+    """Takes one response as it comes."""
+
+    def on_head(self, status: int, headers: dict[str, str]) -> None:
+        """Status and headers (lower-case names; the last of a repeated one)."""
+
+    def on_data(self, data: bytes) -> None:
+        """Some of the body."""
+
+    def on_end(self) -> None:
+        """The response is complete."""
+
+    def on_broken(self, why: str) -> None:
+        """It will never be."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection; `busy` from the request's first byte to the response's last."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._receiver: Receiver | None = None
+        self._parser: Any = None
+        self._status = 0
+        self._headers: dict[str, str] = {}
+        self._transport: asyncio.Transport | None = None
+        self._keep = True
+        self.idle_since = 0.0
+        self.closed = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def request(self, data: bytes, receiver: Receiver) -> None:
+        """Send a whole request and hand its response to `receiver`."""
+        assert self._transport is not None
+        self._receiver = receiver
+        self._headers = {}
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport.write(data)
+
+    def data_received(self, data: bytes) -> None:
+        if self._parser is None:
+            self.abort()  # an answer that nobody asked for
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._break(f"it does not speak HTTP: {error}")
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self._pool.forget(self)
+        receiver, self._receiver = self._receiver, None
+        if receiver is None:
+            return
+        if self._parser is not None and self._status and "content-length" not in self._headers and not self._chunked:
+            receiver.on_end()  # RFC 9112 6.3: the end of the connection is the end of the body
+        else:
+            receiver.on_broken("it closed the connection before the response was complete")
+
+    @property
+    def _chunked(self) -> bool:
+        return "chunked" in self._headers.get("transfer-encoding", "")
+
+    # httptools callbacks
+
+    def on_message_begin(self) -> None:
+        self._status = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        self._status = self._parser.get_status_code()
+        self._keep = self._parser.should_keep_alive()
+        if self._receiver is not None and self._status >= 200:
+            self._receiver.on_head(self._status, self._headers)
+
+    def on_body(self, body: bytes) -> None:
+        if self._receiver is not None:
+            self._receiver.on_data(body)
+
+    def on_message_complete(self) -> None:
+        if 100 <= self._status < 200:
+            return
+        receiver, self._receiver = self._receiver, None
+        if self._keep and not self.closed:
+            self._parser = None
+            self._pool.give_back(self)
+        else:
+            self.abort()
+        if receiver is not None:
+            receiver.on_end()
+
+    def _break(self, why: str) -> None:
+        receiver, self._receiver = self._receiver, None
+        self.abort()
+        if receiver is not None:
+            receiver.on_broken(why)
+
+    def abort(self) -> None:
+        """Close now; the receiver hears of it unless it is done."""
+        self.closed = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def drop(self) -> None:
+        """Close now, telling nobody."""
+        self._receiver = None
+        self.abort()
+
+
+Dial = Callable[[Callable[[], Connection]], Awaitable[Connection]]
+"""Makes a connection with the protocol that the factory gives. Raises OSError."""
+
+
+class Pool:
+    """The connections to one backend."""
+
+    def __init__(self, dial: Dial) -> None:
+        self._dial = dial
+        self._idle: list[Connection] = []
+        self._open: set[Connection] = set()
+        self.closed = False
+
+    async def take(self) -> Connection:
+        """A connection ready for a request. Raises ConnectFailed."""
+        idle = self._idle
+        oldest = time.monotonic() - _IDLE_S
+        while idle:
+            connection = idle.pop()
+            if not connection.closed and connection.idle_since >= oldest:
+                return connection
+            connection.drop()
+        if self.closed:
+            raise PeerClosed("the connection was closed")
+        if len(self._open) >= _MAX_OPEN:
+            raise ConnectFailed(f"{_MAX_OPEN} connections to it are open already")
+        try:
+            connection = await self._dial(lambda: Connection(self))
+        except (OSError, TimeoutError) as error:
+            raise ConnectFailed(f"no connection: {error or type(error).__name__}") from error
+        self._open.add(connection)
+        return connection
+
+    def give_back(self, connection: Connection) -> None:
+        """The connection may serve another request."""
+        if self.closed or len(self._idle) >= _MAX_IDLE:
+            connection.drop()
+        else:
+            connection.idle_since = time.monotonic()
+            self._idle.append(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """The connection is gone."""
+        self._open.discard(connection)
+
+    def close(self) -> None:
+        """Close all connections; requests on their way break."""
+        self.closed = True
+        for connection in list(self._open):
+            connection.abort()
+        self._idle.clear()
+
+
+def dial_url(host: str, port: int, context: tls.SSLContext | None) -> Dial:
+    """Dials a remote server."""
+
+    async def dial(factory: Callable[[], Connection]) -> Connection:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(15):
+            _, connection = await loop.create_connection(
+                factory, host, port, ssl=context, server_hostname=host if context else None
+            )
+        return connection
+
+    return dial
+
+
+class SseParser:
+    """Splits an event stream into events (WHATWG HTML 9.2.6): `feed` returns (event id, retry ms, data) of each."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._rest = b""
+        self._data: list[bytes] = []
+        self._id: str | None = None
+        self._retry: int | None = None
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> list[tuple[str | None, int | None, bytes]]:
+        """Take a piece of the stream. Raises ValueError when an event is too large."""
+        text = self._rest + chunk if self._rest else chunk
+        if len(text) + self._size > self._limit:
+            raise ValueError(f"it sent an event of more than {self._limit} bytes")
+        lines = text.splitlines(keepends=True)
+        self._rest = b""
+        if lines and (not lines[-1].endswith((b"\n", b"\r")) or lines[-1].endswith(b"\r")):
+            self._rest = lines.pop()
+        events = (self._line(line.rstrip(b"\r\n")) for line in lines)
+        return [event for event in events if event is not None]
+
+    def _line(self, line: bytes) -> tuple[str | None, int | None, bytes] | None:
+        if not line:
+            return self._dispatch()
+        name, _, value = line.partition(b":")
+        value = value[1:] if value.startswith(b" ") else value
+        if name == b"data":
+            self._data.append(value)
+            self._size += len(value)
+        elif name == b"id" and b"\0" not in value:
+            self._id = value.decode("utf-8", "replace")
+        elif name == b"retry" and value.isdigit() and len(value) < 9:
+            self._retry = int(value)
+        return None
+
+    def _dispatch(self) -> tuple[str | None, int | None, bytes] | None:
+        event = (self._id, self._retry, b"\n".join(self._data))
+        empty = not self._data and self._id is None and self._retry is None
+        self._data, self._id, self._retry, self._size = [], None, None, 0
+        return None if empty else event

@@ -1,0 +1,409 @@
+"""A backend behind streamable HTTP, in either era.
+
+Each call has a response stream of its own, so whatever comes on it belongs to that call and nobody else. What
+belongs to no call (a legacy session's GET stream) is handed on with no call at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, Final
+
+from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value, mcp_param_headers, x_mcp_header_map
+
+from gateway.mcp import wire
+from gateway.mcp.errors import INTERNAL_ERROR, PeerClosed, RpcError
+from gateway.mcp.http_client import Connection, Pool, SseParser
+from gateway.mcp.peer import MAX_MESSAGE, About, Call, Reply, Sink, failed
+from gateway.mcp.tasks import Tasks
+
+SESSION_GONE: Final = "the session is gone"
+_RECONNECT_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
+_MAX_RESUMES: Final = 20
+_MODERN: Final = b"MCP-Protocol-Version: 2026-07-28\r\n"
+_SESSION_ID: Final = re.compile(r"[\x21-\x7e]{1,1024}")
+
+
+class Site:
+    """Where a backend's endpoint is: its pool, path, authority, and the headers that every request carries."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        path: str,
+        authority: str,
+        headers: Mapping[str, str] | None = None,
+        authorize: Callable[[bool], Awaitable[Mapping[str, str]]] | None = None,
+    ) -> None:
+        self.pool = pool
+        self.authorize = authorize
+        """Gives the headers of authorization; True asks for fresh ones after a 401."""
+        lines = [f"Host: {authority}", "Accept-Encoding: identity", "User-Agent: stockade"]
+        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+        self._fixed = "".join(f"{line}\r\n" for line in lines).encode("latin-1")
+        self._post = b"POST %b HTTP/1.1\r\n" % path.encode() + self._fixed
+        self._post += b"Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n"
+        self._path = path.encode()
+
+    def post(self, extra: bytes, body: bytes) -> bytes:
+        """A POST of a message."""
+        return b"%b%bContent-Length: %d\r\n\r\n%b" % (self._post, extra, len(body), body)
+
+    def other(self, method: bytes, extra: bytes) -> bytes:
+        """A GET of the event stream or a DELETE of the session."""
+        accept = b"Accept: text/event-stream\r\n" if method == b"GET" else b"Content-Length: 0\r\n"
+        return b"%b %b HTTP/1.1\r\n%b%b%b\r\n" % (method, self._path, self._fixed, accept, extra)
+
+
+def header_lines(headers: Mapping[str, str]) -> bytes:
+    """Headers as bytes. Raises ValueError for one that would end its line."""
+    text = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    if text.count("\n") != len(headers):
+        raise ValueError("a header holds a line break")
+    return text.encode("latin-1")
+
+
+class Exchange:
+    """One request to the backend and its response: JSON, an event stream, or a bare status."""
+
+    def __init__(self, peer: HttpPeer, call: Call | None) -> None:
+        self.peer = peer
+        self.call = call
+        self.connection: Connection | None = None
+        self.status = 0
+        self.resumed = False
+        """It carries the rest of a call whose first stream ended: then its own end is not the call's."""
+        self.event_id: str | None = None
+        self.retry_ms: int | None = None
+        self.done: asyncio.Future[None] | None = None
+        self._sse: SseParser | None = None
+        self._body: list[bytes] = []
+        self._size = 0
+
+    def on_head(self, status: int, headers: dict[str, str]) -> None:
+        self.status = status
+        if (session_id := headers.get("mcp-session-id")) is not None:
+            self.peer.last_session = session_id
+        if headers.get("content-type", "").startswith("text/event-stream"):
+            self._sse = SseParser(MAX_MESSAGE)
+
+    def on_data(self, data: bytes) -> None:
+        if self._sse is not None:
+            self._take_events(self._sse, data)
+            return
+        self._size += len(data)
+        if self._size > MAX_MESSAGE:
+            self._fail(f"it answered with more than {MAX_MESSAGE} bytes")
+            self.drop()
+        else:
+            self._body.append(data)
+
+    def on_end(self) -> None:
+        if self._sse is None and self._body and (self.call is not None or self.status >= 400):
+            self._take_body(self._body[0] if len(self._body) == 1 else b"".join(self._body))
+        self._finish()
+
+    def on_broken(self, why: str) -> None:
+        if self._sse is None or self.event_id is None:
+            self._fail(why)
+        self._finish()
+
+    def drop(self) -> None:
+        """Close the connection: nobody waits for the rest."""
+        if self.connection is not None:
+            self.connection.drop()
+        self._finish()
+
+    def _finish(self) -> None:
+        self.connection = None
+        if self.done is not None and not self.done.done():
+            self.done.set_result(None)
+        call = self.call
+        if call is None or self.resumed:
+            return
+        if call.reply is None:
+            self.peer.unanswered(call, self)
+        self.peer.over(call)
+
+    def _fail(self, why: str) -> None:
+        if self.call is not None and not self.resumed:
+            self.call.fail(why)
+
+    def _take_events(self, parser: SseParser, data: bytes) -> None:
+        try:
+            events = parser.feed(data)
+        except ValueError as error:
+            self._fail(str(error))
+            self.drop()
+            return
+        for event_id, retry_ms, text in events:
+            self.event_id = event_id or self.event_id
+            self.retry_ms = retry_ms if retry_ms is not None else self.retry_ms
+            if text:
+                self._take(text)
+
+    def _take_body(self, body: bytes) -> None:
+        if self.status == 404 and self.peer.has_session:
+            self.peer.lost_session()
+        else:
+            self._take(body)
+
+    def _take(self, text: bytes) -> None:
+        try:
+            message = wire.loads(text)
+        except ValueError:
+            message = None
+        if not isinstance(message, dict):
+            if self.status < 400:
+                self.peer.sink.on_garbage(self.peer, "it sent something that is not JSON-RPC")
+                self._fail("it answered with something that is not JSON-RPC")
+            return
+        if "method" in message:
+            self.peer.take_push(message, self.call)
+        elif self.call is not None:
+            self._take_reply(self.call, message, text)
+
+    def _take_reply(self, call: Call, message: dict[str, Any], text: bytes) -> None:
+        if isinstance(message.get("error"), dict) and message.get("id") in (call.number, None):
+            call.answer(Reply(message))
+        elif message.get("id") == call.number and isinstance(message.get("result"), dict):
+            call.answer(Reply(message, text, call.number))
+        elif self._sse is None:
+            call.fail("it answered with a message that is no response to the request")
+
+
+class HttpPeer:
+    """One legacy session, or the stateless modern wire, of a backend at a site."""
+
+    transport = "tcp"
+
+    def __init__(self, site: Site, sink: Sink, tasks: Tasks, *, door: str, modern: bool) -> None:
+        self.modern = modern
+        self.about = About(modern, "", {}, {}, None, {})
+        self.door = door
+        self.session = ""
+        self.closed = ""
+        self.calls: dict[int, Call] = {}
+        self.sink = sink
+        self.schema: Callable[[str], Any] = lambda _: None
+        """The input schema of a tool, for its `Mcp-Param-*` headers."""
+        self._site = site
+        self._tasks = tasks
+        self._numbers: Iterator[int] = itertools.count(1)
+        self._exchanges: dict[int, Exchange] = {}
+        self._session_id: str | None = None
+        self.last_session: str | None = None
+        """The session id in the newest response that carried one."""
+        self._fixed = b""
+        self._listening: asyncio.Task[None] | None = None
+
+    @property
+    def has_session(self) -> bool:
+        """Whether the backend gave this connection a session."""
+        return self._session_id is not None
+
+    async def send(self, call: Call) -> None:
+        """Send the call. Raises PeerClosed; ConnectFailed when nothing was sent."""
+        if self.closed:
+            raise PeerClosed(self.closed)
+        number = next(self._numbers)
+        body = call.message(number)
+        extra = _MODERN + self._routing(call) if self.modern else self._fixed
+        if self._site.authorize is not None:
+            extra += header_lines(await self._site.authorize(False))
+        connection = await self._site.pool.take()
+        exchange = Exchange(self, call)
+        exchange.connection = connection
+        call.peer = self
+        self.calls[number] = call
+        self._exchanges[number] = exchange
+        call.start_clock()
+        connection.request(self._site.post(extra, body), exchange)
+
+    def _routing(self, call: Call) -> bytes:
+        """The headers that mirror the body on the 2026-07-28 wire."""
+        headers = {"Mcp-Method": call.method}
+        key = NAME_BEARING_METHODS.get(call.method)
+        name = call.params.get(key) if key is not None else None
+        if isinstance(name, str):
+            headers["Mcp-Name"] = encode_header_value(name)
+        if call.method == "tools/call" and isinstance(name, str):
+            arguments = call.params.get("arguments")
+            if isinstance(arguments, dict) and (schema := self.schema(name)) is not None:
+                headers.update(mcp_param_headers(x_mcp_header_map(schema), arguments))
+        return header_lines(headers)
+
+    async def notify(self, method: str, params: dict[str, Any] | None) -> None:
+        """POST a notification and forget it. Raises PeerClosed."""
+        message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
+        if params is not None:
+            message["params"] = params
+        await self._post(wire.dumps(message))
+
+    async def _post(self, body: bytes) -> Exchange:
+        if self.closed:
+            raise PeerClosed(self.closed)
+        extra = self._fixed
+        if self._site.authorize is not None:
+            extra += header_lines(await self._site.authorize(False))
+        connection = await self._site.pool.take()
+        exchange = Exchange(self, None)
+        exchange.connection = connection
+        exchange.done = asyncio.get_running_loop().create_future()
+        connection.request(self._site.post(extra, body), exchange)
+        return exchange
+
+    def cancel(self, call: Call, reason: str) -> None:
+        """Close the call's stream. A legacy backend is told too: to it a lost stream says nothing."""
+        exchange = self._exchanges.pop(call.number, None)
+        self.calls.pop(call.number, None)
+        if exchange is None:
+            return
+        exchange.call = None
+        exchange.drop()
+        if not self.modern and not self.closed:
+            params = {"requestId": call.number, "reason": reason}
+            self._tasks.spawn(self._quietly(self.notify("notifications/cancelled", params)))
+
+    async def _quietly(self, work: Awaitable[Any]) -> None:
+        with contextlib.suppress(PeerClosed, RpcError):
+            await work
+
+    def over(self, call: Call) -> None:
+        """The call's exchange ended."""
+        if call.reply is not None:
+            self.calls.pop(call.number, None)
+            self._exchanges.pop(call.number, None)
+
+    def unanswered(self, call: Call, exchange: Exchange) -> None:
+        """The stream ended without a reply: resume it where the backend gave an event id, else the call failed."""
+        if exchange.event_id is not None and self._session_id is not None and not self.closed:
+            self._tasks.spawn(self._resume(call, exchange.event_id, exchange.retry_ms or 1000))
+        elif exchange.status >= 400:
+            call.answer(failed(INTERNAL_ERROR, f"Backend {call.backend} answered HTTP {exchange.status}"))
+        else:
+            call.fail("it closed the stream before it answered")
+
+    async def _resume(self, call: Call, event_id: str, retry_ms: int) -> None:
+        """GET the rest of a call's stream (MCP 2025-11-25, SSE polling)."""
+        for _ in range(_MAX_RESUMES):
+            await asyncio.sleep(min(retry_ms, 30_000) / 1000)
+            if call.reply is not None or call.number not in self.calls:
+                return
+            exchange = Exchange(self, call)
+            exchange.resumed = True
+            exchange.event_id = event_id
+            try:
+                await self._get(exchange, event_id)
+            except PeerClosed as error:
+                call.fail(str(error))
+                return
+            event_id = exchange.event_id or event_id
+            retry_ms = exchange.retry_ms or retry_ms
+            if exchange.status >= 400:
+                break
+            if call.settled:
+                self.over(call)
+                return
+        call.fail("it closed the stream before it answered")
+        self.over(call)
+
+    async def _get(self, exchange: Exchange, event_id: str | None) -> None:
+        """Open an event stream and wait for its end. Raises PeerClosed."""
+        extra = self._fixed
+        if event_id is not None:
+            extra += header_lines({"Last-Event-ID": event_id})
+        if self._site.authorize is not None:
+            extra += header_lines(await self._site.authorize(False))
+        exchange.done = asyncio.get_running_loop().create_future()
+        connection = await self._site.pool.take()
+        exchange.connection = connection
+        connection.request(self._site.other(b"GET", extra), exchange)
+        try:
+            await exchange.done
+        finally:
+            if exchange.connection is not None:
+                exchange.connection.drop()
+
+    def adopt(self, version: str) -> None:
+        """Remember the session that initialize opened, for all later requests."""
+        headers = {"MCP-Protocol-Version": version}
+        if self.last_session is not None and _SESSION_ID.fullmatch(self.last_session):
+            self._session_id = self.last_session
+            headers["Mcp-Session-Id"] = self.last_session
+        self._fixed = header_lines(headers)
+
+    def listen(self) -> None:
+        """Keep the session's GET stream open from now on, for what belongs to no call."""
+        if self._listening is None and not self.modern and not self.closed:
+            self._listening = self._tasks.spawn(self._keep_listening())
+
+    async def _keep_listening(self) -> None:
+        event_id: str | None = None
+        for attempt in itertools.count():
+            exchange = Exchange(self, None)
+            try:
+                await self._get(exchange, event_id)
+            except PeerClosed:
+                if self.closed:
+                    return
+            if exchange.status in (400, 404, 405, 406, 409, 501) or self.closed:
+                return
+            event_id = exchange.event_id or event_id
+            pause = exchange.retry_ms / 1000 if exchange.retry_ms else _RECONNECT_S[min(attempt, 4)]
+            await asyncio.sleep(min(pause, 30))
+
+    def take_push(self, message: dict[str, Any], call: Call | None) -> None:
+        """A notification or request of the backend, on a call's stream or on none."""
+        method, params = message["method"], message.get("params")
+        if not isinstance(method, str):
+            self.sink.on_garbage(self, "it sent a message whose method is not text")
+            return
+        params = params if isinstance(params, dict) else {}
+        if "id" in message:
+            self._tasks.spawn(self._serve(message["id"], method, params, call))
+        else:
+            self.sink.on_notification(self, method, params, call)
+
+    async def _serve(self, push_id: Any, method: str, params: dict[str, Any], call: Call | None) -> None:
+        answer: dict[str, Any] = {"jsonrpc": "2.0", "id": push_id}
+        try:
+            answer["result"] = await self.sink.on_request(self, method, params, call)
+        except RpcError as error:
+            answer["error"] = error.body()
+        await self._quietly(self._post(wire.dumps(answer)))
+
+    def lost_session(self) -> None:
+        """The backend does not know the session any more."""
+        self._session_id = None
+        self._end(SESSION_GONE)
+
+    async def close(self) -> None:
+        """End the session; calls in flight fail."""
+        session_id, self._session_id = self._session_id, None
+        if session_id is not None and not self.closed and not self._site.pool.closed:
+            await self._quietly(self._delete())
+        self._end("the connection was closed")
+
+    async def _delete(self) -> None:
+        connection = await self._site.pool.take()
+        connection.request(self._site.other(b"DELETE", self._fixed), Exchange(self, None))
+
+    def _end(self, why: str) -> None:
+        if self.closed:
+            return
+        self.closed = why
+        if self._listening is not None:
+            self._listening.cancel()
+        exchanges, self._exchanges = self._exchanges, {}
+        calls, self.calls = self.calls, {}
+        self.sink.on_closed(self, why)
+        for call in calls.values():
+            call.fail(f"{why} before it answered")
+        for exchange in exchanges.values():
+            exchange.call = None
+            exchange.drop()

@@ -1,0 +1,109 @@
+"""Which calls are in flight on which backend, so that an egress decision can be told to the call that made it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import Final
+
+from observability.events import CallRef, Certainty, Decision, EgressEvent, Phase
+
+REMEMBER_S: Final = 10.0
+"""How long a finished call can still be found for an event that was decided while it ran."""
+_FINISHED_CAP: Final = 4096
+_DENIALS_CAP: Final = 50
+
+
+class InFlightCall:
+    """One request on its way: its reference, its backend and door, and the denials that fell while it ran."""
+
+    __slots__ = ("backend", "client", "denials", "door", "ended", "method", "request_id", "started", "tool", "trace")
+
+    def __init__(self, backend: str, door: str, method: str, request_id: str, tool: str, client: str) -> None:
+        self.backend = backend
+        self.door = door
+        self.method = method
+        self.request_id = request_id
+        self.tool = tool
+        self.client = client
+        self.trace: tuple[str, str] = ("", "")
+        self.started = time.time()
+        self.ended: float | None = None
+        self.denials: list[tuple[EgressEvent, Certainty]] = []
+
+    def ref(self) -> CallRef:
+        """The reference that events carry."""
+        trace_id, span_id = self.trace
+        return CallRef(
+            request_id=self.request_id,
+            method=self.method,
+            tool=self.tool,
+            client=self.client,
+            trace_id=trace_id,
+            span_id=span_id,
+        )
+
+    def ran_at(self, door: str, when: float) -> bool:
+        """Whether it was in flight behind `door` (empty: any) at `when`."""
+        if door and self.door and door != self.door:
+            return False
+        return self.started <= when and (self.ended is None or when <= self.ended)
+
+
+class InFlight:
+    """The calls in flight, and for some seconds those that were."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, dict[InFlightCall, None]] = {}
+        self._finished: deque[InFlightCall] = deque(maxlen=_FINISHED_CAP)
+        self._idle: asyncio.Event | None = None
+
+    def start(self, call: InFlightCall) -> None:
+        """Count the call as in flight."""
+        running = self._running.get(call.backend)
+        if running is None:
+            running = self._running[call.backend] = {}
+        running[call] = None
+
+    def finish(self, call: InFlightCall) -> None:
+        """The call is over."""
+        call.ended = time.time()
+        self._running[call.backend].pop(call, None)
+        self._finished.append(call)
+        if self._idle is not None and not self.count():
+            self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Wait until no call is in flight."""
+        while self.count():
+            self._idle = asyncio.Event()
+            await self._idle.wait()
+
+    def count(self) -> int:
+        """How many calls are in flight in all."""
+        return sum(map(len, self._running.values()))
+
+    def calls_at(self, backend: str, door: str, when: float) -> tuple[CallRef, ...]:
+        """The calls that were in flight on the backend at the Unix time `when`."""
+        return tuple(call.ref() for call in self._at(backend, door, when))
+
+    def _at(self, backend: str, door: str, when: float) -> list[InFlightCall]:
+        found = [call for call in self._running.get(backend, ()) if call.ran_at(door, when)]
+        horizon = time.time() - REMEMBER_S
+        for call in reversed(self._finished):
+            if call.ended is None or call.ended < horizon:
+                break
+            if call.backend == backend and call.ran_at(door, when):
+                found.append(call)
+        return found
+
+    def note_denial(self, event: EgressEvent) -> None:
+        """Remember a denied connection with each call it may belong to; certain when there is exactly one."""
+        if event.decision is not Decision.DENY or (event.phase is Phase.CLOSED and event.duration_s is None):
+            return
+        calls = self._at(event.backend, event.door, event.time)
+        certainty = Certainty.CERTAIN if len(calls) == 1 else Certainty.PROBABLE
+        for call in calls:
+            if len(call.denials) < _DENIALS_CAP and all(e.connection != event.connection for e, _ in call.denials):
+                call.denials.append((event, certainty))

@@ -1,0 +1,208 @@
+"""The lists and greetings that the gateway answers itself, from what the backends last said.
+
+On `/mcp` all visible backends are asked at once; one that is slow or dead is left out after a short wait (or shown
+as last known), and the answer's `_meta["stockade/unavailable"]` says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.mcp.backend import Backend
+from gateway.mcp.caller import Caller
+from gateway.mcp.catalogue import Kind, Listing
+from gateway.mcp.connect import US
+from gateway.mcp.errors import INVALID_PARAMS, RpcError
+from gateway.mcp.peer import LATEST_LEGACY, LEGACY_VERSIONS, META, MODERN, About
+from gateway.mcp.views import View
+from registry.config import Start
+
+PAGE: Final = 1000
+PATIENCE_S: Final = 2.5
+"""How long `/mcp` waits for a backend before it answers without it."""
+UNAVAILABLE: Final = "stockade/unavailable"
+_AGGREGATE: Final[Mapping[str, Any]] = {
+    "tools": {"listChanged": True},
+    "prompts": {"listChanged": True},
+    "resources": {"listChanged": True, "subscribe": True},
+    "completions": {},
+    "logging": {},
+}
+
+
+class Lists:
+    """Answers lists, `initialize` and `server/discover`."""
+
+    def __init__(self, backends: Mapping[str, Backend]) -> None:
+        self.backends = backends
+
+    # lists
+
+    async def listed(self, caller: Caller, kind: Kind, params: Mapping[str, Any]) -> dict[str, Any]:
+        """One page of a list. Raises RpcError."""
+        view = caller.view
+        start = _offset(params.get("cursor"))
+        if view.route:
+            listing = await self._one(view.route, kind)
+            missing: list[dict[str, str]] = []
+        else:
+            listing, missing = None, await self._refresh(view, kind)
+        items = self._items(view, kind)
+        result: dict[str, Any] = {kind.value: items[start : start + PAGE] if start or len(items) > PAGE else items}
+        if start + PAGE < len(items):
+            result["nextCursor"] = f"stockade-{start + PAGE}"
+        if missing:
+            result["_meta"] = {UNAVAILABLE: missing}
+        return self._cacheable(caller, result, listing)
+
+    def _cacheable(self, caller: Caller, result: dict[str, Any], listing: Listing | None) -> dict[str, Any]:
+        if not caller.modern:
+            return result
+        scope = listing.scope if listing is not None else None
+        ttl_ms = listing.ttl_ms if listing is not None else None
+        private = caller.view.restricted or scope is None
+        return {
+            "resultType": "complete",
+            **result,
+            "ttlMs": ttl_ms or 0,
+            "cacheScope": "private" if private else scope,
+        }
+
+    async def _one(self, name: str, kind: Kind) -> Listing:
+        backend = self.backends[name]
+        known = backend.lists.get(kind)
+        if known is not None and _may_wait(backend):
+            return known
+        return await backend.listing(kind)
+
+    async def _refresh(self, view: View, kind: Kind) -> list[dict[str, str]]:
+        """Read again what may have changed, all at once; returns those left out or shown as last known."""
+        wanted: dict[asyncio.Task[Listing], str] = {}
+        for name in view.backends:
+            backend = self.backends[name]
+            known = backend.lists.get(kind)
+            if known is None or not (known.fresh or _may_wait(backend)):
+                wanted[asyncio.ensure_future(backend.listing(kind))] = name
+        if not wanted:
+            return []
+        done, late = await asyncio.wait(wanted, timeout=PATIENCE_S)
+        missing = [self._missing(wanted[task], kind, "it did not answer in time") for task in late]
+        for task in done:
+            if (error := task.exception()) is not None:
+                why = error.message if isinstance(error, RpcError) else type(error).__name__
+                missing.append(self._missing(wanted[task], kind, why))
+        for task in late:
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return sorted(missing, key=lambda entry: entry["backend"])
+
+    def _missing(self, name: str, kind: Kind, why: str) -> dict[str, str]:
+        shown = "last known" if self.backends[name].lists.get(kind) is not None else "left out"
+        return {"backend": name, "reason": why, "shown": shown}
+
+    def _items(self, view: View, kind: Kind) -> list[dict[str, Any]]:
+        """All that the view shows, kept until the directory changes."""
+        directory = view.directory
+        known = view.lists.get(kind)
+        if known is not None and known[0] is directory:
+            items: list[dict[str, Any]] = known[1]
+            return items
+        items = []
+        seen: set[str] = set()
+        for name in view.backends:
+            listing = self.backends[name].lists.get(kind)
+            for item in listing.items if listing is not None else ():
+                shown = self._shown(view, kind, name, item)
+                if shown is not None and shown[kind.key] not in seen:
+                    seen.add(shown[kind.key])
+                    items.append(shown)
+        view.lists[kind] = (directory, items)
+        return items
+
+    def _shown(self, view: View, kind: Kind, backend: str, item: dict[str, Any]) -> dict[str, Any] | None:
+        key = item[kind.key]
+        if not view.shows(kind, backend, key):
+            return None
+        if kind in (Kind.RESOURCES, Kind.TEMPLATES):
+            return item
+        name = view.name_of(kind, backend, key)
+        rules = view.directory.rules[backend]
+        if kind is Kind.TOOLS and not rules.plain:
+            return rules.shape.definition(item, name)
+        return item if name == key else {**item, "name": name}
+
+    def tools(self, view: View) -> list[dict[str, Any]]:
+        """All tools of the view, as last known."""
+        return self._items(view, Kind.TOOLS)
+
+    # greetings
+
+    async def initialized(self, view: View, requested: Any) -> dict[str, Any]:
+        """The InitializeResult on this route. Raises RpcError."""
+        version = requested if requested in LEGACY_VERSIONS else LATEST_LEGACY
+        if not view.route:
+            result = {"capabilities": dict(_AGGREGATE), "serverInfo": dict(US)}
+            instructions = await self._instructions(view)
+            return {"protocolVersion": version, **result, **instructions}
+        about = await self.backends[view.route].about(False)
+        if not about.modern:
+            return {**about.result, "protocolVersion": version}
+        return {"protocolVersion": version, **_plain(about)}
+
+    async def discovered(self, view: View) -> dict[str, Any]:
+        """The DiscoverResult on this route. Raises RpcError."""
+        fixed = {"resultType": "complete", "supportedVersions": [MODERN]}
+        private = {"ttlMs": 0, "cacheScope": "private"}
+        if not view.route:
+            meta = {"_meta": {META + "serverInfo": dict(US)}}
+            capabilities = {"capabilities": dict(_AGGREGATE)}
+            return {**fixed, **capabilities, **await self._instructions(view), **private, **meta}
+        about = await self.backends[view.route].about(True)
+        if about.modern:
+            result = {**private, **about.result, "supportedVersions": [MODERN]}
+            return {**result, "cacheScope": "private"} if view.restricted else result
+        plain = _plain(about)
+        info = plain.pop("serverInfo")
+        return {**fixed, **plain, **private, "_meta": {META + "serverInfo": info}}
+
+    async def _instructions(self, view: View) -> dict[str, str]:
+        """The instructions of all visible backends that can be had soon, each under its name."""
+        waiting = {
+            asyncio.ensure_future(self.backends[name].about(False)): name
+            for name in view.backends
+            if not self.backends[name].abouts and not _may_wait(self.backends[name])
+        }
+        if waiting:
+            await asyncio.wait(waiting, timeout=PATIENCE_S)
+            for task in waiting:
+                task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        parts = []
+        for name in view.backends:
+            about = next(iter(self.backends[name].abouts.values()), None)
+            if about is not None and about.instructions:
+                parts.append(f"# {name}\n{about.instructions}")
+        return {"instructions": "\n\n".join(parts)} if parts else {}
+
+
+def _plain(about: About) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "capabilities": dict(about.capabilities),
+        "serverInfo": dict(about.info) or {"name": "unknown", "version": "0"},
+    }
+    if about.instructions is not None:
+        result["instructions"] = about.instructions
+    return result
+
+
+def _may_wait(backend: Backend) -> bool:
+    """A lazy backend that does not run is not started for what is already known of it."""
+    return backend.server.start is Start.LAZY and not backend.peers()
+
+
+def _offset(cursor: Any) -> int:
+    if cursor is None:
+        return 0
+    if isinstance(cursor, str) and (number := cursor.removeprefix("stockade-")).isdigit() and len(number) < 9:
+        return int(number)
+    raise RpcError(INVALID_PARAMS, "Invalid cursor")

@@ -1,0 +1,117 @@
+"""Tool definitions are pinned when they are first seen; a change is told, and with `pin: strict` hidden."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from observability.events import Event, ToolChange, ToolEvent
+from registry.fields import Pin
+
+logger = logging.getLogger(__name__)
+
+_FILE: Final = "pins.json"
+_MAX_DETAIL: Final = 500
+
+
+def fingerprint(tool: Mapping[str, Any]) -> str:
+    """A hash of all that a tool's definition says."""
+    text = json.dumps(tool, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Pins:
+    """The pinned definitions, kept in a file where there is a directory for it."""
+
+    def __init__(self, emit: Callable[[Event], None], directory: Path | None) -> None:
+        self._emit = emit
+        self._path = directory / _FILE if directory is not None else None
+        self._modes: Mapping[str, Pin] = {}
+        self._pinned: dict[str, dict[str, str]] = self._load()
+        self._current: dict[str, dict[str, str]] = {}
+        self._told: set[tuple[str, str, str]] = set()
+
+    def apply(self, modes: Mapping[str, Pin]) -> None:
+        """Take each backend's mode."""
+        self._modes = modes
+
+    def seen(self, backend: str, tools: Iterable[Mapping[str, Any]]) -> None:
+        """A backend's tools were read."""
+        if self._modes.get(backend, Pin.OFF) is Pin.OFF:
+            return
+        current = {str(tool["name"]): fingerprint(tool) for tool in tools}
+        pinned = self._pinned.get(backend)
+        self._current[backend] = current
+        if pinned is None:
+            self._pinned[backend] = dict(current)
+            self._save()
+            return
+        fresh = [name for name in current if name not in pinned]
+        for name, digest in current.items():
+            if name in pinned and pinned[name] != digest:
+                self._tell(backend, name, digest)
+        for name in fresh:
+            self._added(backend, name, current[name], pinned)
+        if fresh:
+            self._save()
+
+    def _added(self, backend: str, name: str, digest: str, pinned: dict[str, str]) -> None:
+        if self._modes[backend] is Pin.STRICT:
+            pinned[name] = ""
+            self._tell(backend, name, digest)
+        else:
+            pinned[name] = digest
+            self._event(backend, name, ToolChange.ADDED, "the backend has a tool it did not have before")
+
+    def _tell(self, backend: str, name: str, digest: str) -> None:
+        if (backend, name, digest) in self._told:
+            return
+        self._told.add((backend, name, digest))
+        if self._modes[backend] is Pin.STRICT:
+            why = f"its definition is not the pinned one: hidden until `stockade tools approve {backend} {name}`"
+            self._event(backend, name, ToolChange.HIDDEN, why)
+        else:
+            self._event(backend, name, ToolChange.CHANGED, "its definition is not the pinned one any more")
+
+    def _event(self, backend: str, tool: str, change: ToolChange, detail: str) -> None:
+        detail = detail[:_MAX_DETAIL]
+        self._emit(ToolEvent(time=time.time(), backend=backend, tool=tool, change=change, detail=detail))
+
+    def hidden(self, backend: str, tool: str) -> bool:
+        """Whether the tool's definition changed and waits for approval."""
+        if self._modes.get(backend) is not Pin.STRICT:
+            return False
+        current = self._current.get(backend, {}).get(tool)
+        return current is not None and self._pinned.get(backend, {}).get(tool) != current
+
+    def approve(self, backend: str, tool: str) -> None:
+        """Pin the definition as it is now. Raises KeyError for a tool that the backend does not have."""
+        self._pinned.setdefault(backend, {})[tool] = self._current[backend][tool]
+        self._save()
+        self._event(backend, tool, ToolChange.APPROVED, "the definition is pinned as it is now")
+
+    def _load(self) -> dict[str, dict[str, str]]:
+        try:
+            pinned = json.loads(self._path.read_text()) if self._path is not None else {}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            logger.warning("the pinned tool definitions cannot be read, so they are pinned anew: %s", error)
+            return {}
+        return pinned if isinstance(pinned, dict) else {}
+
+    def _save(self) -> None:
+        if self._path is None:
+            return
+        draft = self._path.with_suffix(".new")
+        try:
+            draft.write_text(json.dumps(self._pinned, indent=1))
+            os.replace(draft, self._path)
+        except OSError as error:
+            logger.warning("the pinned tool definitions cannot be kept: %s", error)

@@ -1,0 +1,222 @@
+"""What a backend says on its own, and to whom it goes.
+
+The rule: to the client whose call caused it, and to nobody else. On HTTP the call's own stream says which call that
+is. A connection that belongs to one session has only that client. On a shared pipe a message names no call, so it is
+delivered only while exactly one call is in flight; otherwise a request is refused and a notification dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from gateway.mcp import wire
+from gateway.mcp.backend import Backend
+from gateway.mcp.caller import Caller, required_capability
+from gateway.mcp.catalogue import CHANGED
+from gateway.mcp.errors import INTERNAL_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, RpcError
+from gateway.mcp.peer import META_SUBSCRIPTION, Call, Peer, Question
+from gateway.mcp.sessions import Session
+from observability.events import Event, NoticeEvent, Severity
+
+logger = logging.getLogger(__name__)
+
+_ASKABLE: Final = frozenset({"sampling/createMessage", "elicitation/create", "roots/list"})
+_SILENT_S: Final = 60.0
+ANSWER_S: Final = 600.0
+"""How long a client may take over a question."""
+
+
+class Outlets(Protocol):
+    """Where messages that belong to no call go."""
+
+    def session(self, session_id: str) -> Session | None:
+        """An open client session."""
+        ...
+
+    def lists_changed(self, backend: str, method: str, owner: str) -> None:
+        """A backend's list changed; `owner` is the session whose own connection said so, or empty."""
+        ...
+
+    def resource_updated(self, backend: str, params: dict[str, Any], owner: str) -> None:
+        """A resource that somebody watches was changed."""
+        ...
+
+
+class Pushes:
+    """The sink of one backend's connections."""
+
+    def __init__(self, name: str, outlets: Outlets, emit: Callable[[Event], None]) -> None:
+        self.name = name
+        self.backend: Backend | None = None
+        self.refused = 0
+        """Messages that could not be told to belong to one call."""
+        self._outlets = outlets
+        self._emit = emit
+        self._quiet_until: dict[str, float] = {}
+        self._skipped: dict[str, int] = {}
+        self._asked = 0
+
+    # notifications
+
+    def on_notification(self, peer: Peer, method: str, params: dict[str, Any], call: Call | None) -> None:
+        """Deliver a notification."""
+        if method == "notifications/progress":
+            self._progress(peer, params)
+        elif method in CHANGED:
+            if self.backend is not None:
+                self.backend.stale(CHANGED[method])
+            self._outlets.lists_changed(self.name, method, peer.session)
+        elif method == "notifications/resources/updated":
+            self._outlets.resource_updated(self.name, params, peer.session)
+        elif method == "notifications/cancelled" or _is_subscription(params):
+            return
+        else:
+            self._deliver(peer, method, params, call)
+
+    def _progress(self, peer: Peer, params: dict[str, Any]) -> None:
+        """Progress names its call: by our own number, which stands where the client's token stood."""
+        token = params.get("progressToken")
+        call = peer.calls.get(token) if type(token) is int else None
+        if call is None or call.token is None:
+            return
+        if call.reply is None and not call.questions:
+            call.start_clock()
+        if call.caller is not None:
+            call.caller.tell("notifications/progress", {**params, "progressToken": call.token})
+
+    def _deliver(self, peer: Peer, method: str, params: dict[str, Any], call: Call | None) -> None:
+        target = call or _only(peer)
+        if target is not None and target.caller is not None:
+            if method != "notifications/message" or target.caller.wants(params.get("level")):
+                target.caller.tell(method, params)
+            return
+        session = self._outlets.session(peer.session) if peer.session else None
+        if session is None:
+            self.refused += 1
+            self._notice("unattributed", f"{method} names no call and {_in_flight(peer)} are in flight: dropped")
+        elif not self._on_newest(peer, method, params):
+            session.tell(wire.dumps({"jsonrpc": "2.0", "method": method, "params": params}))
+
+    def _on_newest(self, peer: Peer, method: str, params: dict[str, Any]) -> bool:
+        """All calls of this connection are one session's: any of its streams reaches the right client."""
+        for call in reversed(peer.calls.values()):
+            if call.caller is not None:
+                return call.caller.tell(method, params)
+        return False
+
+    # requests
+
+    async def on_request(self, peer: Peer, method: str, params: dict[str, Any], call: Call | None) -> dict[str, Any]:
+        """Answer a backend's request, by asking the client that it is for. Raises RpcError."""
+        if method == "ping":
+            return {}
+        if method not in _ASKABLE:
+            raise RpcError(METHOD_NOT_FOUND, f"Method not found: {method}")
+        if self.backend is not None:
+            self.backend.saw_push()
+        target = call or _only(peer)
+        if target is None and peer.session:
+            return await self._ask_session(peer, method, params)
+        if target is None or target.caller is None:
+            self.refused += 1
+            why = f"{method} names no call and {_in_flight(peer)} are in flight, so nobody can tell whom it is for"
+            self._notice("unattributed", f"{why}: refused. Set sessions: per-client for {self.name}")
+            raise RpcError(INVALID_REQUEST, f"Stockade: {why}")
+        return await self._ask(target, target.caller, method, params)
+
+    async def _ask(self, call: Call, caller: Caller, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        if not caller.can(method, params):
+            needs = required_capability(method, params)
+            raise RpcError(METHOD_NOT_FOUND, f"The client does not support {method}", {"requiredCapabilities": needs})
+        call.stop_clock()
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                if caller.modern:
+                    return await self._question(call, method, params)
+                return await caller.ask(method, params)
+        except TimeoutError:
+            raise RpcError(INTERNAL_ERROR, f"The client did not answer {method} within {ANSWER_S:g} s") from None
+        finally:
+            if call.reply is None:
+                call.start_clock()
+
+    async def _question(self, call: Call, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """A modern client hears the question in an `input_required` result and answers by calling again."""
+        self._asked += 1
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        question = Question(f"q{self._asked}", method, params, future)
+        call.ask(question)
+        try:
+            return await future
+        finally:
+            call.questions.pop(question.key, None)
+
+    async def _ask_session(self, peer: Peer, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """The connection is one session's own: the question goes to a call of it, else to its GET stream."""
+        for call in reversed(peer.calls.values()):
+            if call.caller is not None:
+                return await self._ask(call, call.caller, method, params)
+        session = self._outlets.session(peer.session)
+        if session is None or session.stream is None:
+            raise RpcError(INTERNAL_ERROR, f"the client cannot be asked {method} now")
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await session.ask(method, params, session.stream)
+        except TimeoutError:
+            raise RpcError(INTERNAL_ERROR, f"The client did not answer {method} within {ANSWER_S:g} s") from None
+
+    # the connection itself
+
+    def on_closed(self, peer: Peer, why: str) -> None:
+        """Forget the connection; the next call makes another."""
+        logger.info("backend %s: %s", self.name, why)
+        if self.backend is not None:
+            self.backend.gone(peer)
+
+    def on_garbage(self, peer: Peer, what: str) -> None:
+        """Say so, once a minute at most."""
+        self._notice("backend_garbage", what)
+
+    def _notice(self, code: str, message: str) -> None:
+        now = time.monotonic()
+        self._skipped[code] = self._skipped.get(code, 0) + 1
+        if now < self._quiet_until.get(code, 0.0):
+            return
+        self._quiet_until[code] = now + _SILENT_S
+        count, self._skipped[code] = self._skipped[code], 0
+        self._emit(
+            NoticeEvent(
+                time=time.time(),
+                source="gateway",
+                code=code,
+                severity=Severity.WARNING,
+                backend=self.name,
+                message=message,
+                count=count,
+            )
+        )
+
+
+def _only(peer: Peer) -> Call | None:
+    """The one call in flight; a standing subscription is none."""
+    found = None
+    for call in peer.calls.values():
+        if call.method != "subscriptions/listen":
+            if found is not None:
+                return None
+            found = call
+    return found
+
+
+def _in_flight(peer: Peer) -> str:
+    count = sum(call.method != "subscriptions/listen" for call in peer.calls.values())
+    return f"{count} calls"
+
+
+def _is_subscription(params: dict[str, Any]) -> bool:
+    meta = params.get("_meta")
+    return isinstance(meta, dict) and META_SUBSCRIPTION in meta

@@ -1,0 +1,327 @@
+"""Which request goes where, and who may make it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from mcp.shared.inbound import InboundLadderRejection, validate_mcp_param_headers
+
+from gateway.mcp import wire
+from gateway.mcp.backend import Backend
+from gateway.mcp.caller import LEVELS, Caller
+from gateway.mcp.calls import Calls, Done
+from gateway.mcp.catalogue import KIND_OF_METHOD, Kind
+from gateway.mcp.errors import INVALID_PARAMS, METHOD_NOT_FOUND, RESOURCE_NOT_FOUND, STATUS, RpcError
+from gateway.mcp.lists import Lists
+from gateway.mcp.search import SEARCH_TOOLS, Search
+from gateway.mcp.tasktable import TaskTable
+from gateway.mcp.watch import Watches
+from observability.events import CallEvent, Event, ToolChange, ToolEvent
+from observability.instruments import Meters
+from observability.semconv import OTHER
+
+_LEGACY_ONLY: Final = frozenset({"ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
+_MODERN_ONLY: Final = frozenset({"server/discover", "subscriptions/listen"})
+_MAX_SUBSCRIPTIONS: Final = 1000
+
+Handler = Callable[[Caller, dict[str, Any]], Awaitable[Done]]
+
+
+class Router:
+    """Dispatches a client's requests."""
+
+    def __init__(
+        self,
+        *,
+        backends: Mapping[str, Backend],
+        calls: Calls,
+        lists: Lists,
+        watches: Watches,
+        search: Search,
+        emit: Callable[[Event], None],
+        meters: Meters,
+    ) -> None:
+        self._backends = backends
+        self._calls = calls
+        self._lists = lists
+        self._watches = watches
+        self._search = search
+        self._tasks = TaskTable()
+        self._emit = emit
+        self._meters = meters
+        self._handlers: Mapping[str, Handler] = {
+            "prompts/get": self._prompt,
+            "resources/read": self._resource,
+            "resources/subscribe": self._subscribe,
+            "resources/unsubscribe": self._unsubscribe,
+            "completion/complete": self._complete,
+            "logging/setLevel": self._level,
+            "ping": self._ping,
+            "server/discover": self._discover,
+            "subscriptions/listen": self._watches.serve,
+        }
+
+    async def handle(self, caller: Caller, method: str, params: dict[str, Any]) -> Done:
+        """Answer a request. Raises ClientGone."""
+        try:
+            if method == "tools/call":
+                return await self._tool(caller, params)
+            return await self._dispatch(caller, method, params)
+        except RpcError as error:
+            self._note(caller, method, error)
+            return failure(caller, error)
+
+    async def _dispatch(self, caller: Caller, method: str, params: dict[str, Any]) -> Done:
+        if method in (_LEGACY_ONLY if caller.modern else _MODERN_ONLY):
+            raise RpcError(METHOD_NOT_FOUND, "Method not found", method, kind="unknown_method")
+        if (kind := KIND_OF_METHOD.get(method)) is not None:
+            return await self._list(caller, kind, params)
+        if (handler := self._handlers.get(method)) is not None:
+            return await handler(caller, params)
+        if method.startswith("tasks/"):
+            return await self._task(caller, method, params)
+        return await self._unknown(caller, method, params)
+
+    def _note(self, caller: Caller, method: str, error: RpcError) -> None:
+        """Count what was refused before any backend was asked."""
+        client, backend = caller.principal.client, caller.view.route
+        self._meters.observe_call(
+            method=method, tool="", backend=backend, client=client, error=error.kind, duration_s=0.0, transport="tcp"
+        )
+        self._emit(
+            CallEvent(
+                time=time.time(),
+                request_id=str(caller.request_id),
+                method=method,
+                backend=backend,
+                client=client,
+                tool=OTHER if method == "tools/call" else "",
+                error=error.kind,
+                protocol_version=caller.version,
+            )
+        )
+
+    # by name
+
+    async def _tool(self, caller: Caller, params: dict[str, Any]) -> Done:
+        name = _text(params, "name")
+        view = caller.view
+        if view.search and name in SEARCH_TOOLS:
+            return await self._search_tool(caller, name, params)
+        found = view.find(Kind.TOOLS, name)
+        if found is None:
+            self._refused(caller, name)
+            raise RpcError(INVALID_PARAMS, f"Unknown tool: {name}", kind="unknown_tool")
+        return await self._call_tool(caller, found, params)
+
+    async def _call_tool(self, caller: Caller, found: tuple[str, str], params: dict[str, Any]) -> Done:
+        backend_name, own = found
+        backend = self._backends[backend_name]
+        rules = caller.view.directory.rules[backend_name]
+        arguments = params.get("arguments")
+        if arguments is not None and not isinstance(arguments, dict):
+            raise RpcError(INVALID_PARAMS, "arguments must be an object")
+        if caller.modern:
+            self._check_param_headers(caller, backend, own, arguments or {})
+        shaped = rules.shape.arguments(own, arguments)
+        if own != params["name"] or shaped is not arguments:
+            params = {**params, "name": own}
+            if shaped is not None:
+                params["arguments"] = shaped
+        done = await self._calls.run(
+            caller, backend, "tools/call", params, key=own, label=self._label(backend, Kind.TOOLS, own)
+        )
+        if b'"taskId"' in done[0]:
+            self._tasks.learn(done[0], caller.principal, backend_name)
+        return done
+
+    def _check_param_headers(self, caller: Caller, backend: Backend, tool: str, arguments: Mapping[str, Any]) -> None:
+        if not arguments and not any(name.startswith("mcp-param-") for name in caller.headers):
+            return
+        schema = backend.schema(tool)
+        if schema is None:
+            return
+        rejection = validate_mcp_param_headers(schema, arguments, caller.headers)
+        if isinstance(rejection, InboundLadderRejection):
+            raise RpcError(rejection.code, rejection.message, rejection.data)
+
+    def _label(self, backend: Backend, kind: Kind, name: str) -> str:
+        listing = backend.lists.get(kind)
+        return name if listing is not None and listing.has(kind, name) else OTHER
+
+    def _refused(self, caller: Caller, name: str) -> None:
+        """Say that a client asked for a tool it may not see (a name that no backend has is no news)."""
+        view = caller.view
+        found = (
+            (view.route, name) if view.route else view.directory.owner(Kind.TOOLS, name, tuple(view.directory.rules))
+        )
+        if found is None:
+            return
+        backend = self._backends.get(found[0])
+        if backend is not None and self._label(backend, Kind.TOOLS, found[1]) != OTHER:
+            self._emit(
+                ToolEvent(
+                    time=time.time(),
+                    backend=found[0],
+                    tool=found[1],
+                    change=ToolChange.FILTERED,
+                    client=caller.principal.client,
+                    detail="a call of a tool that this client may not see was refused",
+                )
+            )
+
+    async def _prompt(self, caller: Caller, params: dict[str, Any]) -> Done:
+        name = _text(params, "name")
+        found = caller.view.find(Kind.PROMPTS, name)
+        if found is None:
+            raise RpcError(INVALID_PARAMS, f"Unknown prompt: {name}", kind="unknown_prompt")
+        backend, own = self._backends[found[0]], found[1]
+        if own != name:
+            params = {**params, "name": own}
+        label = self._label(backend, Kind.PROMPTS, own)
+        return await self._calls.run(caller, backend, "prompts/get", params, key=own, label=label)
+
+    # by URI
+
+    async def _owner(self, caller: Caller, uri: str) -> Backend:
+        owner = caller.view.owner_of(uri)
+        if owner is None and not caller.view.route:
+            await self._lists.listed(caller, Kind.RESOURCES, {})
+            await self._lists.listed(caller, Kind.TEMPLATES, {})
+            owner = caller.view.owner_of(uri)
+        if owner is None:
+            code = INVALID_PARAMS if caller.modern else RESOURCE_NOT_FOUND
+            raise RpcError(code, f"Resource not found: {uri}", {"uri": uri}, kind="unknown_resource")
+        return self._backends[owner]
+
+    async def _resource(self, caller: Caller, params: dict[str, Any]) -> Done:
+        uri = _text(params, "uri")
+        return await self._calls.run(caller, await self._owner(caller, uri), "resources/read", params, key=uri)
+
+    async def _subscribe(self, caller: Caller, params: dict[str, Any]) -> Done:
+        uri = _text(params, "uri")
+        backend = await self._owner(caller, uri)
+        session = caller.session
+        assert session is not None
+        if len(session.subscriptions) >= _MAX_SUBSCRIPTIONS:
+            raise RpcError(INVALID_PARAMS, f"This session watches {_MAX_SUBSCRIPTIONS} resources already")
+        peer = await backend.peer(caller)
+        if peer.session == session.id:
+            done = await self._calls.run(caller, backend, "resources/subscribe", params, key=uri)
+            if b'"error"' not in done[0][:40]:
+                session.subscriptions.add(uri)
+            return done
+        await self._watches.watch(backend, uri, session)
+        session.subscriptions.add(uri)
+        return success(caller, {})
+
+    async def _unsubscribe(self, caller: Caller, params: dict[str, Any]) -> Done:
+        uri = _text(params, "uri")
+        session = caller.session
+        assert session is not None
+        backend = await self._owner(caller, uri)
+        session.subscriptions.discard(uri)
+        peer = await backend.peer(caller)
+        if peer.session == session.id:
+            return await self._calls.run(caller, backend, "resources/unsubscribe", params, key=uri)
+        await self._watches.unwatch(backend, uri, session)
+        return success(caller, {})
+
+    async def _complete(self, caller: Caller, params: dict[str, Any]) -> Done:
+        ref = params.get("ref")
+        if not isinstance(ref, dict):
+            raise RpcError(INVALID_PARAMS, "ref must be an object")
+        if ref.get("type") == "ref/prompt":
+            name = _text(ref, "name")
+            found = caller.view.find(Kind.PROMPTS, name)
+            if found is None:
+                raise RpcError(INVALID_PARAMS, f"Unknown prompt: {name}", kind="unknown_prompt")
+            backend = self._backends[found[0]]
+            if found[1] != name:
+                params = {**params, "ref": {**ref, "name": found[1]}}
+        elif ref.get("type") == "ref/resource":
+            backend = await self._owner(caller, _text(ref, "uri"))
+        else:
+            raise RpcError(INVALID_PARAMS, "ref must be a prompt or a resource")
+        return await self._calls.run(caller, backend, "completion/complete", params)
+
+    # by task
+
+    async def _task(self, caller: Caller, method: str, params: dict[str, Any]) -> Done:
+        if method == "tasks/list":
+            return success(caller, {"tasks": self._tasks.of(caller.principal, caller.view.backends)})
+        task = _text(params, "taskId")
+        name = self._tasks.owner(task, caller.principal)
+        if name is None or name not in caller.view.backends:
+            raise RpcError(INVALID_PARAMS, f"Unknown task: {task}", kind="unknown_task")
+        return await self._calls.run(caller, self._backends[name], method, params)
+
+    # what the gateway answers itself
+
+    async def _list(self, caller: Caller, kind: Kind, params: dict[str, Any]) -> Done:
+        result = await self._lists.listed(caller, kind, params)
+        if kind is Kind.TOOLS and caller.view.search:
+            result.pop("nextCursor", None)
+            result["tools"] = self._search.shown(caller.view, self._lists.tools(caller.view))
+        return success(caller, result)
+
+    async def _search_tool(self, caller: Caller, name: str, params: dict[str, Any]) -> Done:
+        arguments = params.get("arguments")
+        arguments = arguments if isinstance(arguments, dict) else {}
+        if name == "find_tool":
+            await self._lists.listed(caller, Kind.TOOLS, {})
+            found = self._search.find(caller.view, self._lists.tools(caller.view), arguments)
+            return success(caller, found if not caller.modern else {"resultType": "complete", **found})
+        wanted = _text(arguments, "name")
+        target = caller.view.find(Kind.TOOLS, wanted)
+        if target is None:
+            self._refused(caller, wanted)
+            raise RpcError(INVALID_PARAMS, f"Unknown tool: {wanted}", kind="unknown_tool")
+        inner = {**params, "name": wanted, "arguments": arguments.get("arguments") or {}}
+        return await self._call_tool(caller, target, inner)
+
+    async def _discover(self, caller: Caller, params: dict[str, Any]) -> Done:
+        return success(caller, await self._lists.discovered(caller.view))
+
+    async def _ping(self, caller: Caller, params: dict[str, Any]) -> Done:
+        return success(caller, {})
+
+    async def _level(self, caller: Caller, params: dict[str, Any]) -> Done:
+        level = params.get("level")
+        session = caller.session
+        if level not in LEVELS or session is None:
+            raise RpcError(INVALID_PARAMS, f"level must be one of {', '.join(LEVELS)}")
+        session.level = level
+        for name in caller.view.backends:
+            backend = self._backends[name]
+            peer = backend.ready(caller)
+            if peer is not None and not peer.modern:
+                await backend.set_level(peer, level)
+        return success(caller, {})
+
+    async def _unknown(self, caller: Caller, method: str, params: dict[str, Any]) -> Done:
+        """A method that this file does not know: the backend may, if the client sees all of it."""
+        view = caller.view
+        if not view.route or view.restricted or "/" not in method:
+            raise RpcError(METHOD_NOT_FOUND, "Method not found", method, kind="unknown_method")
+        return await self._calls.run(caller, self._backends[view.route], method, params)
+
+
+def success(caller: Caller, result: dict[str, Any]) -> Done:
+    """A result of our own."""
+    return wire.response(caller.request_id, wire.dumps(result)), 200
+
+
+def failure(caller: Caller, error: RpcError) -> Done:
+    """An error of our own."""
+    status = STATUS.get(error.code, 200) if caller.modern else 200
+    return wire.error_response(caller.request_id, error.body()), status
+
+
+def _text(params: Mapping[str, Any], key: str) -> str:
+    value = params.get(key)
+    if not isinstance(value, str):
+        raise RpcError(INVALID_PARAMS, f"{key} must be a string")
+    return value

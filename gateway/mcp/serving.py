@@ -1,0 +1,25 @@
+"""How the endpoint's listener is run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import uvicorn
+
+
+def listener(app: Any, *, grace_s: float = 10.0) -> uvicorn.Config:
+    """uvicorn's settings for the endpoint: httptools, and nothing that costs time or believes a forwarded address."""
+    return uvicorn.Config(
+        app,
+        interface="asgi3",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        access_log=False,
+        log_config=None,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=max(1, round(grace_s)),
+    )

@@ -1,0 +1,211 @@
+"""A backend on the other end of a pipe: one JSON-RPC message a line.
+
+The pipe is shared by all calls of this peer, and a line that is no response names no call: who is meant is for
+the sink to decide. Lines that are no messages are counted and skipped, a line that is longer than
+`MAX_MESSAGE` is thrown away as it comes and fails the call it answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from typing import Any, Final
+
+from gateway.mcp import wire
+from gateway.mcp.errors import INTERNAL_ERROR, PeerClosed, RpcError
+from gateway.mcp.peer import MAX_MESSAGE, About, Call, Reply, Sink
+from gateway.mcp.tasks import Tasks
+
+_CHUNK: Final = 256 * 1024
+_MAX_UNREAD: Final = 32 * 1024 * 1024
+"""Bytes that may wait for a backend which does not read its input."""
+_MAX_PUSHES: Final = 64
+"""Requests of the backend that may be open at once."""
+_ID_FIRST: Final = re.compile(rb'\{"jsonrpc":\s?"2\.0",\s?"id":\s?(\d{1,18}),')
+_ID_LAST: Final = re.compile(rb'"id":\s?(\d{1,18})\}\s*$')
+_EDGE: Final = 256
+
+
+class StdioPeer:
+    """A connection over (reader, writer)."""
+
+    transport = "pipe"
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sink: Sink, tasks: Tasks, *, door: str
+    ) -> None:
+        self.modern = False
+        self.about = About(False, "", {}, {}, None, {})
+        self.door = door
+        self.session = ""
+        self.closed = ""
+        self.calls: dict[int, Call] = {}
+        self._reader = reader
+        self._writer = writer
+        self._sink = sink
+        self._tasks = tasks
+        self._next = 0
+        self._pushes = 0
+        self._reading = tasks.spawn(self._run())
+
+    async def send(self, call: Call) -> None:
+        """Write the call. Raises PeerClosed."""
+        self._next += 1
+        number = self._next
+        self._write(call.message(number))
+        call.peer = self
+        self.calls[number] = call
+        call.start_clock()
+
+    async def notify(self, method: str, params: dict[str, Any] | None) -> None:
+        """Write a notification. Raises PeerClosed."""
+        message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
+        if params is not None:
+            message["params"] = params
+        self._write(wire.dumps(message))
+
+    def cancel(self, call: Call, reason: str) -> None:
+        """Send notifications/cancelled for a call in flight, and forget it."""
+        if self.calls.pop(call.number, None) is not None and not self.closed and call.method != "initialize":
+            params = {"requestId": call.number, "reason": reason}
+            with contextlib.suppress(PeerClosed):
+                self._write(wire.dumps({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}))
+
+    async def close(self) -> None:
+        """Close the pipe."""
+        self._ended("the connection was closed")
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+
+    def _write(self, message: bytes) -> None:
+        if self.closed:
+            raise PeerClosed(self.closed)
+        transport = self._writer.transport
+        if transport.get_write_buffer_size() > _MAX_UNREAD:
+            raise PeerClosed("it does not read its input")
+        self._writer.write(message + b"\n")
+
+    async def _run(self) -> None:
+        try:
+            await self._read_lines()
+        except (OSError, EOFError) as error:
+            self._ended(f"the connection broke: {error}")
+        else:
+            self._ended("it ended its output")
+        finally:
+            self._ended("the connection was closed")
+
+    async def _read_lines(self) -> None:
+        buffer = bytearray()
+        while chunk := await self._reader.read(_CHUNK):
+            while chunk:
+                chunk = self._take_lines(buffer, chunk)
+                if len(buffer) > MAX_MESSAGE:
+                    chunk = await self._skip_line(bytes(buffer[:_EDGE]), len(buffer))
+                    buffer.clear()
+            await asyncio.sleep(0)  # a backend that floods must not keep the loop for itself
+
+    def _take_lines(self, buffer: bytearray, chunk: bytes) -> bytes:
+        """Take every whole line; the rest of the chunk goes to the buffer. Returns what is still to do: nothing."""
+        start = 0
+        while (end := chunk.find(b"\n", start)) >= 0:
+            line = chunk[start:end]
+            if buffer:
+                line = bytes(buffer) + line
+                buffer.clear()
+            self._take(line)
+            start = end + 1
+        buffer += chunk[start:]
+        return b""
+
+    async def _skip_line(self, head: bytes, size: int) -> bytes:
+        """Throw away the rest of a line that is too long, fail the call it answers, return what follows it."""
+        tail = rest = b""
+        while chunk := await self._reader.read(_CHUNK):
+            part, newline, rest = chunk.partition(b"\n")
+            size += len(part)
+            tail = (tail + part)[-_EDGE:]
+            if newline:
+                break
+            await asyncio.sleep(0)
+        why = f"it answered with a line of {size} bytes; the limit is {MAX_MESSAGE}"
+        self._sink.on_garbage(self, why)
+        number = self._number_of(head, tail)
+        call = self.calls.pop(number, None) if number is not None else None
+        if call is not None:
+            call.fail(why)
+        return rest
+
+    def _number_of(self, head: bytes, tail: bytes) -> int | None:
+        found = _ID_FIRST.match(head) or _ID_LAST.search(tail)
+        if found is not None:
+            return int(found[1])
+        return next(iter(self.calls)) if len(self.calls) == 1 else None
+
+    def _take(self, line: bytes) -> None:
+        if not line or line.isspace():
+            return
+        try:
+            message = wire.loads(line)
+        except ValueError:
+            message = None
+        if not isinstance(message, dict):
+            self._sink.on_garbage(self, "it wrote a line that is not JSON-RPC to its standard output")
+        elif "method" in message:
+            self._take_push(message)
+        else:
+            self._take_reply(message, line)
+
+    def _take_reply(self, message: dict[str, Any], line: bytes) -> None:
+        number = message.get("id")
+        call = self.calls.pop(number, None) if type(number) is int else None
+        if call is None:
+            return  # late: cancelled or timed out
+        if not isinstance(message.get("result"), dict) and not isinstance(message.get("error"), dict):
+            call.fail("it answered with a message that has neither a result nor an error")
+        else:
+            call.answer(Reply(message, line, call.number))
+
+    def _take_push(self, message: dict[str, Any]) -> None:
+        method, params = message["method"], message.get("params")
+        if not isinstance(method, str):
+            self._sink.on_garbage(self, "it sent a message whose method is not text")
+            return
+        params = params if isinstance(params, dict) else {}
+        if "id" not in message:
+            self._sink.on_notification(self, method, params, None)
+        elif self._pushes >= _MAX_PUSHES:
+            self._answer(message["id"], error=RpcError(INTERNAL_ERROR, "too many open requests"))
+        else:
+            self._pushes += 1
+            self._tasks.spawn(self._serve(message["id"], method, params))
+
+    async def _serve(self, push_id: Any, method: str, params: dict[str, Any]) -> None:
+        try:
+            result = await self._sink.on_request(self, method, params, None)
+        except RpcError as error:
+            self._answer(push_id, error=error)
+        except Exception:
+            self._answer(push_id, error=RpcError(INTERNAL_ERROR, "the gateway could not serve the request"))
+            raise
+        else:
+            self._answer(push_id, result=result)
+        finally:
+            self._pushes -= 1
+
+    def _answer(self, push_id: Any, *, result: Any = None, error: RpcError | None = None) -> None:
+        message: dict[str, Any] = {"jsonrpc": "2.0", "id": push_id}
+        message.update({"error": error.body()} if error is not None else {"result": result})
+        with contextlib.suppress(PeerClosed):
+            self._write(wire.dumps(message))
+
+    def _ended(self, why: str) -> None:
+        if self.closed:
+            return
+        self.closed = why
+        calls, self.calls = self.calls, {}
+        self._writer.close()
+        self._sink.on_closed(self, why)
+        for call in calls.values():
+            call.fail(f"{why} before it answered")

@@ -1,0 +1,258 @@
+"""A supervisor without containers: each instance is a real subprocess with real pipes, or a real port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import uvicorn
+
+from gateway.mcp.endpoint import Endpoint
+from gateway.mcp.serving import listener
+from gateway.runtime.errors import BackendUnavailable
+from observability.events import CallEvent, Event
+from registry.config import Config
+
+ROOT = Path(__file__).parents[3]
+FIXTURE = (sys.executable, "-m", "tests.fixture_server.server")
+_LIMIT = 64 * 1024
+
+
+class ProcessInstance:
+    """One subprocess."""
+
+    def __init__(self, backend: str, session: str, transport: Literal["stdio", "http"]) -> None:
+        self.backend = backend
+        self.id = f"{backend}/{session}" if session else backend
+        self.transport = transport
+        self.port: int | None = None
+        self.path = "/mcp"
+        self.process: asyncio.subprocess.Process | None = None
+        self.errors: list[str] = []
+        self.connections = 0
+        self._reading: asyncio.Task[None] | None = None
+        self._listening = asyncio.Event()
+
+    async def start(self, command: Sequence[str]) -> None:
+        stdin = asyncio.subprocess.PIPE if self.transport == "stdio" else asyncio.subprocess.DEVNULL
+        stdout = asyncio.subprocess.PIPE if self.transport == "stdio" else asyncio.subprocess.DEVNULL
+        self.process = await asyncio.create_subprocess_exec(
+            *command, cwd=ROOT, stdin=stdin, stdout=stdout, stderr=asyncio.subprocess.PIPE, limit=_LIMIT
+        )
+        self._reading = asyncio.get_running_loop().create_task(self._read_errors())
+        if self.transport == "http":
+            async with asyncio.timeout(30):
+                await self._listening.wait()
+
+    async def _read_errors(self) -> None:
+        assert self.process is not None
+        assert self.process.stderr is not None
+        while line := await self.process.stderr.readline():
+            said = line.decode(errors="replace").rstrip()
+            self.errors.append(said)
+            if said.startswith("listening "):
+                self.port = int(said.split()[1])
+                self._listening.set()
+        self._listening.set()
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.returncode is None
+
+    async def attach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        assert self.process.stdin is not None
+        return self.process.stdout, self.process.stdin
+
+    async def connect(self) -> socket.socket:
+        if self.port is None or not self.alive:
+            raise BackendUnavailable(self.backend, "nothing listens on its port")
+        self.connections += 1
+        sock = socket.socket()
+        sock.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+        except OSError as error:
+            sock.close()
+            raise BackendUnavailable(self.backend, f"its port refuses: {error}") from error
+        return sock
+
+    async def wait_exit(self) -> Any:
+        assert self.process is not None
+        await self.process.wait()
+
+    async def stop(self) -> None:
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+            await self.process.wait()
+            if self.process.stdin is not None:
+                self.process.stdin.close()
+        if self._reading is not None:
+            await self._reading
+
+
+class FakeSupervisor:
+    """Starts a process for each (backend, session), and again when it died."""
+
+    def __init__(self, commands: Mapping[str, Sequence[str]], http: frozenset[str] = frozenset()) -> None:
+        self.commands = dict(commands)
+        self.http = http
+        self.instances: dict[tuple[str, str], ProcessInstance] = {}
+        self.started: list[tuple[str, str]] = []
+        self.released: list[str] = []
+        self.refuse: dict[str, str] = {}
+        self._locks: dict[tuple[str, str], asyncio.Lock] = {}
+
+    async def instance(self, backend: str, session: str = "") -> ProcessInstance:
+        if backend in self.refuse:
+            raise BackendUnavailable(backend, self.refuse[backend])
+        key = (backend, session)
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            known = self.instances.get(key)
+            if known is None or not known.alive:
+                if known is not None:
+                    await known.stop()
+                known = ProcessInstance(backend, session, "http" if backend in self.http else "stdio")
+                await known.start(self.commands[backend])
+                self.instances[key] = known
+                self.started.append(key)
+            return known
+
+    async def release(self, instance_id: str) -> None:
+        self.released.append(instance_id)
+        for key, known in list(self.instances.items()):
+            if known.id == instance_id:
+                del self.instances[key]
+                await known.stop()
+
+    async def stop(self) -> None:
+        for known in self.instances.values():
+            await known.stop()
+
+
+class FakeFence:
+    """An egress link that has nothing to tell, until a test says so."""
+
+    def __init__(self) -> None:
+        self.waiting = False
+        self.settled = 0
+        self.on_settle: Any = None
+
+    def pending(self) -> bool:
+        return self.waiting
+
+    async def settle(self, timeout_s: float = 0.25) -> None:
+        self.settled += 1
+        self.waiting = False
+        if self.on_settle is not None:
+            self.on_settle()
+
+
+@dataclass
+class FakeMeters:
+    """Keeps what was observed."""
+
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    client_calls: list[dict[str, Any]] = field(default_factory=list)
+    sessions: list[dict[str, Any]] = field(default_factory=list)
+
+    def observe_call(self, **values: Any) -> None:
+        self.calls.append(values)
+
+    def observe_client_call(self, **values: Any) -> None:
+        self.client_calls.append(values)
+
+    def session_closed(self, **values: Any) -> None:
+        self.sessions.append(values)
+
+
+@dataclass
+class Gateway:
+    """A running endpoint and its surroundings."""
+
+    endpoint: Endpoint
+    supervisor: FakeSupervisor
+    fence: FakeFence
+    meters: FakeMeters
+    events: list[Event]
+    port: int
+
+    def url(self, route: str = "") -> str:
+        return f"http://127.0.0.1:{self.port}" + (f"/servers/{route}/mcp" if route else "/mcp")
+
+    def calls(self) -> list[CallEvent]:
+        return [event for event in self.events if isinstance(event, CallEvent)]
+
+
+def token_digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def server(http: bool = False, **more: Any) -> dict[str, Any]:
+    """A server's entry in the configuration; the fake supervisor knows the command."""
+    return {"image": "fixture", **({"port": 8000} if http else {}), **more}
+
+
+def config(servers: Mapping[str, Mapping[str, Any]], **more: Any) -> Config:
+    return Config.model_validate({"mcpServers": servers, **more})
+
+
+@contextlib.asynccontextmanager
+async def gateway(
+    configuration: Config, commands: Mapping[str, Sequence[str]] | None = None, **more: Any
+) -> AsyncIterator[Gateway]:
+    """An endpoint on a real port, over real processes."""
+    http = frozenset(name for name, entry in configuration.servers.items() if entry.transport == "http")
+    chosen = {
+        name: (commands or {}).get(name) or (*FIXTURE, "--http", "0")
+        if name in http
+        else (commands or {}).get(name) or FIXTURE
+        for name in configuration.servers
+    }
+    supervisor, fence, meters, events = FakeSupervisor(chosen, http), FakeFence(), FakeMeters(), list[Event]()
+    endpoint = Endpoint(supervisor=supervisor, fence=fence, emit=events.append, meters=meters, **more)
+    endpoint.apply(configuration)
+    async with serving(endpoint.app) as port, asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(endpoint.run())
+        try:
+            yield Gateway(endpoint, supervisor, fence, meters, events, port)
+        finally:
+            await endpoint.close(0.5)
+            running.cancel()
+            await supervisor.stop()
+
+
+class QuietServer(uvicorn.Server):
+    """Leaves the process's signals alone."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Any) -> AsyncIterator[int]:
+    """An ASGI application on a free port of 127.0.0.1."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    running = QuietServer(listener(app, grace_s=1))
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(running.serve(sockets=[sock]))
+        async with asyncio.timeout(10):
+            while not running.started:
+                await asyncio.sleep(0.005)
+        try:
+            yield sock.getsockname()[1]
+        finally:
+            running.should_exit = True
+            await task
+    sock.close()
