@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from observability.events import NoticeEvent, Severity
 
 from .backoff import Backoff
-from .base import ContainerInfo, ContainerPlan, NetworkInfo
+from .base import ContainerPlan, NetworkInfo
 from .errors import EngineError
 from .pair import Tools, owned, start_watched
 from .plans import egress_network_plan
@@ -25,6 +25,8 @@ from .record import Role
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S: Final = 20.0
+NOFILE: Final = (65536, 16384, 8192, 4096, 1024)
+"""Limits of open files to ask for; an engine grants no more than it has itself."""
 LONGEST_PAUSE_S: Final = 5.0
 TELLING_LINES: Final = 8
 
@@ -43,12 +45,15 @@ class EgressKeeper:
         tools: Tools,
         link: EgressLinkLike,
         tell: Callable[[NoticeEvent], None],
-        plan: Callable[[], ContainerPlan],
+        plan: Callable[[int], ContainerPlan],
     ) -> None:
+        """`plan` makes the container's plan for a limit of open files."""
         self.tools = tools
         self.link = link
         self.tell = tell
         self.plan = plan
+        self.nofile = NOFILE[0]
+        """The most open files that this engine grants a container, of those in `NOFILE`."""
         self.container = ""
         self.network: NetworkInfo | None = None
         self.addresses: tuple[str, ...] = ()
@@ -57,24 +62,38 @@ class EgressKeeper:
 
     async def up(self) -> None:
         """Brings the network and the container up, or finds them running. Raises EngineError."""
-        plan = self.plan()
         network_plan = egress_network_plan(self.tools.names)
         self.network = await self.tools.ownership.create_network(
             network_plan, owned(network_plan.name, Role.EGRESS_NETWORK)
         )
-        if not await self.adopt(plan):
-            about = owned(plan.name, Role.EGRESS, fingerprint=plan.fingerprint())
-            self.container = await self.tools.ownership.create(plan, about)
-            await start_watched(self.tools.engine, self.tools.exits, self.container)
+        if not await self.adopt():
+            await self.make()
         await self.look()
 
-    async def adopt(self, plan: ContainerPlan) -> bool:
+    async def make(self) -> None:
+        """Makes and starts it, with as many open files as the engine grants."""
+        for self.nofile in NOFILE:
+            plan = self.plan(self.nofile)
+            about = owned(plan.name, Role.EGRESS, fingerprint=plan.fingerprint())
+            self.container = await self.tools.ownership.create(plan, about)
+            try:
+                await start_watched(self.tools.engine, self.tools.exits, self.container)
+                return
+            except EngineError as error:
+                if "rlimit" not in str(error) or self.nofile == NOFILE[-1]:
+                    raise
+
+    async def adopt(self) -> bool:
         """Keeps a running egress that is exactly the planned one."""
-        recorded = self.tools.ownership.record.owned.get(plan.name)
-        found = await self.tools.ownership.container(plan.name)
-        if recorded is None or found is None or not fits(found, recorded.fingerprint, plan):
+        name = self.tools.names.egress
+        recorded = self.tools.ownership.record.owned.get(name)
+        found = await self.tools.ownership.container(name)
+        if recorded is None or found is None or not found.running:
             return False
-        self.container = found.id
+        granted = [limit for limit in NOFILE if self.plan(limit).fingerprint() == recorded.fingerprint]
+        if not granted:
+            return False
+        self.nofile, self.container = granted[0], found.id
         self.tools.exits.of(self.container)
         return True
 
@@ -122,8 +141,3 @@ class EgressKeeper:
         self.tell(
             NoticeEvent(time=time.time(), source="runtime", code=code, severity=Severity.ERROR, message=message)
         )
-
-
-def fits(found: ContainerInfo, fingerprint: str, plan: ContainerPlan) -> bool:
-    """Whether a container that is there is the one that is planned, and runs."""
-    return found.running and fingerprint == plan.fingerprint()

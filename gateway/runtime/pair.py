@@ -103,6 +103,8 @@ class Tools:
     exits: Exits
     doors_image: Callable[[], str]
     doors_directory: Path
+    nofile: Callable[[], int]
+    """The most open files that the engine grants a container."""
 
 
 class Door:
@@ -137,6 +139,7 @@ class Door:
             nonce=nonce,
             generation=generation,
             ports=self.ports,
+            nofile=self.tools.nofile(),
         )
 
     def ticket(self, nonce: str, generation: int) -> DoorTicket:

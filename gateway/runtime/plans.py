@@ -85,7 +85,7 @@ class CaBundle:
     digest: str
 
 
-def egress_plan(names: Names, image: str, control: Path, doors: Path, nofile: int = 65536) -> ContainerPlan:
+def egress_plan(names: Names, image: str, control: Path, doors: Path, nofile: int) -> ContainerPlan:
     """The container that everything allowed goes through."""
     return ContainerPlan(
         name=names.egress,
@@ -113,7 +113,15 @@ def egress_network_plan(names: Names) -> NetworkPlan:
 
 
 def door_plan(
-    names: Names, instance: str, image: str, doors: Path, *, nonce: str, generation: int, ports: frozenset[int]
+    names: Names,
+    instance: str,
+    image: str,
+    doors: Path,
+    *,
+    nonce: str,
+    generation: int,
+    ports: frozenset[int],
+    nofile: int,
 ) -> ContainerPlan:
     """The container that owns a backend's network namespace."""
     return ContainerPlan(
@@ -134,7 +142,7 @@ def door_plan(
         dns=("127.0.0.1",),
         memory_bytes=64 * MIB,
         pids=16,
-        nofile=4096,
+        nofile=min(nofile, 4096),
         init=False,
         seccomp=backend_profile(),
     )
@@ -156,6 +164,7 @@ def backend_plan(
     env: Mapping[str, str],
     ca: CaBundle | None,
     door: str,
+    nofile: int,
 ) -> ContainerPlan:
     """The server's own container. `env` has its secrets filled in; `door` is the door's container ID.
 
@@ -183,7 +192,7 @@ def backend_plan(
         memory_bytes=server.resources.memory,
         cpus=server.resources.cpus,
         pids=server.resources.pids,
-        nofile=8192,
+        nofile=min(nofile, 8192),
         stdin=transport_of(server) == "stdio",
         keep_output=transport_of(server) == "http",
         seccomp=backend_profile(),

@@ -134,8 +134,8 @@ def verdict(control: Attempt, door: Attempt) -> str:
     if missing := {"tcp", "udp"} - kinds:
         return (
             "The isolation probe cannot tell anything: even a container on an ordinary network did not reach "
-            f"this machine by {' or '.join(sorted(missing))}, so silence proves nothing. {REFUSED} A firewall here probably "
-            "drops what containers send to the host: allow it from the bridges (`ufw allow in on docker0`, "
+            f"this machine by {' or '.join(sorted(missing))}, so silence proves nothing. {REFUSED} A firewall here "
+            "probably drops what containers send to the host: allow it from the bridges (`ufw allow in on docker0`, "
             "and on br-*). The engine must run on this machine."
         )
     return ""

@@ -110,6 +110,7 @@ class Supervisor:
             exits=self.exits,
             doors_image=lambda: self.egress_image,
             doors_directory=run_directory.doors,
+            nofile=lambda: self.egress.nofile,
         )
         self.egress = EgressKeeper(self.tools, link, on_event, self.plan_egress)
         self.info: EngineInfo | None = None
@@ -143,13 +144,13 @@ class Supervisor:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self.tasks = tasks
-                background = [tasks.create_task(work) for work in (self.watch(), self.link.run())]
+                ears = [tasks.create_task(work) for work in (self.watch(), self.link.run())]
                 await self.begin_or_undo()
-                background += [tasks.create_task(work) for work in (self.keep_egress(), self.refresh())]
+                keepers = [tasks.create_task(work) for work in (self.keep_egress(), self.refresh())]
                 await self.stopping.wait()
+                await cancelled(keepers)  # first: nothing may be started again while all is taken down
                 await self.end()
-                for task in background:
-                    task.cancel()
+                await cancelled(ears)
         except* EngineError as group:
             raise first_leaf(group) from None
         finally:
@@ -353,12 +354,23 @@ class Supervisor:
             raise EngineError(f"Image {image} is gone from the engine.")
         env = await asyncio.to_thread(self.secrets.resolve, source.env)
         return backend_plan(
-            self.names, instance, server, source, image=image, info=info, env=env, ca=self.ca_bundle(), door=door
+            self.names,
+            instance,
+            server,
+            source,
+            image=image,
+            info=info,
+            env=env,
+            ca=self.ca_bundle(),
+            door=door,
+            nofile=self.egress.nofile,
         )
 
-    def plan_egress(self) -> ContainerPlan:
+    def plan_egress(self, nofile: int) -> ContainerPlan:
         """The egress container's plan."""
-        return egress_plan(self.names, self.egress_image, self.run_directory.control, self.run_directory.doors)
+        return egress_plan(
+            self.names, self.egress_image, self.run_directory.control, self.run_directory.doors, nofile
+        )
 
     async def stop_backends(self, names: Iterable[str]) -> None:
         """Stops every instance of these backends."""
@@ -536,6 +548,13 @@ class Supervisor:
         info = await self.engine.inspect(container)
         if info is None or info.finished:
             self.exits.tell(container, info.exit_code if info else 137)
+
+
+async def cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancels tasks and waits until they ended."""
+    for task in tasks:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 def first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:

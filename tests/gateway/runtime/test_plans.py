@@ -34,7 +34,9 @@ def plan_of(entry: dict[str, Any], info: ImageInfo = INFO, ca: CaBundle | None =
     server = Server.model_validate(entry)
     source = plan_source(server)
     assert isinstance(source, PackageSource | ImageSource)
-    return backend_plan(NAMES, "clock", server, source, image="img", info=info, env=dict(source.env), ca=ca, door="D")
+    return backend_plan(
+        NAMES, "clock", server, source, image="img", info=info, env=dict(source.env), ca=ca, door="D", nofile=65536
+    )
 
 
 TIME: dict[str, Any] = {"command": "uvx", "args": ["mcp-server-time", "--local-timezone", "UTC"]}
@@ -109,7 +111,7 @@ def test_an_engines_socket_is_never_mounted(path: str) -> None:
     server = Server.model_validate({"image": "x"})
     source = ImageSource(image="x", mounts=(Mount(source=path, target="/s"),))
     with pytest.raises(PlanError, match="leave its wall"):
-        backend_plan(NAMES, "b", server, source, image="x", info=INFO, env={}, ca=None, door="D")
+        backend_plan(NAMES, "b", server, source, image="x", info=INFO, env={}, ca=None, door="D", nofile=65536)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,9 @@ def test_stdio_keeps_its_conversation_out_of_the_engines_log() -> None:
 
 
 def test_a_door_owns_an_empty_namespace_and_has_no_engine_restart() -> None:
-    plan = door_plan(NAMES, "clock", "e", Path("/d"), nonce="n", generation=7, ports=frozenset({80, 443, 5432}))
+    plan = door_plan(
+        NAMES, "clock", "e", Path("/d"), nonce="n", generation=7, ports=frozenset({80, 443, 5432}), nofile=65536
+    )
     host = create_arguments(plan)["HostConfig"]
     assert host["NetworkMode"] == "none"
     assert host["CapDrop"] == ["ALL"]
@@ -149,7 +153,7 @@ def test_a_door_owns_an_empty_namespace_and_has_no_engine_restart() -> None:
 
 
 def test_the_egress_has_no_capability_and_forwards_nothing() -> None:
-    plan = egress_plan(NAMES, "e", Path("/c"), Path("/d"))
+    plan = egress_plan(NAMES, "e", Path("/c"), Path("/d"), 65536)
     host = create_arguments(plan)["HostConfig"]
     assert plan.user == "65532:65532"
     assert host["CapAdd"] == []
