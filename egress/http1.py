@@ -37,7 +37,7 @@ _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HTTP_URL: Final = re.compile(rb"http://([^/?]*)(.*)", re.IGNORECASE | re.DOTALL)
 _SCHEME: Final = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*):")
 _DIGITS: Final = re.compile(rb"[0-9]+")
-_FIRST_BYTES: Final = re.compile(rb"(?:\r\n)?[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}(?: |\Z)|\r?\Z")
+_FIRST_BYTES: Final = re.compile(rb"(?:\r\n)?[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}(?: |\Z)|(?:\r\n?)?\Z")
 
 _HOP_BY_HOP: Final = frozenset(
     (

@@ -123,8 +123,7 @@ class _Cursor:
             raise NotTLS("a length in the ClientHello is wrong")
         return self.take(length)
 
-    @property
-    def done(self) -> bool:
+    def at_end(self) -> bool:
         return self.position == len(self.data)
 
 
@@ -137,10 +136,10 @@ def _parse_body(message: bytes, size: int) -> ClientHello:
     if len(cursor.vector(2, least=2)) % 2:
         raise NotTLS("a cipher suite of one byte")
     cursor.vector(1, least=1)  # compression methods
-    if cursor.done:
+    if cursor.at_end():
         return ClientHello(server_name=None, size=size)
     extensions = _extensions(cursor.vector(2))
-    if not cursor.done:
+    if not cursor.at_end():
         raise NotTLS("something follows the extensions")
     name = extensions.get(_SERVER_NAME)
     return ClientHello(server_name=None if name is None else _server_name(name), ech=_ECH in extensions, size=size)
@@ -149,7 +148,7 @@ def _parse_body(message: bytes, size: int) -> ClientHello:
 def _extensions(data: bytes) -> dict[int, bytes]:
     cursor = _Cursor(data)
     found: dict[int, bytes] = {}
-    while not cursor.done:
+    while not cursor.at_end():
         kind = cursor.number(2)
         if kind in found:
             raise NotTLS("an extension is there twice")
@@ -161,10 +160,10 @@ def _server_name(data: bytes) -> str:
     """The one host_name of a server_name extension (RFC 6066 3)."""
     outer = _Cursor(data)
     names = _Cursor(outer.vector(2, least=1))
-    if not outer.done or names.number(1) != 0:
+    if not outer.at_end() or names.number(1) != 0:
         raise NotTLS("a malformed server_name extension")
     raw = names.vector(2, least=1)
-    if not names.done:
+    if not names.at_end():
         raise NotTLS("more than one server name")
     try:
         return parse_host(raw.decode("ascii"))[0]
