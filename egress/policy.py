@@ -241,9 +241,8 @@ def _candidates(policy: Policy, target: Target) -> list[Rule]:
         return found
     rest = target.host
     while rest:
-        for rule in policy.by_suffix.get(rest, ()):
-            if rule.kind is RuleKind.SUFFIX or rest != target.host:
-                found.append(rule)
+        below = rest != target.host
+        found += [rule for rule in policy.by_suffix.get(rest, ()) if below or rule.kind is RuleKind.SUFFIX]
         rest = rest.partition(".")[2]
     found.extend(policy.any_host)
     return found

@@ -1,8 +1,8 @@
 """The gateway put together: every concrete part is made here, and given to the others by what they need of it.
 
 Theory of operation. `run` loads the file and starts one event loop. `Gateway.serve` goes up in order: run directory →
-listeners (a taken port ends it before anything runs) → history, hub, telemetry → the egress's link, the supervisor, the
-MCP endpoint → HTTP servers → the configuration's watcher; and comes down in reverse. Egress events pass through
+listeners (a taken port ends it before anything runs) → history, hub, telemetry → the egress's link, the supervisor,
+the MCP endpoint → HTTP servers → the configuration's watcher; and comes down in reverse. Egress events pass through
 `_on_egress`, which adds the calls in flight before anyone sees them.
 """
 
@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,24 +23,32 @@ from socket import socket
 import uvloop
 
 from egress.policy import Policy, Surroundings, parse_policy
+from egress.surroundings import parse_around
 from gateway.control.apps import admin_app, control_app
 from gateway.control.auth import AdminToken
 from gateway.control.base import Edited, Readiness, Urls
 from gateway.control.listen import HttpServer, bind_tcp, bind_unix
 from gateway.control.rundir import ADMIN_FILE, GatewayFile, process_started
 from gateway.mcp.endpoint import Endpoint
+from gateway.runtime.build_settings import BuildSettings, gather
+from gateway.runtime.docker import DockerEngine
 from gateway.runtime.egress_link import EgressLink
-from gateway.runtime.host import listeners_on
+from gateway.runtime.host import host_listeners
+from gateway.runtime.images import Images
+from gateway.runtime.ownership import Ownership
+from gateway.runtime.record import Record
 from gateway.runtime.rundir import RunDirectory
 from gateway.runtime.supervisor import Supervisor
 from gateway.watch import ConfigWatcher
-from observability.events import EgressEvent, Event, NoticeEvent, Severity
+from observability.events import BackendState, EgressEvent, Event, NoticeEvent, Severity
 from observability.hub import Hub
 from observability.instruments import Instruments
+from observability.logs import configure, log_event
 from observability.store import History
 from observability.telemetry import Telemetry, resource_attributes, setup
 from registry.config import Config, ConfigError, load_config, project_name
 from registry.edit import Change, edit_config
+from registry.edit import apply as apply_edit
 from registry.secrets import SecretStore
 
 logger = logging.getLogger(__name__)
@@ -51,29 +59,42 @@ VERSION = version("stockade")
 class Gateway:
     """One running gateway: what `gateway.control.base.Control` describes."""
 
-    def __init__(self, path: Path, config: Config, directory: RunDirectory) -> None:
+    def __init__(self, path: Path, config: Config, project: str, directory: RunDirectory) -> None:
         self.config_path = path
         self.config = config
-        self.project = project_name(config, path)
+        self.project = project
         self.version = VERSION
         self.started = time.time()
         self.directory = directory
         self.urls = Urls(endpoint="", admin="")
         self.admin_token = AdminToken(directory.persistent / ADMIN_FILE)
         self.secrets = SecretStore()
+        self.instruments = Instruments(resource=resource_attributes(VERSION))
         self.history = History(
             directory.persistent / "history.db",
             max_rows=config.gateway.history.max_rows,
             max_days=config.gateway.history.max_days,
+            on_drop=lambda count: self.instruments.events_dropped("history", count),
         )
-        self.hub = Hub(first_id=self.history.last_id() + 1)
-        self.instruments = Instruments(resource=resource_attributes(VERSION))
+        self.hub = Hub(
+            first_id=self.history.last_id() + 1,
+            on_drop=lambda count: self.instruments.events_dropped("hub", count),
+        )
         self.telemetry: Telemetry = setup(version=VERSION, instruments=self.instruments)
-        for sink in (self.instruments.on_sequenced, self.history.record, *self.telemetry.sinks):
+        for sink in (self.instruments.on_sequenced, self.history.record, log_event, *self.telemetry.sinks):
             self.hub.attach(sink)
-        self.link = EgressLink(directory.control, on_event=self._on_egress, host_listeners=listeners_on)
-        self.supervisor = Supervisor.on_local_engine(
-            self.link, project=self.project, directory=directory, secrets=self.secrets, on_event=self._publish
+        self.link = EgressLink(directory.control, on_event=self._on_egress, host_listeners=host_listeners)
+        engine = DockerEngine()
+        self.engine = engine
+        self.supervisor = Supervisor(
+            engine,
+            self.link,
+            project=project,
+            run_directory=directory,
+            images=Images(engine, self._build_settings, say=self._say),
+            secrets=self.secrets,
+            on_event=self._publish,
+            gateway_ports=lambda: self._ports,
         )
         self.endpoint = Endpoint(
             supervisor=self.supervisor,
@@ -81,11 +102,23 @@ class Gateway:
             emit=self._publish,
             meters=self.instruments,
             tracer=self.telemetry.tracer,
+            cache_dir=directory.persistent,
         )
+        self.endpoint.on_tools = self.instruments.known_tools
+        self._ports: tuple[int, ...] = ()
         self._watcher = ConfigWatcher(path, self._file_changed)
         self._applying = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._ready = Readiness(ready=False, detail="The gateway is starting.")
+
+    def _build_settings(self) -> BuildSettings:
+        return gather(extra_ca=self.config.extra_ca)
+
+    def _say(self, line: str) -> None:
+        """What takes long while the gateway starts; `up -d` shows it."""
+        logger.info("%s", line)
+        if not self._ready.ready:
+            self._ready = Readiness(ready=False, detail=line)
 
     # events
 
@@ -106,21 +139,24 @@ class Gateway:
 
     @property
     def warnings(self) -> Sequence[str]:
-        return [str(problem) for problem in self.config.warnings] + list(self.supervisor.warnings)
+        refusal = [self.supervisor.refusal] if self.supervisor.refusal else []
+        return refusal + [str(problem) for problem in self.config.warnings]
 
     def readiness(self) -> Readiness:
         return self._ready
 
     def surroundings(self) -> Surroundings:
-        return self.supervisor.surroundings()
+        """As last pushed; empty before the egress was up."""
+        block = self.supervisor.pushed[1] if self.supervisor.pushed else {}
+        return parse_around(block, frozenset()).surroundings
 
     # the configuration
 
     async def edit(self, change: Change, *, dry_run: bool = False) -> Edited:
         edit = await asyncio.to_thread(edit_config, self.config_path, change)
-        if dry_run or not edit.diff:
+        if dry_run or not edit.changed:
             return Edited(diff=edit.diff, applied=False)
-        await asyncio.to_thread(edit.apply)
+        await asyncio.to_thread(apply_edit, edit)
         self._watcher.acknowledge()
         await self.reload()
         return Edited(diff=edit.diff, applied=True)
@@ -150,6 +186,7 @@ class Gateway:
             backends=tuple(config.servers),
             clients=tuple(config.clients),
             rules={name: [rule.text for rule in policy.rules] for name, policy in policies.items()},
+            ports={name: named_ports(policy) for name, policy in policies.items()},
         )
 
     # life
@@ -158,24 +195,33 @@ class Gateway:
         self._stopping.set()
 
     async def serve(self, on_ready: Callable[[Gateway], None] | None = None) -> None:
-        """Runs until `shutdown`. Raises ListenError, RuntimeUnavailable or ConfigError when it cannot start."""
+        """Runs until `shutdown`. Raises ListenError, EngineError or ConfigError when it cannot start."""
         with contextlib.ExitStack() as cleanup:
             servers = self._listen(cleanup)
             self._write_gateway_file(cleanup)
-            async with asyncio.TaskGroup() as tasks:
-                for server, listener in servers:
-                    tasks.create_task(server.run_on(listener))
-                background = [
-                    tasks.create_task(part) for part in (self.link.run(), self.endpoint.run(), self._watcher.run())
-                ]
-                supervising = tasks.create_task(self.supervisor.run())
-                try:
-                    await self._start(on_ready)
-                    await self._stopping.wait()
-                finally:
-                    await self._stop([server for server, _ in servers])
-                    for task in (*background, supervising):
-                        task.cancel()
+            try:
+                await self._serve([server for server, _ in servers], dict(servers), on_ready)
+            finally:
+                await asyncio.to_thread(self._close_records)
+
+    async def _serve(
+        self,
+        servers: Sequence[HttpServer],
+        listeners: Mapping[HttpServer, socket],
+        on_ready: Callable[[Gateway], None] | None,
+    ) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            serving = [tasks.create_task(server.run_on(listeners[server])) for server in servers]
+            supervising = tasks.create_task(self.supervisor.run())
+            watching = tasks.create_task(self._watcher.run())
+            try:
+                await self._start(on_ready)
+                tasks.create_task(self.endpoint.run())
+                await self._stopping.wait()
+            finally:
+                watching.cancel()
+                await self._stop(servers)
+                await asyncio.wait([*serving, supervising])
 
     def _listen(self, cleanup: contextlib.ExitStack) -> list[tuple[HttpServer, socket]]:
         settings = self.config.gateway
@@ -183,6 +229,7 @@ class Gateway:
         cleanup.callback(self.directory.control_socket.unlink, missing_ok=True)
         mcp = bind_tcp(settings.listen, "gateway.listen")
         admin = bind_tcp(settings.admin, "gateway.admin")
+        self._ports = tuple(listener.getsockname()[1] for listener in (mcp, admin))
         self.urls = Urls(endpoint=f"http://{_authority(mcp)}/mcp", admin=f"http://{_authority(admin)}/")
         page = admin_app(self, self.admin_token, port=admin.getsockname()[1])
         return [
@@ -206,21 +253,39 @@ class Gateway:
         cleanup.callback(self.directory.gateway_file.unlink, missing_ok=True)
 
     async def _start(self, on_ready: Callable[[Gateway], None] | None) -> None:
+        """The configuration in force, and every backend that starts at once running (or known not to)."""
         await self._apply(self.config)
+        await self.supervisor.wait_begun()
+        await self._settled()
         self._ready = Readiness(ready=True)
         if on_ready is not None:
             on_ready(self)
+
+    async def _settled(self) -> None:
+        """Until no backend is being built or started."""
+        busy = {BackendState.BUILDING, BackendState.STARTING}
+        with self.hub.subscribe() as changes:
+            while any(backend.state in busy for backend in self.supervisor.status()):
+                await anext(changes)
 
     async def _stop(self, servers: Sequence[HttpServer]) -> None:
         """Calls in flight finish within the grace; then backends, egress and networks go."""
         self._ready = Readiness(ready=False, detail="The gateway is stopping.")
         await self.endpoint.close(self.config.gateway.shutdown_grace_s)
-        for server in servers:
-            server.stop()
         await self.supervisor.stop()
         self.hub.close()
-        await asyncio.to_thread(self.telemetry.shutdown)
-        await asyncio.to_thread(self.history.close)
+        for server in servers:
+            server.stop()
+
+    def _close_records(self) -> None:
+        self.telemetry.shutdown()
+        self.history.close()
+
+
+def named_ports(policy: Policy) -> list[int]:
+    """The single ports that a policy names; ranges are left out (they would be too many labels)."""
+    ranges = [*policy.ports, *(one for rule in policy.rules for one in rule.ports)]
+    return sorted({one.first for one in ranges if one.first == one.last} or {80, 443})
 
 
 def _authority(listener: socket) -> str:
@@ -232,18 +297,18 @@ def prepare(path: Path, project: str | None = None) -> Gateway:
     """Loads the file and makes the gateway, with its run directory. Raises ConfigError, OSError or ValueError."""
     path = path.absolute()
     config = load_config(path)
-    if project is not None:
-        config = config.model_copy(update={"project": project})
-    directory = RunDirectory.of(project_name(config, path))
+    name = project or project_name(config, path)
+    directory = RunDirectory.of(name)
     directory.create()
-    return Gateway(path, config, directory)
+    return Gateway(path, config, name, directory)
 
 
 def run(path: Path, *, project: str | None = None, on_ready: Callable[[Gateway], None] | None = None) -> None:
     """Runs a gateway in this process until SIGTERM or SIGINT; everything that it started is gone when it returns.
 
-    Raises ConfigError, ListenError or gateway.runtime.errors.RuntimeUnavailable when it cannot start.
+    Raises ConfigError, ListenError or EngineError when it cannot start.
     """
+    configure(as_json=False)
     uvloop.run(_run(path, project, on_ready))
 
 
@@ -256,5 +321,16 @@ async def _run(path: Path, project: str | None, on_ready: Callable[[Gateway], No
 
 
 def clean(project: str) -> Sequence[str]:
-    """Removes what a gateway that died left behind; returns what was removed, in words."""
-    return asyncio.run(Supervisor.clean(RunDirectory.of(project)))
+    """Removes what a gateway that died left behind; returns what was removed, in words. Raises EngineError."""
+    return asyncio.run(_clean(project))
+
+
+async def _clean(project: str) -> Sequence[str]:
+    engine = DockerEngine()
+    try:
+        ownership = Ownership(engine, Record.load(RunDirectory.of(project).record_file))
+        names = [owned.name for owned in ownership.record.all()]
+        await ownership.remove_all()
+        return names
+    finally:
+        await engine.close()

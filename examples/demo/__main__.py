@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.text import Text
 
 from examples.demo import stage, story
-from gateway.runtime.images import ensure_python_base
 
 ROOT = Path(__file__).resolve().parents[2]
 VAR = ROOT / "var" / "demo"
@@ -39,7 +38,7 @@ def set_the_stage() -> None:
     stage.make_certificates(VAR)
     engine = docker.from_env()
     console.print("[bold]1.[/] Base image, and a small internet of our own in a container")
-    base = asyncio.run(ensure_python_base())
+    base = asyncio.run(stage.python_base())
     stage.build_rogue(engine, base)
     stage.start_internet(engine, base, VAR, name=INTERNET, subnet=SUBNET, gateway=GATEWAY)
 

@@ -18,6 +18,10 @@ import docker.errors
 import docker.types
 import trustme
 
+from gateway.runtime.build_settings import gather
+from gateway.runtime.docker import DockerEngine
+from gateway.runtime.images import Images
+
 HERE = Path(__file__).parent
 HOSTS = (
     "api.github.com",
@@ -39,6 +43,15 @@ class Internet:
     """The IPv4 address at which every host of it answers on 80 and 443."""
     container_address: str
     """The container's own address on its own network; nothing of ours has a route to it."""
+
+
+async def python_base() -> str:
+    """The name of the gateway's own Python base image, made if it is not there."""
+    engine = DockerEngine()
+    try:
+        return (await Images(engine, gather, say=print).python_base())[0]
+    finally:
+        await engine.close()
 
 
 def make_certificates(directory: Path) -> Path:

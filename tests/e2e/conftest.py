@@ -14,7 +14,6 @@ import docker
 import pytest
 
 from examples.demo import stage
-from gateway.runtime.images import ensure_python_base
 from tests.e2e.otlp_receiver import OtlpReceiver
 from tests.e2e.stockade_process import ROOT, StockadeProcess
 
@@ -28,7 +27,7 @@ def engine() -> Iterator[docker.DockerClient]:
 
 @pytest.fixture(scope="session")
 def python_base() -> str:
-    return asyncio.run(ensure_python_base())
+    return asyncio.run(stage.python_base())
 
 
 @pytest.fixture(scope="session")
