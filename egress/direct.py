@@ -96,7 +96,7 @@ class DirectClient(TargetClient):
             return ""
         while True:
             try:
-                head = parse_head(bytes(self.stream.buffer))
+                head = parse_head(self.stream.buffer, inside=True)
             except BadRequest:
                 return ""
             if head is not None:

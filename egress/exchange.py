@@ -48,7 +48,6 @@ class RequestPlan:
     """What the client wants."""
     upgrade: bytes | None = None
     """The protocol that the client asks to switch to."""
-    expect_continue: bool = False
 
 
 class UpstreamFault(Exception):

@@ -14,6 +14,8 @@ from egress.policy import Allow, Mode, Protocol
 from egress.shown import Kind, first_bytes, objection
 from observability.events import Reason
 
+PARSE_AGAIN = 4096
+
 
 class TargetClient(Client):
     """Reads heads, carries exchanges, and serves what is inside a connection to one target."""
@@ -21,7 +23,7 @@ class TargetClient(Client):
     sent_before = 0
     received_before = 0
 
-    async def read_head(self) -> RequestHead | None:
+    async def read_head(self, *, inside: bool) -> RequestHead | None:
         """The next request's head, None when no more requests come. Raises BadRequest."""
         stream, budget = self.stream, self.backend.budget
         if not stream.buffer:
@@ -29,14 +31,23 @@ class TargetClient(Client):
             if not await stream.more():
                 return None
         self.wait_at_most(budget.head_timeout_s)
-        while (head := parse_head(bytes(stream.buffer))) is None:
-            if not await stream.more():
+        while (head := parse_head(stream.buffer, inside=inside)) is None:
+            if not await self.another_line():
                 if stream.expired:
                     raise BadRequest(Reason.HEAD_TIMEOUT, f"no complete request head in {budget.head_timeout_s:g} s")
                 raise BadRequest(Reason.BAD_REQUEST, "the connection ended in the middle of a request head")
         stream.skip(head.size)
         self.wait_for_ever()
         return head
+
+    async def another_line(self) -> bool:
+        """Wait until a line ends or much arrived, so that a head sent byte by byte is not parsed for each of them."""
+        buffer = self.stream.buffer
+        had = len(buffer)
+        while await self.stream.more():
+            if buffer.find(b"\n", had) >= 0 or len(buffer) - had > PARSE_AGAIN:
+                return True
+        return False
 
     async def reject(self, error: BadRequest) -> None:
         """Answer what is no proper request."""
@@ -110,7 +121,7 @@ class TargetClient(Client):
         """Plain HTTP inside: every request's Host must be the target."""
         while True:
             try:
-                head = await self.read_head()
+                head = await self.read_head(inside=True)
             except BadRequest as error:
                 await self.reject(error)
                 return
@@ -121,8 +132,8 @@ class TargetClient(Client):
         assert self.attempt is not None
         assert self.target is not None
         inner = head.target
-        fits = head.method != "CONNECT" and (inner.host, inner.port) == (self.target.host, self.target.port)
-        if not fits and (self.backend.policy.mode is Mode.ENFORCE or head.method == "CONNECT"):
+        fits = (inner.host, inner.port) == (self.target.host, self.target.port)
+        if not fits and self.backend.policy.mode is Mode.ENFORCE:
             detail = f"the request inside names {inner.host}:{inner.port}; the connection is to {self.target.host}"
             self.deny_inner(head, detail)
             self.say(Reason.INNER_HOST_MISMATCH, detail, inner.host, inner.port, close=True)

@@ -205,7 +205,7 @@ class NameServer:
             name = OTHER_NAMES
         held = self.held.get(name)
         if held is None:
-            self.held[name] = Lookup(since=now, qtype=query.qtype_name, client=client, asked=asked)
+            self.held[name] = Lookup(since=now, qtype=query.qtype, client=client, asked=asked)
         else:
             held.count += 1
 

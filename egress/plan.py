@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from egress.exchange import RequestPlan
 from egress.framing import Framing
-from egress.http1 import RequestHead, serialise
+from egress.http1 import BodyFraming, RequestHead, serialise
 from egress.upstream import ParentProxy
+
+FRAMING = {
+    BodyFraming.NONE: Framing.NONE,
+    BodyFraming.LENGTH: Framing.LENGTH,
+    BodyFraming.CHUNKED: Framing.CHUNKED,
+}
 
 
 def plan_request(head: RequestHead, parent: ParentProxy | None) -> RequestPlan:
@@ -14,7 +20,11 @@ def plan_request(head: RequestHead, parent: ParentProxy | None) -> RequestPlan:
     return RequestPlan(
         method=head.method,
         head=for_parent(data, head, parent) if parent is not None else data,
-        framing=Framing.NONE,
+        framing=FRAMING[head.framing],
+        length=head.length,
+        minor=head.version[1],
+        keep_alive=head.keep_alive,
+        upgrade=b"websocket" if head.upgrade else None,
     )
 
 
@@ -27,3 +37,7 @@ def for_parent(data: bytes, head: RequestHead, parent: ParentProxy) -> bytes:
     if parent.authorization is not None:
         line += b"Proxy-Authorization: %b\r\n" % parent.authorization
     return line + fields
+
+
+def has_body(head: RequestHead) -> bool:
+    return head.framing is not BodyFraming.NONE

@@ -19,10 +19,9 @@ from egress.attempt import Attempt
 from egress.backend import Origin
 from egress.client import peer_address
 from egress.exchange import ClientFault, UpstreamFault
-from egress.framing import Framing
 from egress.http1 import BadRequest, RequestHead
 from egress.inside import TargetClient
-from egress.plan import plan_request
+from egress.plan import has_body, plan_request
 from egress.policy import Target
 from egress.reach import Kept, Reached, Refusal
 from egress.upstream import DialError, adopt
@@ -78,7 +77,7 @@ class ProxyClient(TargetClient):
     async def serve_one(self) -> bool:
         """Serve one request; False when the connection ends with it."""
         try:
-            head = await self.read_head()
+            head = await self.read_head(inside=False)
         except BadRequest as error:
             await self.reject(error)
             return False
@@ -140,7 +139,7 @@ class ProxyClient(TargetClient):
 
     async def refuse_request(self, attempt: Attempt, head: RequestHead, refusal: Refusal) -> bool:
         self.refuse(attempt, refusal)
-        keep = head.keep_alive and plan_request(head, None).framing is Framing.NONE
+        keep = head.keep_alive and not has_body(head)
         body = head.method != "HEAD"
         self.say(refusal.reason, refusal.detail, attempt.host, attempt.port, close=not keep, body=body)
         self.settle()
@@ -171,4 +170,4 @@ class ProxyClient(TargetClient):
 
 def may_repeat(head: RequestHead) -> bool:
     """Whether a request may be sent a second time when the first one was lost unanswered."""
-    return head.method in RETRIABLE and plan_request(head, None).framing is Framing.NONE
+    return head.method in RETRIABLE and not has_body(head)

@@ -40,7 +40,7 @@ def look(buffer: bytearray) -> Shown | None:
         return None
     if buffer[0] == TLS_HANDSHAKE:
         try:
-            hello = parse_client_hello(bytes(buffer))
+            hello = parse_client_hello(buffer)
         except NotTLS:
             return Shown(Kind.OTHER)
         return None if hello is None else Shown(Kind.TLS, hello.server_name)
