@@ -14,6 +14,7 @@
      POST   backends/N/egress/allow {host, port, dry_run} and PUT backends/N/network {block, dry_run}
             and POST backends {name, entry, dry_run} and DELETE backends/N   -> {diff, applied}
      POST   backends/N/network/check {block}    -> {problems: [{path, message}]}
+     GET    backends/N/egress/suggest           -> {connections, block};  POST explain {backend, url} -> {decision, rule, reason, sentence}
      GET    catalog?q=                          -> {servers: [summary]};  GET catalog/NAME -> summary + {entry, secrets, tools, …}
      GET    clients                             -> {clients: [{name, servers, …}]};  POST clients {name} -> {token, snippets}
    Errors: {"error": {code, message, problems: [{path, message, line}]}} with 4xx. */
@@ -55,6 +56,7 @@ async function call(method, path, body) {
   throw new ApiError(response.status, data.error || {});
 }
 
+const weekAgo = () => Math.floor(Date.now() / 1000) - 7 * 86400;
 const at = (...parts) => parts.map(encodeURIComponent).join('/');
 
 export const api = {
@@ -69,9 +71,12 @@ export const api = {
   allow: (name, host, port, dryRun) => call('POST', at('backends', name, 'egress', 'allow'), { host, port, dry_run: dryRun }),
   checkNetwork: (name, block) => call('POST', at('backends', name, 'network', 'check'), { block }),
   saveNetwork: (name, block, dryRun) => call('PUT', at('backends', name, 'network'), { block, dry_run: dryRun }),
+  suggest: (name) => call('GET', at('backends', name, 'egress', 'suggest')),
+  explain: (backend, url) => call('POST', 'explain', { backend, url }),
+  approveTool: (backend, tool) => call('POST', 'tools/approve', { backend, tool }),
   connections: async (limit) => (await call('GET', `egress/connections?limit=${limit}`)).connections,
-  blocked: async () => (await call('GET', 'egress/blocked')).blocked,
-  lookups: async () => (await call('GET', 'egress/lookups')).lookups,
+  blocked: async () => (await call('GET', `egress/blocked?since=${weekAgo()}`)).blocked,
+  lookups: async () => (await call('GET', `egress/lookups?since=${weekAgo()}`)).lookups,
   catalog: async (query) => (await call('GET', `catalog?q=${encodeURIComponent(query)}`)).servers,
   catalogEntry: (name) => call('GET', at('catalog', name)),
   clients: async () => (await call('GET', 'clients')).clients,

@@ -8,7 +8,7 @@ import { Server, Servers } from './servers.js';
 import { Registry } from './registry.js';
 import { Clients } from './clients.js';
 import { isDirectOnly } from './blocked.js';
-import { allowedKey, start, stop, useStore } from './store.js';
+import { allowedKey, say, start, stop, useStore } from './store.js';
 
 const PARTS = [['watch', 'Watch', '#/'], ['servers', 'Servers', '#/servers'], ['add', 'Add a server', '#/add'], ['clients', 'Clients', '#/clients']];
 const THEMES = { auto: 'Theme: system', light: 'Theme: light', dark: 'Theme: dark' };
@@ -50,7 +50,7 @@ function Logo() {
 
 function Chrome({ where, children }) {
   const store = useStore();
-  const waiting = (store.blocked || []).filter((row) => !isDirectOnly(row) && !store.allowed[allowedKey(row.backend, row.host, row.port)]).length;
+  const waiting = (store.blocked || []).filter((row) => !isDirectOnly(row) && !store.allowed[allowedKey(row.backend, row.host, row.port)] && !store.kept.has(allowedKey(row.backend, row.host, row.port))).length;
   return html`<div class="page">
     <a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById('main').focus(); }}>Skip to the content</a>
     <header class="bar">
@@ -75,9 +75,16 @@ function Notices({ store }) {
   if (!loud.length && !fixed.length) return null;
   return html`<div class="notices" aria-label="Notices">
     ${fixed.map((text) => html`<p key=${text}><${Shown} text=${text} /></p>`)}
-    ${loud.map((one) => html`<p key=${`${one.time}${one.code || one.tool}`}><span class="quiet-text">${clock(one.time)}</span> ${one.backend ? html`<b><${Shown} text=${one.backend} /></b> ` : null}<${Shown} text=${one.kind === 'tool' ? `The tool ${one.tool} is no longer what it was when you first saw it (${one.change}). ${one.detail || ''}` : one.message} /></p>`)}
+    ${loud.map((one) => html`<p key=${`${one.time}${one.code || one.tool}`}><span class="quiet-text">${clock(one.time)}</span> ${one.backend ? html`<b><${Shown} text=${one.backend} /></b> ` : null}<${Shown} text=${one.kind === 'tool' ? `The tool ${one.tool} is no longer what it was when you first saw it (${one.change}). ${one.detail || ''}` : one.message} />${one.kind === 'tool' && html` <${Approve} tool=${one} />`}</p>`)}
     ${loud.length > 0 && html`<button type="button" class="icon" aria-label="Put the notices away" title="Put away" onClick=${() => setAway(loud[0].time)}>\u00d7</button>`}
   </div>`;
+}
+
+function Approve({ tool }) {
+  const approve = async () => {
+    try { await api.approveTool(tool.backend, tool.tool); say(`${plain(tool.tool)} is accepted as it is now.`); } catch (error) { say(error.message, 'bad'); }
+  };
+  return html`<a href=${`#/servers/${encodeURIComponent(tool.backend)}/tools`}>Read it</a> <button type="button" class="link" onClick=${approve}>Accept it</button>`;
 }
 
 function SignIn({ unreachable }) {

@@ -138,7 +138,7 @@ export function NetworkForm({ check, draft, onChange, onChecked, directSupported
   const addPort = () => add('ports', { id: id(), port: '' }, 'port');
   const onEnter = (action) => (event) => { if (event.key === 'Enter') { event.preventDefault(); action(); } };
   const sorted = sortProblems(draft, problems);
-  const says = meaning(draft);
+  const says = problems.length && draft.isolated ? { tone: 'warn', text: 'Some of these rules cannot be used as they are. See below.' } : meaning(draft);
 
   return html`<div class="network" ref=${form}>
     <div class="field-row">

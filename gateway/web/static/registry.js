@@ -47,6 +47,15 @@ function Choice({ name }) {
 
 const listOf = (values) => (Array.isArray(values) ? values : Object.entries(values || {}).map(([key, value]) => ({ name: key, ...(typeof value === 'object' ? value : { description: value }) })));
 
+/** The name, or the name with the first number that is free. */
+function freeName(name, backends) {
+  const names = new Set(backends.map((one) => one.name));
+  for (let n = 2, free = name; ; n += 1) {
+    if (!names.has(free)) return free;
+    free = `${name}-${n}`;
+  }
+}
+
 function Install({ info }) {
   const { backends } = useStore();
   const entry = info.entry || {};
@@ -55,7 +64,7 @@ function Install({ info }) {
   const points = listOf(info.mounts);
   const [folders, setFolders] = useState({});
   const [changeable, setChangeable] = useState({});
-  const [name, setName] = useState(info.name);
+  const [name, setName] = useState(() => freeName(info.name, backends || []));
   const [draft, setDraft] = useState(() => draftOf(entry.network, info.network?.protocol === 'tcp'));
   const [values, setValues] = useState(() => Object.fromEntries(variables.map((one) => [one.name, one.default ?? ''])));
   const [problems, setProblems] = useState(null);

@@ -11,8 +11,11 @@ import { refreshBackends, refreshBlocked, say, useStore } from './store.js';
 
 const link = (name, part = '') => `#/servers/${encodeURIComponent(name)}${part && `/${part}`}`;
 
+export const isRemote = (backend) => backend.remote || backend.state === 'remote';
+
 export function Isolation({ backend }) {
-  if (backend.state === 'remote') return html`<span class="tag">remote</span>`;
+  if (backend.disabled) return html`<span class="tag">switched off in the file</span>`;
+  if (isRemote(backend)) return html`<span class="tag">remote</span>`;
   if (!backend.isolated) return html`<span class="tag tag-danger">not isolated</span>`;
   const mode = backend.network?.mode;
   return html`<span class="tag tag-good">isolated</span>${mode && mode !== 'enforce' ? html` <span class="tag tag-warn">${mode} mode</span>` : null}`;
@@ -30,17 +33,18 @@ function RestartButton({ name }) {
 }
 
 export function Servers() {
-  const { backends, blocked } = useStore();
+  const { backends, blocked, status } = useStore();
   if (!backends) return html`<${Loading} />`;
   if (!backends.length) return html`<${Empty} title="No servers yet"><p>A server you add runs in its own container, with no network but the gate you open for it.</p><p><a class="button primary" href="#/add">Add a server</a></p></${Empty}>`;
   const blockedOf = (name) => (blocked || []).filter((row) => row.backend === name).length;
   return html`<section aria-labelledby="servers-title">
     <div class="section-head"><h1 id="servers-title">Servers</h1><p class="section-note">Each in its own container, behind its own gate.</p><a class="button small push" href="#/add">Add a server</a></div>
+    ${status?.overrides?.length > 0 && html`<p class="note">Trust overrides in force (<code>egress.resolve</code>): ${status.overrides.map((text) => html`<code class="tag"><${Shown} text=${text} /></code> `)}</p>`}
     <ul class="cards">${backends.map((one) => html`<li class="card" key=${one.name}>
       <div class="card-head"><h2><a href=${link(one.name)}><${Shown} text=${one.name} /></a></h2><${State} state=${one.state} /><${Isolation} backend=${one} /></div>
       ${one.detail && html`<p class="quiet-text"><${Shown} text=${one.detail} /></p>`}
       <${Warnings} warnings=${one.warnings} />
-      ${one.isolated && one.state !== 'remote' && html`<p class="card-policy">${meaning(draftOf(one.network)).text}</p>`}
+      ${one.isolated && !isRemote(one) && html`<p class="card-policy">${meaning(draftOf(one.network)).text}</p>`}
       <div class="card-foot"><span class="quiet-text">${one.transport}${one.since ? html`, <span title=${moment(one.since)}>since ${ago(one.since)}</span>` : null}, ${many(one.restarts || 0, 'restart')}${blockedOf(one.name) ? html`, <b class="bad-text">${many(blockedOf(one.name), 'blocked host')}</b>` : null}</span>
         <span class="push buttons"><a class="button small" href=${link(one.name)}>Network rules</a><a class="button small" href=${link(one.name, 'logs')}>Logs</a><${RestartButton} name=${one.name} /></span></div>
     </li>`)}</ul>
@@ -66,7 +70,7 @@ export function Server({ name, tab = 'network' }) {
     ${backend.detail && html`<p class=${backend.state === 'failed' || backend.state === 'backoff' ? 'problems' : 'quiet-text'}><${Shown} text=${backend.detail} /></p>`}
     <${Warnings} warnings=${backend.warnings} />
     <nav class="tabs" aria-label="Server">${TABS.map(([key, title]) => html`<a key=${key} href=${link(name, key)} aria-current=${which === key ? 'page' : undefined}>${title}</a>`)}</nav>
-    ${which === 'network' && (backend.state === 'remote' ? html`<p class="note">A remote server runs elsewhere; Stockade does not control what it reaches.</p>` : html`<${Network} key=${name} backend=${backend} />`)}
+    ${which === 'network' && (isRemote(backend) ? html`<p class="note">A remote server runs elsewhere; Stockade does not control what it reaches.</p>` : html`<${Network} key=${name} backend=${backend} />`)}
     ${which === 'logs' && html`<${Logs} key=${name} name=${name} />`}
     ${which === 'tools' && html`<${Tools} key=${name} name=${name} />`}
     ${removing && html`<${Confirm} danger title=${html`Remove <${Shown} text=${name} />?`} words=${html`<p>Its container is removed and these lines go out of the file. Clients no longer see its tools.</p>`} preview=${() => api.removeBackend(name, true)} apply=${() => api.removeBackend(name, false)} label="Remove the server" onDone=${() => { say(`${plain(name)} is removed.`); refreshBackends(); location.hash = '#/servers'; }} onClose=${() => setRemoving(false)} />`}
@@ -86,6 +90,7 @@ function Network({ backend }) {
   return html`<div class="rules-columns"><div class="rules">
     ${stored !== base && changed && html`<p class="problems">The file changed while you were editing. <button type="button" class="link" onClick=${reset}>Load what it says now</button> (your edits here are dropped).</p>`}
     <${NetworkForm} check=${async (found) => (await api.checkNetwork(backend.name, found)).problems} draft=${draft} onChange=${setDraft} onChecked=${setProblems} directSupported=${backend.direct_supported !== false} />
+    <${Learned} backend=${backend} use=${(learned) => setDraft(draftOf({ ...backend.network, ...learned, mode: 'enforce' }))} />
     <div class="actions sticky">
       <span class="quiet-text">${!changed ? 'As the file has it.' : problems === null ? 'Checking …' : problems.length ? `${many(problems.length, 'problem')} to fix first.` : 'Ready to save.'}</span>
       <button type="button" class="quiet" disabled=${!changed} onClick=${reset}>Undo</button>
@@ -100,7 +105,36 @@ function Network({ backend }) {
       label="Save"
       onDone=${() => { say(`The network rules of ${plain(backend.name)} are saved and in effect.`); setBase(JSON.stringify(block)); setSaving(false); refreshBackends(); refreshBlocked(); }}
       onClose=${() => setSaving(false)} />`}
-  </div><div class="side"><${Blocked} only=${backend.name} /><${Around} only=${backend.name} /></div></div>`;
+  </div><div class="side"><${Ask} name=${backend.name} /><${Blocked} only=${backend.name} /><${Around} only=${backend.name} /></div></div>`;
+}
+
+/** In modes that let things through: rules made of what was seen, for a person to read and save. */
+function Learned({ backend, use }) {
+  const [said, setSaid] = useState('');
+  if (!['learn', 'report'].includes(backend.network?.mode)) return null;
+  const make = async () => {
+    try {
+      const { connections, block } = await api.suggest(backend.name);
+      if (!connections) { setSaid('Nothing was seen yet. Use the server for a while first.'); return; }
+      use(block);
+      setSaid(`Made from ${many(connections, 'connection')}. Read them above, take out what should not be there, then save.`);
+    } catch (error) { setSaid(error.message); }
+  };
+  return html`<div class="learned"><button type="button" onClick=${make}>Make rules of what was seen</button><span class="quiet-text" role="status">${said}</span></div>`;
+}
+
+/** What would happen to a name, by the rules as they are saved. Nothing is connected or looked up. */
+function Ask({ name }) {
+  const [url, setUrl] = useState('');
+  const [answer, setAnswer] = useState(null);
+  const ask = async (event) => {
+    event.preventDefault();
+    try { setAnswer(await api.explain(name, url.trim())); } catch (error) { setAnswer({ decision: '', sentence: error.message }); }
+  };
+  return html`<section class="panel" aria-labelledby="ask-title"><h2 id="ask-title">Would it get through?</h2>
+    <form class="cells ask" onSubmit=${ask}><input class="mono grow" aria-label="Host, host and port, or URL" placeholder="docs.python.org:443" autocomplete="off" spellcheck=${false} value=${url} onInput=${(event) => { setUrl(event.target.value); setAnswer(null); }} /><button disabled=${!url.trim()}>Ask</button></form>
+    ${answer && html`<p class=${`meaning ${{ allow: 'good', report: 'warn' }[answer.decision] || 'danger'}`} role="status">${answer.decision && html`<b>${{ allow: 'Yes.', report: 'Yes, for now.', deny: 'No.' }[answer.decision] || answer.decision}</b> `}<${Shown} text=${answer.sentence} /></p>`}
+  </section>`;
 }
 
 function Tools({ name }) {

@@ -7,11 +7,16 @@ import { verdict } from './reasons.js';
 const KEEP = 1500;
 const BATCH_MS = 120;
 
+const KEPT = 'stockade-kept-blocked';
+function readKept() {
+  try { return new Set(JSON.parse(localStorage.getItem(KEPT) || '[]')); } catch { return new Set(); }
+}
+
 let state = {
   session: 'unknown', // 'unknown' | 'out' | 'in' | 'unreachable'
   link: 'connecting', // 'connecting' | 'live' | 'lost'
   status: null, backends: null, connections: [], loaded: false, blocked: null, lookups: null, clients: null,
-  notices: [], allowed: {}, calls: 0, said: null,
+  notices: [], allowed: {}, kept: readKept(), calls: 0, said: null,
 };
 const listeners = new Set();
 
@@ -103,6 +108,15 @@ export const allowedKey = (backend, host, port) => `${backend} ${host} ${port ||
 export function noteAllowed(backend, host, port) {
   set({ allowed: { ...state.allowed, [allowedKey(backend, host, port)]: { at: Date.now() / 1000, passed: false } } });
 }
+
+/** Hosts that the person wants to stay blocked, so that the list only shows what is undecided. Kept in this browser. */
+export function keepBlocked(key, keep) {
+  const kept = new Set(state.kept);
+  if (keep) kept.add(key); else kept.delete(key);
+  try { localStorage.setItem(KEPT, JSON.stringify([...kept].slice(-2000))); } catch { /* storage is off: until the page closes */ }
+  set({ kept });
+}
+
 function passedNow(events) {
   let { allowed } = state;
   for (const event of events) {

@@ -79,7 +79,7 @@ export function Confirm({ title, words, preview, apply, label, danger = false, o
     <${Problems} error=${error} />
     <div class="actions">
       <button type="button" class="quiet" onClick=${onClose}>Cancel</button>
-      <button type="button" class=${danger ? 'danger' : 'primary'} disabled=${busy || !shown} autofocus onClick=${go}>${busy ? 'Writing …' : label}</button>
+      <button type="button" class=${danger ? 'danger' : 'primary'} disabled=${busy || !shown} onClick=${go}>${busy ? 'Writing …' : label}</button>
     </div>
   </${Dialog}>`;
 }
@@ -111,7 +111,7 @@ export function Switch({ id, checked, onChange, label, describedBy }) {
   </button>`;
 }
 
-export const Empty = ({ title, children }) => html`<div class="empty"><h3>${title}</h3>${children}</div>`;
+export const Empty = ({ title, children, first = false }) => html`<div class=${first ? 'empty first' : 'empty'}><h3>${title}</h3>${children}</div>`;
 export const Loading = () => html`<p class="note loading">Loading …</p>`;
 
 const STATE_WORDS = {

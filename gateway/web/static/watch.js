@@ -41,6 +41,8 @@ export function Watch({ backend = '' }) {
   const waiting = frozen ? store.connections.filter((row) => row.n > newest && matches(row, filter)).length : 0;
   const names = [...new Set([...(store.backends || []).map((one) => one.name), ...store.connections.map((row) => row.backend)])].sort();
 
+  if (store.loaded && store.backends && !store.backends.length && !store.connections.length) return html`<div class="watch"><${Steps} /><${First} /></div>`;
+
   return html`<div class="watch">
     <${Steps} />
     <div class="watch-columns">
@@ -62,7 +64,7 @@ export function Watch({ backend = '' }) {
           </button>
         </div>
         ${!store.loaded && html`<${Loading} />`}
-        ${store.loaded && !rows.length && html`<${Nothing} any=${source.length > 0} store=${store} />`}
+        ${store.loaded && !rows.length && html`<${Nothing} any=${source.length > 0} />`}
         ${rows.length > 0 && html`<${Rows} rows=${rows} />`}
       </section>
       <div class="side">
@@ -73,9 +75,12 @@ export function Watch({ backend = '' }) {
   </div>`;
 }
 
-function Nothing({ any, store }) {
+const First = () => html`<${Empty} first title="Nothing is behind the wall yet">
+  <p>A server you add runs in a container of its own that can reach nothing. What it tries to reach shows up here, and you open the gate host by host.</p>
+  <p><a class="button primary" href="#/add">Add a server</a></p></${Empty}>`;
+
+function Nothing({ any }) {
   if (any) return html`<${Empty} title="No connection fits this filter"><p>Clear the filter to see the others.</p></${Empty}>`;
-  if (store.backends && !store.backends.length) return html`<${Empty} title="Nothing is behind the wall yet"><p>Add a server first. Then every connection it tries shows up here.</p><p><a class="button primary" href="#/add">Add a server</a></p></${Empty}>`;
   return html`<${Empty} title="Nothing has tried to get out yet"><p>Ask your AI client to use one of the servers. What the server then tries to reach shows up here within a second.</p></${Empty}>`;
 }
 

@@ -87,17 +87,20 @@ class Page:
     async def until(self, expression: str, what: str = "") -> Any:
         """Wait until an expression is true, looking at each frame and each change of the page."""
         look = f"""new Promise((done) => {{
+          const finish = (v) => {{ watch.disconnect(); clearInterval(timer); clearTimeout(end); done(v); }};
           const look = () => {{ let v = null; try {{ v = ({expression}); }} catch (e) {{}}
-            if (v) {{ watch.disconnect(); clearInterval(timer); clearTimeout(end); done(v instanceof Node ? true : v); }} }};
+            if (v) finish(v instanceof Node ? true : v); }};
           const watch = new MutationObserver(look);
           watch.observe(document, {{subtree: true, childList: true, attributes: true, characterData: true}});
           const timer = setInterval(look, 50);
-          const end = setTimeout(() => {{ watch.disconnect(); clearInterval(timer); done(null); }}, {WAIT_S * 1000 - 2000});
+          const end = setTimeout(() => finish(null), {WAIT_S * 1000 - 2000});
           look(); }})"""
         value = await self.js(look)
         if not value:
             seen = await self.js("document.body.innerText.slice(0, 3000)")
-            raise AssertionError(f"never: {what or expression}\ncomplaints: {self.complaints}\nthe page says:\n{seen}")
+            raise AssertionError(
+                f"never: {what or expression}\ncomplaints: {self.complaints}\nthe page says:\n{seen}"
+            )
         return value
 
     async def text(self, selector: str = "body") -> str:
@@ -106,9 +109,9 @@ class Page:
 
     async def see(self, words: str, selector: str = "body") -> None:
         """Wait until these words are in sight."""
+        found = f"[...document.querySelectorAll({json.dumps(selector)})]"
         await self.until(
-            f"[...document.querySelectorAll({json.dumps(selector)})].some((e) => e.innerText.includes({json.dumps(words)}))",
-            f"{words!r} in {selector}",
+            f"{found}.some((e) => e.innerText.includes({json.dumps(words)}))", f"{words!r} in {selector}"
         )
 
     async def gone(self, selector: str) -> None:
@@ -128,7 +131,9 @@ class Page:
     async def type(self, selector: str, text: str) -> None:
         """Replace what is in a field by typing."""
         await self.until(f"document.querySelector({json.dumps(selector)})")
-        await self.js(f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.focus(); e.select?.(); }})()")
+        await self.js(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.focus(); e.select?.(); }})()"
+        )
         if text:
             await self.send("Input.insertText", text=text)
         else:
@@ -161,7 +166,7 @@ class Page:
         """A PNG of what is in the window."""
         await self.js("document.fonts.ready.then(() => true)")
         shot = await self.send("Page.captureScreenshot", format="png", optimizeForSpeed=False)
-        path.write_bytes(base64.b64decode(shot["data"]))
+        path.write_bytes(base64.b64decode(shot["data"]))  # noqa: ASYNC240
 
 
 class Browser:
@@ -215,5 +220,5 @@ async def _port(file: Path, process: asyncio.subprocess.Process) -> int:
             if process.returncode is not None:
                 raise RuntimeError(f"chromium ended at once with {process.returncode}")
             with suppress(OSError, ValueError, IndexError):
-                return int(file.read_text().split("\n")[0])
+                return int(file.read_text().split("\n")[0])  # noqa: ASYNC240
             await asyncio.sleep(0.05)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from egress.policy import Surroundings
 from gateway.control.base import Edited, Readiness, Urls
 from observability.events import BackendEvent, BackendState, Decision, EgressEvent, NoticeEvent, Phase, Reason
 from observability.hub import Hub
@@ -46,7 +47,8 @@ class Supervisor:
             if not follow:
                 return
             async with self.printed:
-                await self.printed.wait_for(lambda: len(lines) > at)
+                while len(lines) <= at:
+                    await self.printed.wait()
 
     async def prints(self, backend: str, text: str, stream: str = "stderr") -> None:
         """The backend writes a line."""
@@ -73,8 +75,9 @@ class FakeControl:
         self.hub.attach(self.history.record)
         self.supervisor = Supervisor()
         self.instruments = SimpleNamespace(expose=lambda: b"")
+        self.approved: list[tuple[str, str]] = []
         self.definitions: dict[str, list[dict[str, Any]]] = {}
-        self.endpoint = SimpleNamespace(tools=lambda name: self.definitions.get(name, []), approve=lambda *_: None)
+        self.endpoint = SimpleNamespace(tools=lambda name: self.definitions.get(name, []), approve=self._approve)
         self.link = SimpleNamespace()
         self.story = scene.Story(time.time(), seq=5000, connection=5000)
         self._adopt()
@@ -91,8 +94,8 @@ class FakeControl:
     def readiness(self) -> Readiness:
         return Readiness(ready=True)
 
-    def surroundings(self) -> Any:
-        raise NotImplementedError
+    def surroundings(self) -> Surroundings:
+        return Surroundings()
 
     async def edit(self, change: Change, *, dry_run: bool = False) -> Edited:
         made = edit_config(self.config_path, change)
@@ -109,6 +112,9 @@ class FakeControl:
         for name in set(self.config.servers) - before:
             self.hub.publish(BackendEvent(time=time.time(), backend=name, state=BackendState.RUNNING))
         self.hub.publish(NoticeEvent(time=time.time(), source="config", code="config_reloaded"))
+
+    def _approve(self, backend: str, tool: str) -> None:
+        self.approved.append((backend, tool))
 
     def shutdown(self) -> None:
         raise NotImplementedError
@@ -143,4 +149,6 @@ class FakeControl:
 def denied(control: FakeControl) -> list[EgressEvent]:
     """The denials in the hub, oldest first."""
     found = [item.event for item in control.hub.recent(5000)]
-    return [e for e in found if isinstance(e, EgressEvent) and e.decision is Decision.DENY and e.phase is Phase.DECIDED]
+    return [
+        e for e in found if isinstance(e, EgressEvent) and e.decision is Decision.DENY and e.phase is Phase.DECIDED
+    ]

@@ -101,11 +101,11 @@ LOG = (
     "listening on stdio",
     "\x1b[32minfo\x1b[0m  client connected: cursor 1.4.2",
     "\x1b[32minfo\x1b[0m  tools/list -> 7 tools",
-    "\x1b[32minfo\x1b[0m  tools/call search_tickets {\"query\": \"login loop\"}",
+    '\x1b[32minfo\x1b[0m  tools/call search_tickets {"query": "login loop"}',
     "\x1b[32minfo\x1b[0m  GET https://tickets.acme.dev/api/v2/search?q=login+loop 200 in 212 ms",
     "\x1b[33mwarn\x1b[0m  telemetry: POST https://t.metrics-hub.io/v1/batch failed: 403 host_not_allowed",
     "\x1b[33mwarn\x1b[0m  telemetry: will retry in 30 s",
-    "\x1b[32minfo\x1b[0m  tools/call get_ticket {\"id\": \"LOGIN-482\"}",
+    '\x1b[32minfo\x1b[0m  tools/call get_ticket {"id": "LOGIN-482"}',
     "\x1b[31merror\x1b[0m attachment screenshot.png: fetch failed",
     "        cause: connect ECONNREFUSED 185.199.108.133:443",
     "\x1b[33mwarn\x1b[0m  telemetry: POST https://t.metrics-hub.io/v1/batch failed: 403 host_not_allowed",
@@ -117,7 +117,9 @@ def log_lines(now: float) -> list[Line]:
 
 
 TOOLS: dict[str, list[dict[str, Any]]] = {
-    "fetch": [{"name": "fetch", "description": "Fetches a URL from the internet and gives its contents as markdown."}],
+    "fetch": [
+        {"name": "fetch", "description": "Fetches a URL from the internet and gives its contents as markdown."}
+    ],
     "tickets": [
         {"name": "search_tickets", "description": "Search the tracker by words."},
         {"name": "get_ticket", "description": "One ticket with its comments and attachments."},
@@ -137,7 +139,9 @@ class Story:
 
     def call(self, tool: str, client: str = "cursor", method: str = "tools/call") -> CallRef:
         self.calls += 1
-        return CallRef(request_id=str(self.calls), method=method, tool=tool, client=client, trace_id=f"{self.calls * 7919:032x}")
+        return CallRef(
+            request_id=str(self.calls), method=method, tool=tool, client=client, trace_id=f"{self.calls * 7919:032x}"
+        )
 
     def connect(
         self,
@@ -163,7 +167,13 @@ class Story:
         }  # fmt: skip
         made = [EgressEvent(seq=self._number(), phase=Phase.DECIDED, time=self.now - ago, **common)]
         if decision is not Decision.DENY and lasted is not None:
-            ends = {"bytes_sent": sent, "bytes_received": got, "duration_s": lasted, "connect_s": 0.021, "dns_s": 0.004}
+            ends = {
+                "bytes_sent": sent,
+                "bytes_received": got,
+                "duration_s": lasted,
+                "connect_s": 0.021,
+                "dns_s": 0.004,
+            }
             closed = EgressEvent(
                 seq=self._number(), phase=Phase.CLOSED, time=self.now - ago + lasted, **{**common, **ends}
             )
@@ -183,11 +193,15 @@ def afternoon(now: float) -> list[Event]:
         _round(story, 1500 - 260 * round_)
     _attention(story)
     events = sorted(story.told, key=lambda event: event.time)
-    call = CallEvent(time=now - 3, request_id="1", method="tools/call", backend="fetch", client="cursor", tool="fetch")
+    call = CallEvent(
+        time=now - 3, request_id="1", method="tools/call", backend="fetch", client="cursor", tool="fetch"
+    )
     return [*events, call]
 
 
 def _round(story: Story, ago: float) -> None:
+    github: dict[str, Any]
+    raw: dict[str, Any]
     github, raw = {"rule": "api.github.com"}, {"rule": ".githubusercontent.com"}
     fetch = (story.call("fetch"),)
     search = (story.call("search_repositories", "claude-code"),)
@@ -195,7 +209,9 @@ def _round(story: Story, ago: float) -> None:
     story.connect(ago - 2, "fetch", "raw.githubusercontent.com", sent=912, got=218_400, calls=fetch, **raw)
     story.connect(ago - 31, "github", "api.github.com", sent=3120, got=96_020, calls=search, lasted=1.2, **github)
     both = (story.call("search_tickets"), story.call("get_ticket"))
-    story.connect(ago - 44, "tickets", "tickets.acme.dev", sent=2201, got=15_730, calls=both[:1], rule="tickets.acme.dev")
+    story.connect(
+        ago - 44, "tickets", "tickets.acme.dev", sent=2201, got=15_730, calls=both[:1], rule="tickets.acme.dev"
+    )
     story.connect(ago - 45, "tickets", "t.metrics-hub.io", reason=Reason.HOST_NOT_ALLOWED, calls=both)
     story.connect(ago - 75, "github", "api.github.com", sent=610, got=2048, calls=search, **github)
 
@@ -203,9 +219,30 @@ def _round(story: Story, ago: float) -> None:
 def _attention(story: Story) -> None:
     fetch = (story.call("fetch"),)
     ticket = (story.call("get_ticket"),)
-    story.connect(61, "tickets", "", 443, Reason.DIRECT_ATTEMPT, via=Via.DIRECT, method="TCP", destination="185.199.108.133:443", calls=ticket)
-    story.connect(61.4, "tickets", "user-images.acme-cdn.net", 0, Reason.DIRECT_ATTEMPT, via=Via.DNS, method="A", calls=ticket)
-    story.connect(61.2, "tickets", "user-images.acme-cdn.net", 0, Reason.DIRECT_ATTEMPT, via=Via.DNS, method="AAAA", calls=ticket)
+    story.connect(
+        61,
+        "tickets",
+        "",
+        443,
+        Reason.DIRECT_ATTEMPT,
+        via=Via.DIRECT,
+        method="TCP",
+        destination="185.199.108.133:443",
+        calls=ticket,
+    )
+    story.connect(
+        61.4, "tickets", "user-images.acme-cdn.net", 0, Reason.DIRECT_ATTEMPT, via=Via.DNS, method="A", calls=ticket
+    )
+    story.connect(
+        61.2,
+        "tickets",
+        "user-images.acme-cdn.net",
+        0,
+        Reason.DIRECT_ATTEMPT,
+        via=Via.DNS,
+        method="AAAA",
+        calls=ticket,
+    )
     story.connect(52, "fetch", "docs.python.org", reason=Reason.HOST_NOT_ALLOWED, calls=fetch)
     story.connect(47, "fetch", "docs.python.org", reason=Reason.HOST_NOT_ALLOWED, calls=fetch)
     story.connect(40, "fetch", "api.github.com", 80, Reason.PORT_NOT_ALLOWED, calls=fetch, method="GET")
@@ -213,15 +250,39 @@ def _attention(story: Story) -> None:
     story.connect(33, "fetch", "169.254.169.254", 80, Reason.ADDRESS_METADATA, method="GET", calls=fetch)
     story.connect(
         28, "tickets",
-        "api.github.com.login-session-a81f03c2e4d94b7f.telemetry-cdn.example", reason=Reason.HOST_NOT_ALLOWED, calls=ticket,
+        "api.github.com.login-session-a81f03c2e4d94b7f.telemetry-cdn.example",
+        reason=Reason.HOST_NOT_ALLOWED, calls=ticket,
     )  # fmt: skip
     story.connect(22, "tickets", "tickets.acme.dev", reason=Reason.SNI_MISMATCH, rule="tickets.acme.dev")
-    story.connect(15, "github", "api.github.com", sent=801, got=8_240, rule="api.github.com", calls=(story.call("get_issue", "claude-code"),))
-    story.connect(9, "fetch", "codeload.githubusercontent.com", rule=".githubusercontent.com", calls=fetch, lasted=None)
-    story.connect(3, "postgres", "db.internal", 5432, Reason.CONNECT_FAILED, decision=Decision.ALLOW, via=Via.TCP, method="TCP", rule="db.internal:5432", lasted=0.01)
+    story.connect(
+        15,
+        "github",
+        "api.github.com",
+        sent=801,
+        got=8_240,
+        rule="api.github.com",
+        calls=(story.call("get_issue", "claude-code"),),
+    )
+    story.connect(
+        9, "fetch", "codeload.githubusercontent.com", rule=".githubusercontent.com", calls=fetch, lasted=None
+    )
+    story.connect(
+        3,
+        "postgres",
+        "db.internal",
+        5432,
+        Reason.CONNECT_FAILED,
+        decision=Decision.ALLOW,
+        via=Via.TCP,
+        method="TCP",
+        rule="db.internal:5432",
+        lasted=0.01,
+    )
 
 
 def direct(now: float) -> Iterator[Event]:
     """A server that goes around the proxy, once more."""
     story = Story(now, seq=900, connection=900)
-    yield from story.connect(0, "tickets", "", 443, Reason.DIRECT_ATTEMPT, via=Via.DIRECT, method="TCP", destination="203.0.113.7:443")
+    yield from story.connect(
+        0, "tickets", "", 443, Reason.DIRECT_ATTEMPT, via=Via.DIRECT, method="TCP", destination="203.0.113.7:443"
+    )
