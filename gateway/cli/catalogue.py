@@ -28,6 +28,7 @@ from gateway.cli.terminal import Cell, clean
 
 if TYPE_CHECKING:
     from registry.catalog import CatalogServer, Overrides
+    from registry.importers.clients import Import
 
 
 def register(app: typer.Typer) -> None:
@@ -197,8 +198,9 @@ def remove(
 def take_over(
     context: typer.Context,
     source: Annotated[
-        str, typer.Argument(help="An AI client's name (as in `stockade connect --list`), or its file.")
-    ],
+        str | None,
+        typer.Argument(help="An AI client's name, or its file; without it, look everywhere.", show_default=False),
+    ] = None,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     file: FileOption = None,
@@ -206,7 +208,12 @@ def take_over(
 ) -> None:
     """Take the servers of an AI client's own file into the configuration: isolated, reaching nothing yet."""
     where = place(context, file, project)
-    found = foreign_servers(source)
+    imports = foreign_servers(source)
+    found = {name: entry for item in imports for name, entry in item.servers.items()}
+    for item in imports:
+        say(f"From {item.path}:")
+        for note in item.notes:
+            say(f"! {note}")
     screen.block(yaml_text({"mcpServers": found}))
     say("Each will be isolated and reach nothing until its policy names a host.")
     if not dry_run and not confirmed(f"Add {len(found)} server(s)?", yes):
@@ -215,21 +222,19 @@ def take_over(
         add(where, name, entry, dry_run=dry_run, start=False)
 
 
-def foreign_servers(source: str) -> dict[str, dict[str, Any]]:
-    """The servers in a client's file by names of ours, without Stockade itself. Raises Failure."""
+def foreign_servers(source: str | None) -> list[Import]:
+    """What one client's file has, or all that are found. Raises Failure when that is nothing."""
     from gateway.connect.clients import BY_NAME
-    from registry.config import ConfigError, load_config
+    from registry.config import ConfigError
+    from registry.importers import clients
 
-    path = BY_NAME[source].file() if source in BY_NAME else Path(source)
     try:
-        loaded = load_config(path)
+        if source is None:
+            found = clients.find(folder=Path.cwd())
+        else:
+            found = [clients.read(BY_NAME[source].file() if source in BY_NAME else Path(source))]
     except ConfigError as error:
         raise Failure(str(error)) from error
-    entries = {
-        name: server.model_dump(mode="json", exclude_unset=True, exclude_defaults=True)
-        for name, server in loaded.servers.items()
-        if name != "stockade"
-    }
-    if not entries:
-        raise Failure(f"{path} has no server to take over.")
-    return entries
+    if not any(item.servers for item in found):
+        raise Failure(f"{source or 'No AI client here'} has no server to take over.")
+    return found

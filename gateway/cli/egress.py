@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,9 @@ from gateway.cli.options import (
     screen,
 )
 from gateway.cli.terminal import Cell, clean
+
+if TYPE_CHECKING:
+    from egress.policy import Policy
 
 Server = Annotated[str, typer.Argument(help="The server.")]
 
@@ -250,16 +253,26 @@ def block_of(config: Any, name: str) -> dict[str, Any]:
 def explain_policy(block: Mapping[str, object], target: str) -> dict[str, Any]:
     """`explain` without a gateway: the policy alone decides, no address of this machine is known to it."""
     from egress.explain import explain as explain_target
-    from egress.policy import PolicyError, Surroundings, parse_policy
+    from egress.policy import Surroundings
 
+    policy = parsed(block)
     try:
-        found = explain_target(parse_policy(block), target, Surroundings())
-    except PolicyError as error:
-        raise Failure("\n".join(f"{'.'.join(map(str, p.path))}: {p.message}" for p in error.problems)) from error
+        found = explain_target(policy, target, Surroundings())
     except ValueError as error:
         raise Failure(str(error)) from error
     rule = found.rule.text if found.rule else ""
     return {"decision": found.decision, "rule": rule, "reason": found.reason or "", "sentence": found.sentence}
+
+
+def parsed(block: Mapping[str, object]) -> Policy:
+    """The policy of a network block. Raises Failure with all its problems."""
+    from egress.policy import PolicyError, parse_policy
+
+    try:
+        return parse_policy(block)
+    except PolicyError as error:
+        lines = [f"{'.'.join(map(str, problem.path))}: {problem.message}" for problem in error.problems]
+        raise Failure("\n".join(lines)) from error
 
 
 def suggest(
@@ -301,19 +314,23 @@ def yaml_text(data: Mapping[str, Any]) -> str:
 
 def serve(
     policy: Annotated[Path, typer.Option(help="File with a `network:` block.")],
-    listen: Annotated[str, typer.Option(help="HOST:PORT of the proxy.")] = "127.0.0.1:3128",
+    listen: Annotated[str, typer.Option(help="ADDRESS:PORT of the proxy.")] = "127.0.0.1:3128",
     resolve: Annotated[
-        list[str] | None, typer.Option(help="HOST:PORT:ADDRESS, repeatable; you vouch for it.")
+        list[str] | None, typer.Option(help="HOST:PORT:ADDRESS, repeatable: a statement of trust for that address.")
     ] = None,
+    upstream_proxy: Annotated[str | None, typer.Option(help="URL of a proxy to go through.")] = None,
+    no_proxy: Annotated[str, typer.Option(help="Hosts reached without it, separated by commas.")] = "",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No line per connection.")] = False,
 ) -> None:
     """Run the egress proxy alone, without containers: one policy for all callers."""
     from egress import serve as standalone
 
-    raise typer.Exit(standalone.main(["--policy", str(policy), "--listen", listen, *_repeated("--resolve", resolve)]))
-
-
-def _repeated(flag: str, values: list[str] | None) -> list[str]:
-    return [part for value in values or [] for part in (flag, value)]
+    arguments = ["--policy", str(policy), "--listen", listen, "--no-proxy", no_proxy]
+    arguments += [part for value in resolve or [] for part in ("--resolve", value)]
+    arguments += ["--upstream-proxy", upstream_proxy] if upstream_proxy else []
+    arguments += ["--quiet"] if quiet else []
+    if standalone.main(arguments):
+        raise typer.Exit(1)
 
 
 def check(
@@ -325,7 +342,7 @@ def check(
     block = read_policy(policy)
     answers = [{"target": target, **explain_policy(block, target)} for target in targets or []]
     if not targets:
-        explain_policy(block, "example.com:443")
+        parsed(block)
     if as_json:
         screen.json(answers)
     elif not targets:

@@ -120,7 +120,8 @@ TAIL: list[tuple[dict[str, Any], list[str]]] = [
         ["fetch", "DENY", "evil.example", "(lookup", "AAAA)", "direct_attempt"],
     ),
     (
-        {"via": Via.DIRECT, "host": "", "destination": "198.51.100.7:443", "reason": Reason.DIRECT_ATTEMPT, "calls": ()},
+        {"via": Via.DIRECT, "host": "", "destination": "198.51.100.7:443", "reason": Reason.DIRECT_ATTEMPT}
+        | {"calls": ()},
         ["fetch", "DENY", "198.51.100.7:443", "direct_attempt"],
     ),
     (
@@ -427,7 +428,6 @@ def test_connect_writes_a_repositorys_own_file(stockade: Any, running: Running, 
 def test_connect_names_the_clients_it_knows(stockade: Any, running: Running) -> None:
     assert "claude-code" in stockade("connect", "nope").err
     assert len(stockade("connect", "--list").out.splitlines()) > 25
-    assert "Found no AI client" in stockade("connect").err or True
 
 
 def test_the_admin_token_is_shown_once_and_renewed(stockade: Any, running: Running) -> None:
