@@ -78,7 +78,7 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
                 raise Refused(400, f"{key} header appears more than once", HEADER_MISMATCH)
             headers[key] += ", " + value.decode("latin-1")
         else:
-            headers[key] = value.decode("latin-1")
+            headers[key] = value.decode("latin-1").strip(" \t")  # RFC 9110 5.5; httptools leaves what trails
     return headers
 
 

@@ -126,7 +126,7 @@ class Fixture:
         self.watched: set[str] = set()
         self.tools: dict[str, tuple[Callable[[Any, t.CallToolRequestParams], Awaitable[Result]], dict[str, Any]]] = {}
         nothing: dict[str, Any] = {"type": "object", "properties": {}}
-        for name in dir(self):
+        for name in type(self).__dict__:
             if name.startswith("tool_"):
                 self.tools[name.removeprefix("tool_")] = (getattr(self, name), nothing)
         self._describe("test_sampling", {"prompt": {"type": "string"}}, ["prompt"])
@@ -150,8 +150,8 @@ class Fixture:
             t.Tool(name=name, description=f"Fixture tool {name}", input_schema=schema)
             for name, (_, schema) in self.tools.items()
         ]
-        tools += [t.Tool(name=name, input_schema={"type": "object"}) for name in self.extra_tools]
-        return t.ListToolsResult(tools=sorted(tools, key=lambda tool: tool.name), ttl_ms=0, cache_scope="private")
+        tools += [t.Tool(name=name, description="One more", input_schema={"type": "object"}) for name in self.extra_tools]
+        return t.ListToolsResult(tools=tools, ttl_ms=0, cache_scope="private")
 
     async def call_tool(self, ctx: Any, params: t.CallToolRequestParams) -> Result:
         if params.name in self.extra_tools:
@@ -436,11 +436,15 @@ class Fixture:
 
         prompts = [
             t.Prompt(name="test_simple_prompt", description="A simple prompt"),
-            t.Prompt(name="test_prompt_with_arguments", arguments=[argument("arg1"), argument("arg2")]),
-            t.Prompt(name="test_prompt_with_embedded_resource", arguments=[argument("resourceUri")]),
-            t.Prompt(name="test_prompt_with_image"),
-            t.Prompt(name="test_input_required_result_prompt"),
-            *(t.Prompt(name=name) for name in self.extra_prompts),
+            t.Prompt(name="test_prompt_with_arguments", description="With arguments", arguments=[argument("arg1"), argument("arg2")]),
+            t.Prompt(
+                name="test_prompt_with_embedded_resource",
+                description="With a resource",
+                arguments=[argument("resourceUri")],
+            ),
+            t.Prompt(name="test_prompt_with_image", description="With an image"),
+            t.Prompt(name="test_input_required_result_prompt", description="Asks first"),
+            *(t.Prompt(name=name, description="One more") for name in self.extra_prompts),
         ]
         return t.ListPromptsResult(prompts=prompts, ttl_ms=0, cache_scope="private")
 
