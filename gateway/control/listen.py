@@ -149,6 +149,7 @@ class HttpServer(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 ws="none",
+                interface="asgi3",
                 timeout_keep_alive=30,
                 timeout_graceful_shutdown=max(1, int(grace_s)),
                 h11_max_incomplete_event_size=64 * 1024,

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, SupportsIndex
+from typing import Final, Literal, SupportsIndex, cast
 
 from .base import LineSink, LogLine
 from .errors import EngineError, EngineUnreachable
@@ -108,8 +108,7 @@ class FrameProtocol(asyncio.StreamReaderProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is open; the request is written by `attach`."""
         super().connection_made(transport)
-        assert isinstance(transport, asyncio.ReadTransport)
-        self.reader.transport = transport
+        self.reader.transport = cast("asyncio.ReadTransport", transport)  # uvloop: no subclass of it
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the answer's head, then of frames."""
