@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, TypeAlias, assert_never
 
 from observability.events import Reason
@@ -103,6 +104,7 @@ _V4: Final = _by_length(4)
 _V6: Final = _by_length(6)
 
 
+@lru_cache(maxsize=4096)
 def classify(address: IP) -> AddressClass:
     """The class of an address. IPv6 outside 2000::/3 that the table does not name is reserved (RFC 4291 2.4)."""
     if address in _METADATA:

@@ -109,10 +109,10 @@ def parse_name(host: str) -> str:
     labels = name.split(".")
     for label in labels:
         if not _LABEL.fullmatch(label):
-            raise ValueError("the host is not a plain DNS name")
+            raise ValueError("not a plain DNS name (letters, digits, - and _; no - at an end; 63 a label)")
     if _NUMBERISH.fullmatch(labels[-1]):
         # WHATWG URL 3.5: a last label that is a number makes resolvers read the whole as an IPv4 address.
-        raise ValueError("an IPv4 address in an unusual spelling")
+        raise ValueError("its last label is a number: an IPv4 address in an unusual spelling")
     return name
 
 
@@ -121,17 +121,7 @@ def canonical_host(text: str) -> str:
 
     Raises ValueError whose text says what to write instead.
     """
-    if not text:
-        raise ValueError("is empty; write a host such as api.github.com")
-    if text != text.strip() or re.search(r"\s", text):
-        raise ValueError(f"{text!r} has a space in it; write one host an entry, such as {suggest_host(text)}")
-    if found := _SCHEME.match(text):
-        kept = suggest_host(text[found.end() :])
-        raise ValueError(f"{text!r} is a URL; keep only the host: {kept}")
-    if "/" in text:
-        raise ValueError(f"{text!r} has a path; keep only the host: {suggest_host(text)}")
-    if "@" in text:
-        raise ValueError(f"{text!r} has a user name in it; keep only the host: {suggest_host(text)}")
+    _refuse_slips(text)
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if ":" in bare:
         return str(_config_ipv6(text, bare))
@@ -140,6 +130,20 @@ def canonical_host(text: str) -> str:
     except ValueError as error:
         raise ValueError(f"{text!r}: {error}") from None
     return name
+
+
+def _refuse_slips(text: str) -> None:
+    """Raise for what people paste where a host belongs."""
+    if not text:
+        raise ValueError("is empty; write a host such as api.github.com")
+    if _SCHEME.match(text):
+        raise ValueError(f"{text!r} is a URL; keep only the host: {suggest_host(text, keep_port=True)}")
+    if re.search(r"[\s,;]", text):
+        what = "a space" if re.search(r"\s", text) else "a comma"
+        raise ValueError(f"{text!r} has {what} in it; write one host an entry, such as {suggest_host(text)}")
+    for mark, what in (("/", "a path"), ("?", "a query"), ("#", "a fragment"), ("@", "a user name")):
+        if mark in text:
+            raise ValueError(f"{text!r} has {what} in it; keep only the host: {suggest_host(text, keep_port=True)}")
 
 
 def _config_ipv6(text: str, bare: str) -> ipaddress.IPv6Address:
@@ -161,8 +165,10 @@ def to_ascii(name: str) -> str:
         raise ValueError(f"not an internationalised host name ({error})") from None
 
 
-def suggest_host(text: str) -> str:
+def suggest_host(text: str, *, keep_port: bool = False) -> str:
     """The part of a URL or sentence that looks most like a host, for an error's advice."""
     rest = re.split(r"[/?#]", _SCHEME.sub("", text.strip()), maxsplit=1)[0].rpartition("@")[2]
     words = [word for word in re.split(r"[\s,;]+", rest) if word]
-    return re.sub(r":\d*$", "", words[0]).lower() if words else "api.github.com"
+    if not words:
+        return "api.github.com"
+    return (words[0] if keep_port else re.sub(r":\d*$", "", words[0])).lower()
