@@ -125,7 +125,7 @@ class Door:
             plan.name, Role.DOOR, self.instance, fingerprint=plan.fingerprint(), nonce=nonce, generation=generation
         )
         self.container = await self.tools.ownership.create(plan, about)
-        await self.tools.link.expect_door(self.ticket(nonce, generation))
+        await self.tools.link.expect_door(door_ticket(self.tools.ownership.record.owned[plan.name]))
         await start_watched(self.tools.engine, self.tools.exits, self.container)
         await self.wait()
 
@@ -142,16 +142,6 @@ class Door:
             nofile=self.tools.nofile(),
         )
 
-    def ticket(self, nonce: str, generation: int) -> DoorTicket:
-        """What the egress is told of it."""
-        return DoorTicket(
-            door=self.instance,
-            backend=self.backend,
-            nonce=nonce,
-            container=self.container,
-            generation=generation,
-        )
-
     async def wait(self) -> None:
         """Until the egress has its sockets. Raises EngineError when it ends first or stays silent."""
         try:
@@ -164,14 +154,13 @@ class Door:
             ) from None
 
     async def adopt(self, recorded: Owned) -> bool:
-        """Takes over a running one: the egress hears of it again with the nonce that it has."""
+        """Takes over a running one; it was announced again before the link went up. False when it does not fit."""
         found = await self.tools.ownership.container(recorded.name)
         plan = self.plan(recorded.nonce, recorded.generation)
         if found is None or not found.running or recorded.fingerprint != plan.fingerprint():
             return False
         self.container = found.id
         self.tools.exits.of(self.container)
-        await self.tools.link.expect_door(self.ticket(recorded.nonce, recorded.generation))
         await self.wait()
         return True
 
@@ -383,6 +372,17 @@ def owned(
     """A thing to be recorded."""
     return Owned(
         name=name, role=role, mark="", instance=instance, fingerprint=fingerprint, nonce=nonce, generation=generation
+    )
+
+
+def door_ticket(recorded: Owned) -> DoorTicket:
+    """What the egress is told of a door."""
+    return DoorTicket(
+        door=recorded.instance,
+        backend=recorded.instance.partition("/")[0],
+        nonce=recorded.nonce,
+        container=recorded.id,
+        generation=recorded.generation,
     )
 
 

@@ -32,7 +32,7 @@ from .host import host_addresses
 from .images import Images
 from .logring import LogRing
 from .ownership import Ownership
-from .pair import Exits, Link, Pair, Tools, Wanted
+from .pair import Exits, Link, Pair, Tools, Wanted, door_ticket
 from .plans import CaBundle, Names, backend_plan, check_own_port, egress_plan, transport_of
 from .policy_ports import policy_ports
 from .probe import PROBE_BACKEND, Attempt, Probe, cache_key, listening, note_passed, passed_before, verdict
@@ -141,6 +141,7 @@ class Supervisor:
     async def run(self) -> None:
         """Until `stop`. Raises EngineError when the engine cannot be used; then nothing of ours is left running."""
         self.run_directory.create()
+        await self.announce_doors()
         try:
             async with asyncio.TaskGroup() as tasks:
                 self.tasks = tasks
@@ -156,6 +157,12 @@ class Supervisor:
         finally:
             self.begun.set()
             self.stopped.set()
+
+    async def announce_doors(self) -> None:
+        """Doors that an earlier gateway left: announced before the link is up, so that a running egress keeps them."""
+        for owned in self.ownership.record.all(Role.DOOR):
+            if owned.id:
+                await self.link.expect_door(door_ticket(owned))
 
     async def begin_or_undo(self) -> None:
         """`begin`; when that fails, nothing half-started is left."""
@@ -391,6 +398,7 @@ class Supervisor:
         for instance in sorted(left):
             pair = await self.adopt(instance) if instance in wanted else None
             if pair is None:
+                await self.link.drop_door(instance)
                 await self.ownership.remove_instance(instance)
             else:
                 self.slot(instance, adopted=pair)
@@ -404,7 +412,6 @@ class Supervisor:
                 return pair
         except (EngineError, BackendUnavailable, PlanError, ValueError, OSError) as error:
             logger.info("backend %s is not taken over: %s", instance, error)
-        await self.link.drop_door(instance)
         return None
 
     # -- what the endpoint and the CLI ask
