@@ -204,10 +204,10 @@ def _check_address(
         policy, target, address, overridden, around
     ):
         return _no(Reason.ADDRESS_LOOPBACK, rule, target, address, "a loopback address; no rule opens it")
-    if any(_is_host(one, around) for one in carried):
-        return _check_host(target, rule, address, around)
     if overridden:
         return None
+    if any(_is_host(one, around) for one in carried):
+        return _check_host(target, rule, address, around)
     for one in carried:
         kind = classify(one)
         reason = reason_for(kind)
