@@ -10,7 +10,6 @@ import typer
 
 from gateway.cli import offline
 from gateway.cli.client import url
-from gateway.cli.egress import yaml_text
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place
 from gateway.cli.options import (
@@ -24,6 +23,7 @@ from gateway.cli.options import (
     say,
     screen,
 )
+from gateway.cli.policy import yaml_text
 from gateway.cli.terminal import Cell, clean
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def add(where: Place, name: str, entry: Mapping[str, Any], *, dry_run: bool, sta
     if offline.change(where, lambda api: api.post(url("backends"), body), in_file, dry_run=dry_run):
         screen.line(f"{name} is starting; see: stockade ps")
     elif not dry_run and start and not where.running():
-        from gateway.cli.lifecycle import up_detached
+        from gateway.cli.detached import up_detached
 
         up_detached(where, 900)
 

@@ -1,19 +1,16 @@
-"""Commands about what servers reach and may reach."""
+"""Commands that show what servers reached, and what was stopped."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from gateway.cli import offline
+from gateway.cli import policy
 from gateway.cli.client import url
-from gateway.cli.failure import Failure
 from gateway.cli.options import (
-    DryRunOption,
     FileNoShort,
     FileOption,
     FollowOption,
@@ -25,15 +22,11 @@ from gateway.cli.options import (
 )
 from gateway.cli.terminal import Cell, clean
 
-if TYPE_CHECKING:
-    from egress.policy import Policy
-
-Server = Annotated[str, typer.Argument(help="The server.")]
-
 
 def register(app: typer.Typer) -> None:
-    for command in (tail, top, blocked, allow, explain, suggest, serve, check):
+    for command in (tail, top, blocked):
         app.command()(command)
+    policy.register(app)
 
 
 def tail(
@@ -180,198 +173,3 @@ def _blocked_row(row: Mapping[str, Any]) -> list[object]:
         row["reason"],
         hint if allowable else "",
     ]
-
-
-def split_target(target: str) -> tuple[str, int | None]:
-    """`HOST`, `HOST:PORT`, `[IPV6]:PORT`; an IPv6 address or network without brackets has no port. Raises Failure."""
-    host, colon, port = target.rpartition(":")
-    if not colon or (":" in host and not host.endswith("]")):
-        return target.strip("[]"), None
-    if not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
-        raise Failure(f"{port!r} is not a port (1 to 65535). Write HOST or HOST:PORT, such as api.github.com:443")
-    return host.strip("[]"), int(port)
-
-
-def allow(
-    context: typer.Context,
-    name: Server,
-    target: Annotated[str, typer.Argument(metavar="HOST[:PORT]", help="What it may reach.")],
-    dry_run: DryRunOption = False,
-    file: FileOption = None,
-    project: ProjectOption = None,
-) -> None:
-    """Allow a server one host. The file is changed (comments kept) and the change is in force at once."""
-    where = place(context, file, project)
-    host, port = split_target(target)
-    body = {"host": host, "port": port, "dry_run": dry_run}
-
-    def in_file() -> Any:
-        from registry.edit import allow_host
-
-        return allow_host(name, host, port)
-
-    if offline.change(
-        where, lambda api: api.post(url("backends", name, "egress", "allow"), body), in_file, dry_run=dry_run
-    ):
-        say("In force now.")
-
-
-def explain(
-    context: typer.Context,
-    name: Server,
-    target: Annotated[str, typer.Argument(metavar="URL|HOST:PORT", help="What it would reach for.")],
-    file: FileOption = None,
-    project: ProjectOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Say what would happen to a connection and which rule decides. Connects to nothing."""
-    where = place(context, file, project)
-    if where.running():
-        answer = where.api().post(url("explain"), {"backend": name, "url": target})
-    else:
-        answer = explain_policy(block_of(offline.load(where), name), target)
-    _explained(answer, as_json)
-
-
-def _explained(answer: Mapping[str, Any], as_json: bool) -> None:
-    if as_json:
-        screen.json(answer)
-    else:
-        screen.line(answer["sentence"], "green" if answer["decision"] == "allow" else "red")
-
-
-def block_of(config: Any, name: str) -> dict[str, Any]:
-    """The network block of a server. Raises Failure for an unknown one."""
-    if name not in config.servers:
-        raise Failure(
-            f"There is no server {name!r} in the configuration; there are: {', '.join(config.servers) or 'none'}."
-        )
-    block: dict[str, Any] = config.servers[name].network.block
-    return block
-
-
-def explain_policy(block: Mapping[str, object], target: str) -> dict[str, Any]:
-    """`explain` without a gateway: the policy alone decides, no address of this machine is known to it."""
-    from egress.explain import explain as explain_target
-    from egress.policy import Surroundings
-
-    policy = parsed(block)
-    try:
-        found = explain_target(policy, target, Surroundings())
-    except ValueError as error:
-        raise Failure(str(error)) from error
-    rule = found.rule.text if found.rule else ""
-    return {"decision": found.decision, "rule": rule, "reason": found.reason or "", "sentence": found.sentence}
-
-
-def parsed(block: Mapping[str, object]) -> Policy:
-    """The policy of a network block. Raises Failure with all its problems."""
-    from egress.policy import PolicyError, parse_policy
-
-    try:
-        return parse_policy(block)
-    except PolicyError as error:
-        lines = [f"{'.'.join(map(str, problem.path))}: {problem.message}" for problem in error.problems]
-        raise Failure("\n".join(lines)) from error
-
-
-def suggest(
-    context: typer.Context,
-    name: Server,
-    write: Annotated[bool, typer.Option("--write", help="Put it into the file.")] = False,
-    dry_run: DryRunOption = False,
-    file: FileOption = None,
-    project: ProjectOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Print the smallest policy for what a server asked for (best after a while in `mode: learn`)."""
-    api = place(context, file, project).api()
-    found = api.get(url("backends", name, "egress", "suggest"))
-    if as_json and not write:
-        screen.json(found)
-        return
-    if not found["connections"]:
-        raise Failure(f"{name} has asked for nothing yet. Set `mode: learn`, use it for a while, and ask again.")
-    if write:
-        answer = api.put(url("backends", name, "network"), {"block": found["block"], "dry_run": dry_run})
-        screen.diff(answer["diff"])
-        say("In force now." if answer["applied"] else "Nothing was written.")
-        return
-    say(f"From {found['connections']} connections of {name}; --write puts it into the file.")
-    screen.block(yaml_text({"network": found["block"]}))
-
-
-def yaml_text(data: Mapping[str, Any]) -> str:
-    """The data as a YAML file would have it."""
-    import io
-
-    from ruamel.yaml import YAML
-
-    out = io.StringIO()
-    YAML().dump(dict(data), out)
-    return out.getvalue()
-
-
-def serve(
-    policy: Annotated[Path, typer.Option(help="File with a `network:` block.")],
-    listen: Annotated[str, typer.Option(help="ADDRESS:PORT of the proxy.")] = "127.0.0.1:3128",
-    resolve: Annotated[
-        list[str] | None, typer.Option(help="HOST:PORT:ADDRESS, repeatable: a statement of trust for that address.")
-    ] = None,
-    upstream_proxy: Annotated[str | None, typer.Option(help="URL of a proxy to go through.")] = None,
-    no_proxy: Annotated[str, typer.Option(help="Hosts reached without it, separated by commas.")] = "",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No line per connection.")] = False,
-) -> None:
-    """Run the egress proxy alone, without containers: one policy for all callers."""
-    from egress import serve as standalone
-
-    arguments = ["--policy", str(policy), "--listen", listen, "--no-proxy", no_proxy]
-    arguments += [part for value in resolve or [] for part in ("--resolve", value)]
-    arguments += ["--upstream-proxy", upstream_proxy] if upstream_proxy else []
-    arguments += ["--quiet"] if quiet else []
-    if standalone.main(arguments):
-        raise typer.Exit(1)
-
-
-def check(
-    policy: Annotated[Path, typer.Argument(help="File with a `network:` block.")],
-    targets: Annotated[list[str] | None, typer.Argument(metavar="[URL|HOST:PORT]...", help="What to try.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Check a policy file, and say what it would do with each target. Exit code 1 when one would be denied."""
-    block = read_policy(policy)
-    answers = [{"target": target, **explain_policy(block, target)} for target in targets or []]
-    if not targets:
-        parsed(block)
-    if as_json:
-        screen.json(answers)
-    elif not targets:
-        screen.line(f"{policy} is a valid policy.")
-    else:
-        screen.table(["target", "decision", "rule or reason"], [_check_row(answer) for answer in answers])
-    if any(answer["decision"] == "deny" for answer in answers):
-        raise typer.Exit(1)
-
-
-def _check_row(answer: Mapping[str, Any]) -> list[object]:
-    style = "red" if answer["decision"] == "deny" else "green"
-    return [answer["target"], Cell(answer["decision"], style), answer["reason"] or answer["rule"]]
-
-
-def read_policy(path: Path) -> dict[str, Any]:
-    """The network block in a YAML or JSON file, with or without the key `network` around it. Raises Failure."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        data = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Failure(f"{path} cannot be read: {error.strerror}") from error
-    except (YAMLError, ValueError) as error:
-        raise Failure(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    block = data.get("network", data) if isinstance(data, dict) else data
-    if not isinstance(block, dict):
-        raise Failure(
-            f"{path} holds no network block. Write for example:\nnetwork:\n  allowed_hosts: [api.github.com]"
-        )
-    return block

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,17 +19,15 @@ from gateway.cli.options import (
     FileOption,
     JsonOption,
     ProjectOption,
+    addresses,
     place,
     say,
     screen,
 )
-from gateway.control.rundir import ADMIN_FILE, CONTROL_SOCKET, LOG_FILE, GatewayFile, find_gateway
+from gateway.control.rundir import ADMIN_FILE, CONTROL_SOCKET, GatewayFile, find_gateway
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
-
-LOG_LINES = 15
-MAX_LOG = 8 * 1024 * 1024
 
 
 def register(app: typer.Typer) -> None:
@@ -56,6 +52,8 @@ def up(
     if running and running[1].alive:
         _already(where, running, detach)
     elif detach:
+        from gateway.cli.detached import up_detached
+
         up_detached(where, timeout)
     else:
         _up_here(where, announce_fd)
@@ -70,7 +68,7 @@ def _already(where: Place, running: tuple[Path, GatewayFile], detach: bool) -> N
         )
     Api(directory / CONTROL_SOCKET).post(url("reload"))
     say("It is running already; the configuration was read again.")
-    _addresses(info.endpoint, info.admin, None)
+    addresses(info.endpoint, info.admin, None)
 
 
 def _up_here(where: Place, announce_fd: int | None) -> None:
@@ -82,7 +80,7 @@ def _up_here(where: Place, announce_fd: int | None) -> None:
         if announce_fd is not None:
             _announce(announce_fd, told)
         else:
-            _addresses(gateway.urls.endpoint, gateway.urls.admin, token)
+            addresses(gateway.urls.endpoint, gateway.urls.admin, token)
 
     try:
         run_gateway(where, ready)
@@ -120,98 +118,6 @@ def _announce(descriptor: int, told: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):
         os.write(descriptor, json.dumps(told).encode() + b"\n")
         os.close(descriptor)
-
-
-def up_detached(where: Place, timeout_s: float) -> None:
-    """Start a process of its own, wait until it is ready, say where it is; or say why it ended."""
-    from gateway.runtime.rundir import RunDirectory, runtime_root
-
-    path = where.config().resolve()
-    log = runtime_root() / f"{where.project or 'up-' + str(os.getpid())}.log"
-    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    reading, writing = os.pipe()
-    command = [sys.executable, "-m", "gateway.cli.main", "up", str(path), "--announce-fd", str(writing)]
-    command += ["--project", where.project] if where.project else []
-    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-        child = subprocess.Popen(  # noqa: S603  # our own command
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, pass_fds=[writing]
-        )
-    os.close(writing)
-    try:
-        told = _first_word(reading, child, timeout_s, log)
-    finally:
-        os.close(reading)
-    found = find_gateway(path, where.project)
-    if found:
-        log.replace(RunDirectory(path=found[0], persistent=found[0]).path / LOG_FILE)
-        _wait_ready(found[0] / CONTROL_SOCKET, child, timeout_s)
-    _addresses(told["endpoint"], told["admin"], told.get("token"))
-
-
-def _first_word(reading: int, child: subprocess.Popen[bytes], timeout_s: float, log: Path) -> dict[str, Any]:
-    """The line that the child announces. Raises Failure with its error, or the end of its log."""
-    readable, _, _ = select.select([reading], [], [], timeout_s)
-    if not readable:
-        raise Failure(
-            f"The gateway is not ready after {timeout_s:g} seconds; it goes on starting. Look: stockade ps, {log}"
-        )
-    line = b""
-    while not line.endswith(b"\n") and (chunk := os.read(reading, 65536)):
-        line += chunk
-    if not line:
-        code = child.wait(10)
-        raise Failure(f"The gateway ended with code {code} while it started.\n{tail_of(log)}")
-    told: dict[str, Any] = json.loads(line)
-    if "error" in told:
-        child.wait(60)
-        log.unlink(missing_ok=True)
-        raise Failure(told["error"])
-    return told
-
-
-def _wait_ready(socket_path: Path, child: subprocess.Popen[bytes], timeout_s: float) -> None:
-    """Poll /readyz until it says yes."""
-    api, deadline, shown = Api(socket_path), time.monotonic() + timeout_s, ""
-    while (detail := readiness(api)) is not None:
-        if child.poll() is not None:
-            raise Failure(
-                f"The gateway ended with code {child.returncode}.\n{tail_of(socket_path.with_name(LOG_FILE))}"
-            )
-        if time.monotonic() > deadline:
-            raise Failure(f"The gateway is not ready after {timeout_s:g} seconds: {detail}")
-        if detail != shown:
-            say(detail)
-            shown = detail
-        time.sleep(0.2)
-
-
-def readiness(api: Api) -> str | None:
-    """None when the gateway is ready, else what it says it is doing."""
-    from gateway.cli.client import Refused
-
-    try:
-        api.get("/readyz")
-    except Refused as error:
-        return str(error)
-    except Unreachable:
-        return "The gateway is starting."
-    return None
-
-
-def tail_of(log: Path) -> str:
-    """The last lines of a log."""
-    try:
-        lines = log.read_text(errors="replace")[-MAX_LOG:].splitlines()
-    except OSError:
-        return ""
-    return "\n".join(f"  {line}" for line in lines[-LOG_LINES:])
-
-
-def _addresses(endpoint: str, admin: str, token: str | None) -> None:
-    screen.line(f"Endpoint  {endpoint}")
-    screen.line(f"Admin     {admin}")
-    if token:
-        screen.line(f"Token     {token}   (for the admin page; shown only now)")
 
 
 def down(

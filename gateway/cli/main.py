@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from gateway.cli import backends, bridge, catalogue, clients, egress, inspect, lifecycle
+from gateway.cli import backends, bridge, catalogue, clients, connect, egress, inspect, lifecycle
 from gateway.cli.locate import Place
 from gateway.cli.options import FileOption, Group, ProjectOption
 
@@ -13,12 +13,12 @@ def build() -> typer.Typer:
     """The whole command tree."""
     app = _typer("An MCP gateway that keeps every local MCP server behind a wall.")
     app.callback()(root)
-    for module in (lifecycle, backends, inspect, catalogue, clients, bridge):
+    for module in (lifecycle, backends, inspect, catalogue, connect, bridge):
         module.register(app)
     for name, about, register in (
         ("egress", "What servers reach, and what they may reach.", egress.register),
         ("tools", "The tools that servers offer.", backends.register_tools),
-        ("client", "AI clients and their tokens.", clients.register_tokens),
+        ("client", "AI clients and their tokens.", clients.register),
         ("admin", "The admin page and its token.", lifecycle.register_admin),
     ):
         group = _typer(about)

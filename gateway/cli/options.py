@@ -64,6 +64,14 @@ def describe(error: Refused) -> str:
     return "\n".join(lines)
 
 
+def addresses(endpoint: str, admin: str, token: str | None) -> None:
+    """Where a gateway is; the admin token only when it was just made."""
+    screen.line(f"Endpoint  {endpoint}")
+    screen.line(f"Admin     {admin}")
+    if token:
+        screen.line(f"Token     {token}   (for the admin page; shown only now)")
+
+
 class Group(TyperGroup):
     """Runs a command; failures end with one message and exit code 1."""
 

@@ -240,7 +240,7 @@ def test_allow_refuses_what_is_no_host(
     ],
 )  # fmt: skip
 def test_a_target_is_split_into_host_and_port(target: str, expected: tuple[str, int | None]) -> None:
-    from gateway.cli.egress import split_target
+    from gateway.cli.policy import split_target
 
     assert split_target(target) == expected
 

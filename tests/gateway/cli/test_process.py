@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli import lifecycle
+from gateway.cli import detached
+from gateway.cli.failure import Failure
 from gateway.control.rundir import find_gateway, process_started
 from tests.gateway.control.fakes import CONFIG, Running, egress_event, gateway_for_cli
 
@@ -181,16 +182,16 @@ def test_the_first_word_of_a_child_that_dies_is_the_end_of_its_log(tmp_path: Pat
     with log.open("w") as out:
         child = subprocess.Popen([sys.executable, "-c", "raise SystemExit('no engine here')"], stderr=out)
     os.close(writing)
-    with pytest.raises(lifecycle.Failure, match="no engine here"):
-        lifecycle._first_word(reading, child, 20, log)
+    with pytest.raises(Failure, match="no engine here"):
+        detached.first_word(reading, child, 20, log)
     os.close(reading)
 
 
 def test_a_child_that_says_nothing_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    with pytest.raises(lifecycle.Failure, match="not ready after 0"):
-        lifecycle._first_word(reading, child, 0.1, tmp_path / "log")
+    with pytest.raises(Failure, match="not ready after 0"):
+        detached.first_word(reading, child, 0.1, tmp_path / "log")
     child.kill()
     child.wait()
     os.close(reading)

@@ -1,0 +1,196 @@
+"""Commands that write Stockade into AI clients' own files, and take it out again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gateway.cli import offline
+from gateway.cli.client import Refused, url
+from gateway.cli.clients import client_row, endpoint_of, mint
+from gateway.cli.failure import Failure
+from gateway.cli.locate import Place
+from gateway.cli.options import (
+    FileOption,
+    ProjectOption,
+    YesOption,
+    confirmed,
+    place,
+    say,
+    screen,
+)
+
+if TYPE_CHECKING:
+    from gateway.connect.clients import Row
+    from gateway.connect.connect import Change
+
+PLACEHOLDER = "TOKEN-OF-THIS-CLIENT"
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(connect)
+    app.command()(disconnect)
+
+
+def connect(
+    context: typer.Context,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[CLIENT]...", help="Clients; those found without it.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--print", help="Print what to paste, change nothing.")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="List the clients that Stockade knows.")] = False,
+    repo: Annotated[Path | None, typer.Option(help="Write the file of this repository, not the user's.")] = None,
+    inline: Annotated[bool, typer.Option("--inline", help="Write the token itself, not a variable.")] = False,
+    no_token: Annotated[
+        bool, typer.Option("--no-token", help="No token: the endpoint is open to this machine.")
+    ] = False,
+    at: Annotated[
+        str | None, typer.Option("--url", help="Another endpoint than this gateway's.", show_default=False)
+    ] = None,
+    yes: YesOption = False,
+    file: FileOption = None,
+    project: ProjectOption = None,
+) -> None:
+    """Point AI clients at the gateway: shows the change to each one's file, asks once, keeps a backup."""
+    from gateway.connect.connect import installed
+
+    if listing:
+        _list_clients()
+        return
+    where = place(context, file, project)
+    rows = [client_row(name) for name in names] if names else installed()
+    if not rows:
+        raise Failure(
+            "Found no AI client here. Name one: stockade connect cursor (stockade connect --list shows all)"
+        )
+    endpoint = at or endpoint_of(where)
+    if show:
+        _print_snippets(rows, endpoint, no_token, inline)
+        return
+    plans = _plans(rows, endpoint, repo, inline, no_token)
+    if not plans or not confirmed(f"Write {len(plans)} file(s)?", yes):
+        raise Failure("Nothing was changed.")
+    for plan in plans:
+        _write(where, plan, endpoint, inline, no_token)
+
+
+def _list_clients() -> None:
+    from gateway.connect.clients import ROWS
+    from gateway.connect.connect import installed
+
+    here = {row.name for row in installed()}
+    rows = [
+        [r.name, r.title, "yes" if r.name in here else "", str(r.file()), f"{r.verified_on} ({r.evidence})"]
+        for r in ROWS
+    ]
+    screen.table(["client", "title", "found", "file", "verified"], rows)
+
+
+def _print_snippets(rows: list[Row], endpoint: str, no_token: bool, inline: bool) -> None:
+    from gateway.connect.connect import pair_for
+    from gateway.connect.edits import write_snippet
+
+    for row in rows:
+        pair = pair_for(row, endpoint, "" if no_token else PLACEHOLDER, by_variable=not inline)
+        screen.line(f"{row.title}: {row.file()}", "bold")
+        screen.block(write_snippet(row, pair))
+        for note in filter(None, [row.note, "" if no_token else f"Its token: stockade client add {row.name}"]):
+            say(note)
+
+
+def _target(row: Row, repo: Path | None) -> Path:
+    if repo is None:
+        return row.file()
+    if not row.repo_path:
+        raise Failure(f"{row.title} has no file of its own in a repository.")
+    return repo / row.repo_path
+
+
+def _plans(rows: list[Row], endpoint: str, repo: Path | None, inline: bool, no_token: bool) -> list[Change]:
+    """The changes to show; with a stand-in for the token, which is made after the yes."""
+    from gateway.connect.connect import pair_for, plan_connect
+    from gateway.connect.edits import EditError
+
+    plans: list[Change] = []
+    for row in rows:
+        if not row.writable:
+            say(f"{row.title}: {row.note} What to paste: stockade connect {row.name} --print")
+            continue
+        pair = pair_for(row, endpoint, "" if no_token else PLACEHOLDER, by_variable=not inline)
+        try:
+            plan = plan_connect(row, pair, _target(row, repo))
+        except EditError as error:
+            say(str(error))
+            continue
+        screen.diff(plan.diff())
+        plans.append(plan)
+    return plans
+
+
+def _write(where: Place, plan: Change, endpoint: str, inline: bool, no_token: bool) -> None:
+    from gateway.connect.connect import apply, pair_for, plan_connect, variable_for
+    from gateway.connect.edits import EditError
+
+    row = plan.row
+    token = "" if no_token else mint(where, row.name, None, renew=True)
+    pair = pair_for(row, endpoint, token, by_variable=not inline)
+    try:
+        backup = apply(replace(plan_connect(row, pair, plan.path), before=plan.before))
+    except (EditError, OSError) as error:
+        raise Failure(str(error)) from error
+    screen.line(f"{row.title}: written to {plan.path}" + (f" (before: {backup.name})" if backup else ""))
+    if pair.variable:
+        screen.line(f"It reads its token from a variable. Put this where {row.title} sees it, such as ~/.profile:")
+        screen.line(f"export {variable_for(row)}={token}")
+    if row.note:
+        say(row.note)
+
+
+def disconnect(
+    context: typer.Context,
+    names: Annotated[list[str], typer.Argument(metavar="CLIENT...", help="Clients.")],
+    repo: Annotated[Path | None, typer.Option(help="The file of this repository, not the user's.")] = None,
+    yes: YesOption = False,
+    file: FileOption = None,
+    project: ProjectOption = None,
+) -> None:
+    """Take Stockade out of AI clients' files again, and end their tokens."""
+    from gateway.connect.connect import apply, plan_disconnect
+    from gateway.connect.edits import EditError
+
+    where = place(context, file, project)
+    try:
+        plans = [plan_disconnect(row, _target(row, repo)) for row in map(client_row, names)]
+    except EditError as error:
+        raise Failure(str(error)) from error
+    for plan in plans:
+        screen.diff(plan.diff()) if plan.needed else say(f"{plan.row.title}: {plan.path} does not name Stockade.")
+    if any(plan.needed for plan in plans) and not confirmed("Write these files?", yes):
+        raise Failure("Nothing was changed.")
+    for plan in plans:
+        if plan.needed:
+            apply(plan)
+            screen.line(f"{plan.row.title}: taken out of {plan.path}")
+        _end_token(where, plan.row.name)
+
+
+def _end_token(where: Place, name: str) -> None:
+    """Remove the client from the configuration, where it is in there."""
+    if where.running():
+        try:
+            where.api().delete(url("clients", name))
+        except Refused as error:
+            if error.status != 404:
+                raise
+        return
+    from registry.edit import remove_client
+
+    try:
+        known = offline.load(where).clients
+    except Failure:
+        return
+    if name in known:
+        offline.edit_file(where.config(), remove_client(name), dry_run=False)

@@ -1,0 +1,110 @@
+"""Starts a gateway in a process of its own and waits until it is ready, or says why it ended.
+
+The child says one JSON line on a pipe: its addresses and, the first time, the admin token (which so never reaches a log);
+or the error that ended it. After that its control socket answers, and /readyz says how far it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from gateway.cli.client import Api, Refused, Unreachable
+from gateway.cli.failure import Failure
+from gateway.cli.locate import Place
+from gateway.cli.options import addresses, say
+from gateway.control.rundir import CONTROL_SOCKET, LOG_FILE, find_gateway
+from gateway.runtime.rundir import runtime_root
+
+LOG_LINES = 15
+MAX_LOG = 1024 * 1024
+
+
+def up_detached(where: Place, timeout_s: float) -> None:
+    """Start it, wait, print where it is. Raises Failure with what went wrong."""
+    path = where.config().resolve()
+    log = runtime_root() / f"up-{os.getpid()}.log"
+    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    reading, child = _spawn(path, where.project, log)
+    try:
+        told = first_word(reading, child, timeout_s, log)
+    finally:
+        os.close(reading)
+    if found := find_gateway(path, where.project):
+        log = log.replace(found[0] / LOG_FILE)
+        _wait_ready(Api(found[0] / CONTROL_SOCKET), child, timeout_s, log)
+    addresses(told["endpoint"], told["admin"], told.get("token"))
+
+
+def _spawn(path: Path, project: str | None, log: Path) -> tuple[int, subprocess.Popen[bytes]]:
+    """The child, in a session of its own, and the end of the pipe to read from."""
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "gateway.cli.main", "up", str(path), "--announce-fd", str(writing)]
+    command += ["--project", project] if project else []
+    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+        child = subprocess.Popen(  # noqa: S603  # our own command
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, pass_fds=[writing]
+        )
+    os.close(writing)
+    return reading, child
+
+
+def first_word(reading: int, child: subprocess.Popen[bytes], timeout_s: float, log: Path) -> dict[str, Any]:
+    """The line that the child announces. Raises Failure with its error, or the end of its log."""
+    readable, _, _ = select.select([reading], [], [], timeout_s)
+    if not readable:
+        raise Failure(
+            f"The gateway is not ready after {timeout_s:g} seconds; it goes on starting. Look: stockade ps, {log}"
+        )
+    line = b""
+    while not line.endswith(b"\n") and (chunk := os.read(reading, 65536)):
+        line += chunk
+    if not line:
+        code = child.wait(10)
+        raise Failure(f"The gateway ended with code {code} while it started.\n{tail_of(log)}")
+    told: dict[str, Any] = json.loads(line)
+    if "error" in told:
+        child.wait(60)
+        log.unlink(missing_ok=True)
+        raise Failure(told["error"])
+    return told
+
+
+def _wait_ready(api: Api, child: subprocess.Popen[bytes], timeout_s: float, log: Path) -> None:
+    """Poll /readyz until it says yes, telling what it says meanwhile."""
+    deadline, shown = time.monotonic() + timeout_s, ""
+    while (detail := readiness(api)) is not None:
+        if child.poll() is not None:
+            raise Failure(f"The gateway ended with code {child.returncode}.\n{tail_of(log)}")
+        if time.monotonic() > deadline:
+            raise Failure(f"The gateway is not ready after {timeout_s:g} seconds: {detail}")
+        if detail != shown:
+            say(detail)
+            shown = detail
+        time.sleep(0.2)
+
+
+def readiness(api: Api) -> str | None:
+    """None when the gateway is ready, else what it says it is doing."""
+    try:
+        api.get("/readyz")
+    except Refused as error:
+        return str(error)
+    except Unreachable:
+        return "The gateway is starting."
+    return None
+
+
+def tail_of(log: Path) -> str:
+    """The last lines of a log."""
+    try:
+        lines = log.read_text(errors="replace")[-MAX_LOG:].splitlines()
+    except OSError:
+        return ""
+    return "\n".join(f"  {line}" for line in lines[-LOG_LINES:])
