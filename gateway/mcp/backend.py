@@ -133,6 +133,7 @@ class Backend:
         self._sites: dict[str, tuple[Instance, Site]] = {}
         self._speaks: dict[bool, bool] = {}
         self._pushy = False
+        self._releasing: set[asyncio.Task[None]] = set()
         self._failures = 0
         self._retry_at = 0.0
         self._last_error = ""
@@ -369,7 +370,9 @@ class Backend:
         """A client session ended: close the connections that were its own."""
         for slot in [slot for slot in self._lines if slot.owner == owner]:
             line = self._lines.pop(slot)
-            self._tasks.spawn(self._close(line, slot))
+            task = self._tasks.spawn(self._close(line, slot))
+            self._releasing.add(task)
+            task.add_done_callback(self._releasing.discard)
 
     def reap(self) -> None:
         """Close the owned connections that nobody used for long."""
@@ -403,8 +406,7 @@ class Backend:
         for task in [*self._opening.values(), *self._reading.values()]:
             task.cancel()
         lines, self._lines = self._lines, {}
-        for slot, line in lines.items():
-            await self._close(line, slot)
+        await asyncio.gather(*self._releasing, *(self._close(line, slot) for slot, line in lines.items()))
         for _, site in self._sites.values():
             site.pool.close()
         if self._remote is not None:

@@ -95,7 +95,7 @@ class Calls:
         *,
         inflight: InFlight,
         fence: Fence,
-        emit: Callable[[Event], None],
+        emit: Callable[[Event], object],
         meters: Meters,
         tracer: Tracer | None,
     ) -> None:

@@ -70,7 +70,7 @@ class Endpoint:
         *,
         supervisor: Instances,
         fence: Fence,
-        emit: Callable[[Event], None],
+        emit: Callable[[Event], object],
         meters: Meters,
         tracer: Tracer | None = None,
         cache_dir: Path | None = None,

@@ -29,7 +29,7 @@ def fingerprint(tool: Mapping[str, Any]) -> str:
 class Pins:
     """The pinned definitions, kept in a file where there is a directory for it."""
 
-    def __init__(self, emit: Callable[[Event], None], directory: Path | None) -> None:
+    def __init__(self, emit: Callable[[Event], object], directory: Path | None) -> None:
         self._emit = emit
         self._path = directory / _FILE if directory is not None else None
         self._modes: Mapping[str, Pin] = {}

@@ -49,7 +49,7 @@ class Outlets(Protocol):
 class Pushes:
     """The sink of one backend's connections."""
 
-    def __init__(self, name: str, outlets: Outlets, emit: Callable[[Event], None]) -> None:
+    def __init__(self, name: str, outlets: Outlets, emit: Callable[[Event], object]) -> None:
         self.name = name
         self.backend: Backend | None = None
         self.refused = 0

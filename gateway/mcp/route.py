@@ -40,7 +40,7 @@ class Router:
         lists: Lists,
         watches: Watches,
         search: Search,
-        emit: Callable[[Event], None],
+        emit: Callable[[Event], object],
         meters: Meters,
     ) -> None:
         self._backends = backends

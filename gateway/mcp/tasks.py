@@ -21,6 +21,7 @@ class Tasks:
         task = asyncio.get_running_loop().create_task(self._guard(work))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        task.add_done_callback(lambda _: work.close())  # a task that is cancelled before it began never runs it
         return task
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:

@@ -234,6 +234,14 @@ async def gateway(
 class QuietServer(uvicorn.Server):
     """Leaves the process's signals alone."""
 
+    def __init__(self, settings: uvicorn.Config) -> None:
+        super().__init__(settings)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.up.set()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -248,8 +256,7 @@ async def serving(app: Any) -> AsyncIterator[int]:
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(running.serve(sockets=[sock]))
         async with asyncio.timeout(10):
-            while not running.started:
-                await asyncio.sleep(0.005)
+            await running.up.wait()
         try:
             yield sock.getsockname()[1]
         finally:
