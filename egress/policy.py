@@ -17,8 +17,8 @@ A special address (private, link-local, metadata, …) is denied unless a rule *
 that special range as a whole (so 0.0.0.0/0 names none), for metadata services a rule for that one address, or `private:
 true` on the host's rule for private and CGNAT ones. An IPv6 address that carries an IPv4 one needs a rule for both. Modes
 `report` and `learn` let public addresses pass that `enforce` would deny, and nothing else. Above every rule and mode stand
-loopback and unspecified addresses, the egress's own addresses, the gateway's ports, and (but for `host.docker.internal`)
-the addresses of the host.
+loopback and unspecified addresses, the egress's own addresses, the gateway's ports, and the
+addresses of the host (but for `host.docker.internal` and an exact override).
 """
 
 from __future__ import annotations
