@@ -35,16 +35,30 @@ let onSignedOut = () => {};
 /** Called whenever the gateway says the session is over. */
 export const whenSignedOut = (callback) => { onSignedOut = callback; };
 
+const TRIES = 3;
+const BETWEEN_MS = 300;
+
+/** Browsers drop even loopback connections when a network of the machine changes: what only asks is asked again. */
+async function patient(url, request, tries) {
+  for (let left = tries - 1; ; left -= 1) {
+    try {
+      return await fetch(url, request);
+    } catch (error) {
+      if (left <= 0) throw error;
+      await new Promise((done) => { setTimeout(done, BETWEEN_MS); });
+    }
+  }
+}
+
 async function call(method, path, body) {
   const headers = { Accept: 'application/json' };
   if (method !== 'GET') headers['X-Stockade-CSRF'] = '1';
   if (body !== undefined) headers['Content-Type'] = 'application/json';
+  const request = { method, headers, credentials: 'same-origin', cache: 'no-store', body: body === undefined ? undefined : JSON.stringify(body) };
+  const harmless = method === 'GET' || body?.dry_run || /(check|explain)$/.test(path);
   let response;
   try {
-    response = await fetch(BASE + path, {
-      method, headers, credentials: 'same-origin', cache: 'no-store',
-      body: body === undefined ? undefined : JSON.stringify(body),
-    });
+    response = await patient(BASE + path, request, harmless ? TRIES : 1);
   } catch {
     throw new ApiError(0, { code: 'unreachable', message: 'The gateway does not answer. Is it still running? Try: stockade ps' });
   }

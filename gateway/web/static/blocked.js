@@ -36,7 +36,12 @@ export function Blocked({ only = '' }) {
   if (!blocked) return html`<section class="panel"><h2>Blocked hosts</h2><${Loading} /></section>`;
   const blocks = Object.fromEntries((backends || []).map((one) => [one.name, one.network]));
   const onlyRules = (row) => reasonsOf(row).every((code) => explain(code).fix === 'allow');
-  const settled = (row) => allowed[allowedKey(row.backend, row.host, row.port)] || (onlyRules(row) && covers(blocks[row.backend], row.host, row.port) ? { passed: false, old: true } : null);
+  const mine = (row) => {
+    const click = allowed[allowedKey(row.backend, row.host, row.port)];
+    const undone = click && Date.now() / 1000 - click.at > 10 && !covers(blocks[row.backend], row.host, row.port);
+    return undone ? null : click;
+  };
+  const settled = (row) => mine(row) || (onlyRules(row) && covers(blocks[row.backend], row.host, row.port) ? { passed: false, old: true } : null);
   const all = blocked.filter((row) => (!only || row.backend === only) && !isDirectOnly(row) && !settled(row)?.old);
   const isKept = (row) => kept.has(allowedKey(row.backend, row.host, row.port));
   const rows = all.filter((row) => showKept || !isKept(row));

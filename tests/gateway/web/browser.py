@@ -40,6 +40,7 @@ class Page:
     socket: aiohttp.ClientWebSocketResponse
     complaints: list[str] = field(default_factory=list)
     dialogs: list[str] = field(default_factory=list)
+    network_changes: int = 0
     _next: int = 0
     _answers: dict[int, asyncio.Future[Any]] = field(default_factory=dict)
 
@@ -56,6 +57,9 @@ class Page:
 
     def _heard(self, method: str, params: dict[str, Any]) -> None:
         match method:
+            case "Log.entryAdded" if "ERR_NETWORK_CHANGED" in params["entry"]["text"]:
+                # Chromium drops even loopback connections when containers come and go on this machine.
+                self.network_changes += 1
             case "Log.entryAdded" if params["entry"]["level"] in {"error", "warning"}:
                 self.complaints.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
             case "Runtime.exceptionThrown":
@@ -148,9 +152,19 @@ class Page:
         await self.send("Input.dispatchKeyEvent", type="keyUp", **common)
 
     async def open(self, url: str) -> None:
-        """Go to an address and wait until it is loaded."""
-        await self.send("Page.navigate", url=url)
-        await self.until("document.readyState === 'complete' && document.getElementById('app')?.children.length", url)
+        """Go to an address and wait until it is loaded; again when a network of this machine changed meanwhile."""
+        for _ in range(5):
+            before = self.network_changes
+            await self.send("Page.navigate", url=url)
+            try:
+                await self.until(
+                    "document.readyState === 'complete' && document.getElementById('app')?.children.length", url
+                )
+            except AssertionError:
+                if self.network_changes == before:
+                    raise
+            else:
+                return
 
     async def size(self, width: int, height: int, scale: float = 1) -> None:
         """The size of the window, in CSS pixels."""

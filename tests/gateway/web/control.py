@@ -125,6 +125,11 @@ class FakeControl:
         self.hub.close()
         self.history.close()
 
+    def cut_streams(self) -> None:
+        """Every event stream ends, as when the network drops."""
+        for subscription in list(self.hub._subscriptions):
+            self.hub.unsubscribe(subscription)
+
     def tell(self, *events: Any) -> None:
         """These things happen, and are in the history at once."""
         for event in events:
