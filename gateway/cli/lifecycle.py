@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gateway.cli import offline
 from gateway.cli.client import Api, Unreachable, url
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place, display
@@ -51,7 +52,9 @@ def up(
     running = find_gateway(where.config(), where.project)
     if running and running[1].alive:
         _already(where, running, detach)
-    elif detach:
+        return
+    offline.load(where)  # what is wrong with the file is said before the heavy modules are loaded
+    if detach:
         from gateway.cli.detached import up_detached
 
         up_detached(where, timeout)

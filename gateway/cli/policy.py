@@ -23,7 +23,8 @@ from gateway.cli.options import (
 from gateway.cli.terminal import Cell
 
 if TYPE_CHECKING:
-    from egress.policy import Policy
+    from egress.policy import Policy, Surroundings
+    from registry.config import Config
 
 Server = Annotated[str, typer.Argument(help="The server.")]
 
@@ -80,7 +81,7 @@ def explain(
     if where.running():
         answer = where.api().post(url("explain"), {"backend": name, "url": target})
     else:
-        answer = explain_policy(block_of(offline.load(where), name), target)
+        answer = explain_offline(offline.load(where), name, target)
     _explained(answer, as_json)
 
 
@@ -91,24 +92,31 @@ def _explained(answer: Mapping[str, Any], as_json: bool) -> None:
         screen.line(answer["sentence"], "green" if answer["decision"] == "allow" else "red")
 
 
-def block_of(config: Any, name: str) -> dict[str, Any]:
+def block_of(config: Config, name: str) -> dict[str, Any]:
     """The network block of a server. Raises Failure for an unknown one."""
     if name not in config.servers:
         raise Failure(
             f"There is no server {name!r} in the configuration; there are: {', '.join(config.servers) or 'none'}."
         )
-    block: dict[str, Any] = config.servers[name].network.block
-    return block
+    return config.servers[name].network.block
 
 
-def explain_policy(block: Mapping[str, object], target: str) -> dict[str, Any]:
-    """`explain` without a gateway: the policy alone decides, no address of this machine is known to it."""
-    from egress.explain import explain as explain_target
+def explain_offline(config: Config, name: str, target: str) -> dict[str, Any]:
+    """`explain` without a gateway: the file decides, with its overrides; no address of this machine is known to it."""
     from egress.policy import Surroundings
+    from egress.surroundings import parse_overrides
+
+    around = Surroundings(overrides=parse_overrides(config.egress.resolve))
+    return explain_policy(block_of(config, name), target, around)
+
+
+def explain_policy(block: Mapping[str, object], target: str, around: Surroundings) -> dict[str, Any]:
+    """What a network block says of a target. Raises Failure for a bad block or target."""
+    from egress.explain import explain as explain_target
 
     policy = parsed(block)
     try:
-        found = explain_target(policy, target, Surroundings())
+        found = explain_target(policy, target, around)
     except ValueError as error:
         raise Failure(str(error)) from error
     rule = found.rule.text if found.rule else ""
@@ -130,6 +138,7 @@ def suggest(
     context: typer.Context,
     name: Server,
     write: Annotated[bool, typer.Option("--write", help="Put it into the file.")] = False,
+    denied: Annotated[bool, typer.Option("--denied", help="Also allow what was denied so far.")] = False,
     dry_run: DryRunOption = False,
     file: FileOption = None,
     project: ProjectOption = None,
@@ -137,12 +146,13 @@ def suggest(
 ) -> None:
     """Print the smallest policy for what a server asked for (best after a while in `mode: learn`)."""
     api = place(context, file, project).api()
-    found = api.get(url("backends", name, "egress", "suggest"))
+    found = api.get(url("backends", name, "egress", "suggest", denied=denied))
     if as_json and not write:
         screen.json(found)
         return
     if not found["connections"]:
-        raise Failure(f"{name} has asked for nothing yet. Set `mode: learn`, use it for a while, and ask again.")
+        also = f" ({found['denied']} were denied; --denied counts them in)" if found["denied"] else ""
+        raise Failure(f"{name} has reached nothing yet{also}. Set `mode: learn`, use it for a while, and ask again.")
     if write:
         answer = api.put(url("backends", name, "network"), {"block": found["block"], "dry_run": dry_run})
         screen.diff(answer["diff"])
@@ -190,8 +200,10 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Check a policy file, and say what it would do with each target. Exit code 1 when one would be denied."""
-    block = read_policy(policy)
-    answers = [{"target": target, **explain_policy(block, target)} for target in targets or []]
+    from egress.policy import Surroundings
+
+    block, around = read_policy(policy), Surroundings(standalone=True)
+    answers = [{"target": target, **explain_policy(block, target, around)} for target in targets or []]
     if not targets:
         parsed(block)
     if as_json:

@@ -19,6 +19,7 @@ from gateway.control.base import Control
 from gateway.control.guard import CSRF_HEADER, Door, Guard, check_token, peer_of, refusal
 from gateway.control.routes import api_routes
 from gateway.control.wire import ApiError, Problem, error_response, read_object, text
+from gateway.runtime.errors import EngineError
 from registry.config import ConfigError
 from registry.edit import ConcurrentChange
 
@@ -39,7 +40,7 @@ def admin_app(control: Control, token: AdminToken, *, port: int, static: Path = 
         sessions=Sessions(token),
         brake=Brake(),
         cookie=f"stockade_admin_{port}",
-        allowed_hosts=lambda: control.config.gateway.allowed_hosts,
+        allowed_hosts=lambda: {*control.config.gateway.allowed_hosts, listening_name(control.config.gateway.admin)},
         allowed_origins=lambda: control.config.gateway.allowed_origins,
     )
     page = [
@@ -50,11 +51,18 @@ def admin_app(control: Control, token: AdminToken, *, port: int, static: Path = 
     return Guard(_app([*health_routes(control), *sign_in_routes(door), *api_routes(control), *page]), door)
 
 
+def listening_name(listen: str) -> str:
+    """The host of a listening address, as Host would say it; `""` for all addresses, which are no name."""
+    host = listen.rpartition(":")[0].lower()
+    return "" if host in {"0.0.0.0", "[::]", "*"} else host  # noqa: S104  # refused, not listened on
+
+
 def _app(routes: list[BaseRoute]) -> Starlette:
     handlers = {
         ApiError: on_api_error,
         ConfigError: on_config_error,
         PolicyError: on_policy_error,
+        EngineError: on_engine_error,
         HTTPException: on_http_error,
         Exception: on_crash,
     }
@@ -144,6 +152,11 @@ async def on_policy_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, PolicyError)
     problems = [Problem(message=p.message, path=".".join(map(str, p.path))) for p in error.problems]
     return error_response(ApiError(422, "policy_invalid", str(error), problems))
+
+
+async def on_engine_error(_: Request, error: Exception) -> Response:
+    """The container engine refused or does not answer."""
+    return error_response(ApiError(502, "engine_failed", str(error)))
 
 
 async def on_http_error(_: Request, error: Exception) -> Response:

@@ -10,7 +10,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from egress.explain import explain
 from egress.policy import parse_policy
+from egress.suggest import suggest
 from gateway.control.backends import need_backend
 from gateway.control.base import Control
 from gateway.control.wire import bad, count, read_object, switch, text
@@ -102,8 +104,6 @@ class EgressRoutes:
 
     async def explain(self, request: Request) -> Response:
         """What would happen to a connection, and which rule decides; connects to nothing and looks nothing up."""
-        from egress.explain import explain
-
         body = await read_object(request, ["backend", "url"])
         name = need_backend(self._control.config, text(body, "backend"))
         policy = parse_policy(self._control.config.servers[name].network.block)
@@ -122,14 +122,20 @@ class EgressRoutes:
         )
 
     async def suggest(self, request: Request) -> Response:
-        """The smallest network block that would have let through what this backend asked for."""
-        from egress.suggest import suggest
+        """The smallest network block for what this backend reached; with `denied`, also for what was denied.
 
+        What the policy says apart from hosts, ports and mode stays as it is.
+        """
         name = need_backend(self._control.config, request.path_params["name"])
         wanted = ConnectionFilter(backend=name, since=_seconds(request, "since"), limit=MAX_ROWS)
         rows = await asyncio.to_thread(self._control.history.egress, wanted)
-        seen = [(row.host, row.port) for row in rows if row.host and row.port and row.via != Via.DNS]
-        return JSONResponse({"backend": name, "connections": len(seen), "block": suggest(seen)})
+        asked = [row for row in rows if row.host and row.port and row.via != Via.DNS]
+        denied = [row for row in asked if row.decision == Decision.DENY]
+        used = asked if switch(request, "denied") else [row for row in asked if row not in denied]
+        kept = self._control.config.servers[name].network.block
+        rest = {key: value for key, value in kept.items() if key not in {"allowed_hosts", "allowed_ports", "mode"}}
+        block = {**rest, **suggest((row.host, row.port) for row in used)}
+        return JSONResponse({"backend": name, "connections": len(used), "denied": len(denied), "block": block})
 
 
 def _word(request: Request, name: str, vocabulary: Iterable[str]) -> str:

@@ -260,11 +260,20 @@ def test_explain_answers_with_and_without_a_gateway(
     assert stockade("egress", "explain", "fetch", "https://").code == 1
 
 
+def test_explain_without_a_gateway_knows_the_files_overrides(stockade: Any, work: Path) -> None:
+    (work / "stockade.yaml").write_text(CONFIG)
+    found = json.loads(stockade("egress", "explain", "fetch", "api.github.com:443", "--json").out)
+    assert (found["decision"], "if every address" in found["sentence"]) == ("allow", False)
+
+
 def test_suggest_prints_a_policy_and_writes_it(stockade: Any, running: Running) -> None:
     empty = stockade("egress", "suggest", "fetch")
     assert empty.code == 1
     assert "mode: learn" in empty.err
-    running.publish(egress_event(host="api.example.com"))
+    running.publish(egress_event())
+    assert "1 were denied" in stockade("egress", "suggest", "fetch").err
+    assert "evil.example" in stockade("egress", "suggest", "fetch", "--denied").out
+    running.publish(egress_event(seq=2, connection=2, host="api.example.com", decision=Decision.REPORT))
     assert "api.example.com" in stockade("egress", "suggest", "fetch").out
     assert stockade("egress", "suggest", "fetch", "--write").code == 0
     assert "api.example.com" in str(running.control.config.servers["fetch"].network.block)

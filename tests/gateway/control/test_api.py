@@ -11,6 +11,7 @@ import pytest
 from gateway.control.apps import control_app
 from gateway.control.base import Readiness
 from gateway.control.wire import MAX_BODY
+from gateway.runtime.errors import EngineUnreachable
 from observability.events import Decision, Via
 from tests.gateway.control.fakes import FakeControl, egress_event
 
@@ -289,12 +290,22 @@ async def test_explaining_nonsense_is_a_400(api: httpx2.AsyncClient, url: str) -
     assert (await api.post("explain", json={"backend": "fetch", "url": url})).status_code == 400
 
 
-async def test_suggest_makes_a_block_of_what_was_asked_for(api: httpx2.AsyncClient, control: FakeControl) -> None:
-    control.hub.publish(egress_event(host="api.example.com"))
+async def test_suggest_makes_a_block_of_what_was_reached(api: httpx2.AsyncClient, control: FakeControl) -> None:
+    control.hub.publish(egress_event(host="api.example.com", decision=Decision.REPORT))
+    control.hub.publish(egress_event(seq=2, connection=2, host="evil.example"))
     control.history.flush()
     found = (await api.get("backends/fetch/egress/suggest")).json()
-    assert found["connections"] == 1
-    assert "api.example.com" in str(found["block"])
+    assert (found["connections"], found["denied"]) == (1, 1)
+    assert found["block"]["allowed_hosts"] == ["api.example.com"]
+    both = (await api.get("backends/fetch/egress/suggest?denied=1")).json()
+    assert "evil.example" in str(both["block"])
+
+
+async def test_suggest_keeps_what_it_does_not_speak_of(api: httpx2.AsyncClient, control: FakeControl) -> None:
+    block = {"mode": "learn", "direct": "allow", "limits": {"connections": 5}}
+    await api.put("backends/fetch/network", json={"block": block})
+    found = (await api.get("backends/fetch/egress/suggest")).json()["block"]
+    assert (found["direct"], found["limits"], "mode" in found) == ("allow", {"connections": 5}, False)
 
 
 async def test_a_client_gets_its_token_once_and_the_file_only_the_digest(
@@ -378,6 +389,17 @@ async def test_unknown_paths_and_methods_answer_in_the_same_shape(
     api: httpx2.AsyncClient, method: str, path: str, status: int, code: str
 ) -> None:
     assert error(await api.request(method, path))[:2] == (status, code)
+
+
+async def test_an_engine_that_fails_is_told_in_its_words(
+    api: httpx2.AsyncClient, control: FakeControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: str) -> None:
+        raise EngineUnreachable("The engine does not answer.")
+
+    monkeypatch.setattr(control.supervisor, "restart", fail)
+    told = error(await api.post("backends/fetch/restart"))
+    assert told == (502, "engine_failed", "The engine does not answer.")
 
 
 async def test_a_fault_of_ours_is_a_500_without_insides(

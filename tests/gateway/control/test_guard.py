@@ -150,6 +150,15 @@ async def test_a_host_of_the_configuration_is_answered(control: FakeControl, bro
         assert (await browser.get("/healthz", headers={"Host": host})).status_code == status
 
 
+async def test_the_listening_address_is_answered_but_all_addresses_are_no_name(
+    control: FakeControl, browser: httpx2.AsyncClient
+) -> None:
+    for listen, host, status in (("192.0.2.7:8421", "192.0.2.7:8421", 200), ("0.0.0.0:8421", "0.0.0.0:8421", 421)):
+        gateway = control.config.gateway.model_copy(update={"admin": listen})
+        control.config = control.config.model_copy(update={"gateway": gateway})
+        assert (await browser.get("/healthz", headers={"Host": host})).status_code == status
+
+
 @pytest.mark.parametrize(
     "origin",
     ["http://evil.example", "null", "https://127.0.0.1:8422", "http://127.0.0.1:3000", "http://localhost:8421",
