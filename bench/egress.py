@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -85,9 +86,12 @@ class Proxy:
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A free port below the ephemeral range, so that no connection of the bench takes it meanwhile."""
+    for port in random.sample(range(10_000, 30_000), 100):
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise SystemExit("no free port")
 
 
 def ours(directory: Path, ports: Ports, port: int) -> list[str]:
@@ -121,7 +125,7 @@ netdb_filename none
 pinger_enable off
 via off
 forwarded_for delete
-max_filedescriptors 65536
+max_filedescriptors 16384
 shutdown_lifetime 0 seconds
 """)
     os.chmod(directory, 0o777)

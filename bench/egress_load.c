@@ -120,7 +120,7 @@ int main(int argc, char **argv) {
                 continue;
             }
             int got = read(fd, in, bulk && c->state == FLOWING ? CHUNK : 65536);
-            if (got <= 0) { if (got < 0 && errno == EAGAIN) continue; errors++; done(fd, port, !idle); continue; }
+            if (got <= 0) { if (got < 0 && errno == EAGAIN) continue; if (!errors) fprintf(stderr, "closed in state %d: %s\n", c->state, got ? strerror(errno) : "end"); errors++; done(fd, port, !idle); continue; }
             if (http) {
                 c->seen += got;
                 /* the proxies' heads differ in length: a response is over when its 256 bytes of content are there */
@@ -129,7 +129,7 @@ int main(int argc, char **argv) {
                     c->seen = 0; c->started = now(); if (write(fd, head, head_len) != head_len) { errors++; done(fd, port, 1); }
                 }
             } else if (c->state == HEADING) {
-                if (got < 12 || memcmp(in + 8, " 200", 4)) { errors++; done(fd, port, 1); continue; }
+                if (got < 12 || memcmp(in + 8, " 200", 4)) { if (!errors) fprintf(stderr, "refused: %.*s\n", got > 200 ? 200 : got, in); errors++; done(fd, port, 1); continue; }
                 c->state = HELLOED;
                 if (write(fd, hello, hello_len) != hello_len) { errors++; done(fd, port, 1); }
             } else if (tunnels) {

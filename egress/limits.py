@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import socket
+import time
 from dataclasses import dataclass
 
 RESERVED_FDS = 128
@@ -13,7 +14,7 @@ RESERVED_FDS = 128
 
 
 class TokenBucket:
-    """So many a second, so many at once. Time is passed in, in seconds of any steady clock."""
+    """So many a second, so many at once. Time is passed in: seconds of `time.monotonic()`, which event loops have too."""
 
     __slots__ = ("burst", "rate", "tokens", "updated")
 
@@ -21,7 +22,7 @@ class TokenBucket:
         self.rate = rate
         self.burst = burst
         self.tokens = burst
-        self.updated = 0.0
+        self.updated = time.monotonic()
 
     def take(self, now: float) -> bool:
         """Take one token if there is one."""
@@ -34,10 +35,7 @@ class TokenBucket:
 
     def refill(self, now: float) -> None:
         """Bring the tokens up to date. Called only when they run short, so the usual path is one subtraction."""
-        if self.updated:
-            self.tokens = min(self.burst, self.tokens + (now - self.updated) * self.rate)
-        else:
-            self.tokens = self.burst
+        self.tokens = min(self.burst, self.tokens + max(0.0, now - self.updated) * self.rate)
         self.updated = now
 
 
