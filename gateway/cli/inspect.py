@@ -57,9 +57,9 @@ def doctor(
 ) -> None:
     """Check the engine and this machine, and that nothing gets out of a closed container."""
     import asyncio
+    import importlib
 
-    from gateway.runtime import doctor as checks
-
+    checks = importlib.import_module("gateway.runtime.doctor")
     findings = asyncio.run(checks.examine(place(context, file, project).project))
     if as_json:
         screen.json([{"name": f.name, "state": f.state, "detail": f.detail, "fix": f.fix} for f in findings])
