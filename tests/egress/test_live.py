@@ -1,0 +1,206 @@
+"""Policies that change under live connections, and backends that attack."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import socket
+
+import pytest
+
+from egress.control import PoliciesRefused
+from observability.events import Phase, Reason
+
+from .harness import OK, Client, Running, echo, http_server, running, set_budget, upstream
+
+pytestmark = pytest.mark.anyio
+
+NAME = "db.example.com"
+
+
+def block(port: int, **more: object) -> dict[str, object]:
+    return {"allowed_hosts": [{"host": NAME, "port": port, "protocol": "tcp"}], **more}
+
+
+async def tunnel(proxy: Running, port: int) -> Client:
+    client = await proxy.client()
+    assert "200" in await client.connect(f"{NAME}:{port}")
+    await client.send(b"x")
+    assert await client.exactly(1) == b"x"
+    return client
+
+
+async def test_a_tunnel_that_a_new_policy_forbids_is_cut_and_says_why() -> None:
+    async with upstream(echo) as port, running(block(port), resolve=[f"{NAME}:{port}:127.0.0.1"]) as proxy:
+        client = await tunnel(proxy, port)
+        proxy.replace({"allowed_hosts": ["other.example.com"]}, resolve=[f"{NAME}:{port}:127.0.0.1"])
+        assert await client.rest() == b""
+        closed = await proxy.event(lambda event: event.phase is Phase.CLOSED)
+        assert closed.reason is Reason.POLICY_REVOKED
+        assert (closed.bytes_sent, closed.bytes_received) == (1, 1)
+
+
+async def test_a_tunnel_that_a_new_policy_still_allows_goes_on() -> None:
+    async with upstream(echo) as port, running(block(port), resolve=[f"{NAME}:{port}:127.0.0.1"]) as proxy:
+        client = await tunnel(proxy, port)
+        proxy.replace(block(port, mode="report"), resolve=[f"{NAME}:{port}:127.0.0.1"])
+        await client.send(b"y")
+        assert await client.exactly(1) == b"y"
+
+
+async def test_a_request_under_way_is_cut_by_a_new_policy() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    resolve = ["web.example.com:{}:127.0.0.1"]
+    async with upstream(silent) as port:
+        resolve = [f"web.example.com:{port}:127.0.0.1"]
+        async with running({"allowed_hosts": [f"web.example.com:{port}"]}, resolve=resolve) as proxy:
+            client = await proxy.client()
+            await client.send(
+                f"GET http://web.example.com:{port}/ HTTP/1.1\r\nHost: web.example.com:{port}\r\n\r\n".encode()
+            )
+            await proxy.event(lambda event: event.phase is Phase.DECIDED)
+            proxy.replace({}, resolve=resolve)
+            assert await client.rest() == b""
+            assert (await proxy.event(lambda e: e.phase is Phase.CLOSED)).reason is Reason.POLICY_REVOKED
+
+
+async def test_a_bad_policy_is_refused_whole_and_the_old_one_stays() -> None:
+    async with upstream(echo) as port, running(block(port), resolve=[f"{NAME}:{port}:127.0.0.1"]) as proxy:
+        before = proxy.egress.backends["standalone"].policy
+        with pytest.raises(PoliciesRefused) as refused:
+            proxy.egress.apply({"backends": {"standalone": {}, "other": {"allowed_hosts": ["a b"], "x": 1}}})
+        assert {problem["backend"] for problem in refused.value.problems} == {"other"}
+        assert len(refused.value.problems) == 2
+        assert proxy.egress.backends["standalone"].policy is before
+        await tunnel(proxy, port)
+
+
+async def test_bad_surroundings_are_refused_too() -> None:
+    async with running({}) as proxy:
+        with pytest.raises(PoliciesRefused, match="HOST:PORT:ADDRESS"):
+            proxy.egress.apply({"backends": {}, "surroundings": {"resolve": ["a:b"]}})
+
+
+async def test_a_peer_that_never_reads_costs_bounded_memory_and_no_other_client_waits() -> None:
+    async def floods(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1)
+        while True:
+            writer.write(bytes(65536))
+            await writer.drain()
+
+    async with upstream(floods) as port, upstream(http_server(OK)) as other:
+        policy = block(port)
+        policy["allowed_hosts"] = [*policy["allowed_hosts"], f"web.example.com:{other}"]  # type: ignore[misc]
+        resolve = [f"{NAME}:{port}:127.0.0.1", f"web.example.com:{other}:127.0.0.1"]
+        async with running(policy, resolve=resolve) as proxy:
+            sock = socket.create_connection(("127.0.0.1", proxy.port))
+            with sock:
+                sock.sendall(f"CONNECT {NAME}:{port} HTTP/1.1\r\nHost: {NAME}:{port}\r\n\r\nx".encode())
+                client = await proxy.client()
+                for _ in range(20):
+                    assert (await client.get(f"http://web.example.com:{other}/"))[1] == b"hello"
+                (origin,) = proxy.egress.origins
+                sizes = [
+                    live.tunnel.client.transport.get_write_buffer_size()
+                    for live in origin.live
+                    if hasattr(live, "tunnel")
+                ]
+                assert len(sizes) == 1
+                assert sizes[0] < 2_000_000
+
+
+async def test_ten_slow_heads_do_not_hold_up_another_client() -> None:
+    async with upstream(http_server(OK)) as port:
+        resolve = [f"web.example.com:{port}:127.0.0.1"]
+        async with running({"allowed_hosts": [f"web.example.com:{port}"]}, resolve=resolve) as proxy:
+            set_budget(proxy.egress, head_timeout_s=0.5)
+            slow = [await proxy.client() for _ in range(10)]
+            for client in slow:
+                await client.send(b"GET http://web.example.com/ HTTP/1.1\r\nX: ")
+            good = await proxy.client()
+            assert (await good.get(f"http://web.example.com:{port}/"))[1] == b"hello"
+            for client in slow:
+                assert (await client.rest()).startswith(b"HTTP/1.1 408")
+
+
+async def test_full_descriptor_tables_are_survived() -> None:
+    async with upstream(echo) as port, running(block(port), resolve=[f"{NAME}:{port}:127.0.0.1"]) as proxy:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        held: list[socket.socket] = []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    held.append(socket.socket())
+            room = held.pop()
+            room.close()
+            outside = socket.socket()
+            held.append(outside)
+            outside.setblocking(False)
+            outside.connect_ex(("127.0.0.1", proxy.port))
+            await proxy.until(lambda: proxy.egress.shed > 0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for sock in held:
+                sock.close()
+        await tunnel(proxy, port)
+
+
+async def test_a_thousand_connections_come_and_go_without_a_trace() -> None:
+    async with upstream(echo) as port, running(block(port), resolve=[f"{NAME}:{port}:127.0.0.1"]) as proxy:
+        for _ in range(10):
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(100):
+                    tasks.create_task(come_and_go(proxy.port, port))
+        await proxy.until(lambda: proxy.egress.open == 0)
+        (origin,) = proxy.egress.origins
+        assert not origin.live
+        assert proxy.egress.backends["standalone"].open == 0
+        phases = [event.phase for event in proxy.events()]
+        assert phases.count(Phase.DECIDED) == phases.count(Phase.CLOSED)
+
+
+async def come_and_go(proxy: int, port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy)
+    writer.write(f"CONNECT {NAME}:{port} HTTP/1.1\r\nHost: {NAME}:{port}\r\n\r\nping".encode())
+    writer.write_eof()
+    async with asyncio.timeout(20):
+        assert (await reader.read()).endswith(b"ping")
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_client_that_leaves_during_a_lookup_leaves_nothing_behind() -> None:
+    class Stuck:
+        async def resolve(self, host: str) -> tuple[()]:
+            await asyncio.get_running_loop().create_future()
+            return ()
+
+    async with running({"allowed_hosts": ["slow.example"]}) as proxy:
+        proxy.egress.outside.resolver = Stuck()
+        client = await proxy.client()
+        await client.send(b"CONNECT slow.example:443 HTTP/1.1\r\nHost: slow.example:443\r\n\r\n")
+        await proxy.until(lambda: proxy.egress.backends["standalone"].lookups == 1)
+        client.writer.transport.abort()
+        await proxy.until(lambda: proxy.egress.open == 0)
+        assert proxy.egress.backends["standalone"].lookups == 0
+
+
+async def test_lookups_under_way_are_capped() -> None:
+    async with running({"allowed_hosts": [".example"]}, names={"a.example": ["93.184.216.34"]}) as proxy:
+        set_budget(proxy.egress, lookups=0)
+        client = await proxy.client()
+        assert await client.connect("a.example:443") == "HTTP/1.1 429 limit_dns"
+        assert proxy.events()[0].reason is Reason.LIMIT_DNS
+
+
+async def test_the_end_of_the_process_is_a_reason() -> None:
+    async with upstream(echo) as port:
+        async with running(block(port), resolve=[f"{NAME}:{port}:127.0.0.1"]) as proxy:
+            client = await tunnel(proxy, port)
+            await proxy.egress.drain(0)
+            assert await client.rest() == b""
+            assert (await proxy.event(lambda e: e.phase is Phase.CLOSED)).reason is Reason.SHUTDOWN
