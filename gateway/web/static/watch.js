@@ -76,7 +76,7 @@ export function Watch({ backend = '' }) {
 }
 
 const First = () => html`<${Empty} first title="Nothing is behind the wall yet">
-  <p>A server you add runs in a container of its own that can reach nothing. What it tries to reach shows up here, and you open the gate host by host.</p>
+  <p>A server you add runs in a container of its own and reaches only what you allow. What else it tries shows up here, and you open the gate host by host.</p>
   <p><a class="button primary" href="#/add">Add a server</a></p></${Empty}>`;
 
 function Nothing({ any }) {

@@ -95,8 +95,7 @@ async def take(page: Page, url: str, shot: Shot, folder: Path) -> None:
         await page.press("Enter")
     if shot.wait:
         await page.until(f"document.querySelector({shot.wait!r})", shot.wait)
-    if not shot.click:
-        await page.js("scrollTo(0, 0)")
+    await page.js("scrollTo(0, 0)")
     await page.until("document.getAnimations().every((a) => a.playState === 'finished')")
     await page.picture(folder / f"{shot.name}.png")
 

@@ -140,7 +140,11 @@ class Story:
     def call(self, tool: str, client: str = "cursor", method: str = "tools/call") -> CallRef:
         self.calls += 1
         return CallRef(
-            request_id=str(self.calls), method=method, tool=tool, client=client, trace_id=f"{self.calls * 7919:032x}"
+            request_id=str(self.calls),
+            method=method,
+            tool=tool,
+            client=client,
+            trace_id=f"{self.calls * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128:032x}",
         )
 
     def connect(

@@ -285,6 +285,14 @@ async def test_a_lost_stream_is_said_and_resumed_without_a_hole(site: Site, page
     page.complaints.clear()  # the browser notes a stream that ended early
 
 
+async def test_a_page_that_was_left_lets_go_of_its_stream(site: Site, page: Page) -> None:
+    await enter(site, page)
+    for _ in range(8):
+        await page.send("Page.navigate", url="about:blank")
+        await page.open(site.url)
+        await page.see("Live", ".link-state.live")
+
+
 async def test_newcomer_goes_from_the_catalogue_to_an_allowed_host_by_reading_the_screen(
     site: Site, page: Page
 ) -> None:
@@ -435,9 +443,8 @@ async def test_rules_are_made_of_what_was_seen_while_learning(site: Site, page: 
     await enter(site, page)
     learning = {"mode": "learn"}
     await site.control.edit(set_network("tickets", learning))
-    seen = {"decision": Decision.REPORT, "mode": "learn"}
     for host in ("tickets.acme.dev", "cdn.acme.dev"):
-        site.control.tries("tickets", host, **seen)
+        site.control.tries("tickets", host, decision=Decision.REPORT, mode="learn")
     await page.see("would be blocked".capitalize(), ".row[data-verdict=report]")
     await page.js("location.hash = '#/servers/tickets'")
     await page.click(".learned button", "Make rules of what was seen")
