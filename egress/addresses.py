@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Iterable
 from enum import StrEnum
 from functools import lru_cache
-from typing import Final, TypeAlias, assert_never
+from typing import Final, TypeAlias
 
 from observability.events import Reason
 
@@ -146,26 +146,20 @@ def in_any(address: IP, networks: Iterable[Net]) -> bool:
     return any(address.version == network.version and address in network for network in networks)
 
 
+_REASONS: Final[dict[AddressClass, Reason | None]] = {
+    AddressClass.PUBLIC: None,
+    AddressClass.LOOPBACK: Reason.ADDRESS_LOOPBACK,
+    AddressClass.UNSPECIFIED: Reason.ADDRESS_LOOPBACK,
+    AddressClass.PRIVATE: Reason.ADDRESS_PRIVATE,
+    AddressClass.LINK_LOCAL: Reason.ADDRESS_LINK_LOCAL,
+    AddressClass.METADATA: Reason.ADDRESS_METADATA,
+    AddressClass.CGNAT: Reason.ADDRESS_CGNAT,
+    AddressClass.MULTICAST: Reason.ADDRESS_MULTICAST,
+    AddressClass.RESERVED: Reason.ADDRESS_RESERVED,
+    AddressClass.EMBEDDED: Reason.ADDRESS_EMBEDDED,
+}
+
+
 def reason_for(kind: AddressClass) -> Reason | None:
     """The deny reason of a class; None for public."""
-    match kind:
-        case AddressClass.PUBLIC:
-            return None
-        case AddressClass.LOOPBACK | AddressClass.UNSPECIFIED:
-            return Reason.ADDRESS_LOOPBACK
-        case AddressClass.PRIVATE:
-            return Reason.ADDRESS_PRIVATE
-        case AddressClass.LINK_LOCAL:
-            return Reason.ADDRESS_LINK_LOCAL
-        case AddressClass.METADATA:
-            return Reason.ADDRESS_METADATA
-        case AddressClass.CGNAT:
-            return Reason.ADDRESS_CGNAT
-        case AddressClass.MULTICAST:
-            return Reason.ADDRESS_MULTICAST
-        case AddressClass.RESERVED:
-            return Reason.ADDRESS_RESERVED
-        case AddressClass.EMBEDDED:
-            return Reason.ADDRESS_EMBEDDED
-        case _:
-            assert_never(kind)
+    return _REASONS[kind]

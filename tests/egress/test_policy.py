@@ -169,7 +169,13 @@ DENIED: list[tuple[str, dict[str, Any], str, list[str], Reason]] = [
     ("an answer of mapped loopback", GITHUB, "api.github.com:443", ["::ffff:127.0.0.1"], Reason.ADDRESS_LOOPBACK),
     ("an answer of NAT64 loopback", GITHUB, "api.github.com:443", ["64:ff9b::127.0.0.1"], Reason.ADDRESS_LOOPBACK),
     ("loopback by its rule", hosts("127.0.0.1"), "127.0.0.1:80", [], Reason.ADDRESS_LOOPBACK),
-    ("loopback with private", hosts({"host": "db.test", "private": True}), "db.test:80", ["127.0.0.1"], Reason.ADDRESS_LOOPBACK),
+    (
+        "loopback with private",
+        hosts({"host": "db.test", "private": True}),
+        "db.test:80",
+        ["127.0.0.1"],
+        Reason.ADDRESS_LOOPBACK,
+    ),
     ("loopback by an override", hosts(".test"), "here.test:443", ["127.0.0.1"], Reason.ADDRESS_LOOPBACK),
     ("an answer of 10/8", GITHUB, "api.github.com:443", ["10.0.0.1"], Reason.ADDRESS_PRIVATE),
     ("an answer of 172.16/12", GITHUB, "api.github.com:443", ["172.20.0.1"], Reason.ADDRESS_PRIVATE),
@@ -194,9 +200,27 @@ DENIED: list[tuple[str, dict[str, Any], str, list[str], Reason]] = [
     ("a private literal by 0.0.0.0/0", hosts("0.0.0.0/0"), "10.0.0.1:443", [], Reason.ADDRESS_PRIVATE),
     ("a private literal by too wide a range", hosts("8.0.0.0/5"), "10.0.0.1:443", [], Reason.ADDRESS_PRIVATE),
     ("metadata by a link-local range", hosts("169.254.0.0/16"), "169.254.169.254:80", [], Reason.ADDRESS_METADATA),
-    ("metadata with private", hosts({"host": "m.test", "private": True}), "m.test:80", ["169.254.169.254"], Reason.ADDRESS_METADATA),
-    ("link-local with private", hosts({"host": "m.test", "private": True}), "m.test:80", ["169.254.1.1"], Reason.ADDRESS_LINK_LOCAL),
-    ("private by an IP rule with another port", hosts("a.test", "10.0.0.0/8:5432"), "a.test:443", ["10.0.0.1"], Reason.ADDRESS_PRIVATE),
+    (
+        "metadata with private",
+        hosts({"host": "m.test", "private": True}),
+        "m.test:80",
+        ["169.254.169.254"],
+        Reason.ADDRESS_METADATA,
+    ),
+    (
+        "link-local with private",
+        hosts({"host": "m.test", "private": True}),
+        "m.test:80",
+        ["169.254.1.1"],
+        Reason.ADDRESS_LINK_LOCAL,
+    ),
+    (
+        "private by an IP rule with another port",
+        hosts("a.test", "10.0.0.0/8:5432"),
+        "a.test:443",
+        ["10.0.0.1"],
+        Reason.ADDRESS_PRIVATE,
+    ),
     ("NAT64 named, the inside not", hosts("64:ff9b::/96"), "[64:ff9b::10.0.0.1]:80", [], Reason.ADDRESS_PRIVATE),
     ("NAT64 named, the host inside", hosts("64:ff9b::/96"), "[64:ff9b::81.2.69.160]:80", [], Reason.ADDRESS_HOST),
     ("a private address of the host", hosts("192.168.1.10"), "192.168.1.10:80", [], Reason.ADDRESS_HOST),
@@ -204,16 +228,28 @@ DENIED: list[tuple[str, dict[str, Any], str, list[str], Reason]] = [
     ("a name of the host", GITHUB, "api.github.com:443", ["81.2.69.160"], Reason.ADDRESS_HOST),
     ("an IPv6 address of the host", GITHUB, "api.github.com:443", ["2a00:1450::10"], Reason.ADDRESS_HOST),
     ("the host's gateway address", hosts("172.30.0.1"), "172.30.0.1:80", [], Reason.ADDRESS_HOST),
-    ("the host's name to another of its addresses", hosts(f"{HOST}:3000"), f"{HOST}:3000", ["192.168.1.10"], Reason.ADDRESS_HOST),
+    (
+        "the host's name to another of its addresses",
+        hosts(f"{HOST}:3000"),
+        f"{HOST}:3000",
+        ["192.168.1.10"],
+        Reason.ADDRESS_HOST,
+    ),
     ("the egress itself", hosts("172.30.0.2"), "172.30.0.2:80", [], Reason.ADDRESS_SELF),
     ("the egress itself by name", hosts("*"), "a.test:443", ["172.30.0.2"], Reason.ADDRESS_SELF),
-    ("the gateway by the host's name", hosts(HOST, allowed_ports=[8420]), f"{HOST}:8420", ["172.30.0.1"], Reason.ADDRESS_SELF),
+    (
+        "the gateway by the host's name",
+        hosts(HOST, allowed_ports=[8420]),
+        f"{HOST}:8420",
+        ["172.30.0.1"],
+        Reason.ADDRESS_SELF,
+    ),
     ("the gateway by an address", hosts("192.168.1.10:8421"), "192.168.1.10:8421", [], Reason.ADDRESS_SELF),
     ("the gateway by an override", hosts("host.test:8420"), "host.test:8420", ["192.168.1.10"], Reason.ADDRESS_SELF),
     ("an overridden name with another answer", hosts(".test"), "api.test:443", ["10.9.9.8"], Reason.ADDRESS_PRIVATE),
     ("an overridden name on another port", hosts(".test"), "api.test:80", ["10.9.9.9"], Reason.ADDRESS_PRIVATE),
     ("an override without a rule", hosts("a.test"), "api.test:443", ["10.9.9.9"], Reason.HOST_NOT_ALLOWED),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -321,7 +357,7 @@ class TestStandalone:
             (hosts("127.0.0.1:3128"), "127.0.0.1:3128", [], Reason.ADDRESS_SELF),
             (hosts({"host": "a.test", "private": True}), "a.test:80", ["127.0.0.1"], Reason.ADDRESS_LOOPBACK),
         ],
-    )  # fmt: skip
+    )
     def test_nothing_else_does(self, block: dict[str, Any], where: str, answers: list[str], reason: Reason) -> None:
         verdict = ask(block, where, *answers, around=STANDALONE)
         assert isinstance(verdict, Deny)
