@@ -257,7 +257,11 @@ class Backend:
         try:
             async with asyncio.timeout(self._start_timeout_s + LIST_TIMEOUT_S):
                 line = await self._connect(slot)
-                await self._greet(line, slot, greeting)
+                try:
+                    await self._greet(line, slot, greeting)
+                except BaseException:
+                    line.peer.drop("the greeting failed")
+                    raise
         except BackendUnavailable as error:
             raise unavailable(self.name, error.sentence) from error
         except TimeoutError:
@@ -399,6 +403,14 @@ class Backend:
                 del self._lines[slot]
                 for listing in self.lists.values():
                     listing.watched = False
+
+    def lost(self, peer: Peer) -> None:
+        """Its process cannot be reached: forget all that stands on it, so that the supervisor is asked again."""
+        instance = next((line.instance for line in self._lines.values() if line.peer is peer), None)
+        for line in [line for line in self._lines.values() if line.peer is peer or line.instance is instance]:
+            line.peer.drop("its process is gone")
+        if instance is not None and (known := self._sites.pop(instance.id, None)) is not None:
+            known[1].pool.close()
 
     async def close(self) -> None:
         """Close all connections."""

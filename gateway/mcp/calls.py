@@ -208,11 +208,11 @@ class Calls:
             try:
                 await peer.send(call)
                 return
-            except ConnectFailed as error:
-                raise unavailable(errand.backend.name, str(error)) from error
             except PeerClosed as error:
                 if attempt == 2:
                     raise unavailable(errand.backend.name, str(error)) from error
+                if isinstance(error, ConnectFailed):
+                    errand.backend.lost(peer)
                 peer = await errand.backend.peer(errand.caller)
 
     async def _rounds(self, errand: Errand, call: Call) -> Reply | None:

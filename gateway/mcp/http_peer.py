@@ -18,7 +18,7 @@ from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value, mcp_pa
 from gateway.mcp import wire
 from gateway.mcp.errors import INTERNAL_ERROR, PeerClosed, RpcError
 from gateway.mcp.http_client import Connection, Pool, SseParser
-from gateway.mcp.peer import MAX_MESSAGE, About, Call, Reply, Sink, failed
+from gateway.mcp.peer import MAX_MESSAGE, About, Call, Ghosts, Reply, Sink, failed
 from gateway.mcp.tasks import Tasks
 
 SESSION_GONE: Final = "the session is gone"
@@ -188,6 +188,7 @@ class HttpPeer:
         self.session = ""
         self.closed = ""
         self.calls: dict[int, Call] = {}
+        self.ghosts = Ghosts()
         self.sink = sink
         self.schema: Callable[[str], Any] = lambda _: None
         """The input schema of a tool, for its `Mcp-Param-*` headers."""
@@ -263,6 +264,7 @@ class HttpPeer:
         self.calls.pop(call.number, None)
         if exchange is None:
             return
+        self.ghosts.add(call.number)
         exchange.call = None
         exchange.drop()
         if not self.modern and not self.closed:
@@ -376,6 +378,11 @@ class HttpPeer:
         except RpcError as error:
             answer["error"] = error.body()
         await self._quietly(self._post(wire.dumps(answer)))
+
+    def drop(self, why: str) -> None:
+        """The other end is gone."""
+        self._session_id = None
+        self._end(why)
 
     def lost_session(self) -> None:
         """The backend does not know the session any more."""

@@ -7,6 +7,7 @@ with the call that it belongs to where the transport says so (a call's own SSE s
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 MODERN: Final = "2026-07-28"
 LEGACY_VERSIONS: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 LATEST_LEGACY: Final = LEGACY_VERSIONS[-1]
+GHOST_S: Final = 600.0
 MAX_MESSAGE: Final = 16 * 1024 * 1024
 """The largest message taken from a backend, in bytes."""
 
@@ -212,6 +214,34 @@ class Call:
         return self.reply
 
 
+class Ghosts:
+    """Calls that nobody waits for any more, but that the backend may still be working on.
+
+    What it says may be theirs, so until it answered them (many never do) or a good while has passed, nothing on a
+    shared connection can be told to belong to the one call that is left.
+    """
+
+    __slots__ = ("_until",)
+
+    def __init__(self) -> None:
+        self._until: dict[int, float] = {}
+
+    def add(self, number: int) -> None:
+        """The call was given up."""
+        self._until[number] = time.monotonic() + GHOST_S
+
+    def answered(self, number: int) -> None:
+        """The backend is done with it."""
+        self._until.pop(number, None)
+
+    def __bool__(self) -> bool:
+        if not self._until:
+            return False
+        now = time.monotonic()
+        self._until = {number: until for number, until in self._until.items() if until > now}
+        return bool(self._until)
+
+
 class Sink(Protocol):
     """Takes what a backend says on its own."""
 
@@ -240,6 +270,7 @@ class Peer(Protocol):
     """Why it is closed; empty while it is open."""
     calls: dict[int, Call]
     """The calls in flight, by our own number."""
+    ghosts: Ghosts
     session: str
     """The front session it belongs to; empty when it is shared."""
 

@@ -202,19 +202,14 @@ class Pushes:
 
 
 def _only(peer: Peer) -> Call | None:
-    """The one call in flight; a standing subscription is none."""
-    found = None
-    for call in peer.calls.values():
-        if call.method != "subscriptions/listen":
-            if found is not None:
-                return None
-            found = call
-    return found
+    """The one client's call in flight. Requests of our own carry nothing of any client, so they do not count."""
+    clients = [call for call in peer.calls.values() if call.caller is not None]
+    return clients[0] if len(clients) == 1 and not peer.ghosts else None
 
 
 def _in_flight(peer: Peer) -> str:
-    count = sum(call.method != "subscriptions/listen" for call in peer.calls.values())
-    return f"{count} calls"
+    count = sum(call.caller is not None for call in peer.calls.values())
+    return f"{count} calls{' and one that was given up' if peer.ghosts else ''}"
 
 
 def _is_subscription(params: dict[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from gateway.mcp import wire
 from gateway.mcp.errors import INTERNAL_ERROR, PeerClosed, RpcError
-from gateway.mcp.peer import MAX_MESSAGE, About, Call, Reply, Sink
+from gateway.mcp.peer import MAX_MESSAGE, About, Call, Ghosts, Reply, Sink
 from gateway.mcp.tasks import Tasks
 
 _CHUNK: Final = 256 * 1024
@@ -41,6 +41,7 @@ class StdioPeer:
         self.session = ""
         self.closed = ""
         self.calls: dict[int, Call] = {}
+        self.ghosts = Ghosts()
         self._reader = reader
         self._writer = writer
         self._sink = sink
@@ -68,9 +69,14 @@ class StdioPeer:
     def cancel(self, call: Call, reason: str) -> None:
         """Send notifications/cancelled for a call in flight, and forget it."""
         if self.calls.pop(call.number, None) is not None and not self.closed and call.method != "initialize":
+            self.ghosts.add(call.number)
             params = {"requestId": call.number, "reason": reason}
             with contextlib.suppress(PeerClosed):
                 self._write(wire.dumps({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}))
+
+    def drop(self, why: str) -> None:
+        """The other end is gone."""
+        self._ended(why)
 
     async def close(self) -> None:
         """Close the pipe."""
@@ -161,6 +167,8 @@ class StdioPeer:
         number = message.get("id")
         call = self.calls.pop(number, None) if type(number) is int else None
         if call is None:
+            if type(number) is int:
+                self.ghosts.answered(number)
             return  # late: cancelled or timed out
         if not isinstance(message.get("result"), dict) and not isinstance(message.get("error"), dict):
             call.fail("it answered with a message that has neither a result nor an error")

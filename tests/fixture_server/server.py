@@ -150,7 +150,9 @@ class Fixture:
             t.Tool(name=name, description=f"Fixture tool {name}", input_schema=schema)
             for name, (_, schema) in self.tools.items()
         ]
-        tools += [t.Tool(name=name, description="One more", input_schema={"type": "object"}) for name in self.extra_tools]
+        tools += [
+            t.Tool(name=name, description="One more", input_schema={"type": "object"}) for name in self.extra_tools
+        ]
         return t.ListToolsResult(tools=tools, ttl_ms=0, cache_scope="private")
 
     async def call_tool(self, ctx: Any, params: t.CallToolRequestParams) -> Result:
@@ -241,6 +243,13 @@ class Fixture:
         arguments = params.arguments or {}
         await anyio.sleep(arguments.get("seconds", 0))
         return await self._sample(ctx, params, arguments["prompt"])
+
+    async def tool_stubborn(self, ctx: Any, params: Any) -> Result:
+        """Asks even after it was cancelled, as many servers would."""
+        arguments = params.arguments or {}
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(arguments.get("seconds", 0))
+            return await self._sample(ctx, params, arguments["prompt"])
 
     async def tool_log_after(self, ctx: Any, params: Any) -> Result:
         arguments = params.arguments or {}
@@ -436,7 +445,11 @@ class Fixture:
 
         prompts = [
             t.Prompt(name="test_simple_prompt", description="A simple prompt"),
-            t.Prompt(name="test_prompt_with_arguments", description="With arguments", arguments=[argument("arg1"), argument("arg2")]),
+            t.Prompt(
+                name="test_prompt_with_arguments",
+                description="With arguments",
+                arguments=[argument("arg1"), argument("arg2")],
+            ),
             t.Prompt(
                 name="test_prompt_with_embedded_resource",
                 description="With a resource",
