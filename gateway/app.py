@@ -262,10 +262,10 @@ class Gateway:
             on_ready(self)
 
     async def _settled(self) -> None:
-        """Until no backend is being built or started."""
-        busy = {BackendState.BUILDING, BackendState.STARTING}
+        """Until every backend that starts at once runs, or is known not to."""
+        before = {BackendState.STOPPED, BackendState.BUILDING, BackendState.STARTING}
         with self.hub.subscribe() as changes:
-            while any(backend.state in busy for backend in self.supervisor.status()):
+            while any(slot.state in before and not slot.done.is_set() for slot in self.supervisor.slots.values()):
                 await anext(changes)
 
     async def _stop(self, servers: Sequence[HttpServer]) -> None:

@@ -118,6 +118,8 @@ def proxy_get(url):
     def attempt():
         host = urllib.parse.urlsplit(url).netloc
         sock, status, data = ask_proxy(f"GET {url} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+        while chunk := sock.recv(4096):
+            data += chunk
         sock.close()
         word = "reached" if " 200 " in status else "blocked"
         return outcome(word, status=status, body=data.partition(b"\r\n\r\n")[2].decode("utf-8", "replace"))

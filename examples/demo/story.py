@@ -118,8 +118,8 @@ SCENES = (
 
 @asynccontextmanager
 async def client(endpoint: str, token: str, *, mode: str = "auto") -> AsyncIterator[Client]:
-    """An MCP client of the SDK, with a bearer token, at one endpoint."""
-    headers = {"Authorization": f"Bearer {token}"}
+    """An MCP client of the SDK, with a bearer token (empty: none), at one endpoint."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     async with httpx2.AsyncClient(headers=headers, timeout=60, trust_env=False) as http:
         async with Client(streamable_http_client(endpoint, http_client=http), mode=mode) as connected:  # type: ignore[arg-type]
             yield connected
