@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import io
 import os
+import socket
 import tarfile
 import threading
 import urllib.parse
@@ -91,6 +92,14 @@ def tls_context() -> Any:
     return context
 
 
+def check_socket(host: str) -> None:
+    """Raises OSError when an engine's UNIX socket does not answer (the SDK would lose its descriptor then)."""
+    if host.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(CALL_TIMEOUT_S)
+            probe.connect(host.removeprefix("unix://"))
+
+
 @contextlib.contextmanager
 def translated(host: str, what: str) -> Iterator[None]:
     """Turns what the SDK raises into our sentences."""
@@ -151,6 +160,7 @@ class DockerEngine:
     def connect(self) -> Any:
         """A client that speaks the engine's version. Raises EngineUnreachable, or EngineError when it is too old."""
         with translated(self.host, "connect"):
+            check_socket(self.host)
             client = docker.from_env(
                 environment={**os.environ, "DOCKER_HOST": self.host},
                 version="auto",
@@ -159,6 +169,7 @@ class DockerEngine:
             ).api
         version = client.api_version
         if tuple(int(part) for part in version.split(".")) < OLDEST_API:
+            client.close()
             raise EngineError(
                 f"The Docker engine at {self.host} speaks API {version}; 1.40 (Docker 19.03) or newer is "
                 "needed. Update it."

@@ -375,9 +375,11 @@ def owned(
     )
 
 
-def door_ticket(recorded: Owned) -> DoorTicket:
-    """What the egress is told of a door."""
+def door_ticket(recorded: Owned, network: str = "") -> DoorTicket:
+    """What the egress is told of a door, or of the connector on `network`."""
     return DoorTicket(
+        role="connector" if network else "door",
+        network=network,
         door=recorded.instance,
         backend=recorded.instance.partition("/")[0],
         nonce=recorded.nonce,

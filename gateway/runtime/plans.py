@@ -71,6 +71,10 @@ class Names:
         """The network of a backend that is not isolated."""
         return f"{self.backend(instance)}-net"
 
+    def connector(self, network: str) -> str:
+        """The connector on a network that backends join."""
+        return f"stockade-{self.project}-c-{network}"
+
     def labels(self, role: str, instance: str = "") -> tuple[tuple[str, str], ...]:
         """Hints for people and for the engine's event filter; never proof of ownership."""
         return (("stockade.project", self.project), ("stockade.role", role), ("stockade.instance", instance))
@@ -142,6 +146,28 @@ def door_plan(
         dns=("127.0.0.1",),
         memory_bytes=64 * MIB,
         pids=16,
+        nofile=min(nofile, 4096),
+        init=False,
+        seccomp=backend_profile(),
+    )
+
+
+def connector_plan(
+    names: Names, network: str, identity: str, image: str, doors: Path, nonce: str, generation: int, nofile: int
+) -> ContainerPlan:
+    """The container that stands on a network which backends join, and dials there for the egress."""
+    return ContainerPlan(
+        name=names.connector(network),
+        image=image,
+        command=("python3", "-m", "egress.connector"),
+        env=(("STOCKADE_DOOR", identity), ("STOCKADE_NONCE", nonce), ("STOCKADE_GENERATION", str(generation))),
+        user=EVERYBODY,
+        labels=names.labels("connector", identity),
+        network=network,
+        mounts=(Mount(source=str(doors), target=DOORS_INSIDE, read_only=False),),
+        sysctls=(("net.ipv4.ip_forward", "0"),),
+        memory_bytes=128 * MIB,
+        pids=64,
         nofile=min(nofile, 4096),
         init=False,
         seccomp=backend_profile(),

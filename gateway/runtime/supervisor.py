@@ -26,6 +26,7 @@ from registry.spec import ImageSource, PackageSource, RemoteSource, plan_source
 
 from .base import BackendStatus, Change, ContainerChange, ContainerPlan, Engine, EngineInfo, Instance, LogLine
 from .build_settings import certificates
+from .connectors import Connectors
 from .egress_keeper import EgressKeeper
 from .errors import BackendUnavailable, EngineError, PlanError
 from .host import host_addresses
@@ -113,6 +114,7 @@ class Supervisor:
             nofile=lambda: self.egress.nofile,
         )
         self.egress = EgressKeeper(self.tools, link, on_event, self.plan_egress)
+        self.connectors = Connectors(self.tools, on_event)
         self.info: EngineInfo | None = None
         self.slots: dict[str, Slot] = {}
         self.rings: dict[str, LogRing] = {}
@@ -219,6 +221,7 @@ class Supervisor:
             for slot in list(self.slots.values()):
                 tasks.create_task(slot.stop(STOP_GRACE_S if self.remove else 0, keep=not self.remove))
         self.slots.clear()
+        await self.connectors.stop_all()
         if self.remove:
             await self.ownership.remove_all()
 
@@ -250,6 +253,8 @@ class Supervisor:
             await self.stop_backends(changed)
             self.keys = wanted
             await self.push()
+            assert self.tasks is not None
+            await self.connectors.reconcile(self.joined_networks(), self.tasks)
             for name, server in self.local_servers().items():
                 if server.start is Start.EAGER and server.sessions is not Sessions.PER_CLIENT:
                     self.slot(name)
@@ -257,6 +262,11 @@ class Supervisor:
     def local_servers(self) -> dict[str, Server]:
         """The servers that run here."""
         return {name: s for name, s in self.config.servers.items() if not s.remote and not s.disabled}
+
+    def joined_networks(self) -> set[str]:
+        """The networks that isolated backends reach through a connector."""
+        servers = self.local_servers().values()
+        return {network for server in servers if server.isolated for network in server.network.join}
 
     def key(self, name: str, server: Server) -> str:
         """A hash of what the server's containers are made from (secrets as they are now)."""

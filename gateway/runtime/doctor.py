@@ -1,0 +1,223 @@
+"""What is right and wrong with this machine and its engine, as data; each finding says what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from . import recipes
+from .base import Engine, EngineInfo
+from .build_settings import CA_VARIABLES, SYSTEM_BUNDLES, gather
+from .docker import DockerEngine
+from .egress_keeper import NOFILE
+from .egress_link import EgressLink
+from .errors import EngineError
+from .images import Images, bootstrap_problem
+from .rundir import RunDirectory
+from .supervisor import Supervisor, first_leaf
+
+State = Literal["ok", "warn", "fail"]
+ENOUGH_DISK: Final = 5 * 1024**3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One check's outcome."""
+
+    name: str
+    state: State
+    detail: str
+    fix: str = ""
+    """What to do; empty when nothing is wrong."""
+
+
+async def examine(project: str) -> list[Finding]:
+    """Every check, in the order in which one would mend things. Takes some seconds: it runs containers of its own."""
+    findings = [run_directory_finding(project)]
+    engine = DockerEngine()
+    try:
+        info = await engine.info()
+    except EngineError as error:
+        return [*findings, failed("engine", error)]
+    try:
+        findings += [engine_finding(engine.host, info), seccomp_finding(info), disk_finding(info)]
+        findings += [certificates_finding(dict(os.environ)), await base_finding(engine)]
+        return findings + await isolation_findings(engine)
+    finally:
+        await engine.close()
+
+
+def failed(name: str, error: BaseException) -> Finding:
+    """A check that an error ended; our errors carry the next step."""
+    return Finding(name=name, state="fail", detail=str(error))
+
+
+def run_directory_finding(project: str) -> Finding:
+    """Whether sockets can be made in the run directory."""
+    directory = RunDirectory.of(project)
+    try:
+        directory.create()
+    except (OSError, ValueError) as error:
+        return Finding(
+            name="run directory",
+            state="fail",
+            detail=str(error),
+            fix="Set STOCKADE_STATE_DIR to a short path you own.",
+        )
+    return Finding(name="run directory", state="ok", detail=str(directory.path))
+
+
+def engine_finding(host: str, info: EngineInfo) -> Finding:
+    """The engine, and whether it is on this machine."""
+    detail = f"Docker {info.version} (API {info.api_version}), kernel {info.kernel}, {info.architecture}"
+    if not host.startswith("unix://"):
+        return Finding(
+            name="engine",
+            state="fail",
+            detail=f"{detail}, at {host}: not on this machine, as far as one can tell",
+            fix="Run the gateway where the engine is, and unset DOCKER_HOST.",
+        )
+    return Finding(name="engine", state="ok", detail=detail)
+
+
+def seccomp_finding(info: EngineInfo) -> Finding:
+    """Whether the engine filters system calls at all."""
+    if info.seccomp:
+        return Finding(name="system call filter", state="ok", detail="seccomp is on; backends get a profile of ours")
+    return Finding(
+        name="system call filter",
+        state="fail",
+        detail="The engine has no seccomp, so a backend could open sockets that no network namespace covers.",
+        fix="Use an engine and a kernel with seccomp (CONFIG_SECCOMP_FILTER).",
+    )
+
+
+def disk_finding(info: EngineInfo) -> Finding:
+    """Room for images."""
+    try:
+        free = shutil.disk_usage(info.root_directory).free
+    except OSError:
+        return Finding(
+            name="disk", state="ok", detail="the engine's directory is not readable from here: not checked"
+        )
+    detail = f"{free / 1024**3:.1f} GiB free in {info.root_directory}"
+    if free < ENOUGH_DISK:
+        return Finding(name="disk", state="warn", detail=detail, fix="Free some: `docker system prune`.")
+    return Finding(name="disk", state="ok", detail=detail)
+
+
+def certificates_finding(environ: Mapping[str, str]) -> Finding:
+    """Which certificates builds trust."""
+    named = next((f"{name}={environ[name]}" for name in CA_VARIABLES if environ.get(name)), "")
+    usual = next((path for path in SYSTEM_BUNDLES if Path(path).is_file()), "")
+    if named or usual:
+        return Finding(name="certificates", state="ok", detail=f"builds trust {named or usual}")
+    return Finding(
+        name="certificates",
+        state="warn",
+        detail="no certificate bundle was found; builds trust what their base image has",
+        fix="Install ca-certificates, or set SSL_CERT_FILE.",
+    )
+
+
+async def base_finding(engine: Engine) -> Finding:
+    """Whether the base image is there, or can be made."""
+    if await engine.image(recipes.python_base_tag()):
+        return Finding(name="base image", state="ok", detail=recipes.python_base_tag())
+    problem = bootstrap_problem()
+    if not problem:
+        return Finding(name="base image", state="ok", detail="not made yet; it can be, with debootstrap if need be")
+    return Finding(
+        name="base image",
+        state="warn",
+        detail="not made yet; it is pulled if a registry answers, and cannot be made here otherwise",
+        fix=problem,
+    )
+
+
+async def isolation_findings(engine: Engine) -> list[Finding]:
+    """The probe, in a project of its own that is gone afterwards."""
+    findings: list[Finding] = []
+    try:
+        async with scratch_project(engine) as supervisor:
+            problem = await supervisor.try_isolation(force=True)
+            findings = [isolation_finding(problem), route_finding(supervisor.no_route), nofile_finding(supervisor)]
+    except* EngineError as group:
+        findings = [failed("isolation", first_leaf(group))]
+    return findings
+
+
+def isolation_finding(problem: str) -> Finding:
+    """What the probe found."""
+    if problem:
+        return Finding(name="isolation", state="fail", detail=problem)
+    return Finding(
+        name="isolation",
+        state="ok",
+        detail="a container behind a door reached nothing on this machine; one on an ordinary network did",
+    )
+
+
+def route_finding(no_route: bool) -> Finding:
+    """Whether direct connections are seen."""
+    if not no_route:
+        return Finding(name="direct connections", state="ok", detail="the engine grants the door its route: seen")
+    return Finding(
+        name="direct connections",
+        state="warn",
+        detail="The engine refuses NET_ADMIN to the door: connections past the proxy are blocked, and not seen.",
+        fix="Nothing is less safe. To see them, let the engine grant NET_ADMIN (rootless and some hosted engines do not).",
+    )
+
+
+def nofile_finding(supervisor: Supervisor) -> Finding:
+    """How many connections the egress can hold."""
+    granted = supervisor.egress.nofile
+    if granted == NOFILE[0]:
+        return Finding(name="open files", state="ok", detail=f"{granted} for the egress")
+    return Finding(
+        name="open files",
+        state="warn" if granted < 8192 else "ok",
+        detail=f"{granted} for the egress ({NOFILE[0]} were asked for)",
+        fix="" if granted >= 8192 else "Raise the engine's own limit (LimitNOFILE= of docker.service).",
+    )
+
+
+@contextlib.asynccontextmanager
+async def scratch_project(engine: Engine) -> AsyncIterator[Supervisor]:
+    """A project with an egress and nothing else. Raises an ExceptionGroup of EngineError."""
+    with tempfile.TemporaryDirectory(prefix="sk-") as directory:
+        run_directory = RunDirectory(path=Path(directory) / "r", persistent=Path(directory) / "p")
+        supervisor = Supervisor(
+            engine,
+            EgressLink(run_directory.control, on_event=lambda event: None),
+            project=f"doctor{os.getpid()}",
+            run_directory=run_directory,
+            images=Images(engine, gather),
+            secrets=Nothing(),
+            on_event=lambda event: None,
+            probe=False,
+        )
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(supervisor.run())
+            await supervisor.begun.wait()
+            if supervisor.failure is None:
+                try:
+                    yield supervisor
+                finally:
+                    await supervisor.stop()
+
+
+class Nothing:
+    """No secrets are needed here."""
+
+    def resolve(self, values: Mapping[str, str]) -> dict[str, str]:
+        """As they are."""
+        return dict(values)

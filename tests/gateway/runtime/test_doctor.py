@@ -1,0 +1,64 @@
+"""Checks as data: each says what to do; the real ones run on the real engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.runtime import doctor
+from gateway.runtime.base import EngineInfo
+from gateway.runtime.docker import DockerEngine
+
+INFO = EngineInfo(
+    id="e", version="27.0", api_version="1.47", kernel="6.1", architecture="x86_64", seccomp=True, root_directory="/"
+)
+
+
+def test_an_engine_elsewhere_is_a_failure_with_the_way_out() -> None:
+    finding = doctor.engine_finding("tcp://192.0.2.9:2375", INFO)
+    assert finding.state == "fail"
+    assert "unset DOCKER_HOST" in finding.fix
+    assert doctor.engine_finding("unix:///var/run/docker.sock", INFO).state == "ok"
+
+
+def test_no_seccomp_is_a_failure() -> None:
+    from dataclasses import replace
+
+    assert doctor.seccomp_finding(INFO).state == "ok"
+    assert doctor.seccomp_finding(replace(INFO, seccomp=False)).state == "fail"
+
+
+def test_a_probe_that_got_out_is_a_failure_in_its_own_words() -> None:
+    assert doctor.isolation_finding("").state == "ok"
+    assert doctor.isolation_finding("It got out.") == doctor.Finding(
+        name="isolation", state="fail", detail="It got out."
+    )
+
+
+def test_an_engine_without_the_route_isolates_all_the_same() -> None:
+    assert doctor.route_finding(True).state == "warn"
+    assert "Nothing is less safe" in doctor.route_finding(True).fix
+
+
+@pytest.mark.anyio
+async def test_no_engine_is_one_failure_and_no_more_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOCKADE_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    findings = await doctor.examine("p")
+    assert [finding.state for finding in findings] == ["ok", "fail"]
+    assert "There is no Docker engine" in findings[1].detail
+
+
+@pytest.mark.docker
+@pytest.mark.anyio
+async def test_this_machine_passes_and_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = {finding.name: finding for finding in await doctor.examine("doctest")}
+    assert {"engine", "disk", "base image", "isolation", "direct connections", "open files"} <= findings.keys()
+    assert [f for f in findings.values() if f.state == "fail"] == []
+    engine = DockerEngine()
+    left = await engine.call("list", lambda api: api.containers(all=True, filters={"name": "stockade-doctor"}))
+    networks = [network.name for network in await engine.networks() if "stockade-doctor" in network.name]
+    await engine.close()
+    assert left == []
+    assert networks == []
