@@ -52,8 +52,8 @@ class Denied(Exception):
 class Verifier(Protocol):
     """Checks OAuth access tokens."""
 
-    async def verify(self, token: str) -> Principal:
-        """The principal of a valid token. Raises Denied."""
+    async def verify(self, token: str, path: str) -> Principal:
+        """The principal of a token that is valid for the endpoint at `path`. Raises Denied."""
         ...
 
 
@@ -70,7 +70,7 @@ class Gate:
         self._anonymous = config.gateway.anonymous
         self._open = not config.clients and verifier is None
 
-    async def admit(self, headers: Mapping[str, str], address: str) -> Principal:
+    async def admit(self, headers: Mapping[str, str], address: str, path: str) -> Principal:
         """The principal behind a request. Raises Denied."""
         authorization = headers.get("authorization")
         if authorization is None:
@@ -83,7 +83,7 @@ class Gate:
         if known is not None:
             return known
         if self.verifier is not None:
-            return await self.verifier.verify(token)
+            return await self.verifier.verify(token, path)
         raise Denied(401, "invalid_token", "This gateway does not know the token")
 
     def _by_token(self, token: str) -> Principal | None:

@@ -37,7 +37,7 @@ from gateway.mcp.errors import (
     RpcError,
     unavailable,
 )
-from gateway.mcp.http_peer import SESSION_GONE
+from gateway.mcp.http_peer import NOT_AUTHORIZED, SESSION_GONE
 from gateway.mcp.inflight import InFlight, InFlightCall
 from gateway.mcp.parked import ParkingLot, Seal, abandon, binding
 from gateway.mcp.peer import Call, Peer, Reply, failed
@@ -218,11 +218,13 @@ class Calls:
     async def _rounds(self, errand: Errand, call: Call) -> Reply | None:
         """Answer a modern backend's questions for a legacy client; None when the client itself must come back."""
         caller = errand.caller
+        refused = 0
         for number in range(MAX_ROUNDS + 1):
             reply = call.reply
             if reply is None:
                 return None
-            if reply.error is not None and self._session_lost(reply):
+            if refused < 2 and self._not_run(reply):
+                refused += 1
                 call = await self._again(errand, call, {})
             elif caller.modern or reply.error is not None or not is_input_required(reply.result):
                 return reply
@@ -233,10 +235,12 @@ class Calls:
             await caller.answer.until(lambda call=call: call.reply is not None or bool(call.questions))  # type: ignore[misc]
         return None
 
-    def _session_lost(self, reply: Reply) -> bool:
-        """The backend refused the request because it forgot the session: it did not run, so it may be sent again."""
+    def _not_run(self, reply: Reply) -> bool:
+        """The backend refused the request (it forgot the session, or wants fresh credentials): it may be sent again."""
         error = reply.error
-        return error is not None and SESSION_GONE in str(error.get("message"))
+        if error is None or not isinstance(message := error.get("message"), str):
+            return False
+        return message.startswith("Backend ") and message.endswith((SESSION_GONE, NOT_AUTHORIZED))
 
     async def _again(self, errand: Errand, call: Call, extra: dict[str, Any]) -> Call:
         caller = errand.caller

@@ -35,7 +35,9 @@ from gateway.mcp.http import (
     read_headers,
 )
 from gateway.mcp.inflight import InFlight
+from gateway.mcp.keep import Keep
 from gateway.mcp.lists import Lists
+from gateway.mcp.oauth import WELL_KNOWN, JwtVerifier
 from gateway.mcp.peer import (
     LEGACY_VERSIONS,
     META_CAPABILITIES,
@@ -45,6 +47,7 @@ from gateway.mcp.peer import (
 )
 from gateway.mcp.pins import Pins
 from gateway.mcp.pushes import Pushes
+from gateway.mcp.remote import Secrets, remote_site
 from gateway.mcp.route import Router, failure
 from gateway.mcp.search import Search
 from gateway.mcp.sessions import Session, Sessions
@@ -102,7 +105,10 @@ class Endpoint:
             meters=meters,
         )
         self._config = Config()
+        self.verifier: JwtVerifier | None = None
         self._gate = Gate(self._config, None)
+        self._secrets: Secrets | None = None
+        self._keep = Keep(cache_dir)
         self._guard = HostGuard("127.0.0.1:0", (), ())
         self._rules: dict[str, Rules] = {}
         self._closing = False
@@ -110,12 +116,17 @@ class Endpoint:
 
     # configuration
 
-    def apply(self, config: Config, secrets: Any = None) -> None:
-        """Take a configuration: new views at once; backends that did not change keep their connections."""
+    def apply(self, config: Config, secrets: Secrets | None = None) -> None:
+        """Take a configuration: new views at once; backends that did not change keep their connections.
+
+        `secrets` fills in the headers of remote servers. Raises ConfigError for a missing one.
+        """
+        self._secrets = secrets
         gateway = config.gateway
         old, self._config = self._config, config
         self._calls.annotate = gateway.annotate_denials
-        self._gate = Gate(config, None)
+        self.verifier = self._make_verifier(config)
+        self._gate = Gate(config, self.verifier)
         self._guard = HostGuard(gateway.listen, gateway.allowed_hosts, gateway.allowed_origins)
         self._rules = {
             name: Rules(name, server, gateway.separator)
@@ -130,6 +141,14 @@ class Endpoint:
         for name in self._rules:
             for method in CHANGED:
                 self._watches.lists_changed(name, method)
+
+    def _make_verifier(self, config: Config) -> JwtVerifier | None:
+        """The old one, with the keys it fetched, where nothing changed for it."""
+        oauth = config.gateway.auth.oauth if config.gateway.auth is not None else None
+        old = self.verifier
+        if oauth is None or (old is not None and old.settings == oauth and old.clients == frozenset(config.clients)):
+            return old if oauth is not None else None
+        return JwtVerifier(oauth, config.clients)
 
     def _apply_backends(self, old: Config, config: Config) -> None:
         for name in [name for name in self._backends if name not in self._rules]:
@@ -155,8 +174,10 @@ class Endpoint:
             tasks=self._tasks,
             call_timeout_s=server.call_timeout_s or config.gateway.call_timeout_s,
             start_timeout_s=server.start_timeout_s or config.gateway.start_timeout_s,
+            remote=remote_site(server, self._secrets, config.extra_ca) if server.remote else None,
         )
         pushes.backend = backend
+        self._keep.recall(backend, _process(server))
         backend.on_lists = lambda kind: self._listed(backend, kind)
         return backend
 
@@ -195,6 +216,7 @@ class Endpoint:
     def _listed(self, backend: Backend, kind: Kind) -> None:
         """A list was read: names, pins and labels follow."""
         self._directory = None
+        self._keep.note(backend, _process(backend.server))
         if kind is not Kind.TOOLS:
             return
         tools = backend.lists[kind].items
@@ -252,6 +274,7 @@ class Endpoint:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_HOUSEKEEPING_S):
                     await self._stopped.wait()
+            self._keep.save()
             self._sessions.expire()
             for backend in self._backends.values():
                 backend.reap()
@@ -278,6 +301,7 @@ class Endpoint:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(2):
                     await backend.close()
+        self._keep.save()
         self._stopped.set()
         await self._tasks.close()
 
@@ -306,11 +330,14 @@ class Endpoint:
 
     async def _serve(self, scope: Mapping[str, Any], headers: dict[str, str], receive: Receive, send: Send) -> None:
         path: str = scope["path"]
+        if path.startswith(WELL_KNOWN) and self.verifier is not None:
+            await self._metadata(self.verifier, scope, path.removeprefix(WELL_KNOWN) or "/mcp", headers, send)
+            return
         route = _route(path)
         if route is None:
             raise Refused(404, "Not Found")
         client = scope.get("client")
-        principal = await self._gate.admit(headers, client[0] if client else "")
+        principal = await self._gate.admit(headers, client[0] if client else "", path)
         view = self._view(principal.client, route)
         if view is None:
             raise Refused(404, f"There is no server {route} for this client")
@@ -322,8 +349,20 @@ class Endpoint:
         else:
             await self._serve_modern(scope["method"], principal, view, version, headers, receive, send)
 
+    async def _metadata(
+        self, verifier: JwtVerifier, scope: Mapping[str, Any], path: str, headers: Mapping[str, str], send: Send
+    ) -> None:
+        """Protected resource metadata, for every path that could be an endpoint's."""
+        if _route(path) is None:
+            raise Refused(404, "Not Found")
+        if scope["method"] != "GET":
+            raise Refused(405, "Method Not Allowed", allow="GET")
+        await reply_plain(send, 200, verifier.metadata(_base(scope, headers), path))
+
     def _metadata_url(self, scope: Mapping[str, Any], headers: Mapping[str, str]) -> str | None:
-        return None
+        if self.verifier is None:
+            return None
+        return (self.verifier.origin or _base(scope, headers)) + WELL_KNOWN + str(scope["path"])
 
     # 2026-07-28
 
@@ -517,6 +556,11 @@ class Endpoint:
             session.busy -= 1
             session.stream = None
             session.last_used = _monotonic()
+
+
+def _base(scope: Mapping[str, Any], headers: Mapping[str, str]) -> str:
+    """Scheme and authority as the client sees them; the Host header has passed the guard."""
+    return f"{scope.get('scheme', 'http')}://{headers.get('host', '')}"
 
 
 def _route(path: str) -> str | None:

@@ -22,6 +22,7 @@ from gateway.mcp.peer import MAX_MESSAGE, About, Call, Ghosts, Reply, Sink, fail
 from gateway.mcp.tasks import Tasks
 
 SESSION_GONE: Final = "the session is gone"
+NOT_AUTHORIZED: Final = "it refused our credentials"
 _RECONNECT_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
 _MAX_RESUMES: Final = 20
 _MODERN: Final = b"MCP-Protocol-Version: 2026-07-28\r\n"
@@ -48,6 +49,16 @@ class Site:
         self._post = b"POST %b HTTP/1.1\r\n" % path.encode() + self._fixed
         self._post += b"Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n"
         self._path = path.encode()
+
+        self.refused = False
+        """The last credentials were refused: ask for fresh ones."""
+
+    async def authorization(self) -> bytes:
+        """The headers that prove who we are. Raises PeerClosed."""
+        if self.authorize is None:
+            return b""
+        stale, self.refused = self.refused, False
+        return header_lines(await self.authorize(stale))
 
     def post(self, extra: bytes, body: bytes) -> bytes:
         """A POST of a message."""
@@ -103,8 +114,12 @@ class Exchange:
             self._body.append(data)
 
     def on_end(self) -> None:
-        if self._sse is None and self._body and (self.call is not None or self.status >= 400):
-            self._take_body(self._body[0] if len(self._body) == 1 else b"".join(self._body))
+        if self.status == 404 and self.peer.has_session:
+            if self.call is not None:
+                self.call.fail(SESSION_GONE)  # this request was refused; what else is in flight may have run
+            self.peer.lost_session()
+        elif self._sse is None and self._body and self.call is not None and self.status != 401:
+            self._take(self._body[0] if len(self._body) == 1 else b"".join(self._body))
         self._finish()
 
     def on_broken(self, why: str) -> None:
@@ -145,12 +160,6 @@ class Exchange:
             self.retry_ms = retry_ms if retry_ms is not None else self.retry_ms
             if text:
                 self._take(text)
-
-    def _take_body(self, body: bytes) -> None:
-        if self.status == 404 and self.peer.has_session:
-            self.peer.lost_session()
-        else:
-            self._take(body)
 
     def _take(self, text: bytes) -> None:
         try:
@@ -214,8 +223,7 @@ class HttpPeer:
         number = next(self._numbers)
         body = call.message(number)
         extra = _MODERN + self._routing(call) if self.modern else self._fixed
-        if self._site.authorize is not None:
-            extra += header_lines(await self._site.authorize(False))
+        extra += await self._site.authorization()
         connection = await self._site.pool.take()
         exchange = Exchange(self, call)
         exchange.connection = connection
@@ -249,8 +257,7 @@ class HttpPeer:
         if self.closed:
             raise PeerClosed(self.closed)
         extra = self._fixed
-        if self._site.authorize is not None:
-            extra += header_lines(await self._site.authorize(False))
+        extra += await self._site.authorization()
         connection = await self._site.pool.take()
         exchange = Exchange(self, None)
         exchange.connection = connection
@@ -285,6 +292,9 @@ class HttpPeer:
         """The stream ended without a reply: resume it where the backend gave an event id, else the call failed."""
         if exchange.event_id is not None and self._session_id is not None and not self.closed:
             self._tasks.spawn(self._resume(call, exchange.event_id, exchange.retry_ms or 1000))
+        elif exchange.status == 401 and self._site.authorize is not None:
+            self._site.refused = True
+            call.answer(failed(INTERNAL_ERROR, f"Backend {call.backend}: {NOT_AUTHORIZED}"))
         elif exchange.status >= 400:
             call.answer(failed(INTERNAL_ERROR, f"Backend {call.backend} answered HTTP {exchange.status}"))
         else:
@@ -319,8 +329,7 @@ class HttpPeer:
         extra = self._fixed
         if event_id is not None:
             extra += header_lines({"Last-Event-ID": event_id})
-        if self._site.authorize is not None:
-            extra += header_lines(await self._site.authorize(False))
+        extra += await self._site.authorization()
         exchange.done = asyncio.get_running_loop().create_future()
         connection = await self._site.pool.take()
         exchange.connection = connection
@@ -387,7 +396,7 @@ class HttpPeer:
     def lost_session(self) -> None:
         """The backend does not know the session any more."""
         self._session_id = None
-        self._end(SESSION_GONE)
+        self._end("its session ended")
 
     async def close(self) -> None:
         """End the session; calls in flight fail."""

@@ -1,0 +1,81 @@
+"""What is kept from one run to the next: each backend's lists and greeting, so a lazy one need not run to be listed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from gateway.mcp.backend import Backend
+from gateway.mcp.catalogue import Kind, Listing
+from gateway.mcp.peer import about_legacy, about_modern
+
+logger = logging.getLogger(__name__)
+
+_FILE: Final = "lists.json"
+_VERSION: Final = 1
+
+
+class Keep:
+    """A file with what every backend last said."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self._path = directory / _FILE if directory is not None else None
+        self._known: dict[str, Any] = self._load()
+        self.dirty = False
+
+    def _load(self) -> dict[str, Any]:
+        try:
+            document = json.loads(self._path.read_text()) if self._path is not None else {}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            logger.warning("the kept tool lists cannot be read: %s", error)
+            return {}
+        known = document.get("backends") if isinstance(document, dict) and document.get("version") == _VERSION else {}
+        return known if isinstance(known, dict) else {}
+
+    def recall(self, backend: Backend, entry: Mapping[str, Any]) -> None:
+        """Give a backend what it said in an earlier life, if it is still the same program."""
+        known = self._known.get(backend.name)
+        if not isinstance(known, dict) or known.get("entry") != digest(entry):
+            return
+        for kind in Kind:
+            items = known.get("lists", {}).get(kind.value)
+            if isinstance(items, list):
+                backend.lists[kind] = Listing(items=items)
+        if isinstance(legacy := known.get("legacy"), dict):
+            backend.abouts[False] = about_legacy(legacy)
+        if isinstance(modern := known.get("modern"), dict) and (about := about_modern(modern)) is not None:
+            backend.abouts[True] = about
+
+    def note(self, backend: Backend, entry: Mapping[str, Any]) -> None:
+        """Remember what a backend says now."""
+        self._known[backend.name] = {
+            "entry": digest(entry),
+            "lists": {kind.value: listing.items for kind, listing in backend.lists.items()},
+            **{("modern" if modern else "legacy"): dict(about.result) for modern, about in backend.abouts.items()},
+        }
+        self.dirty = True
+
+    def save(self) -> None:
+        """Write the file, when there is something new."""
+        if self._path is None or not self.dirty:
+            return
+        self.dirty = False
+        draft = self._path.with_suffix(".new")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_text(json.dumps({"version": _VERSION, "backends": self._known}))
+            os.replace(draft, self._path)
+        except OSError as error:
+            logger.warning("the tool lists cannot be kept: %s", error)
+
+
+def digest(entry: Mapping[str, Any]) -> str:
+    """A hash of what a backend's connections depend on."""
+    return hashlib.sha256(json.dumps(entry, sort_keys=True, default=str).encode()).hexdigest()[:32]
