@@ -36,7 +36,7 @@ CASES: Final[tuple[tuple[re.Pattern[str], Explain], ...]] = (
     ),
     (
         re.compile(r"stockade: (.+)"),
-        lambda m, subject: f"{m[1][:1].upper()}{m[1][1:]}. Name the program in `args` (uvx --from PACKAGE PROGRAM).",
+        lambda m, subject: f"Package {m[1]}. Name the program in `args` (uvx --from PACKAGE PROGRAM).",
     ),
     (
         re.compile(r"Unable to locate package (\S+)"),
@@ -67,7 +67,7 @@ CASES: Final[tuple[tuple[re.Pattern[str], Explain], ...]] = (
 def explain_failure(subject: str, printed: str) -> str:
     """One paragraph: what failed, why as far as the lines tell, what to do, and the last lines."""
     printed = COLOURS.sub("", printed)
-    text = " ".join(printed.split())
+    text = " ".join(" ".join(line for line in printed.splitlines() if not line.startswith(CHATTER)).split())
     meaning = next((explain(m, subject) for pattern, explain in CASES if (m := pattern.search(text))), "")
     tail = "\n".join(f"    {line}" for line in last_lines(printed.splitlines()))
     return f"The image for {subject} could not be built. {meaning or 'The last lines tell why.'}\n{tail}"

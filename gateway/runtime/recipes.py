@@ -195,7 +195,7 @@ bare = re.split(r"[\\[=<>~! ]", name)[0]
 offered = sorted(os.listdir("/opt/stockade/bin"))
 choice = wanted or next((o for o in offered if o.lower() == bare.lower()), offered[0] if len(offered) == 1 else "")
 if choice not in offered:
-    sys.exit(f"stockade: {name} has no program {choice or bare!r}; it has: {', '.join(offered) or 'none'}")
+    sys.exit(f"stockade: {name} has no program {choice or bare}; it has: {', '.join(offered) or 'none'}")
 os.symlink(f"/opt/stockade/bin/{choice}", "/opt/stockade/entry")
 '''
 PICK_NODE: Final = b"""\

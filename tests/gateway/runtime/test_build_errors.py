@@ -25,7 +25,7 @@ NPM_VERSION = "npm error code ETARGET\nnpm error notarget No matching version fo
         pytest.param(NPM_404, "not found on npm", id="npm 404"),
         pytest.param(NPM_VERSION, "no such version: @s/x@9.9.9", id="npm version"),
         pytest.param(
-            "stockade: x has no program y; it has: a, b", "X has no program y; it has: a, b", id="no program"
+            "stockade: x has no program y; it has: a, b", "Package x has no program y; it has: a, b.", id="no program"
         ),
         pytest.param("E: Unable to locate package gitt", "Debian has no package gitt", id="apt"),
         pytest.param("invalid peer certificate: UnknownIssuer", "certificate is not trusted", id="tls"),

@@ -1,0 +1,141 @@
+"""Images on the real engine: built once, without the host's settings in them; failures that explain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from gateway.runtime.build_settings import INSIDE, BuildSettings, gather
+from gateway.runtime.docker import DockerEngine
+from gateway.runtime.errors import BuildError
+from gateway.runtime.images import Images, debian_mirror, egress_source
+from gateway.runtime.recipes import STAGE_LABEL
+from registry.config import Server
+from registry.spec import PackageSource, plan_source
+
+from .fakes import FakeEngine
+
+SECRET = "hunter2-in-a-build"
+
+
+def source(*args: str, command: str = "uvx", **more: Any) -> PackageSource:
+    found = plan_source(Server.model_validate({"command": command, "args": list(args), **more}))
+    assert isinstance(found, PackageSource)
+    return found
+
+
+def with_secret() -> BuildSettings:
+    """The host's settings, and a credential."""
+    settings = gather()
+    env = settings.files["env"] + f"export UV_INDEX_COMPANY_PASSWORD={SECRET}\n".encode()
+    return BuildSettings(files={**settings.files, "env": env}, proxies=settings.proxies)
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[DockerEngine]:
+    found = DockerEngine()
+    yield found
+    await found.close()
+
+
+@pytest.mark.docker
+@pytest.mark.anyio
+async def test_a_second_start_builds_nothing(engine: DockerEngine) -> None:
+    said: list[str] = []
+    wanted = [source("mcp-server-time"), source("@modelcontextprotocol/server-everything", command="npx")]
+    first = Images(engine, gather)
+    made = [await first.egress(), *[await first.package(package) for package in wanted]]
+    second = Images(engine, gather, said.append)
+    assert [await second.egress(), *[await second.package(package) for package in wanted]] == made
+    assert said == []
+
+
+@pytest.mark.docker
+@pytest.mark.anyio
+async def test_no_credential_and_no_setting_of_the_host_is_left(engine: DockerEngine) -> None:
+    images = Images(engine, with_secret)
+    reference = await images.package(source("mcp-server-time", "--probe-of-secrets", packages=["netbase"]))
+    history = await engine.call("look", lambda api: api.history(reference))
+    inspected = await engine.call("look", lambda api: api.inspect_image(reference))
+    everything = json.dumps([history, inspected])
+    assert SECRET not in everything
+    assert "SSL_CERT_FILE" not in everything
+    left = await engine.call("look", lambda api: api.images(filters={"label": STAGE_LABEL}, all=True))
+    assert left == [], "the build stage, which had them, is gone"
+    found = await engine.call("run", lambda api: run(api, reference, f"ls {INSIDE}; env; command -v mcp-server-time"))
+    assert "No such file" in found
+    assert SECRET not in found
+    assert "/opt/stockade/bin/mcp-server-time" in found
+    await engine.remove_image(reference)
+
+
+def run(api: Any, image: str, script: str) -> str:
+    """Runs a shell script in a container and returns what it printed."""
+    made = api.create_container(image, ["-c", script], entrypoint=["sh"])
+    try:
+        api.start(made)
+        api.wait(made)
+        return str(api.logs(made).decode())
+    finally:
+        api.remove_container(made, force=True)
+
+
+@pytest.mark.docker
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [
+        pytest.param(source("stockade-no-such-package-1f3a"), "was not found on PyPI", id="PyPI"),
+        pytest.param(source("mcp-server-time==1999.1.1"), "There is no such version", id="version"),
+        pytest.param(source("--from", "mcp-server-time", "nope"), "has no program nope", id="program"),
+        pytest.param(source("@modelcontextprotocol/no-such-1f3a", command="npx"), "was not found on npm", id="npm"),
+    ],
+)
+async def test_a_build_that_fails_explains_and_leaves_no_image(
+    engine: DockerEngine, package: PackageSource, words: str
+) -> None:
+    with pytest.raises(BuildError, match=words):
+        await Images(engine, gather).package(package)
+    assert await engine.call("look", lambda api: api.images(filters={"label": STAGE_LABEL}, all=True)) == []
+
+
+@pytest.mark.anyio
+async def test_where_a_registry_answers_bases_are_pulled_and_get_our_name() -> None:
+    engine = FakeEngine()
+    said: list[str] = []
+    await Images(engine, BuildSettings, said.append).package(source("x", command="npx"))
+    assert engine.log == ["pull node:22-slim", "build stockade-package-x"] or "pull node:22-slim" in engine.log
+    assert not any("debootstrap" in line for line in said)
+
+
+@pytest.mark.anyio
+async def test_one_image_is_built_once_however_many_ask() -> None:
+    import asyncio
+
+    engine = FakeEngine()
+    images = Images(engine, BuildSettings)
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(5):
+            tasks.create_task(images.package(source("mcp-server-time")))
+    assert engine.log.count("build stockade-package-mcp-server-time") == 1
+
+
+def test_the_egress_image_has_the_egress_and_of_observability_two_modules() -> None:
+    paths = set(egress_source())
+    assert {"egress/__main__.py", "egress/door.py", "observability/events.py", "observability/semconv.py"} <= paths
+    assert {p for p in paths if p.startswith("observability/")} == {
+        "observability/__init__.py", "observability/events.py", "observability/semconv.py",
+    }  # fmt: skip
+    assert all(path.endswith(".py") for path in paths)
+
+
+def test_the_hosts_own_mirror_is_used(tmp_path: Any) -> None:
+    (tmp_path / "sources.list.d").mkdir()
+    assert debian_mirror(tmp_path) == "http://deb.debian.org/debian"
+    (tmp_path / "sources.list.d" / "debian.sources").write_text(
+        "Types: deb\nURIs: http://mirror.example/debian\nSuites: bookworm\n"
+    )
+    assert debian_mirror(tmp_path) == "http://mirror.example/debian"
