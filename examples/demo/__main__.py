@@ -22,7 +22,7 @@ INTERNET = "stockade-demo-internet"
 SUBNET, GATEWAY = "10.213.77.0/24", "10.213.77.1"
 ENDPOINT = "http://127.0.0.1:8420/mcp"
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 def stockade(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -48,11 +48,12 @@ def tell(shown: story.Shown) -> bool:
     mark = Text(" ok ", style="green") if shown.as_expected else Text("FAIL", style="bold red")
     console.print(mark, Text(shown.scene.says))
     console.print(Text(f"       {shown.scene.tool} {dict(shown.scene.arguments)}", style="dim"))
-    last = [line for line in shown.text.splitlines() if line.strip()][-1:]
+    said = next((line for line in shown.text.splitlines() if line.startswith("Stockade ")), "")
+    if not said:
+        said = " ".join(shown.text.split())[:110]
     for denial in shown.denials:
         console.print(Text(f"       blocked: {denial['host']}:{denial['port']} {denial['reason']}", style="yellow"))
-    if not shown.denials:
-        console.print(Text(f"       {' '.join(last)[:110]}", style="dim"))
+    console.print(Text(f"       {said}", style="dim"))
     return shown.as_expected
 
 
