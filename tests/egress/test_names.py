@@ -54,7 +54,8 @@ HOSTILE = """
     0177.0.0.1 0x7f.0.0.1 127.1 127.0.1 2130706433 0x7f000001 017700000001 127.0.0.1. 127.0.0.01 1.2.3.256 1.2.3.4.5
     1.2.3 0 0x 1.0x7f 127.0.0.0x1 256.256.256.256 a.1 a.0x1 example.0 [::1 ::1] [::1%25eth0] [fe80::1%eth0] [10.0.0.1]
     [] [::1]x [[::1]] [::g] [v1.x] a..b .a a.. .. . -a.b a-.b a.-b a.b- a%2eb a%00b user@host a@b h/x h?x h#x h\\x
-    http://h *.a * a,b a;b 'a' "a" <a> {a} a|b a^b a`b a=b a&b a+b a!b a$b a~b a(b \uff41.com ℡.com \u212a.com 例え.jp bücher.de
+    http://h *.a *
+    a,b a;b 'a' "a" <a> {a} a|b a^b a`b a=b a&b a+b a!b a$b a~b a(b \uff41.com ℡.com \u212a.com 例え.jp bücher.de
     a\u3002b a\uff0eb a\u00adb \u202eb""".split()
 
 
