@@ -441,7 +441,8 @@ def follow_build(
 ) -> None:
     """Reads a build's progress. Raises BuildError with all that was printed, when it fails."""
     printed: list[str] = []
-    for chunk in stream:
+    error = ""
+    for chunk in stream:  # to its end, also after an error: only then is the connection given back
         if abandoned.is_set():
             return
         if text := chunk.get("stream"):
@@ -449,7 +450,9 @@ def follow_build(
             del printed[:-200]
             say(str(text).rstrip())
         if "error" in chunk:
-            raise BuildError("\n".join([*printed, str(chunk["error"])]))
+            error = str(chunk["error"])
+    if error:
+        raise BuildError("\n".join([*printed, error]))
 
 
 def pump_changes(stream: Iterator[Mapping[str, Any]], say: Callable[[ContainerChange | None], None]) -> None:

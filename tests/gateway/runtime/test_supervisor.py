@@ -82,7 +82,7 @@ class Stage:
     async def until(self, condition: Callable[[], bool]) -> None:
         """Lets the supervisor's tasks run until the condition holds."""
         async with asyncio.timeout(5):
-            while not condition():  # noqa: ASYNC110  # the condition reads plain values that many tasks change
+            while not condition():  # the condition reads plain values that many tasks change
                 await asyncio.sleep(0)
 
 
