@@ -236,3 +236,21 @@ async def _port(file: Path, process: asyncio.subprocess.Process) -> int:
             with suppress(OSError, ValueError, IndexError):
                 return int(file.read_text().split("\n")[0])  # noqa: ASYNC240
             await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def tab(browser: Browser) -> AsyncIterator[Page]:
+    """A tab that must end without a complaint in its console and without an `alert`."""
+    page = await browser.page()
+    yield page
+    await page.send("Page.close")
+    assert page.complaints == []
+    assert page.dialogs == []
+
+
+async def sign_in(page: Page, url: str, token: str, where: str = "") -> None:
+    """Open the page of the gateway at `url`, and use the token."""
+    await page.open(url + where)
+    await page.type("#token", token)
+    await page.press("Enter")
+    await page.until("document.querySelector('.link-state.live')", "signed in and live")

@@ -13,7 +13,7 @@ import pytest
 from gateway.control.apps import admin_app
 from gateway.control.auth import AdminToken
 from gateway.control.listen import HttpServer
-from tests.gateway.web.browser import Browser, Page, chromium, launch
+from tests.gateway.web.browser import Browser, Page, chromium, launch, sign_in, tab
 from tests.gateway.web.control import FakeControl
 
 TWO = """\
@@ -44,10 +44,7 @@ class Site:
 
     async def sign_in(self, page: Page, where: str = "") -> None:
         """Open the page and use the token."""
-        await page.open(self.url + where)
-        await page.type("#token", self.token)
-        await page.press("Enter")
-        await page.until("document.querySelector('.link-state.live')", "signed in and live")
+        await sign_in(page, self.url, self.token, where)
 
 
 @pytest.fixture(scope="session")
@@ -66,11 +63,8 @@ async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
 @pytest.fixture
 async def page(browser: Browser) -> AsyncIterator[Page]:
     """A tab that must end without a complaint in its console and without an `alert`."""
-    tab = await browser.page()
-    yield tab
-    await tab.send("Page.close")
-    assert tab.complaints == []
-    assert tab.dialogs == []
+    async with tab(browser) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from gateway.control.auth import AdminToken
 from gateway.control.base import Urls
 from gateway.control.listen import HttpServer
 from tests.gateway.web import scene
-from tests.gateway.web.browser import Page, launch
+from tests.gateway.web.browser import Page, launch, sign_in
 from tests.gateway.web.control import FakeControl
 
 FOLDER = Path(__file__).parents[3] / "docs/screenshots"
@@ -71,13 +71,6 @@ async def site(text: str) -> AsyncIterator[tuple[str, str, FakeControl]]:
             yield f"http://127.0.0.1:{port}/", shown, control
             control.close()
             server.stop()
-
-
-async def sign_in(page: Page, url: str, token: str) -> None:
-    await page.open(url)
-    await page.type("#token", token)
-    await page.press("Enter")
-    await page.until("document.querySelector('.link-state.live')")
 
 
 async def take(page: Page, url: str, shot: Shot, folder: Path) -> None:
