@@ -106,7 +106,9 @@ class ProxyClient(TargetClient):
     async def connect(self, head: RequestHead) -> None:
         """CONNECT: a connection to the target, then what its first bytes show."""
         attempt = self.begin(head)
+        self.stream.on_end = self.cancel  # who ends now has nothing to say to the target
         reached = await self.egress.outside.reach(self.origin, head.target, attempt)
+        self.stream.on_end = None
         if isinstance(reached, Refusal):
             self.refuse(attempt, reached)
             self.say(reached.reason, reached.detail, attempt.host, attempt.port, close=True)

@@ -26,6 +26,7 @@ class Stream(asyncio.Protocol):
         "eof",
         "expired",
         "lost",
+        "on_end",
         "on_lost",
         "transport",
     )
@@ -43,6 +44,8 @@ class Stream(asyncio.Protocol):
         """Its owner waited long enough: reads end and writes are not waited for."""
         self.on_lost: Callable[[], None] | None = None
         """Called when the connection breaks or is closed, if set."""
+        self.on_end: Callable[[], None] | None = None
+        """Called when the peer ends having sent nothing that was not taken, if set."""
         self._waiter: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._paused_reading = False
@@ -64,6 +67,8 @@ class Stream(asyncio.Protocol):
     def eof_received(self) -> bool:
         self.eof = True
         self._wake()
+        if self.on_end is not None and not self.buffer:
+            self.on_end()
         return True  # half-closed: our side stays open until we close it
 
     def connection_lost(self, exc: Exception | None) -> None:

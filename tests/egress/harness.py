@@ -101,7 +101,7 @@ class Running:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(WAIT_S):
-            while not condition():  # noqa: ASYNC110 -- a condition on counters, no event to wait for
+            while not condition():
                 await asyncio.sleep(0.005)
 
     async def event(self, matches: Callable[[EgressEvent], bool]) -> EgressEvent:
