@@ -208,6 +208,10 @@ class Attachment(Protocol):
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
+    async def ended(self) -> None:
+        """Waits until the last byte of output was taken in."""
+        ...
+
     async def close(self) -> None: ...
 
 

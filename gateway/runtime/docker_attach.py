@@ -14,6 +14,7 @@ fills and the backend blocks in `write`. A reader that waits for one longer line
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import time
 from collections.abc import Iterable
@@ -186,6 +187,11 @@ class HijackedStreams:
     def __init__(self, reader: BoundedReader, writer: asyncio.StreamWriter) -> None:
         self.reader: asyncio.StreamReader = reader
         self.writer = writer
+
+    async def ended(self) -> None:
+        """Waits until the container's output ended and was taken in."""
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
 
     async def close(self) -> None:
         """Lets go of the container; it keeps running."""

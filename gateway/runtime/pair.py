@@ -14,7 +14,7 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
@@ -26,12 +26,16 @@ from .egress_link import DoorTicket
 from .errors import BackendUnavailable, EngineError
 from .logring import LogRing
 from .ownership import Ownership
-from .plans import Names, backend_network_plan, check_hardening, door_plan
+from .plans import DOOR_CAPABILITIES, Names, backend_network_plan, check_hardening, door_plan
 from .record import Owned, Role
 
 DOOR_TIMEOUT_S: Final = 20.0
 POLL_FIRST_S, POLL_LONGEST_S = 0.02, 0.5
 TELLING_LINES: Final = 5
+LAST_LINES_S: Final = 1.0
+KILLED: Final = 137
+"""The exit code of a container that SIGKILL ended."""
+KEPT_LINES: Final = 200
 
 
 class Link(Protocol):
@@ -119,15 +123,25 @@ class Door:
 
     async def start(self) -> None:
         """Announced, made, started, its sockets acknowledged. Raises EngineError."""
+        try:
+            await self.make(DOOR_CAPABILITIES)
+        except EngineError as error:
+            if "capabilit" not in str(error).lower():
+                raise
+            # The same isolation, less to see (DESIGN, "The door"); the door says so in a note.
+            await self.make(tuple(name for name in DOOR_CAPABILITIES if name != "NET_ADMIN"))
+        await self.wait()
+
+    async def make(self, capabilities: tuple[str, ...]) -> None:
+        """Makes and starts the container, once the egress knows whom to expect."""
         nonce, generation = secrets.token_hex(16), next_generation()
-        plan = self.plan(nonce, generation)
+        plan = replace(self.plan(nonce, generation), capabilities=capabilities)
         about = owned(
             plan.name, Role.DOOR, self.instance, fingerprint=plan.fingerprint(), nonce=nonce, generation=generation
         )
         self.container = await self.tools.ownership.create(plan, about)
         await self.tools.link.expect_door(door_ticket(self.tools.ownership.record.owned[plan.name]))
         await start_watched(self.tools.engine, self.tools.exits, self.container)
-        await self.wait()
 
     def plan(self, nonce: str, generation: int) -> ContainerPlan:
         """The door's container."""
@@ -226,7 +240,20 @@ class Pair:
         """How the backend ended, once it did."""
         assert self.ended is not None
         code = await asyncio.shield(self.ended)
-        return ExitInfo(code=code, detail=exit_sentence(self.backend, code, self.said))
+        return ExitInfo(code=code, detail=await self.exit_detail(code))
+
+    async def exit_detail(self, code: int) -> str:
+        """How it ended, with its last lines, which may still be under way, and whether it ran out of memory."""
+        if self.attachment is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_LINES_S):
+                    await self.attachment.ended()
+        out_of_memory = False
+        if code == KILLED:
+            with contextlib.suppress(EngineError):
+                info = await self.tools.engine.inspect(self.container)
+                out_of_memory = info is not None and info.out_of_memory
+        return exit_sentence(self.backend, code, self.said, out_of_memory=out_of_memory)
 
     # -- up
 
@@ -258,6 +285,8 @@ class Pair:
             return False
         self.container = found.id
         if self.transport == "http":
+            for line in await tools.engine.logs(self.container, KEPT_LINES):
+                self.take_line(line)
             await self.attach_streams()
             self.ended = tools.exits.of(self.container)
             await self.find_address()
@@ -296,8 +325,7 @@ class Pair:
                 return
             except BackendUnavailable:
                 if self.ended.done():
-                    code = self.ended.result()
-                    raise BackendUnavailable(self.backend, exit_sentence(self.backend, code, self.said)) from None
+                    raise BackendUnavailable(self.backend, (await self.wait_exit()).detail) from None
             await asyncio.wait([self.ended], timeout=pause_s)
             pause_s = min(pause_s * 2, POLL_LONGEST_S)
 
@@ -393,9 +421,14 @@ def next_generation() -> int:
     return time.time_ns() // 1000
 
 
-def exit_sentence(backend: str, code: int, said: list[str]) -> str:
+def exit_sentence(backend: str, code: int, said: list[str], *, out_of_memory: bool = False) -> str:
     """How a backend ended, in words, with what it printed last."""
-    how = "was killed (out of memory, perhaps: see `resources.memory`)" if code == 137 else f"exited with code {code}"
+    if out_of_memory:
+        how = "ran out of memory (raise `resources.memory`)"
+    elif code == KILLED:
+        how = "was killed"
+    else:
+        how = f"exited with code {code}"
     last = f" It printed: {' / '.join(said)}" if said else " It printed nothing on standard error."
     return f"Backend {backend} {how}.{last}"
 

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from observability.events import BackendEvent, BackendState, Event, NoticeEvent, Severity
+from observability.events import BackendEvent, BackendState, EgressEvent, Event, NoticeEvent, Severity
 from registry.config import Config, Server, Sessions, Start
 from registry.errors import ConfigError
 from registry.spec import ImageSource, PackageSource, RemoteSource, plan_source
@@ -57,6 +57,7 @@ RUN_FIELDS: Final = (
 class EgressLinkLike(Link, Protocol):
     """What the supervisor needs of the link to the egress (`egress_link.EgressLink`)."""
 
+    on_event: Callable[[EgressEvent | NoticeEvent], None]
     on_door: Callable[[str, str, str], None] | None
 
     async def run(self) -> None: ...
@@ -130,6 +131,7 @@ class Supervisor:
         self.pushed: tuple[Any, Any] | None = None
         if link.on_door is None:
             link.on_door = self.door_state
+        link.on_event = without_probe(link.on_event)
         self.tasks: asyncio.TaskGroup | None = None
         self.begun = asyncio.Event()
         self.failure: BaseException | None = None
@@ -148,7 +150,7 @@ class Supervisor:
             async with asyncio.TaskGroup() as tasks:
                 self.tasks = tasks
                 ears = [tasks.create_task(work) for work in (self.watch(), self.link.run())]
-                await self.begin_or_undo()
+                await self.begin_or_tell()
                 keepers = [tasks.create_task(work) for work in (self.keep_egress(), self.refresh())]
                 await self.stopping.wait()
                 await cancelled(keepers)  # first: nothing may be started again while all is taken down
@@ -157,8 +159,15 @@ class Supervisor:
         except* EngineError as group:
             raise first_leaf(group) from None
         finally:
+            await self.remove_rest()
             self.begun.set()
             self.stopped.set()
+
+    async def remove_rest(self) -> None:
+        """After a run that was cancelled or failed: nothing of ours stays, unless it was to stay."""
+        if self.remove:
+            with contextlib.suppress(EngineError):
+                await self.ownership.remove_all()
 
     async def announce_doors(self) -> None:
         """Doors that an earlier gateway left: announced before the link is up, so that a running egress keeps them."""
@@ -166,14 +175,12 @@ class Supervisor:
             if owned.id:
                 await self.link.expect_door(door_ticket(owned))
 
-    async def begin_or_undo(self) -> None:
-        """`begin`; when that fails, nothing half-started is left."""
+    async def begin_or_tell(self) -> None:
+        """`begin`, whose failure everybody who waits for it hears."""
         try:
             await self.begin()
         except BaseException as error:
             self.failure = error
-            with contextlib.suppress(EngineError):
-                await self.ownership.remove_all()
             raise
         finally:
             self.begun.set()
@@ -539,12 +546,16 @@ class Supervisor:
 
     async def watch(self) -> None:
         """Hears of containers that end, for as long as there is an engine; comes back when it does."""
+        told = ""
         while True:
             try:
                 async for change in self.engine.watch({"stockade.project": self.project}):
+                    told = ""
                     await self.heard(change)
             except EngineError as error:
-                logger.warning("%s", error)
+                if str(error) != told:
+                    told = str(error)
+                    self.notice("engine_away", told, Severity.ERROR)
             await asyncio.sleep(REWATCH_S)
 
     async def heard(self, change: ContainerChange) -> None:
@@ -565,6 +576,18 @@ class Supervisor:
         info = await self.engine.inspect(container)
         if info is None or info.finished:
             self.exits.tell(container, info.exit_code if info else 137)
+
+
+def without_probe(
+    inner: Callable[[EgressEvent | NoticeEvent], None],
+) -> Callable[[EgressEvent | NoticeEvent], None]:
+    """Hands events on, but for those of the probe's own attempts: nobody's backend made them."""
+
+    def hand_on(event: EgressEvent | NoticeEvent) -> None:
+        if event.backend != PROBE_BACKEND:
+            inner(event)
+
+    return hand_on
 
 
 async def cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:

@@ -23,6 +23,7 @@ from gateway.runtime.base import (
 )
 from gateway.runtime.egress_link import DoorTicket
 from gateway.runtime.errors import BuildError, EngineError, NameTaken
+from observability.events import EgressEvent, NoticeEvent
 
 
 @dataclass
@@ -59,6 +60,9 @@ class FakeAttachment:
     def __init__(self) -> None:
         self.reader = asyncio.StreamReader()
         self.writer = FakeWriter()
+
+    async def ended(self) -> None:
+        return
 
     async def close(self) -> None:
         return
@@ -231,6 +235,7 @@ class FakeLink:
     log: list[str] = field(default_factory=list)
     pushes: list[tuple[dict[str, object], dict[str, object]]] = field(default_factory=list)
     tickets: dict[str, DoorTicket] = field(default_factory=dict)
+    on_event: Callable[[EgressEvent | NoticeEvent], None] = lambda event: None
     on_door: Callable[[str, str, str], None] | None = None
     deaf: bool = False
     """Doors never become ready."""

@@ -391,6 +391,47 @@ async def test_logs_are_kept_over_restarts_and_followed(stage: Stage) -> None:
         await follower.aclose()  # type: ignore[attr-defined]
 
 
+async def test_a_run_that_is_cancelled_leaves_nothing(stage: Stage) -> None:
+    supervisor = stage.supervisor()
+    await supervisor.apply(config({"clock": TIME}))
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(supervisor.run())
+        await supervisor.wait_begun()
+        await supervisor.instance("clock")
+        task.cancel()
+        await asyncio.wait([task])
+    assert stage.engine.containers == {}
+    assert stage.engine.nets == {}
+
+
+async def test_an_engine_that_refuses_the_capability_gets_a_door_without_it(stage: Stage) -> None:
+    start = stage.engine.start
+
+    async def refuse(container: str) -> None:
+        if "NET_ADMIN" in stage.engine.containers[container].plan.capabilities:
+            raise EngineError("Could not start: unable to apply caps: unsupported capability NET_ADMIN")
+        await start(container)
+
+    stage.engine.start = refuse  # type: ignore[method-assign]
+    async with stage.running(config({"clock": TIME})) as supervisor:
+        await supervisor.instance("clock")
+        assert "NET_ADMIN" not in stage.engine.named("stockade-p-b-clock-door").plan.capabilities
+        assert stage.link.on_door is not None
+        stage.link.on_door("clock", "note", "no AnyIP route: Operation not permitted")
+        assert supervisor.status()[0].direct_supported is False
+
+
+async def test_events_of_the_probe_are_nobodys(stage: Stage) -> None:
+    from observability.events import NoticeEvent
+
+    heard: list[str] = []
+    stage.link.on_event = lambda event: heard.append(event.backend)
+    stage.supervisor()
+    for backend in ("_probe", "clock"):
+        stage.link.on_event(NoticeEvent(time=0, source="egress", code="x", backend=backend))
+    assert heard == ["clock"]
+
+
 async def test_an_unknown_backend_is_a_sentence(stage: Stage) -> None:
     async with stage.running(config({})) as supervisor:
         with pytest.raises(BackendUnavailable, match="no backend nope"):
