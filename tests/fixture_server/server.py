@@ -36,6 +36,7 @@ from mcp.server.subscriptions import (
 )
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared.exceptions import MCPError
+from mcp.shared.message import SessionMessage
 
 warnings.filterwarnings("ignore", message=".*deprecated.*")
 
@@ -541,6 +542,16 @@ class Fixture:
         return t.EmptyResult()
 
 
+async def one_era(ctx: Any, call_next: Any) -> Any:
+    """FIXTURE_ERA=legacy or modern: refuse the other era's greeting, as an older or a newer server would."""
+    era = os.environ.get("FIXTURE_ERA")
+    if era == "legacy" and ctx.method == "server/discover":
+        raise MCPError(t.METHOD_NOT_FOUND, "Method not found")
+    if era == "modern" and ctx.method == "initialize":
+        raise MCPError(t.METHOD_NOT_FOUND, "Method not found")
+    return await call_next(ctx)
+
+
 class FixtureServer(Server):
     def create_initialization_options(self, *args: Any, **kwargs: Any) -> Any:
         return super().create_initialization_options(NotificationOptions(True, True, True))
@@ -549,7 +560,7 @@ class FixtureServer(Server):
 def build() -> Server:
     """The server."""
     fixture = Fixture()
-    return FixtureServer(
+    server = FixtureServer(
         "stockade-fixture",
         version="1.0.0",
         instructions="A server for tests.",
@@ -567,6 +578,8 @@ def build() -> Server:
         on_subscriptions_listen=ListenHandler(fixture.bus),
         get_tool_input_schema=lambda name: fixture.tools[name][1] if name in fixture.tools else None,
     )
+    server.middleware.append(one_era)
+    return server
 
 
 def asgi(*, allow_any_host: bool = False) -> Any:
@@ -592,8 +605,24 @@ async def serve_stdio() -> None:
     from mcp.server.stdio import stdio_server
 
     server = build()
-    async with stdio_server() as (read, write):
-        await server.run(read, write, server.create_initialization_options())
+    async with stdio_server() as (read, write), anyio.create_task_group() as tasks:
+        into, only = anyio.create_memory_object_stream[Any](0)
+        tasks.start_soon(refuse_greeting, read, write, into)
+        await server.run(only, write, server.create_initialization_options())
+        tasks.cancel_scope.cancel()
+
+
+async def refuse_greeting(read: Any, write: Any, into: Any) -> None:
+    """On a pipe the SDK takes the first greeting for the process's era, so one to refuse must not reach it."""
+    refused = {"legacy": "server/discover", "modern": "initialize"}.get(os.environ.get("FIXTURE_ERA", ""))
+    async with into:
+        async for item in read:
+            message = getattr(item, "message", None)
+            if refused is not None and getattr(message, "method", None) == refused:
+                error = t.ErrorData(code=t.METHOD_NOT_FOUND, message="Method not found")
+                await write.send(SessionMessage(t.JSONRPCError(jsonrpc="2.0", id=message.id, error=error)))
+            else:
+                await into.send(item)
 
 
 def serve_http(host: str, port: int) -> None:

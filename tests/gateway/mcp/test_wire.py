@@ -1,0 +1,80 @@
+"""JSON in and out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.mcp import wire
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1.10", "1e400", "-0.0", "1E5", "0.1", "123456789012345678901234567890", "1.0", "-5", "2.50e-3"],
+)
+def test_numbers_keep_their_spelling(text: str) -> None:
+    body = f'{{"a":{text},"b":[{text}]}}'.encode()
+    assert wire.dumps(wire.parse(body)) == body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a":1,"a":2}',
+        b'{"a":{"b":1,"b":1}}',
+        b'[{"x":1,"x":1}]',
+        b"NaN",
+        b"Infinity",
+        b'{"a":-Infinity}',
+        b"\xff",
+        b'"\xed\xa0\x80"',
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b"\xef\xbb\xbf{}",
+        b"1" * 5000,
+    ],
+)
+def test_what_two_readers_could_read_differently_is_refused(body: bytes) -> None:
+    with pytest.raises(ValueError):
+        wire.parse(body)
+
+
+@pytest.mark.parametrize("text", ["\ud800", "\u2028", "\0" + "1.5", "é", "\n"])
+def test_strings_survive(text: str) -> None:
+    assert json.loads(wire.dumps({"a": text})) == {"a": text}
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+    )
+)
+def test_what_is_written_reads_the_same(value: Any) -> None:
+    assert json.loads(wire.dumps(wire.parse(json.dumps(value).encode()))) == value
+
+
+@pytest.mark.parametrize(
+    ("line", "result"),
+    [
+        (b'{"jsonrpc":"2.0","id":7,"result":{"a":1.10}}', b'{"a":1.10}'),
+        (b'{"result":{"a":1},"jsonrpc":"2.0","id":7}', b'{"a":1}'),
+        (b'{"jsonrpc": "2.0", "id": 7, "result": {}}', None),
+        (b'{"jsonrpc":"2.0","id":8,"result":{}}', None),
+        (b'{"jsonrpc":"2.0","id":7,"result":{\n}}', None),
+    ],
+    ids=["python", "typescript", "spaces", "another id", "line break"],
+)
+def test_a_results_bytes_are_cut_out_where_the_spelling_is_known(line: bytes, result: bytes | None) -> None:
+    assert wire.result_text(line, 7) == result
+
+
+@pytest.mark.parametrize("number", [1, "one", -5, 'a"b'])
+def test_a_response_carries_the_clients_id(number: Any) -> None:
+    assert json.loads(wire.response(number, b"{}")) == {"jsonrpc": "2.0", "id": number, "result": {}}
+    error = {"code": 1, "message": "x"}
+    assert json.loads(wire.error_response(number, error)) == {"jsonrpc": "2.0", "id": number, "error": error}
