@@ -94,15 +94,59 @@ def works(site: Yard, service: Service) -> bool:
         return False
 
 
+LOAD = """
+import socket, threading
+stop, counts = threading.Event(), {{"good": 0, "bad": 0, "leaked": 0}}
+def load(port, allowed):
+    while not stop.is_set():
+        try:
+            with socket.create_connection(("127.0.0.1", 3128), timeout=2) as sock:
+                name = f"host.docker.internal:{{port}}"
+                head = f"GET http://{{name}}/ HTTP/1.1\\r\\nHost: {{name}}\\r\\nConnection: close\\r\\n\\r\\n"
+                sock.sendall(head.encode())
+                good = sock.makefile("rb").read(4000).endswith(b"hi")
+        except OSError:
+            good = False
+        counts["good" if good and allowed else "leaked" if good else "bad"] += 1
+for port, allowed in (({port}, True), ({port}, True), ({denied}, False)):
+    threading.Thread(target=load, args=(port, allowed), daemon=True).start()
+"""
+
+
+@contextlib.contextmanager
+def load(site: Yard, service: Service, denied: Service) -> Iterator[None]:
+    """The rogue asks for the allowed and for a denied service all the time."""
+    site.ask(LOAD.format(port=service.port, denied=denied.port))
+    site.until(lambda: site.ask("answer = counts['good']") > 5)
+    yield
+    site.ask("stop.set()")
+
+
 def test_the_egress_killed_under_load_lets_nothing_out_and_comes_back(site: Yard, service: Service) -> None:
-    assert works(site, service)
+    denied = Service()
     identity = site.pair().container
-    for _ in range(3):
-        site.kill(site.supervisor.egress.container)
-        assert fetch(site, service.port + 1).endswith("hi") is False
-        site.until(lambda: works(site, service), 20)
+    with load(site, service, denied):
+        for _ in range(3):
+            before = site.ask("answer = counts['good']")
+            site.kill(site.supervisor.egress.container)
+            site.until(lambda: site.ask("answer = counts['good']") > before + 5, 20)  # noqa: B023
+    assert denied.served == 0
+    assert site.ask("answer = counts['leaked']") == 0
     assert site.pair().container == identity, "the backend was never touched"
     assert site.supervisor.egress.restarts == 3
+    denied.close()
+
+
+def test_a_door_killed_under_load_lets_nothing_out_and_comes_back(site: Yard, service: Service) -> None:
+    denied = Service()
+    for _ in range(2):
+        restarts = site.supervisor.status()[0].restarts
+        with contextlib.suppress(RuntimeError), load(site, service, denied):
+            site.kill(site.pair().containers[1])
+        site.until(lambda: site.supervisor.status()[0].restarts == restarts + 1)  # noqa: B023
+        site.until(lambda: works(site, service), 20)
+    assert denied.served == 0
+    denied.close()
 
 
 def test_while_the_egress_is_away_nothing_arrives(site: Yard, service: Service) -> None:
