@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gateway.mcp.caller import LEVELS
-from gateway.mcp.catalogue import CHANGED, LISTEN_FLAG, Kind, Listing, declares, read_list
+from gateway.mcp.catalogue import LISTEN_FLAG, Kind, Listing, declares, read_list
 from gateway.mcp.connect import US, ask, greet
 from gateway.mcp.errors import METHOD_NOT_FOUND, ConnectFailed, PeerClosed, RpcError, unavailable
 from gateway.mcp.http_client import Connection, Pool
@@ -118,8 +118,10 @@ class Backend:
         self.server = server
         self.call_timeout_s = call_timeout_s
         self.lists: dict[Kind, Listing] = {}
-        self.on_lists: Callable[[Kind], None] = lambda _: None
-        """Called when a list was read anew."""
+        self.on_lists: Callable[[Kind, bool], None] = lambda _kind, _changed: None
+        """Called when a list was read anew, and with whether it is another one now."""
+        self.on_own_list: Callable[[Kind, Listing], None] = lambda _kind, _listing: None
+        """Called when a list was read from a connection that is not everybody's."""
         self.abouts: dict[bool, About] = {}
         """What it said of itself, by era (True: modern)."""
         self._instances = instances
@@ -138,6 +140,8 @@ class Backend:
         self._retry_at = 0.0
         self._last_error = ""
         self._home: dict[bool, str] = {}
+        self._source: Peer | None = None
+        self._own_lists: weakref.WeakKeyDictionary[Peer, dict[Kind, Listing]] = weakref.WeakKeyDictionary()
         self._levels: weakref.WeakKeyDictionary[Peer, str] = weakref.WeakKeyDictionary()
         self.closed = False
 
@@ -461,15 +465,29 @@ class Backend:
         item = listing.by_key(Kind.TOOLS, tool) if listing is not None else None
         return item.get("inputSchema") if item is not None else None
 
-    def stale(self, kinds: tuple[Kind, ...]) -> None:
-        """Its lists changed."""
-        for kind in kinds:
-            if (listing := self.lists.get(kind)) is not None:
-                listing.read = 0.0
-                listing.watched = False
+    def stale(self, kinds: tuple[Kind, ...], peer: Peer) -> None:
+        """Its lists changed, as one of its connections says."""
+        for lists in (self.lists, self._own_lists.get(peer, {})):
+            for kind in kinds:
+                if (listing := lists.get(kind)) is not None:
+                    listing.read = 0.0
+                    listing.watched = False
 
-    async def listing(self, kind: Kind) -> Listing:
+    def _other(self, caller: Caller | None) -> Peer | None:
+        """The caller's open connection, where it is not the one that the common lists were read from."""
+        peer = self.ready(caller) if caller is not None else None
+        return peer if peer is not None and peer is not self._source else None
+
+    def known_list(self, kind: Kind, caller: Caller | None) -> Listing | None:
+        """The list as last read: the caller's own process may have another one than the common one."""
+        peer = self._other(caller)
+        own = self._own_lists.get(peer, {}).get(kind) if peer is not None else None
+        return own or self.lists.get(kind)
+
+    async def listing(self, kind: Kind, caller: Caller | None = None) -> Listing:
         """The list, read again when it may have changed. Raises RpcError."""
+        if (peer := self._other(caller)) is not None:
+            return await self._own_listing(peer, kind)
         known = self.lists.get(kind)
         if known is not None and known.fresh:
             return known
@@ -480,18 +498,26 @@ class Backend:
             task.add_done_callback(lambda done: (self._reading.pop(kind, None), done.cancelled() or done.exception()))
         return await asyncio.shield(task)
 
+    async def _own_listing(self, peer: Peer, kind: Kind) -> Listing:
+        own = self._own_lists.setdefault(peer, {})
+        known = own.get(kind)
+        if known is None or not known.fresh:
+            known = own[kind] = await self._read_from(peer, kind)
+            self.on_own_list(kind, known)
+        return known
+
     async def _read(self, kind: Kind) -> Listing:
         peer = await self.peer(None)
-        capabilities = peer.about.capabilities
-        if kind.capability not in capabilities:
-            listing = Listing(read=time.monotonic(), watched=True)
-        else:
-            listing = await self._read_from(peer, kind)
-        self.lists[kind] = listing
-        self.on_lists(kind)
+        listing = await self._read_from(peer, kind)
+        before, self.lists[kind] = self.lists.get(kind), listing
+        self._source = peer
+        self.on_lists(kind, before is None or before.items != listing.items)
         return listing
 
     async def _read_from(self, peer: Peer, kind: Kind) -> Listing:
+        if kind.capability not in peer.about.capabilities:
+            return Listing(read=time.monotonic(), watched=True)
+
         async def request(method: str, params: dict[str, Any]) -> dict[str, Any]:
             if peer.modern:
                 params = {**params, "_meta": envelope({}, US)}
@@ -510,8 +536,3 @@ class Backend:
 
 def _digest(caller: Caller) -> str:
     return "p" + hashlib.sha256(caller.principal.key.encode()).hexdigest()[:12]
-
-
-def changed_kinds(method: str) -> tuple[Kind, ...]:
-    """The lists that a notification says have changed."""
-    return CHANGED.get(method, ())

@@ -50,7 +50,7 @@ from gateway.mcp.pushes import Pushes
 from gateway.mcp.remote import Secrets, remote_site
 from gateway.mcp.route import Router, failure
 from gateway.mcp.search import Search
-from gateway.mcp.sessions import Session, Sessions
+from gateway.mcp.sessions import IDLE_S, Session, Sessions
 from gateway.mcp.tasks import Tasks
 from gateway.mcp.views import Directory, Rules, View, view_for
 from gateway.mcp.watch import Watches
@@ -111,6 +111,7 @@ class Endpoint:
         self._keep = Keep(cache_dir)
         self._guard = HostGuard("127.0.0.1:0", (), ())
         self._rules: dict[str, Rules] = {}
+        self._renamed: set[tuple[str, str]] = set()
         self._closing = False
         self._stopped = asyncio.Event()
 
@@ -177,8 +178,9 @@ class Endpoint:
             remote=remote_site(server, self._secrets, config.extra_ca) if server.remote else None,
         )
         pushes.backend = backend
+        backend.on_own_list = lambda kind, listing: self._listed_own(backend, kind, listing)
         self._keep.recall(backend, _process(server))
-        backend.on_lists = lambda kind: self._listed(backend, kind)
+        backend.on_lists = lambda kind, changed: self._listed(backend, kind, changed=changed)
         return backend
 
     def _end_orphans(self) -> None:
@@ -213,19 +215,30 @@ class Endpoint:
     def _view_of(self, session: Session) -> View | None:
         return self._view(session.owner.client, session.route)
 
-    def _listed(self, backend: Backend, kind: Kind) -> None:
-        """A list was read: names, pins and labels follow."""
+    def _listed(self, backend: Backend, kind: Kind, *, changed: bool) -> None:
+        """A list was read: names, pins and labels follow, and clients hear of a backend that came late."""
+        if not changed:
+            return
         self._directory = None
         self._keep.note(backend, _process(backend.server))
+        for method, kinds in CHANGED.items():
+            if kind in kinds:
+                self._watches.lists_changed(backend.name, method)
         if kind is not Kind.TOOLS:
             return
         tools = backend.lists[kind].items
         self.on_tools(backend.name, frozenset(tool["name"] for tool in tools))
         self._pins.seen(backend.name, tools)
         for name, tool, instead in self.directory().tables[Kind.TOOLS].conflicts:
-            if name == backend.name:
+            if (name, tool) not in self._renamed:
+                self._renamed.add((name, tool))
                 detail = f"another backend has that name already; this one is {instead}"
                 self._emit(ToolEvent(time=_now(), backend=name, tool=tool, change=ToolChange.RENAMED, detail=detail))
+
+    def _listed_own(self, backend: Backend, kind: Kind, listing: Listing) -> None:
+        """One session's process has been read: its definitions are pinned like everybody's."""
+        if kind is Kind.TOOLS:
+            self._pins.seen(backend.name, listing.items, own=True)
 
     def tools(self, backend: str) -> list[dict[str, Any]]:
         """The definitions of a backend's tools, as last known."""
@@ -275,9 +288,13 @@ class Endpoint:
                 async with asyncio.timeout(_HOUSEKEEPING_S):
                     await self._stopped.wait()
             self._keep.save()
-            self._sessions.expire()
+            self.expire_sessions(IDLE_S)
             for backend in self._backends.values():
                 backend.reap()
+
+    def expire_sessions(self, idle_s: float) -> None:
+        """End the sessions that nobody used for so long."""
+        self._sessions.expire(idle_s)
 
     async def _warm(self, backend: Backend) -> None:
         for kind in Kind:

@@ -20,8 +20,10 @@ from gateway.mcp.views import View
 from registry.config import Start
 
 PAGE: Final = 1000
-PATIENCE_S: Final = 2.5
-"""How long `/mcp` waits for a backend before it answers without it."""
+PATIENCE_S: Final = 1.5
+"""How long `/mcp` waits for a backend before it answers with what was last known of it."""
+FIRST_PATIENCE_S: Final = 5.0
+"""The same for a backend of which nothing is known yet; then it is left out, and its arrival is told."""
 UNAVAILABLE: Final = "stockade/unavailable"
 _AGGREGATE: Final[Mapping[str, Any]] = {
     "tools": {"listChanged": True},
@@ -45,11 +47,11 @@ class Lists:
         view = caller.view
         start = _offset(params.get("cursor"))
         if view.route:
-            listing = await self._one(view.route, kind)
+            listing = await self._one(caller, view.route, kind)
             missing: list[dict[str, str]] = []
         else:
-            listing, missing = None, await self._refresh(view, kind)
-        items = self._items(view, kind)
+            listing, missing = None, await self._refresh(caller, kind)
+        items = self._items(caller, kind)
         result: dict[str, Any] = {kind.value: items[start : start + PAGE] if start or len(items) > PAGE else items}
         if start + PAGE < len(items):
             result["nextCursor"] = f"stockade-{start + PAGE}"
@@ -70,24 +72,26 @@ class Lists:
             "cacheScope": "private" if private else scope,
         }
 
-    async def _one(self, name: str, kind: Kind) -> Listing:
+    async def _one(self, caller: Caller, name: str, kind: Kind) -> Listing:
         backend = self.backends[name]
         known = backend.lists.get(kind)
         if known is not None and _may_wait(backend):
             return known
-        return await backend.listing(kind)
+        return await backend.listing(kind, caller)
 
-    async def _refresh(self, view: View, kind: Kind) -> list[dict[str, str]]:
+    async def _refresh(self, caller: Caller, kind: Kind) -> list[dict[str, str]]:
         """Read again what may have changed, all at once; returns those left out or shown as last known."""
         wanted: dict[asyncio.Task[Listing], str] = {}
-        for name in view.backends:
+        strangers = False
+        for name in caller.view.backends:
             backend = self.backends[name]
-            known = backend.lists.get(kind)
+            known = backend.known_list(kind, caller)
             if known is None or not (known.fresh or _may_wait(backend)):
-                wanted[asyncio.ensure_future(backend.listing(kind))] = name
+                wanted[asyncio.ensure_future(backend.listing(kind, caller))] = name
+                strangers = strangers or known is None
         if not wanted:
             return []
-        done, late = await asyncio.wait(wanted, timeout=PATIENCE_S)
+        done, late = await asyncio.wait(wanted, timeout=FIRST_PATIENCE_S if strangers else PATIENCE_S)
         missing = [self._missing(wanted[task], kind, "it did not answer in time") for task in late]
         for task in done:
             if (error := task.exception()) is not None:
@@ -101,23 +105,24 @@ class Lists:
         shown = "last known" if self.backends[name].lists.get(kind) is not None else "left out"
         return {"backend": name, "reason": why, "shown": shown}
 
-    def _items(self, view: View, kind: Kind) -> list[dict[str, Any]]:
-        """All that the view shows, kept until the directory changes."""
+    def _items(self, caller: Caller, kind: Kind) -> list[dict[str, Any]]:
+        """All that the view shows, kept until the directory or one of the lists changes."""
+        view = caller.view
         directory = view.directory
+        listings = [self.backends[name].known_list(kind, caller) for name in view.backends]
         known = view.lists.get(kind)
-        if known is not None and known[0] is directory:
-            items: list[dict[str, Any]] = known[1]
+        if known is not None and known[0] is directory and known[1] == listings:
+            items: list[dict[str, Any]] = known[2]
             return items
         items = []
         seen: set[str] = set()
-        for name in view.backends:
-            listing = self.backends[name].lists.get(kind)
+        for name, listing in zip(view.backends, listings, strict=True):
             for item in listing.items if listing is not None else ():
                 shown = self._shown(view, kind, name, item)
                 if shown is not None and shown[kind.key] not in seen:
                     seen.add(shown[kind.key])
                     items.append(shown)
-        view.lists[kind] = (directory, items)
+        view.lists[kind] = (directory, listings, items)
         return items
 
     def _shown(self, view: View, kind: Kind, backend: str, item: dict[str, Any]) -> dict[str, Any] | None:
@@ -132,9 +137,9 @@ class Lists:
             return rules.shape.definition(item, name)
         return item if name == key else {**item, "name": name}
 
-    def tools(self, view: View) -> list[dict[str, Any]]:
-        """All tools of the view, as last known."""
-        return self._items(view, Kind.TOOLS)
+    def tools(self, caller: Caller) -> list[dict[str, Any]]:
+        """All tools of the caller's view, as last known."""
+        return self._items(caller, Kind.TOOLS)
 
     # greetings
 
@@ -174,7 +179,7 @@ class Lists:
             if not self.backends[name].abouts and not _may_wait(self.backends[name])
         }
         if waiting:
-            await asyncio.wait(waiting, timeout=PATIENCE_S)
+            await asyncio.wait(waiting, timeout=FIRST_PATIENCE_S)
             for task in waiting:
                 task.add_done_callback(lambda done: done.cancelled() or done.exception())
         parts = []

@@ -35,19 +35,21 @@ class Pins:
         self._modes: Mapping[str, Pin] = {}
         self._pinned: dict[str, dict[str, str]] = self._load()
         self._current: dict[str, dict[str, str]] = {}
+        self._changed: dict[str, dict[str, str]] = {}
         self._told: set[tuple[str, str, str]] = set()
 
     def apply(self, modes: Mapping[str, Pin]) -> None:
         """Take each backend's mode."""
         self._modes = modes
 
-    def seen(self, backend: str, tools: Iterable[Mapping[str, Any]]) -> None:
-        """A backend's tools were read."""
+    def seen(self, backend: str, tools: Iterable[Mapping[str, Any]], *, own: bool = False) -> None:
+        """A backend's tools were read; `own` from one session's process, which can only show more to be wrong."""
         if self._modes.get(backend, Pin.OFF) is Pin.OFF:
             return
         current = {str(tool["name"]): fingerprint(tool) for tool in tools}
         pinned = self._pinned.get(backend)
-        self._current[backend] = current
+        self._current.setdefault(backend, {}).update(current)
+        changed = self._changed.setdefault(backend, {})
         if pinned is None:
             self._pinned[backend] = dict(current)
             self._save()
@@ -55,7 +57,10 @@ class Pins:
         fresh = [name for name in current if name not in pinned]
         for name, digest in current.items():
             if name in pinned and pinned[name] != digest:
+                changed[name] = digest
                 self._tell(backend, name, digest)
+            elif not own:
+                changed.pop(name, None)
         for name in fresh:
             self._added(backend, name, current[name], pinned)
         if fresh:
@@ -64,6 +69,7 @@ class Pins:
     def _added(self, backend: str, name: str, digest: str, pinned: dict[str, str]) -> None:
         if self._modes[backend] is Pin.STRICT:
             pinned[name] = ""
+            self._changed[backend][name] = digest
             self._tell(backend, name, digest)
         else:
             pinned[name] = digest
@@ -87,12 +93,12 @@ class Pins:
         """Whether the tool's definition changed and waits for approval."""
         if self._modes.get(backend) is not Pin.STRICT:
             return False
-        current = self._current.get(backend, {}).get(tool)
-        return current is not None and self._pinned.get(backend, {}).get(tool) != current
+        return tool in self._changed.get(backend, ())
 
     def approve(self, backend: str, tool: str) -> None:
         """Pin the definition as it is now. Raises KeyError for a tool that the backend does not have."""
-        self._pinned.setdefault(backend, {})[tool] = self._current[backend][tool]
+        digest = self._changed.get(backend, {}).pop(tool, None) or self._current[backend][tool]
+        self._pinned.setdefault(backend, {})[tool] = digest
         self._save()
         self._event(backend, tool, ToolChange.APPROVED, "the definition is pinned as it is now")
 

@@ -264,7 +264,7 @@ class Router:
         result = await self._lists.listed(caller, kind, params)
         if kind is Kind.TOOLS and caller.view.search:
             result.pop("nextCursor", None)
-            result["tools"] = self._search.shown(caller.view, self._lists.tools(caller.view))
+            result["tools"] = self._search.shown(caller.view, self._lists.tools(caller))
         return success(caller, result)
 
     async def _search_tool(self, caller: Caller, name: str, params: dict[str, Any]) -> Done:
@@ -272,7 +272,7 @@ class Router:
         arguments = arguments if isinstance(arguments, dict) else {}
         if name == "find_tool":
             await self._lists.listed(caller, Kind.TOOLS, {})
-            found = self._search.find(caller.view, self._lists.tools(caller.view), arguments)
+            found = self._search.find(caller.view, self._lists.tools(caller), arguments)
             return success(caller, found if not caller.modern else {"resultType": "complete", **found})
         wanted = _text(arguments, "name")
         target = caller.view.find(Kind.TOOLS, wanted)
