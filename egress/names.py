@@ -140,7 +140,9 @@ def _refuse_slips(text: str) -> None:
         raise ValueError(f"{text!r} is a URL; keep only the host: {suggest_host(text, keep_port=True)}")
     if re.search(r"[\s,;]", text):
         what = "a space" if re.search(r"\s", text) else "a comma"
-        raise ValueError(f"{text!r} has {what} in it; write one host an entry, such as {suggest_host(text)}")
+        first = suggest_host(text)
+        example = first if "." in first else "api.github.com"
+        raise ValueError(f"{text!r} has {what} in it; write one host an entry, such as {example}")
     for mark, what in (("/", "a path"), ("?", "a query"), ("#", "a fragment"), ("@", "a user name")):
         if mark in text:
             raise ValueError(f"{text!r} has {what} in it; keep only the host: {suggest_host(text, keep_port=True)}")

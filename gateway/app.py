@@ -27,7 +27,7 @@ from egress.surroundings import parse_around
 from gateway.control.apps import admin_app, control_app
 from gateway.control.auth import AdminToken
 from gateway.control.base import Edited, Readiness, Urls
-from gateway.control.listen import HttpServer, bind_tcp, bind_unix
+from gateway.control.listen import HttpServer, ListenError, bind_tcp, bind_unix
 from gateway.control.rundir import ADMIN_FILE, GatewayFile, process_started
 from gateway.mcp.endpoint import Endpoint
 from gateway.runtime.build_settings import BuildSettings, gather
@@ -139,8 +139,9 @@ class Gateway:
 
     @property
     def warnings(self) -> Sequence[str]:
+        """What a person should know; the trust overrides of `egress.resolve` are told apart from these."""
         refusal = [self.supervisor.refusal] if self.supervisor.refusal else []
-        return refusal + [str(problem) for problem in self.config.warnings]
+        return refusal + [str(one) for one in self.config.warnings if not one.key_path.startswith("egress.resolve")]
 
     def readiness(self) -> Readiness:
         return self._ready
@@ -196,13 +197,14 @@ class Gateway:
 
     async def serve(self, on_ready: Callable[[Gateway], None] | None = None) -> None:
         """Runs until `shutdown`. Raises ListenError, EngineError or ConfigError when it cannot start."""
-        with contextlib.ExitStack() as cleanup:
-            servers = self._listen(cleanup)
-            self._write_gateway_file(cleanup)
-            try:
+        try:
+            with contextlib.ExitStack() as cleanup:
+                servers = self._listen(cleanup)
+                cleanup.callback(self._tidy)
+                self._write_gateway_file(cleanup)
                 await self._serve([server for server, _ in servers], dict(servers), on_ready)
-            finally:
-                await asyncio.to_thread(self._close_records)
+        finally:
+            await asyncio.to_thread(self._close_records)
 
     async def _serve(
         self,
@@ -227,8 +229,8 @@ class Gateway:
         settings = self.config.gateway
         control = bind_unix(self.directory.control_socket)
         cleanup.callback(self.directory.control_socket.unlink, missing_ok=True)
-        mcp = bind_tcp(settings.listen, "gateway.listen")
-        admin = bind_tcp(settings.admin, "gateway.admin")
+        mcp = self._bind("listen", settings.listen)
+        admin = self._bind("admin", settings.admin)
         self._ports = tuple(listener.getsockname()[1] for listener in (mcp, admin))
         self.urls = Urls(endpoint=f"http://{_authority(mcp)}/mcp", admin=f"http://{_authority(admin)}/")
         page = admin_app(self, self.admin_token, port=admin.getsockname()[1])
@@ -237,6 +239,18 @@ class Gateway:
             (HttpServer(page), admin),
             (HttpServer(self.endpoint.app, grace_s=settings.shutdown_grace_s), mcp),
         ]
+
+    def _bind(self, key: str, listen: str) -> socket:
+        """Raises ListenError with the place in the file."""
+        try:
+            return bind_tcp(listen, f"gateway.{key}")
+        except ListenError as error:
+            raise ListenError(str(self.config.problem(("gateway", key), str(error)))) from None
+
+    def _tidy(self) -> None:
+        """Where nothing of ours is left on the engine, nothing is left on the disk that only it used."""
+        if not self.supervisor.ownership.record.all():
+            self.directory.remove_meeting_places()
 
     def _write_gateway_file(self, cleanup: contextlib.ExitStack) -> None:
         pid = os.getpid()
@@ -328,9 +342,11 @@ def clean(project: str) -> Sequence[str]:
 async def _clean(project: str) -> Sequence[str]:
     engine = DockerEngine()
     try:
-        ownership = Ownership(engine, Record.load(RunDirectory.of(project).record_file))
+        directory = RunDirectory.of(project)
+        ownership = Ownership(engine, Record.load(directory.record_file))
         names = [owned.name for owned in ownership.record.all()]
         await ownership.remove_all()
+        directory.remove_meeting_places()
         return names
     finally:
         await engine.close()

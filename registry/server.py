@@ -316,7 +316,8 @@ class Server(Frozen):
             hint = "Say how to run it: `command: uvx` with args, `image: …`, or `url: https://…` for a remote one"
             raise Invalid("has none of command, image and url", hint)
         if len(given) > 1:
-            raise Invalid(f"has {' and '.join(given)}", "Keep one of them", path=(given[1],))
+            message = f"stands beside `{given[0]}`, and a server has only one of {', '.join(KINDS)}"
+            raise Invalid(message, f"Keep `{given[0]}` or `{given[1]}`", path=(given[1],))
         if findings := [*self.misplaced(given[0]), *self.transport_findings()]:
             raise Invalid.all(findings)
         return self

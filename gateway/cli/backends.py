@@ -10,6 +10,7 @@ import typer
 
 from gateway.cli.client import url
 from gateway.cli.options import (
+    TROUBLED,
     FileNoShort,
     FileOption,
     FollowOption,
@@ -18,6 +19,7 @@ from gateway.cli.options import (
     place,
     say,
     screen,
+    troubles,
 )
 from gateway.cli.terminal import Cell, clean
 
@@ -57,19 +59,27 @@ def _row(backend: Mapping[str, Any]) -> list[object]:
         backend["transport"],
         backend["restarts"],
         _ago(backend["since"]),
-        Cell(clean(backend["detail"], 200)),
+        Cell("see below" if backend["state"] in TROUBLED and backend["detail"] else clean(backend["detail"], 60)),
     ]
 
 
 def _remarks(status: Mapping[str, Any], backends: list[Mapping[str, Any]]) -> None:
-    """What a person should not overlook: warnings, and every trust override in force."""
+    """What a person should not overlook: failures in full, warnings, and every trust override in force."""
+    for text in troubles(backends):
+        for line in text.splitlines():
+            screen.line(line, "red")
     for text in status["warnings"]:
         screen.line(f"! {text}", "yellow")
     for backend in backends:
         for text in backend["warnings"]:
             screen.line(f"! {backend['name']}: {text}", "yellow")
     for override in status["overrides"]:
-        screen.line(f"! egress.resolve: {override} is dialled whatever its address is", "yellow")
+        host, port, address = override.split(":", 2)
+        screen.line(
+            f"! Trust override (egress.resolve): {host}:{port} is always reached at {address}, "
+            "without a lookup and without the address check.",
+            "yellow",
+        )
 
 
 def _ago(moment: float) -> str:

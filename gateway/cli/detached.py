@@ -1,7 +1,7 @@
 """Starts a gateway in a process of its own and waits until it is ready, or says why it ended.
 
-The child says one JSON line on a pipe: its addresses and, the first time, the admin token (which so never reaches a log);
-or the error that ended it. After that its control socket answers, and /readyz says how far it is.
+The child says one JSON line on a pipe when it is ready: its addresses and, the first time, the admin token (which so never
+reaches a log); or the error that ended it. Until then /readyz on its control socket says how far it is.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gateway.cli.client import Api, Refused, Unreachable
+from gateway.cli.client import Api, Refused, Unreachable, url
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place
-from gateway.cli.options import addresses, say
+from gateway.cli.options import addresses, say, summary
 from gateway.control.rundir import CONTROL_SOCKET, LOG_FILE, find_gateway
 from gateway.runtime.rundir import runtime_root
 
 LOG_LINES = 15
+LOOK_EVERY_S = 0.3
 MAX_LOG = 1024 * 1024
 
 
@@ -33,13 +35,29 @@ def up_detached(where: Place, timeout_s: float) -> None:
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     reading, child = _spawn(path, where.project, log)
     try:
-        told = first_word(reading, child, timeout_s, log)
+        told = first_word(reading, child, timeout_s, log, Progress(path, where.project))
     finally:
         os.close(reading)
-    if found := find_gateway(path, where.project):
-        log = log.replace(found[0] / LOG_FILE)
-        _wait_ready(Api(found[0] / CONTROL_SOCKET), child, timeout_s, log)
     addresses(told["endpoint"], told["admin"], told.get("token"))
+    if found := find_gateway(path, where.project):
+        log.replace(found[0] / LOG_FILE)
+        summary(Api(found[0] / CONTROL_SOCKET).get(url("backends"))["backends"])
+
+
+class Progress:
+    """Says what a gateway that starts is doing (the first start builds images: minutes), each thing once."""
+
+    def __init__(self, path: Path, project: str | None) -> None:
+        self._path = path
+        self._project = project
+        self._shown = ""
+
+    def __call__(self) -> None:
+        found = find_gateway(self._path, self._project)
+        detail = readiness(Api(found[0] / CONTROL_SOCKET)) if found and found[1].alive else None
+        if detail and detail != self._shown:
+            self._shown = detail
+            say(detail)
 
 
 def _spawn(path: Path, project: str | None, log: Path) -> tuple[int, subprocess.Popen[bytes]]:
@@ -55,13 +73,25 @@ def _spawn(path: Path, project: str | None, log: Path) -> tuple[int, subprocess.
     return reading, child
 
 
-def first_word(reading: int, child: subprocess.Popen[bytes], timeout_s: float, log: Path) -> dict[str, Any]:
-    """The line that the child announces. Raises Failure with its error, or the end of its log."""
-    readable, _, _ = select.select([reading], [], [], timeout_s)
-    if not readable:
-        raise Failure(
-            f"The gateway is not ready after {timeout_s:g} seconds; it goes on starting. Look: stockade ps, {log}"
-        )
+def first_word(
+    reading: int,
+    child: subprocess.Popen[bytes],
+    timeout_s: float,
+    log: Path,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """The line that the child announces when it is ready; `meanwhile` is called from time to time until then.
+
+    Raises Failure with the child's error, or the end of its log.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not select.select([reading], [], [], min(timeout_s, LOOK_EVERY_S))[0]:
+        if time.monotonic() > deadline:
+            raise Failure(
+                f"The gateway is not ready after {timeout_s:g} seconds; it goes on starting. "
+                f"Look at `stockade ps` and at its log, {log}; `stockade down` ends it."
+            )
+        meanwhile()
     line = b""
     while not line.endswith(b"\n") and (chunk := os.read(reading, 65536)):
         line += chunk
@@ -76,28 +106,14 @@ def first_word(reading: int, child: subprocess.Popen[bytes], timeout_s: float, l
     return told
 
 
-def _wait_ready(api: Api, child: subprocess.Popen[bytes], timeout_s: float, log: Path) -> None:
-    """Poll /readyz until it says yes, telling what it says meanwhile."""
-    deadline, shown = time.monotonic() + timeout_s, ""
-    while (detail := readiness(api)) is not None:
-        if child.poll() is not None:
-            raise Failure(f"The gateway ended with code {child.returncode}.\n{tail_of(log)}")
-        if time.monotonic() > deadline:
-            raise Failure(f"The gateway is not ready after {timeout_s:g} seconds: {detail}")
-        if detail != shown:
-            say(detail)
-            shown = detail
-        time.sleep(0.2)
-
-
 def readiness(api: Api) -> str | None:
-    """None when the gateway is ready, else what it says it is doing."""
+    """None when the gateway is ready or does not answer yet, else what it says it is doing."""
     try:
         api.get("/readyz")
     except Refused as error:
         return str(error)
     except Unreachable:
-        return "The gateway is starting."
+        return None
     return None
 
 

@@ -25,6 +25,7 @@ def validate(
 ) -> None:
     """Check a configuration file; says everything that is wrong, with line and key."""
     from registry.config import ConfigError, load_config
+    from registry.secrets import SecretStore
 
     path = place(context, config or file, None).config()
     try:
@@ -32,7 +33,7 @@ def validate(
     except ConfigError as error:
         _invalid(error, as_json)
         raise typer.Exit(1) from None
-    warnings = [str(problem) for problem in loaded.warnings]
+    warnings = [str(problem) for problem in (*loaded.warnings, *SecretStore().missing(loaded))]
     if as_json:
         screen.json({"valid": True, "problems": [], "warnings": warnings})
         return

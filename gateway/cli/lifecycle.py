@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import sys
@@ -24,6 +25,7 @@ from gateway.cli.options import (
     place,
     say,
     screen,
+    summary,
 )
 from gateway.control.rundir import ADMIN_FILE, CONTROL_SOCKET, GatewayFile, find_gateway
 
@@ -69,9 +71,11 @@ def _already(where: Place, running: tuple[Path, GatewayFile], detach: bool) -> N
         raise Failure(
             f"A gateway already runs for {display(Path(info.config))} (pid {info.pid}). Stop it first: stockade down"
         )
-    Api(directory / CONTROL_SOCKET).post(url("reload"))
+    api = Api(directory / CONTROL_SOCKET)
+    api.post(url("reload"))
     say("It is running already; the configuration was read again.")
     addresses(info.endpoint, info.admin, None)
+    summary(api.get(url("backends"))["backends"])
 
 
 def _up_here(where: Place, announce_fd: int | None) -> None:
@@ -84,6 +88,7 @@ def _up_here(where: Place, announce_fd: int | None) -> None:
             _announce(announce_fd, told)
         else:
             addresses(gateway.urls.endpoint, gateway.urls.admin, token)
+            summary([dataclasses.asdict(status) for status in gateway.supervisor.status()])
 
     try:
         run_gateway(where, ready)

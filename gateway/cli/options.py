@@ -6,6 +6,8 @@ Exit codes: 0 done, 1 it could not be done (one clear sentence on stderr), 2 wro
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +28,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 FollowOption = Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the change, write nothing.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+TROUBLED = ("failed", "backoff")
 
 screen = Screen()
 
@@ -70,6 +74,24 @@ def addresses(endpoint: str, admin: str, token: str | None) -> None:
     screen.line(f"Admin     {admin}")
     if token:
         screen.line(f"Token     {token}   (for the admin page; shown only now)")
+
+
+def summary(backends: Iterable[Mapping[str, Any]]) -> None:
+    """How many servers are in which state, and in full what is wrong with those that do not run."""
+    states = Counter(str(backend["state"]) for backend in backends)
+    if states:
+        screen.line(f"Servers   {', '.join(f'{count} {state}' for state, count in states.items())}")
+    for text in troubles(backends):
+        say(text)
+
+
+def troubles(backends: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What is wrong with each server that failed or is being started again: a paragraph each."""
+    return [
+        f"! {backend['name']}: {backend['detail']}"
+        for backend in backends
+        if backend["state"] in TROUBLED and backend["detail"]
+    ]
 
 
 class Group(TyperGroup):

@@ -29,6 +29,10 @@ class Backoff:
             return None
         return min(FIRST_S * 2.0 ** (self.crashes - 1), LONGEST_S)
 
+    def rest(self, now: float) -> None:
+        """It cannot work as it is (its image does not build, say): no request tries it again for a while."""
+        self.broken_at = now
+
     def may_retry(self, now: float) -> bool:
         """Whether a request may try a broken backend once more."""
         return self.broken_at is None or now - self.broken_at >= COOL_S

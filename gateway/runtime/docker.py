@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import io
 import os
+import re
 import socket
 import tarfile
 import threading
@@ -123,20 +124,33 @@ def translated(host: str, what: str) -> Iterator[None]:
 def unreachable(host: str, error: BaseException) -> EngineUnreachable:
     """Why the engine cannot be talked to, and what to do."""
     text = str(error)
+    where = f"{host} (from DOCKER_HOST)" if os.environ.get("DOCKER_HOST") == host else host
     if "PermissionError" in text or "Permission denied" in text:
         return EngineUnreachable(
-            f"This user may not use the Docker engine at {host}. Run `sudo usermod -aG docker $USER` and log in "
+            f"This user may not use the Docker engine at {where}. Run `sudo usermod -aG docker $USER` and log in "
             "again, or run stockade with sudo."
         )
     if "FileNotFoundError" in text or "No such file" in text:
         return EngineUnreachable(
-            f"There is no Docker engine at {host}. Install one (Debian, Ubuntu: `sudo apt-get install docker.io`) or "
+            f"There is no Docker engine at {where}. Install one (Debian, Ubuntu: `sudo apt-get install docker.io`) or "
             "say where it is with DOCKER_HOST."
         )
     return EngineUnreachable(
-        f"The Docker engine at {host} does not answer ({text[:200]}). Start it (`sudo systemctl start docker`) or "
+        f"The Docker engine at {where} does not answer ({short_cause(text)}). Start it (`sudo systemctl start docker`) or "
         "say where it is with DOCKER_HOST."
     )
+
+
+CAUSE: Final = re.compile(
+    r"(?i)connection refused|timed out|no route to host|network is unreachable|connection reset by peer"
+    r"|name or service not known|temporary failure in name resolution|certificate verify failed"
+)
+
+
+def short_cause(text: str) -> str:
+    """The system's own words in what the SDK wraps around them; without such words, its beginning."""
+    found = CAUSE.search(text)
+    return found[0].lower() if found else text[:200]
 
 
 class DockerEngine:

@@ -17,13 +17,14 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from registry.errors import sentence
 from registry.spec import PackageSource
 
 from . import recipes
 from .base import Engine, ImageInfo
 from .build_errors import explain_failure
 from .build_settings import BuildSettings
-from .errors import BuildError, EngineError
+from .errors import BuildError, EngineError, EngineUnreachable
 from .recipes import Recipe
 
 logger = logging.getLogger(__name__)
@@ -77,8 +78,20 @@ class Images:
             found = await self.engine.image(reference)
             if found is None:
                 self.say(f"Pulling {reference}")
-                found = await self.engine.pull(reference, PULL_TIMEOUT_S * 5)
+                found = await self.pull(reference)
             return found
+
+    async def pull(self, reference: str) -> ImageInfo:
+        """A user's image from its registry. Raises EngineError with the next step."""
+        try:
+            return await self.engine.pull(reference, PULL_TIMEOUT_S * 5)
+        except EngineUnreachable:
+            raise
+        except EngineError as error:
+            raise EngineError(
+                f"The engine has no image {reference}. {sentence(str(error))} Check the name and that its registry "
+                f"can be reached, or make the image here: docker build -t {reference} DIRECTORY"
+            ) from None
 
     async def python_base(self) -> tuple[str, str]:
         """(name, ID) of the Python base."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +77,11 @@ class RunDirectory:
     def probe_file(self) -> Path:
         """The last probe that passed."""
         return self.persistent / "probe.json"
+
+    def remove_meeting_places(self) -> None:
+        """After the last container is gone: the directories in which egress and doors met, with their sockets."""
+        for directory in (self.control, self.doors):
+            shutil.rmtree(directory, ignore_errors=True)
 
     def create(self) -> None:
         """Makes what is missing. Raises ValueError when a socket below would have too long a path."""

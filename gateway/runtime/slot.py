@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from observability.events import BackendState
+from registry.errors import sentence as as_sentence
 
 from .backoff import COOL_S, Backoff
 from .errors import BackendUnavailable, BuildError, EngineError, PlanError
@@ -135,6 +136,8 @@ class Slot:
         if self.pair is not None and not self.pair.door_alive:
             await self.take_down(0)
         self.restarts += 1
+        if permanent:
+            self.backoff.rest(time.monotonic())
         pause_s = None if permanent else self.backoff.crashed(ran_s, time.monotonic())
         self.wake.clear()
         if pause_s is None:
@@ -153,8 +156,9 @@ class Slot:
         if permanent:
             return sentence
         return (
-            f"{sentence} It failed {self.backoff.crashes} times in a row, so it rests; `stockade restart "
-            f"{self.backend}` tries again now, a call does after {COOL_S:g} s."
+            f"{as_sentence(sentence)} It failed {self.backoff.crashes} times in a row and rests now. Put it right "
+            f"(`stockade logs {self.backend}` has what it printed), then `stockade restart {self.backend}`; a call "
+            f"tries it once more after {COOL_S:g} s."
         )
 
     async def take_down(self, grace_s: float, *, keep: bool = False) -> None:

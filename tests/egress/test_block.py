@@ -146,7 +146,7 @@ def test_the_canonical_form_has_what_is_not_a_default() -> None:
         ("https://api.github.com/", "'https://api.github.com/' is a URL; keep only the host: api.github.com"),
         ("https://*.github.com/", "keep only the host: *.github.com"),
         ("api.github.com /", "one host an entry"),
-        ("a b", "has a space in it; write one host an entry, such as a"),
+        ("a b", "has a space in it; write one host an entry, such as api.github.com"),
         ("api.github.com:70000", "70000 is not a port: ports go from 1 to 65535"),
         ("api.github.com:0", "0 is not a port"),
         ("api.github.com:https", "must be a port such as 443"),

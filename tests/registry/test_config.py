@@ -173,7 +173,8 @@ BAD = {
     ),
     "two things to run": (
         servers("fetch: {command: uvx, image: x}"),
-        "stockade.yaml:3:32: mcpServers.fetch.image: has command and image. Keep one of them.",
+        "stockade.yaml:3:32: mcpServers.fetch.image: stands beside `command`, and a server has only one of command, "
+        "image, url. Keep `command` or `image`.",
     ),
     "http without a port": (
         servers("fetch: {command: uvx, args: [x], type: http}"),
@@ -299,7 +300,7 @@ BAD = {
     "a host with a space": (
         servers("a: {image: x, network: {allowed_hosts: ['api github.com']}}"),
         "stockade.yaml:3:43: mcpServers.a.network.allowed_hosts[0]: 'api github.com' has a "
-        "space in it; write one host an entry, such as api.",
+        "space in it; write one host an entry, such as api.github.com.",
     ),
     "a URL for a host": (
         servers("a: {image: x, network: {allowed_hosts: ['https://api.github.com/']}}"),

@@ -25,7 +25,10 @@ def test_ps_shows_states_isolation_warnings_and_overrides(stockade: Any, running
     assert lines[3].split()[:3] == ["open", "failed", "NO"]
     assert "! open: Not isolated." in lines
     assert "! The probe was not run." in lines
-    assert any("egress.resolve: api.github.com:443:10.0.0.9" in line for line in lines)
+    assert [line for line in lines if "10.0.0.9" in line] == [
+        "! Trust override (egress.resolve): api.github.com:443 is always reached at 10.0.0.9, without a lookup and "
+        "without the address check."
+    ]
 
 
 def test_ps_as_json(stockade: Any, running: Running) -> None:
