@@ -69,10 +69,13 @@ class Client:
                 self.upstream.expire()
 
     def revalidate(self) -> None:
-        if self.attempt is None or self.target is None or not self.attempt.carried:
-            return
-        verdict = self.egress.outside.recheck(self.origin.backend, self.target, self.address)
+        attempt, target = self.attempt, self.target
+        if attempt is None or target is None or (self.upstream is None and not attempt.carried):
+            return  # nothing is connected yet; `Outside.reach` looks again once it is
+        verdict = self.egress.outside.recheck(self.origin.backend, target, self.address)
         if isinstance(verdict, Deny):
+            if not attempt.carried:  # a tunnel that has not shown its first bytes
+                attempt.deny(Reason.POLICY_REVOKED, "the policy changed meanwhile")
             self.cut(Reason.POLICY_REVOKED)
 
     def cut(self, reason: Reason) -> None:
