@@ -33,6 +33,7 @@ def for_parent(data: bytes, head: RequestHead, parent: ParentProxy) -> bytes:
     method, _, rest = data.partition(b" ")
     first, _, fields = rest.partition(b"\r\n")
     path, _, version = first.rpartition(b" ")
+    path = b"" if path == b"*" else path  # RFC 9112 3.2.4: OPTIONS for a whole server
     line = b"%b http://%b%b %b\r\n" % (method, head.target.authority.encode(), path, version)
     if parent.authorization is not None:
         line += b"Proxy-Authorization: %b\r\n" % parent.authorization

@@ -24,7 +24,7 @@ from egress.inside import TargetClient
 from egress.plan import has_body, plan_request
 from egress.policy import Target
 from egress.reach import Kept, Reached, Refusal
-from egress.upstream import DialError, adopt
+from egress.upstream import DialError, ParentProxy, adopt
 from observability.events import Reason
 
 if TYPE_CHECKING:
@@ -121,7 +121,10 @@ class ProxyClient(TargetClient):
     async def forward(self, head: RequestHead) -> bool:
         """An absolute-form request; False when the connection ends with it."""
         attempt = self.begin(head)
-        reached = await self.egress.outside.reach(self.origin, head.target, attempt, plain=True, kept=self.kept)
+        # To a parent, a request for a WebSocket goes through CONNECT (RFC 6455 4.1): a parent that takes a 101 for an
+        # ordinary answer would read what follows as requests, for hosts that nobody decided on.
+        plain = not head.upgrade
+        reached = await self.egress.outside.reach(self.origin, head.target, attempt, plain=plain, kept=self.kept)
         if isinstance(reached, Refusal):
             return await self.refuse_request(attempt, head, reached)
         attempt.allow(reached.verdict.would_deny)
@@ -132,12 +135,13 @@ class ProxyClient(TargetClient):
             self.upstream = reached.stream
         fault = await self.carry(plan_request(head, reached.parent))
         if isinstance(fault, UpstreamFault) and fault.silent and used_again and may_repeat(head):
-            reached = await self.egress.outside.reach(self.origin, head.target, attempt, plain=True)
+            reached = await self.egress.outside.reach(self.origin, head.target, attempt, plain=plain)
             self.close_upstream()
             if isinstance(reached, Reached):
                 self.upstream, self.address = reached.stream, reached.address
                 fault = await self.carry(plan_request(head, reached.parent))
-        return await self.conclude(head.target, fault)
+        parent = reached.parent if isinstance(reached, Reached) else None
+        return await self.conclude(head.target, parent, fault)
 
     async def refuse_request(self, attempt: Attempt, head: RequestHead, refusal: Refusal) -> bool:
         self.refuse(attempt, refusal)
@@ -149,7 +153,9 @@ class ProxyClient(TargetClient):
             await self.linger()
         return keep
 
-    async def conclude(self, target: Target, fault: UpstreamFault | ClientFault | None) -> bool:
+    async def conclude(
+        self, target: Target, parent: ParentProxy | None, fault: UpstreamFault | ClientFault | None
+    ) -> bool:
         """Book the exchange; whether the client's connection goes on."""
         exchange, address = self.exchange, self.address
         assert exchange is not None
@@ -162,7 +168,7 @@ class ProxyClient(TargetClient):
         self.settle()
         self.kept = None
         if exchange.upstream_reusable and exchange.client_reusable and self.upstream is not None:
-            self.kept = Kept(target=target, address=address, stream=self.upstream)
+            self.kept = Kept(target=target, address=address, stream=self.upstream, parent=parent)
         else:
             self.close_upstream()
         if not exchange.client_reusable and not exchange.uploaded:

@@ -47,12 +47,15 @@ class Kept:
     target: Target
     address: IP | None
     stream: Stream
+    parent: ParentProxy | None = None
+    """The parent proxy that it leads to."""
 
-    def fits(self, target: Target, address: IP | None) -> bool:
-        """Whether a request for `target`, decided to go to `address`, may use it: same name, port and address, and
-        nothing came that was not asked for."""
-        clean = not self.stream.buffer and not self.stream.eof
-        return clean and (self.target.host, self.target.port, self.address) == (target.host, target.port, address)
+    def fits(self, target: Target, address: IP | None, parent: ParentProxy | None = None) -> bool:
+        """Whether a request for `target`, decided to go to `address` (through `parent`), may use it: same name, port,
+        address and parent, and nothing came that was not asked for."""
+        if self.stream.buffer or self.stream.eof or self.parent != parent:
+            return False
+        return (self.target.host, self.target.port, self.address) == (target.host, target.port, address)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,7 +290,7 @@ class Outside:
         verdict = await self.check_for_parent(backend, target)
         if isinstance(verdict, Deny):
             return refuse(attempt, verdict)
-        if plain and kept is not None and kept.fits(target, target.ip):
+        if plain and kept is not None and kept.fits(target, target.ip, parent):
             return Reached(stream=kept.stream, verdict=verdict, address=target.ip, parent=parent)
         started = time.monotonic()
         try:
