@@ -12,6 +12,7 @@ from egress.stream import Stream
 from observability.events import Reason
 
 TLS_HANDSHAKE = 0x16
+RECORD_HEADER = 5
 METHOD = re.compile(rb"[A-Z][A-Z\-]{0,31} ")
 METHOD_START = re.compile(rb"[A-Z][A-Z\-]{0,31}")
 
@@ -53,10 +54,26 @@ async def first_bytes(stream: Stream) -> Shown:
     """Wait until the first bytes show something; they stay in the stream's buffer. The owner bounds the wait."""
     shown = look(stream.buffer)
     while shown is None:
-        if not await stream.more():
-            return Shown(Kind.NOTHING)
+        enough = next_look(stream.buffer)
+        while len(stream.buffer) < enough:
+            if not await stream.more():
+                return Shown(Kind.NOTHING)
         shown = look(stream.buffer)
     return shown
+
+
+def next_look(buffer: bytearray) -> int:
+    """The length of `buffer` at which it is worth another look.
+
+    For TLS that is where a record, or the next one's header, is complete: a hello sent byte by byte is not parsed for
+    each of them.
+    """
+    if not buffer or buffer[0] != TLS_HANDSHAKE:
+        return len(buffer) + 1
+    end = 0
+    while end + RECORD_HEADER <= len(buffer):
+        end += RECORD_HEADER + int.from_bytes(buffer[end + 3 : end + 5], "big")
+    return end if end > len(buffer) else end + RECORD_HEADER
 
 
 def objection(target: Target, shown: Shown) -> tuple[Reason, str] | None:
