@@ -6,6 +6,7 @@ answer to bytes that we do not understand could be taken for an answer to someth
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from egress.names import parse_name
 MAX_QUERY: Final = 1024
 PLAIN_SIZE: Final = 512
 EDNS_SIZE: Final = 1232
+_PLAIN: Final = re.compile(rb"[A-Za-z0-9_-]+")
 _HEADER: Final = struct.Struct("!HHHHHH")
 _IN: Final = 1
 _OPT: Final = 41
@@ -122,9 +124,10 @@ def _edns_size(data: bytes, position: int, additional: int) -> int | None:
 
 
 def _text(label: bytes) -> str:
-    if label.isalnum() or all(0x21 <= byte < 0x7F and byte not in b".\\" for byte in label):
+    """The label; what no host name has is escaped, since people paste names from our messages into shells."""
+    if _PLAIN.fullmatch(label):
         return label.decode("ascii").lower()
-    return "".join(chr(b).lower() if 0x21 <= b < 0x7F and b not in b".\\" else f"\\{b:03d}" for b in label)
+    return "".join(chr(b).lower() if _PLAIN.fullmatch(bytes((b,))) else f"\\{b:03d}" for b in label)
 
 
 def _is_host(name: str) -> bool:

@@ -43,6 +43,8 @@ HOLD_S = 5.0
 MAX_HELD = 256
 MAX_NAME_KEPT = 128
 MAX_ANSWERED = 1024
+MAX_TOLD = 256
+"""Addresses remembered of one name: its owner may answer with others each time."""
 REMEMBER_S = 900.0
 TTL_S = 30
 SYNTHETIC = ipaddress.ip_network("198.18.0.0/15")
@@ -111,7 +113,7 @@ class NameServer:
             query = parse_query(data)
         except ValueError:
             return False
-        if not self.may_answer(query.name):
+        if not query.is_host or not self.may_answer(query.name):
             self.note_lookup(query, client, asked)
             reply(build_response(query, nxdomain=True))
         elif query.qtype != "A":
@@ -159,7 +161,10 @@ class NameServer:
         if addresses:
             if len(self.answered) >= MAX_ANSWERED:
                 self.answered.clear()
-            self.answered.setdefault(query.name, {}).update(dict.fromkeys(addresses, until))
+            told = self.answered.setdefault(query.name, {})
+            if len(told) >= MAX_TOLD:
+                told.clear()
+            told.update(dict.fromkeys(addresses, until))
         reply(build_response(query, addresses=addresses, ttl=TTL_S))
 
     async def addresses(self, name: str) -> list[IP]:
