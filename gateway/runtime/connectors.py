@@ -16,10 +16,11 @@ from typing import Final
 
 from observability.events import NoticeEvent, Severity
 
+from .door import door_ticket, next_generation
 from .errors import EngineError
-from .pair import Tools, door_ticket, next_generation, owned, start_watched
 from .plans import connector_plan
 from .record import Owned, Role
+from .tools import Tools, owned, start_watched
 
 logger = logging.getLogger(__name__)
 

@@ -275,9 +275,10 @@ class DockerEngine:
 
         await self.call(f"remove image {reference}", remove)
 
-    async def remove_stages(self, label: str) -> None:
-        """Removes the untagged images that carry a label: build stages, with the settings that were in them."""
-        filters = {"dangling": True, "label": label}
+    async def remove_stages(self, label: str, older_than: str = "") -> None:
+        """Removes untagged images that carry a label: build stages, with the settings that were in them. `older_than`
+        (`1h`) spares those of a build that may be going on."""
+        filters = {"dangling": True, "label": label, **({"until": older_than} if older_than else {})}
         await self.call("remove build stages", lambda api: api.prune_images(filters=filters))
 
     async def build(self, context: BuildContext, reference: str, on_line: Callable[[str], None]) -> None:

@@ -18,9 +18,9 @@ from observability.events import NoticeEvent, Severity
 from .backoff import Backoff
 from .base import ContainerPlan, NetworkInfo
 from .errors import EngineError
-from .pair import Tools, owned, start_watched
 from .plans import egress_network_plan
 from .record import Role
+from .tools import Tools, owned, start_watched
 
 logger = logging.getLogger(__name__)
 

@@ -50,7 +50,11 @@ class Images:
         self.locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def egress(self) -> str:
-        """The name of the image of the egress and the doors, made if need be."""
+        """The name of the image of the egress and the doors, made if need be.
+
+        It is what every start begins with, so stages that a killed build left behind go here too.
+        """
+        await self.engine.remove_stages(recipes.STAGE_LABEL, older_than="1h")
         base, base_id = await self.python_base()
         packages = recipes.egress_packages(base, base_id)
         packages_info = await self.make(packages)

@@ -10,41 +10,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Final, Literal, Protocol
+from dataclasses import dataclass
+from typing import Final, Literal
 
 from registry.config import Server
 from registry.spec import ImageSource, PackageSource
 
-from .base import Attachment, ContainerPlan, Engine, ExitInfo, LogLine
-from .egress_link import DoorTicket
+from .base import Attachment, ContainerPlan, ExitInfo, LogLine
+from .door import Door
 from .errors import BackendUnavailable, EngineError
 from .logring import LogRing
-from .ownership import Ownership
-from .plans import DOOR_CAPABILITIES, Names, backend_network_plan, check_hardening, door_plan
-from .record import Owned, Role
+from .plans import backend_network_plan, check_hardening
+from .record import Role
+from .tools import Tools, owned, start_watched
 
-DOOR_TIMEOUT_S: Final = 20.0
 POLL_FIRST_S, POLL_LONGEST_S = 0.02, 0.5
 TELLING_LINES: Final = 5
 LAST_LINES_S: Final = 1.0
 KILLED: Final = 137
 """The exit code of a container that SIGKILL ended."""
 KEPT_LINES: Final = 200
-
-
-class Link(Protocol):
-    """What this module needs of the link to the egress (`egress_link.EgressLink`)."""
-
-    async def expect_door(self, ticket: DoorTicket) -> None: ...
-    async def wait_door(self, door: str, timeout_s: float) -> None: ...
-    async def drop_door(self, door: str) -> None: ...
-    async def connect_inside(self, door: str, port: int, timeout_s: float = 5) -> socket.socket: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,136 +46,6 @@ class Wanted:
     """Direct ports of the door."""
     plan: Callable[[str], Awaitable[ContainerPlan]]
     """The backend's plan, given the door's container ID."""
-
-
-@dataclass(slots=True)
-class Exits:
-    """Who waits for which container to end; the supervisor's watcher tells."""
-
-    waiting: dict[str, asyncio.Future[int]] = field(default_factory=dict)
-
-    def of(self, container: str) -> asyncio.Future[int]:
-        """The exit code, once the container ended."""
-        if container not in self.waiting:
-            self.waiting[container] = asyncio.get_running_loop().create_future()
-        return self.waiting[container]
-
-    def tell(self, container: str, code: int) -> None:
-        """That container ended."""
-        future = self.waiting.get(container)
-        if future is not None and not future.done():
-            future.set_result(code)
-
-    def forget(self, container: str) -> None:
-        """Nobody will ask again; the next `of` is about its next life."""
-        future = self.waiting.pop(container, None)
-        if future is not None and not future.done():
-            future.cancel()
-
-
-async def start_watched(engine: Engine, exits: Exits, container: str) -> asyncio.Future[int]:
-    """Starts a container; the future is the exit code of this life of it, not of an earlier one."""
-    await engine.start(container)
-    exits.forget(container)
-    future = exits.of(container)
-    info = await engine.inspect(container)
-    if info is None or not info.running:
-        exits.tell(container, info.exit_code if info else 137)
-    return future
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tools:
-    """What every pair of one supervisor works with."""
-
-    engine: Engine
-    link: Link
-    ownership: Ownership
-    names: Names
-    exits: Exits
-    doors_image: Callable[[], str]
-    doors_directory: Path
-    nofile: Callable[[], int]
-    """The most open files that the engine grants a container."""
-
-
-class Door:
-    """The owner of one network namespace, and what the egress knows of it."""
-
-    def __init__(self, instance: str, backend: str, ports: frozenset[int], tools: Tools) -> None:
-        self.instance = instance
-        self.backend = backend
-        self.ports = ports
-        self.tools = tools
-        self.container = ""
-
-    async def start(self) -> None:
-        """Announced, made, started, its sockets acknowledged. Raises EngineError."""
-        try:
-            await self.make(DOOR_CAPABILITIES)
-        except EngineError as error:
-            if "capabilit" not in str(error).lower():
-                raise
-            # The same isolation, less to see (DESIGN, "The door"); the door says so in a note.
-            await self.make(tuple(name for name in DOOR_CAPABILITIES if name != "NET_ADMIN"))
-        await self.wait()
-
-    async def make(self, capabilities: tuple[str, ...]) -> None:
-        """Makes and starts the container, once the egress knows whom to expect."""
-        nonce, generation = secrets.token_hex(16), next_generation()
-        plan = replace(self.plan(nonce, generation), capabilities=capabilities)
-        about = owned(
-            plan.name, Role.DOOR, self.instance, fingerprint=plan.fingerprint(), nonce=nonce, generation=generation
-        )
-        self.container = await self.tools.ownership.create(plan, about)
-        await self.tools.link.expect_door(door_ticket(self.tools.ownership.record.owned[plan.name]))
-        await start_watched(self.tools.engine, self.tools.exits, self.container)
-
-    def plan(self, nonce: str, generation: int) -> ContainerPlan:
-        """The door's container."""
-        return door_plan(
-            self.tools.names,
-            self.instance,
-            self.tools.doors_image(),
-            self.tools.doors_directory,
-            nonce=nonce,
-            generation=generation,
-            ports=self.ports,
-            nofile=self.tools.nofile(),
-        )
-
-    async def wait(self) -> None:
-        """Until the egress has its sockets. Raises EngineError when it ends first or stays silent."""
-        try:
-            await self.tools.link.wait_door(self.instance, DOOR_TIMEOUT_S)
-        except TimeoutError:
-            printed = [line.text for line in await self.tools.engine.logs(self.container, TELLING_LINES)]
-            raise EngineError(
-                f"The door of backend {self.backend} did not reach the egress within {DOOR_TIMEOUT_S:g} s. "
-                f"{' / '.join(printed)}"
-            ) from None
-
-    async def adopt(self, recorded: Owned) -> bool:
-        """Takes over a running one; it was announced again before the link went up. False when it does not fit."""
-        found = await self.tools.ownership.container(recorded.name)
-        plan = self.plan(recorded.nonce, recorded.generation)
-        if found is None or not found.running or recorded.fingerprint != plan.fingerprint():
-            return False
-        self.container = found.id
-        self.tools.exits.of(self.container)
-        await self.wait()
-        return True
-
-    @property
-    def alive(self) -> bool:
-        """Whether the namespace is still there."""
-        return bool(self.container) and not self.tools.exits.of(self.container).done()
-
-    async def stop(self) -> None:
-        """Closed at the egress (its listeners, its connections), then removed."""
-        await self.tools.link.drop_door(self.instance)
-        await self.tools.ownership.remove(self.tools.names.door(self.instance))
-        self.tools.exits.forget(self.container)
 
 
 class Pair:
@@ -381,9 +239,6 @@ class Pair:
 
     async def stop(self, grace_s: float) -> None:
         """Stops and removes everything of this instance; what is gone already is fine."""
-        if self.attachment is not None and self.transport == "stdio":
-            with contextlib.suppress(OSError, RuntimeError):
-                self.attachment.writer.write_eof()  # MCP, lifecycle: a stdio server ends when its input does
         if self.container and grace_s > 0 and self.ended is not None and not self.ended.done():
             await self.tools.engine.stop(self.container, grace_s)
         await self.detach()
@@ -392,33 +247,6 @@ class Pair:
             await self.door.stop()
         await self.tools.ownership.remove_instance(self.id)
         self.tools.exits.forget(self.container)
-
-
-def owned(
-    name: str, role: Role, instance: str = "", *, fingerprint: str = "", nonce: str = "", generation: int = 0
-) -> Owned:
-    """A thing to be recorded."""
-    return Owned(
-        name=name, role=role, mark="", instance=instance, fingerprint=fingerprint, nonce=nonce, generation=generation
-    )
-
-
-def door_ticket(recorded: Owned, network: str = "") -> DoorTicket:
-    """What the egress is told of a door, or of the connector on `network`."""
-    return DoorTicket(
-        role="connector" if network else "door",
-        network=network,
-        door=recorded.instance,
-        backend=recorded.instance.partition("/")[0],
-        nonce=recorded.nonce,
-        container=recorded.id,
-        generation=recorded.generation,
-    )
-
-
-def next_generation() -> int:
-    """A number that rises over restarts of the gateway too."""
-    return time.time_ns() // 1000
 
 
 def exit_sentence(backend: str, code: int, said: list[str], *, out_of_memory: bool = False) -> str:

@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from .base import ContainerPlan, EngineInfo, NetworkPlan, inside
+from .door import Door
 from .errors import BackendUnavailable, EngineError
 from .host import host_addresses
 from .logring import LogRing
-from .pair import Door, Tools, owned, start_watched
 from .recipes import EVERYBODY
 from .record import Role
 from .seccomp import backend_profile
+from .tools import Tools, owned, start_watched
 
 logger = logging.getLogger(__name__)
 

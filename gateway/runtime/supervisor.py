@@ -11,47 +11,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, Final, Protocol
 
-from observability.events import BackendEvent, BackendState, EgressEvent, Event, NoticeEvent, Severity
+from observability.events import BackendEvent, EgressEvent, Event, NoticeEvent, Severity
 from registry.config import Config, Server, Sessions, Start
-from registry.errors import ConfigError
-from registry.spec import ImageSource, PackageSource, RemoteSource, plan_source
 
-from .base import BackendStatus, Change, ContainerChange, ContainerPlan, Engine, EngineInfo, Instance, LogLine
-from .build_settings import certificates
+from .base import BackendStatus, Change, ContainerChange, Engine, EngineInfo, Instance, LogLine
 from .connectors import Connectors
+from .door import door_ticket
 from .egress_keeper import EgressKeeper
 from .errors import BackendUnavailable, EngineError, PlanError
 from .host import host_addresses
 from .images import Images
 from .logring import LogRing
 from .ownership import Ownership
-from .pair import Exits, Link, Pair, Tools, Wanted, door_ticket
-from .plans import CaBundle, Names, backend_plan, check_own_port, egress_plan, transport_of
-from .policy_ports import policy_ports
+from .pair import Pair
+from .planner import Planner, Secrets
+from .plans import Names, egress_plan
 from .probe import PROBE_BACKEND, Attempt, Probe, cache_key, listening, note_passed, passed_before, verdict
 from .record import Record, Role
 from .rundir import RunDirectory
 from .slot import Slot
+from .status import status_of
 from .surroundings import surroundings
+from .tools import Exits, Link, Tools
 
 logger = logging.getLogger(__name__)
 
 REFRESH_S: Final = 30.0
 REWATCH_S: Final = 1.0
 STOP_GRACE_S: Final = 2.0
-RUN_FIELDS: Final = (
-    "type", "command", "args", "image", "entrypoint", "env", "port", "path", "mounts", "resources", "packages",
-    "user", "sessions", "start_timeout_s", "disabled",
-)  # fmt: skip
-"""What of a server its containers are made from; a change of anything else needs no new container."""
 
 
 class EgressLinkLike(Link, Protocol):
@@ -65,12 +57,6 @@ class EgressLinkLike(Link, Protocol):
     async def push_policies(
         self, backends: Mapping[str, Mapping[str, object]], surroundings: Mapping[str, object]
     ) -> int: ...
-
-
-class Secrets(Protocol):
-    """Fills in `${secret:NAME}` and `${env:NAME}` (`registry.secrets.SecretStore`)."""
-
-    def resolve(self, values: Mapping[str, str]) -> dict[str, str]: ...
 
 
 class Supervisor:
@@ -95,7 +81,6 @@ class Supervisor:
         self.project = project
         self.run_directory = run_directory
         self.images = images
-        self.secrets = secrets
         self.on_event = on_event
         self.gateway_ports = gateway_ports
         self.probe = probe
@@ -114,7 +99,15 @@ class Supervisor:
             doors_directory=run_directory.doors,
             nofile=lambda: self.egress.nofile,
         )
-        self.egress = EgressKeeper(self.tools, link, on_event, self.plan_egress)
+        self.egress = EgressKeeper(
+            self.tools,
+            link,
+            on_event,
+            lambda nofile: egress_plan(
+                self.names, self.egress_image, run_directory.control, run_directory.doors, nofile
+            ),
+        )
+        self.planner = Planner(self.tools, images, secrets, run_directory.ca_bundle)
         self.connectors = Connectors(self.tools, on_event)
         self.info: EngineInfo | None = None
         self.slots: dict[str, Slot] = {}
@@ -255,7 +248,9 @@ class Supervisor:
     async def reconcile(self) -> None:
         """From the actual state to the desired one."""
         async with self.applying:
-            wanted = {name: self.key(name, server) for name, server in self.local_servers().items()}
+            wanted = {
+                name: self.planner.key(server, self.config.extra_ca) for name, server in self.local_servers().items()
+            }
             changed = [name for name, key in self.keys.items() if wanted.get(name) != key]
             await self.stop_backends(changed)
             self.keys = wanted
@@ -274,15 +269,6 @@ class Supervisor:
         """The networks that isolated backends reach through a connector."""
         servers = self.local_servers().values()
         return {network for server in servers if server.isolated for network in server.network.join}
-
-    def key(self, name: str, server: Server) -> str:
-        """A hash of what the server's containers are made from (secrets as they are now)."""
-        parts: dict[str, Any] = server.model_dump(mode="json", include=set(RUN_FIELDS))
-        parts["isolated"] = server.isolated
-        with contextlib.suppress(ConfigError, ValueError):
-            parts["env"] = self.secrets.resolve(server.env)
-        parts["ca"] = ca.digest if (ca := self.ca_bundle()) else ""
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     async def push(self) -> None:
         """The policies and surroundings to the egress, if they differ from the last ones."""
@@ -303,20 +289,6 @@ class Supervisor:
         if wanted != self.pushed:
             await self.link.push_policies(*wanted)
             self.pushed = wanted
-
-    def ca_bundle(self) -> CaBundle | None:
-        """The combined bundle of `extra_ca`, written where containers mount it from."""
-        if self.config.extra_ca is None:
-            return None
-        import os
-
-        content = certificates(os.environ, Path("/"), Path(self.config.extra_ca)) or b""
-        digest = hashlib.sha256(content).hexdigest()[:16]
-        path = self.run_directory.ca_bundle
-        if not path.exists() or path.read_bytes() != content:
-            path.write_bytes(content)
-            path.chmod(0o644)
-        return CaBundle(path=path, digest=digest)
 
     # -- backends
 
@@ -342,59 +314,13 @@ class Supervisor:
         return slot
 
     async def make(self, instance: str) -> Pair:
-        """A pair that is planned, its image at hand. Raises BuildError, PlanError, ConfigError, EngineError."""
+        """A pair with its image at hand, not started. Raises BuildError, PlanError, ConfigError, EngineError."""
         backend = instance.partition("/")[0]
         server = self.config.servers[backend]
         if self.refusal and server.isolated:
             raise PlanError(self.refusal)
-        source = plan_source(server)
-        assert not isinstance(source, RemoteSource)
-        ports = policy_ports(server.network.block)
-        if server.isolated:
-            check_own_port(backend, server.port, ports)
-        image = await self.image_of(source)
-        wanted = Wanted(
-            instance=instance,
-            server=server,
-            source=source,
-            ports=ports,
-            plan=lambda door: self.plan_backend(instance, server, source, image, door),
-        )
+        wanted = await self.planner.wanted(instance, server, self.config.extra_ca)
         return Pair(wanted, backend, self.tools, self.ring(backend))
-
-    async def image_of(self, source: PackageSource | ImageSource) -> str:
-        """The image that runs it, built or pulled if need be."""
-        if isinstance(source, PackageSource):
-            return await self.images.package(source)
-        await self.images.ready(source.image)
-        return source.image
-
-    async def plan_backend(
-        self, instance: str, server: Server, source: PackageSource | ImageSource, image: str, door: str
-    ) -> ContainerPlan:
-        """The backend's plan, with its secrets filled in."""
-        info = await self.engine.image(image)
-        if info is None:
-            raise EngineError(f"Image {image} is gone from the engine.")
-        env = await asyncio.to_thread(self.secrets.resolve, source.env)
-        return backend_plan(
-            self.names,
-            instance,
-            server,
-            source,
-            image=image,
-            info=info,
-            env=env,
-            ca=self.ca_bundle(),
-            door=door,
-            nofile=self.egress.nofile,
-        )
-
-    def plan_egress(self, nofile: int) -> ContainerPlan:
-        """The egress container's plan."""
-        return egress_plan(
-            self.names, self.egress_image, self.run_directory.control, self.run_directory.doors, nofile
-        )
 
     async def stop_backends(self, names: Iterable[str]) -> None:
         """Stops every instance of these backends."""
@@ -411,7 +337,7 @@ class Supervisor:
         record = self.ownership.record
         left = {owned.instance for owned in record.all(Role.BACKEND, Role.DOOR, Role.BACKEND_NETWORK, Role.CONNECTOR)}
         wanted = self.local_servers()
-        self.keys = {name: self.key(name, server) for name, server in wanted.items()}
+        self.keys = {name: self.planner.key(server, self.config.extra_ca) for name, server in wanted.items()}
         for instance in sorted(left):
             pair = await self.adopt(instance) if instance in wanted else None
             if pair is None:
@@ -464,36 +390,11 @@ class Supervisor:
 
     def status(self) -> list[BackendStatus]:
         """Every server of the configuration, in its order."""
-        return [self.status_of(name, server) for name, server in self.config.servers.items()]
-
-    def status_of(self, name: str, server: Server) -> BackendStatus:
-        """One server as `ps` shows it."""
-        slots = [slot for slot in self.slots.values() if slot.backend == name]
-        main = next((slot for slot in slots if slot.instance == name), slots[0] if slots else None)
-        pairs = [slot.pair for slot in slots if slot.pair is not None]
-        state = BackendState.REMOTE if server.remote else main.state if main else BackendState.STOPPED
-        detail = main.detail if main else "disabled" if server.disabled else ""
-        return BackendStatus(
-            name=name,
-            state=state,
-            detail=detail,
-            transport=transport_of(server),
-            isolated=server.isolated,
-            image=server.image or " ".join([server.command or server.url or "", *server.args[:1]]),
-            containers=tuple(c[:12] for pair in pairs for c in pair.containers),
-            restarts=sum(slot.restarts for slot in slots),
-            since=main.since if main else 0.0,
-            warnings=self.warnings(server),
-            direct_supported=not self.no_route,
-        )
-
-    def warnings(self, server: Server) -> tuple[str, ...]:
-        """What a person should know of a backend's wall."""
-        if server.remote:
-            return ("runs elsewhere: not isolated, its connections are not observed",)
-        if not server.network.isolated:
-            return ("not isolated: it reaches everything, and its connections are not observed",)
-        return ()
+        found = []
+        for name, server in self.config.servers.items():
+            slots = [slot for slot in self.slots.values() if slot.backend == name]
+            found.append(status_of(name, server, slots, no_route=self.no_route))
+        return found
 
     async def logs(self, backend: str, *, tail: int = 200, follow: bool = False) -> AsyncIterator[LogLine]:
         """The last lines of a backend, then each new one with `follow`."""

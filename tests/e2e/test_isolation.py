@@ -323,7 +323,7 @@ def test_a_fork_bomb_meets_its_limit_and_the_backend_lives(site: Yard) -> None:
 @pytest.fixture
 def mighty(site: Yard, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A backend that was given NET_ADMIN and NET_RAW, and root, on purpose."""
-    plan_backend = site.supervisor.plan_backend
+    plan_backend = site.supervisor.planner.plan_backend
 
     async def with_capabilities(instance: str, *rest: Any) -> Any:
         plan = await plan_backend(instance, *rest)
@@ -331,7 +331,7 @@ def mighty(site: Yard, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             return plan
         return replace(plan, capabilities=("NET_ADMIN", "NET_RAW"), user="0:0")
 
-    monkeypatch.setattr(site.supervisor, "plan_backend", with_capabilities)
+    monkeypatch.setattr(site.supervisor.planner, "plan_backend", with_capabilities)
     monkeypatch.setattr(pair_module, "check_hardening", lambda plan: None)
     servers = dict(site.supervisor.config.servers)
     site.portal.call(site.supervisor.apply, site.config({**servers, "mighty": site.rogue()}))

@@ -72,15 +72,15 @@ def test_an_engine_that_does_not_isolate_gets_no_isolated_backend(
     """The door's network is not empty: the probe gets out, isolated backends are refused with the way out."""
     from dataclasses import replace
 
-    from gateway.runtime import pair
+    from gateway.runtime import door
 
-    honest = pair.door_plan
+    honest = door.door_plan
 
     def leaky(*args: object, **more: object) -> object:
         plan = honest(*args, **more)  # type: ignore[arg-type]
         return replace(plan, network=f"stockade-{site.project}-egress-net", sysctls=(), dns=())
 
-    monkeypatch.setattr(pair, "door_plan", leaky)
+    monkeypatch.setattr(door, "door_plan", leaky)
 
     async def again() -> str:
         return await site.supervisor.try_isolation(force=True)

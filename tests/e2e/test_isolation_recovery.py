@@ -126,9 +126,10 @@ def test_the_egress_killed_under_load_lets_nothing_out_and_comes_back(site: Yard
     denied = Service()
     identity = site.pair().container
     with load(site, service, denied):
-        for _ in range(3):
-            before = site.ask("answer = counts['good']")
+        for number in range(1, 4):
             site.kill(site.supervisor.egress.container)
+            site.until(lambda: site.supervisor.egress.restarts == number)  # noqa: B023
+            before = site.ask("answer = counts['good']")
             site.until(lambda: site.ask("answer = counts['good']") > before + 5, 20)  # noqa: B023
     assert denied.served == 0
     assert site.ask("answer = counts['leaked']") == 0

@@ -119,7 +119,7 @@ class FakeEngine:
     async def remove_image(self, reference: str) -> None:
         self.images.pop(reference, None)
 
-    async def remove_stages(self, label: str) -> None:
+    async def remove_stages(self, label: str, older_than: str = "") -> None:
         return
 
     async def create(self, plan: ContainerPlan) -> str:

@@ -1,0 +1,119 @@
+"""From a server's configuration and this machine to what a `Pair` is made from: images, secrets, certificates."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from registry.config import Server
+from registry.errors import ConfigError
+from registry.spec import ImageSource, PackageSource, RemoteSource, plan_source
+
+from .base import ContainerPlan
+from .build_settings import certificates
+from .errors import EngineError
+from .images import Images
+from .pair import Wanted
+from .plans import CaBundle, backend_plan, check_own_port
+from .policy_ports import policy_ports
+from .tools import Tools
+
+RUN_FIELDS: Final = (
+    "type", "command", "args", "image", "entrypoint", "env", "port", "path", "mounts", "resources", "packages",
+    "user", "sessions", "start_timeout_s", "disabled",
+)  # fmt: skip
+"""What of a server its containers are made from; a change of anything else needs no new container."""
+
+
+class Secrets(Protocol):
+    """Fills in `${secret:NAME}` and `${env:NAME}` (`registry.secrets.SecretStore`)."""
+
+    def resolve(self, values: Mapping[str, str]) -> dict[str, str]: ...
+
+
+class Planner:
+    """Plans backends. It reads files and asks the engine about images; it makes no container."""
+
+    def __init__(self, tools: Tools, images: Images, secrets: Secrets, ca_file: Path) -> None:
+        """`ca_file` is where the combined bundle of `extra_ca` is written, for containers to mount."""
+        self.tools = tools
+        self.images = images
+        self.secrets = secrets
+        self.ca_file = ca_file
+
+    def key(self, server: Server, extra_ca: Path | None) -> str:
+        """A hash of what the server's containers are made from (secrets as they are now)."""
+        parts: dict[str, Any] = server.model_dump(mode="json", include=set(RUN_FIELDS))
+        parts["isolated"] = server.isolated
+        with contextlib.suppress(ConfigError, ValueError):
+            parts["env"] = self.secrets.resolve(server.env)
+        parts["ca"] = ca.digest if (ca := self.ca_bundle(extra_ca)) else ""
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+    def ca_bundle(self, extra_ca: Path | None) -> CaBundle | None:
+        """The combined bundle of `extra_ca`, written where containers mount it from."""
+        if extra_ca is None:
+            return None
+        content = certificates(os.environ, Path("/"), extra_ca) or b""
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        path = self.ca_file
+        if not path.exists() or path.read_bytes() != content:
+            path.write_bytes(content)
+            path.chmod(0o644)
+        return CaBundle(path=path, digest=digest)
+
+    async def wanted(self, instance: str, server: Server, extra_ca: Path | None) -> Wanted:
+        """What a pair is made from, its image at hand. Raises BuildError, PlanError, ConfigError, EngineError."""
+        source = plan_source(server)
+        assert not isinstance(source, RemoteSource)
+        ports = policy_ports(server.network.block)
+        if server.isolated:
+            check_own_port(instance.partition("/")[0], server.port, ports)
+        image = await self.image_of(source)
+        return Wanted(
+            instance=instance,
+            server=server,
+            source=source,
+            ports=ports,
+            plan=lambda door: self.plan_backend(instance, server, source, image, door, extra_ca),
+        )
+
+    async def image_of(self, source: PackageSource | ImageSource) -> str:
+        """The image that runs it, built or pulled if need be."""
+        if isinstance(source, PackageSource):
+            return await self.images.package(source)
+        await self.images.ready(source.image)
+        return source.image
+
+    async def plan_backend(
+        self,
+        instance: str,
+        server: Server,
+        source: PackageSource | ImageSource,
+        image: str,
+        door: str,
+        extra_ca: Path | None,
+    ) -> ContainerPlan:
+        """The backend's plan, with its secrets filled in."""
+        info = await self.tools.engine.image(image)
+        if info is None:
+            raise EngineError(f"Image {image} is gone from the engine.")
+        env = await asyncio.to_thread(self.secrets.resolve, source.env)
+        return backend_plan(
+            self.tools.names,
+            instance,
+            server,
+            source,
+            image=image,
+            info=info,
+            env=env,
+            ca=await asyncio.to_thread(self.ca_bundle, extra_ca),
+            door=door,
+            nofile=self.tools.nofile(),
+        )
