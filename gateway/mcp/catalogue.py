@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+_OURS: Final = ("nextCursor", "resultType", "ttlMs", "cacheScope")
 _MAX_PAGES: Final = 100
 _MAX_ITEMS: Final = 10_000
 FRESH_S: Final = 5.0
@@ -70,6 +71,8 @@ class Listing:
     ttl_ms: int | None = None
     scope: str | None = None
     keys: frozenset[str] | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What else the answer said (`_meta`, fields nobody knows): it passes where the backend stands alone."""
 
     @property
     def fresh(self) -> bool:
@@ -102,6 +105,7 @@ async def read_list(kind: Kind, ask: Ask, *, watched: bool) -> Listing:
         result = await ask(kind.method, {} if cursor is None else {"cursor": cursor})
         items = result.get(kind.value)
         listing.items += [item for item in items if _is_item(kind, item)] if isinstance(items, list) else []
+        listing.extra |= {key: value for key, value in result.items() if key not in (kind.value, *_OURS)}
         ttl, scope = result.get("ttlMs"), result.get("cacheScope")
         listing.ttl_ms = ttl if type(ttl) is int else listing.ttl_ms
         listing.scope = scope if isinstance(scope, str) else listing.scope

@@ -112,6 +112,7 @@ class Endpoint:
         self._guard = HostGuard("127.0.0.1:0", (), ())
         self._rules: dict[str, Rules] = {}
         self._renamed: set[tuple[str, str]] = set()
+        self._running = False
         self._closing = False
         self._stopped = asyncio.Event()
 
@@ -163,7 +164,9 @@ class Endpoint:
                 continue
             if known is not None:
                 self._tasks.spawn(known.close())
-            self._backends[name] = self._backend(name, server, config)
+            backend = self._backends[name] = self._backend(name, server, config)
+            if self._running:
+                self._start(backend)
 
     def _backend(self, name: str, server: Server, config: Config) -> Backend:
         pushes = Pushes(name, self, self._emit)
@@ -280,9 +283,9 @@ class Endpoint:
 
     async def run(self) -> None:
         """Keep house until `close`: connect eager backends, expire sessions, reap idle connections."""
+        self._running = True
         for backend in self._backends.values():
-            if backend.server.start is Start.EAGER:
-                self._tasks.spawn(self._warm(backend))
+            self._start(backend)
         while not self._stopped.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_HOUSEKEEPING_S):
@@ -295,6 +298,10 @@ class Endpoint:
     def expire_sessions(self, idle_s: float) -> None:
         """End the sessions that nobody used for so long."""
         self._sessions.expire(idle_s)
+
+    def _start(self, backend: Backend) -> None:
+        if backend.server.start is Start.EAGER:
+            self._tasks.spawn(self._warm(backend))
 
     async def _warm(self, backend: Backend) -> None:
         for kind in Kind:
@@ -398,7 +405,8 @@ class Endpoint:
         message = await self._message(headers, receive)
         if "id" not in message:
             if version != MODERN:
-                raise Refused(400, "Unsupported protocol version", UNSUPPORTED_VERSION)
+                supported = {"supported": [MODERN], "requested": version}
+                raise Refused(400, "Unsupported protocol version", UNSUPPORTED_VERSION, data=supported)
             await reply_plain(send, _ACCEPTED)
             return
         if "method" not in message:

@@ -18,15 +18,18 @@ _ROUTING: Final = frozenset(
 class Refused(Exception):
     """Raised when a request breaks a rule of the transport."""
 
-    def __init__(self, status: int, message: str, code: int = INVALID_REQUEST, *, allow: str = "") -> None:
+    def __init__(
+        self, status: int, message: str, code: int = INVALID_REQUEST, *, allow: str = "", data: Any = None
+    ) -> None:
         super().__init__(message)
+        self.data = data
         self.status = status
         self.code = code
         self.allow = allow
 
     def body(self, request_id: Any = None) -> bytes:
         """A JSON-RPC error."""
-        return wire.error_response(request_id, RpcError(self.code, str(self)).body())
+        return wire.error_response(request_id, RpcError(self.code, str(self), self.data).body())
 
 
 class HostGuard:

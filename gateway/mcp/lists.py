@@ -55,6 +55,8 @@ class Lists:
         result: dict[str, Any] = {kind.value: items[start : start + PAGE] if start or len(items) > PAGE else items}
         if start + PAGE < len(items):
             result["nextCursor"] = f"stockade-{start + PAGE}"
+        if listing is not None:
+            result |= listing.extra
         if missing:
             result["_meta"] = {UNAVAILABLE: missing}
         return self._cacheable(caller, result, listing)

@@ -176,7 +176,7 @@ async def test_an_idle_session_expires_and_its_process_is_released(monkeypatch: 
         monkeypatch.setattr("gateway.mcp.sessions.IDLE_S", 0.0)
         running.endpoint.expire_sessions(0.0)
         async with asyncio.timeout(10):
-            while not running.supervisor.released:  # noqa: ASYNC110
+            while not running.supervisor.released:
                 await asyncio.sleep(0.02)
         assert (await client.post({"jsonrpc": "2.0", "id": 1, "method": "ping"})).status_code == 404
         assert running.meters.sessions[0]["protocol_version"] == "2025-11-25"
@@ -191,10 +191,10 @@ async def test_the_connections_of_single_sessions_have_a_cap(monkeypatch: pytest
             for client in (a, b, c, a):
                 assert await client.text("ok") == "ok "
             async with asyncio.timeout(10):
-                while len(running.supervisor.released) < 2:  # noqa: ASYNC110
+                while len(running.supervisor.released) < 2:
                     await asyncio.sleep(0.02)
             stuck = [asyncio.ensure_future(client.call("never")) for client in (a, c)]
-            while running.endpoint.inflight.count() < 2:  # noqa: ASYNC110
+            while running.endpoint.inflight.count() < 2:
                 await asyncio.sleep(0.01)
             refused = await b.call("ok")
             assert "2 client sessions use it already" in refused["error"]["message"]

@@ -202,7 +202,7 @@ async def test_a_denial_while_two_calls_were_in_flight_is_only_probably_theirs()
     async with gateway(config({"one": server(http=True)})) as running, legacy(running.url("one")) as client:
         await client.text("test_simple_text")
         waiting = [asyncio.ensure_future(client.call("wait", {"seconds": 0.3})) for _ in range(2)]
-        while running.endpoint.inflight.count() < 2:  # noqa: ASYNC110
+        while running.endpoint.inflight.count() < 2:
             await asyncio.sleep(0.01)
         now = time.time()
         assert len(running.endpoint.inflight.calls_at("one", "", now)) == 2
