@@ -74,7 +74,7 @@ class Connector:
                     self.send(egress, {"id": number, "ok": True}, [connection.fileno()])
             else:
                 self.send(egress, {"id": number, "error": f"a connector cannot {question['op']}"})
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # the top of this task; the egress must get an answer
             self.send(egress, {"id": number, "error": str(error)})
 
     def send(self, egress: socket.socket, message: Message, fds: list[int] | None = None) -> None:
@@ -84,7 +84,8 @@ class Connector:
 
 def look_up(host: str) -> list[str]:
     """Addresses of `host` by the DNS of this network. Raises OSError."""
-    answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    # As bytes, or Python would import its IDNA codec, and only now that we are nobody.
+    answers = socket.getaddrinfo(host.encode("ascii"), None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(answer[4][0]).partition("%")[0] for answer in answers))[:MAX_ANSWERS]
 
 

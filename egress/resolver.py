@@ -95,7 +95,7 @@ class SystemResolver:
 
 def look_up(host: str) -> tuple[IP, ...]:
     """All stream addresses of `host`, in the system's order (RFC 6724). Raises OSError."""
-    answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    answers = socket.getaddrinfo(host.encode("ascii"), None, type=socket.SOCK_STREAM)
     found: dict[IP, None] = {}
     for _, _, _, _, address in answers[:MAX_ANSWERS]:
         found[ipaddress.ip_address(str(address[0]).partition("%")[0])] = None

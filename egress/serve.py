@@ -182,10 +182,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except PolicyError as error:
         for problem in error.problems:
-            print(f"{options.policy}: {'.'.join(map(str, problem.path))}: {problem.message}", file=sys.stderr)
+            print(f"{options.policy}: {'.'.join(map(str, problem.path))}: {problem.message}", file=sys.stderr)  # noqa: T201
         return 2
     except (OSError, ValueError) as error:
-        print(f"stockade egress serve: {error}", file=sys.stderr)
+        print(f"stockade egress serve: {error}", file=sys.stderr)  # noqa: T201
         return 2
     finally:
         if log is not None:

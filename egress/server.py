@@ -242,7 +242,7 @@ class Egress:
             if isinstance(origin, DoorOrigin):
                 origin.stop_accepting()
         deadline = self.loop.time() + drain_s
-        while any(origin.live for origin in self.origins) and self.loop.time() < deadline:
+        while any(origin.live for origin in self.origins) and self.loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         for origin in list(self.origins):
             origin.cut_all(Reason.SHUTDOWN)

@@ -80,13 +80,18 @@ class EgressLink:
         on_event: Callable[[EgressEvent | NoticeEvent], None],
         host_listeners: Callable[[int], Awaitable[str]] | None = None,
         on_door: Callable[[str, str, str], None] | None = None,
+        known: tuple[str, int] | None = None,
+        on_known: Callable[[EgressEvent | NoticeEvent], None] | None = None,
     ) -> None:
         """`host_listeners(port)` answers `none`, `loopback` or `all`; `on_door(door, state, detail)` hears
-        `ready`, `closed`, `listener_failed` and `note`."""
+        `ready`, `closed`, `listener_failed` and `note`. `known` are the epoch and number up to which an earlier
+        gateway kept the events: an egress that outlived it tells them once more, to `on_known` alone."""
         self.control_dir = control_dir
         self.on_event = on_event
         self.host_listeners = host_listeners
         self.on_door = on_door
+        self.known = known
+        self.on_known = on_known
         self.epoch = ""
         self.seq = 0
         """The last event read in this epoch."""
@@ -197,8 +202,12 @@ class EgressLink:
         except ValueError:
             logger.exception("egress link: an event that this gateway does not know")
             return
-        if isinstance(event, EgressEvent | NoticeEvent):
+        if not isinstance(event, EgressEvent | NoticeEvent):
+            return
+        if self.known is None or self.epoch != self.known[0] or self.seq > self.known[1]:
             self.on_event(event)
+        elif self.on_known is not None:
+            self.on_known(event)
 
     def take_answer(self, message: dict[str, Any]) -> None:
         if "epoch" in message and message["epoch"] != self.epoch:

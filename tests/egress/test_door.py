@@ -251,21 +251,23 @@ async def test_a_dropped_door_has_nothing_any_more() -> None:
         assert (await running.link.status())["doors"] == {}
 
 
-async def test_a_connector_dials_the_allowed_names_of_its_network() -> None:
-    hosts = "127.0.0.1 localhost\n10.77.0.2 app.internal\n10.77.0.3 other.internal\n"
-    server = """
+NEIGHBOURS = """
 import socket, threading
 def serve(address):
-    s = socket.socket(); s.bind((address, 5432)); s.listen()
+    s = socket.socket(); s.bind((address, 5432)); s.listen(); print("up", flush=True)
     while True: s.accept()[0].send(address.encode())
 threading.Thread(target=serve, args=("10.77.0.3",), daemon=True).start()
 serve("10.77.0.2")
 """
+
+
+async def test_a_connector_dials_the_allowed_names_of_its_network() -> None:
+    hosts = "127.0.0.1 localhost\n10.77.0.2 app.internal\n10.77.0.3 other.internal\n"
     code = """
-s = dial("127.0.0.1", 3128); s.sendall(b"CONNECT app.internal:5432 HTTP/1.1\\r\\nHost: app.internal:5432\\r\\n\\r\\n")
+s = dial("127.0.0.1", 3128); s.sendall(b"CONNECT app.internal:5432 HTTP/1.1\r\nHost: app.internal:5432\r\n\r\n")
 data = b""
 while piece := s.recv(100): data += piece
-print(data.split(b"\\r\\n\\r\\n")[1])
+print(data.split(b"\r\n\r\n")[1])
 print(http("other.internal:5432").splitlines()[0])
 """
     rule = {"host": "app.internal", "port": 5432, "protocol": "tcp", "private": True}
@@ -276,12 +278,15 @@ print(http("other.internal:5432").splitlines()[0])
         script = (
             f"mount --bind {running.directory}/hosts /etc/hosts; ip link set lo up; "
             "ip addr add 10.77.0.2/32 dev lo; ip addr add 10.77.0.3/32 dev lo; "
-            '"$0" -c "$1" & exec "$0" -m egress.connector'
+            'exec "$0" -m egress.connector'
         )
         environment = {**running.environment, "STOCKADE_DOOR": "join/app", "STOCKADE_NONCE": NONCE}
-        command = ["unshare", "-nmp", "--fork", "--kill-child", "sh", "-c", script, sys.executable, server]
-        running.spawn(command, environment)
+        connector = running.spawn(["unshare", "-nm", "sh", "-c", script, sys.executable], environment)
         await running.link.wait_door("join/app", 15)
+        neighbours = running.spawn([*enter(connector), sys.executable, "-c", NEIGHBOURS])
+        assert neighbours.stdout is not None
+        for _ in range(2):
+            await asyncio.to_thread(neighbours.stdout.readline)
         await running.start_door("fetch")
         carried, denied = (await running.inside("fetch", code)).splitlines()
         assert carried == "b'10.77.0.2'"
