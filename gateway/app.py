@@ -38,6 +38,7 @@ from gateway.runtime.images import Images
 from gateway.runtime.ownership import Ownership
 from gateway.runtime.record import Record
 from gateway.runtime.rundir import RunDirectory
+from gateway.runtime.slot import Slot
 from gateway.runtime.supervisor import Supervisor
 from gateway.watch import ConfigWatcher
 from observability.events import BackendState, EgressEvent, Event, NoticeEvent, Severity
@@ -54,6 +55,9 @@ from registry.secrets import SecretStore
 logger = logging.getLogger(__name__)
 
 VERSION = version("stockade")
+HELD_S = 1.0
+"""A backend that runs for so long has started; one that ends sooner ended at once."""
+LOOK_AGAIN_S = 60.0
 
 
 class Gateway:
@@ -249,7 +253,7 @@ class Gateway:
 
     def _tidy(self) -> None:
         """Where nothing of ours is left on the engine, nothing is left on the disk that only it used."""
-        if not self.supervisor.ownership.record.all():
+        if not self.supervisor.ownership.record.owned:
             self.directory.remove_meeting_places()
 
     def _write_gateway_file(self, cleanup: contextlib.ExitStack) -> None:
@@ -276,11 +280,12 @@ class Gateway:
             on_ready(self)
 
     async def _settled(self) -> None:
-        """Until every backend that starts at once runs, or is known not to."""
-        before = {BackendState.STOPPED, BackendState.BUILDING, BackendState.STARTING}
+        """Until every backend that starts at once has run for a moment (some end at once), or is known not to."""
         with self.hub.subscribe() as changes:
-            while any(slot.state in before and not slot.done.is_set() for slot in self.supervisor.slots.values()):
-                await anext(changes)
+            while (left_s := max(map(unsettled_s, self.supervisor.slots.values()), default=0.0)) > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(left_s):
+                        await anext(changes)
 
     async def _stop(self, servers: Sequence[HttpServer]) -> None:
         """Calls in flight finish within the grace; then backends, egress and networks go."""
@@ -294,6 +299,19 @@ class Gateway:
     def _close_records(self) -> None:
         self.telemetry.shutdown()
         self.history.close()
+
+
+def unsettled_s(slot: Slot) -> float:
+    """How long to wait, at most, before looking again whether a backend's start held; 0 when that is known."""
+    if slot.done.is_set():
+        return 0.0
+    match slot.state:
+        case BackendState.STOPPED | BackendState.BUILDING | BackendState.STARTING:
+            return LOOK_AGAIN_S
+        case BackendState.RUNNING:
+            return max(0.0, slot.since + HELD_S - time.time())
+        case _:
+            return 0.0
 
 
 def named_ports(policy: Policy) -> list[int]:
