@@ -62,7 +62,9 @@ async def test_an_address_answered_to_one_backend_is_of_no_use_to_another() -> N
         assert await running.inside("one", one) == "hello"
         assert await running.inside("two", two) == "''"
         assert await running.inside("one", "print(lookup('db.example')[1])") == "['198.18.0.1']"
-        code = "s = dial('198.18.0.1', 5432); s.settimeout(5)\ntry: print(s.recv(10))\nexcept ConnectionError: print(b'')"
+        code = (
+            "s = dial('198.18.0.1', 5432); s.shutdown(1)\ntry: print(s.recv(10))\nexcept ConnectionError: print(b'')"
+        )
         assert await running.inside("two", code) == "b''"
         denied = await running.event(lambda event: event.destination == f"{OUTSIDE}:80" and event.backend == "two")
         assert denied.reason is Reason.DIRECT_ATTEMPT
