@@ -7,8 +7,19 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 LAST_LINES: Final = 12
+FEW_LINES: Final = 3
+"""Shown where the meaning is known."""
 COLOURS: Final = re.compile(r"(\x1b|\N{REPLACEMENT CHARACTER})\[[0-9;]*m")
-CHATTER: Final = (" --->", "Step ", "Removing ", "The command '/bin/sh")
+CHATTER: Final = (
+    " --->",
+    "Step ",
+    "Removing ",
+    "The command '/bin/sh",
+    "npm error A complete log",
+    "npm error 404 Note that you can",
+    "npm error 404 tarball, folder",
+    "npm error code E",
+)
 
 Explain = Callable[[re.Match[str], str], str]
 
@@ -69,11 +80,12 @@ def explain_failure(subject: str, printed: str) -> str:
     printed = COLOURS.sub("", printed)
     text = " ".join(" ".join(line for line in printed.splitlines() if not line.startswith(CHATTER)).split())
     meaning = next((explain(m, subject) for pattern, explain in CASES if (m := pattern.search(text))), "")
-    tail = "\n".join(f"    {line}" for line in last_lines(printed.splitlines()))
+    shown = last_lines(printed.splitlines())[-FEW_LINES if meaning else -LAST_LINES :]
+    tail = "\n".join(f"    {line}" for line in shown)
     return f"The image for {subject} could not be built. {meaning or 'The last lines tell why.'}\n{tail}"
 
 
 def last_lines(lines: Sequence[str]) -> list[str]:
-    """The last lines that say something, less the builder's own chatter."""
+    """The lines that say something, less the builder's own chatter."""
     telling = [line.rstrip() for line in lines if line.strip() and not line.startswith(CHATTER)]
-    return [line[:300] for line in telling[-LAST_LINES:]]
+    return [line[:300] for line in telling if line != "npm error 404"]

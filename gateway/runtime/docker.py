@@ -456,18 +456,19 @@ def follow_build(
 ) -> None:
     """Reads a build's progress. Raises BuildError with all that was printed, when it fails."""
     printed: list[str] = []
-    error = ""
+    partial = error = ""
     for chunk in stream:  # to its end, also after an error: only then is the connection given back
         if abandoned.is_set():
             return
         if text := chunk.get("stream"):
-            printed += [printable(line) for line in str(text).splitlines() if line.strip()]
+            *lines, partial = f"{partial}{text}".split("\n")
+            printed += [printable(line) for line in lines if line.strip()]
             del printed[:-200]
             say(str(text).rstrip())
         if "error" in chunk:
             error = str(chunk["error"])
     if error:
-        raise BuildError("\n".join([*printed, error]))
+        raise BuildError("\n".join([*printed, printable(partial), error]))
 
 
 def pump_changes(stream: Iterator[Mapping[str, Any]], say: Callable[[ContainerChange | None], None]) -> None:
