@@ -38,8 +38,12 @@ def to_legacy(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def result_to_legacy(result: dict[str, Any]) -> dict[str, Any]:
-    """A modern backend's result for a legacy client."""
-    return {key: value for key, value in result.items() if key not in _MODERN_RESULT}
+    """A modern backend's result for a legacy client: without what only the new revision knows."""
+    plain = {key: value for key, value in result.items() if key not in _MODERN_RESULT}
+    meta = plain.pop("_meta", None)
+    if isinstance(meta, dict):
+        meta = {key: value for key, value in meta.items() if not key.startswith(META)}
+    return plain if not meta else {**plain, "_meta": meta}
 
 
 def result_to_modern(result: dict[str, Any], method: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.mcp.backend import Backend
+from gateway.mcp.bridge import result_to_legacy
 from gateway.mcp.caller import Caller
 from gateway.mcp.catalogue import Kind, Listing
 from gateway.mcp.connect import US
@@ -56,7 +57,7 @@ class Lists:
         if start + PAGE < len(items):
             result["nextCursor"] = f"stockade-{start + PAGE}"
         if listing is not None:
-            result |= listing.extra
+            result |= listing.extra if caller.modern else result_to_legacy(listing.extra)
         if missing:
             result["_meta"] = {UNAVAILABLE: missing}
         return self._cacheable(caller, result, listing)
