@@ -264,10 +264,10 @@ serve("10.77.0.2")
 async def test_a_connector_dials_the_allowed_names_of_its_network() -> None:
     hosts = "127.0.0.1 localhost\n10.77.0.2 app.internal\n10.77.0.3 other.internal\n"
     code = """
-s = dial("127.0.0.1", 3128); s.sendall(b"CONNECT app.internal:5432 HTTP/1.1\r\nHost: app.internal:5432\r\n\r\n")
+s = dial("127.0.0.1", 3128); s.sendall(b"CONNECT app.internal:5432 HTTP/1.1\\r\\nHost: app.internal:5432\\r\\n\\r\\n")
 data = b""
 while piece := s.recv(100): data += piece
-print(data.split(b"\r\n\r\n")[1])
+print(data.split(b"\\r\\n\\r\\n")[1])
 print(http("other.internal:5432").splitlines()[0])
 """
     rule = {"host": "app.internal", "port": 5432, "protocol": "tcp", "private": True}
