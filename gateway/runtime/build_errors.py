@@ -18,7 +18,6 @@ CHATTER: Final = (
     "npm error A complete log",
     "npm error 404 Note that you can",
     "npm error 404 tarball, folder",
-    "npm error code E",
 )
 
 Explain = Callable[[re.Match[str], str], str]
@@ -80,12 +79,12 @@ def explain_failure(subject: str, printed: str) -> str:
     printed = COLOURS.sub("", printed)
     text = " ".join(" ".join(line for line in printed.splitlines() if not line.startswith(CHATTER)).split())
     meaning = next((explain(m, subject) for pattern, explain in CASES if (m := pattern.search(text))), "")
-    shown = last_lines(printed.splitlines())[-FEW_LINES if meaning else -LAST_LINES :]
+    shown = telling_lines(printed.splitlines())[-FEW_LINES if meaning else -LAST_LINES :]
     tail = "\n".join(f"    {line}" for line in shown)
     return f"The image for {subject} could not be built. {meaning or 'The last lines tell why.'}\n{tail}"
 
 
-def last_lines(lines: Sequence[str]) -> list[str]:
+def telling_lines(lines: Sequence[str]) -> list[str]:
     """The lines that say something, less the builder's own chatter."""
     telling = [line.rstrip() for line in lines if line.strip() and not line.startswith(CHATTER)]
     return [line[:300] for line in telling if line != "npm error 404"]
