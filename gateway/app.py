@@ -81,13 +81,19 @@ class Gateway:
             on_drop=lambda count: self.instruments.events_dropped("history", count),
         )
         self.hub = Hub(
-            first_id=self.history.last_id() + 1,
+            kept=self.history.newest(),
             on_drop=lambda count: self.instruments.events_dropped("hub", count),
         )
         self.telemetry: Telemetry = setup(version=VERSION, instruments=self.instruments)
         for sink in (self.instruments.on_sequenced, self.history.record, log_event, *self.telemetry.sinks):
             self.hub.attach(sink)
-        self.link = EgressLink(directory.control, on_event=self._on_egress, host_listeners=host_listeners)
+        self.link = EgressLink(
+            directory.control,
+            on_event=self._on_egress,
+            host_listeners=host_listeners,
+            known=self.history.last_egress(),
+            on_known=self.instruments.on_event,
+        )
         engine = DockerEngine()
         self.engine = engine
         self.supervisor = Supervisor(

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from itertools import islice
 from types import TracebackType
 from typing import TypeAlias
@@ -81,13 +81,16 @@ class Subscription:
 class Hub:
     """Where every event of the gateway passes through."""
 
-    def __init__(self, *, first_id: int = 1, ring: int = 5000, on_drop: Callable[[int], None] | None = None) -> None:
-        """`first_id` continues the ids of a kept history (`History.last_id() + 1`); `ring` bounds `recent`;
-        `on_drop(count)` is told of each event that a slow reader lost.
+    def __init__(
+        self, *, kept: Sequence[Sequenced] = (), ring: int = 5000, on_drop: Callable[[int], None] | None = None
+    ) -> None:
+        """`kept` are the newest events of the history, oldest first: ids go on from the last, and readers find
+        them, but no sink sees them again. `ring` bounds `recent`; `on_drop(count)` is told of each event that a
+        slow reader lost.
         """
         self._on_drop = on_drop
-        self._next_id = first_id
-        self._ring: deque[Sequenced] = deque(maxlen=ring)
+        self._next_id = kept[-1].id + 1 if kept else 1
+        self._ring: deque[Sequenced] = deque(kept, maxlen=ring)
         self._sinks: list[Sink] = []
         self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
         self._closed = False

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from observability import history_queries as queries
-from observability.events import EgressEvent, Sequenced, event_from_json
+from observability.events import EgressEvent, Event, Sequenced, event_from_json
 from observability.history_file import (
     CLOSE_STALE,
     INSERT_EVENT,
@@ -189,11 +189,11 @@ class History:
             db.execute("PRAGMA query_only = ON")
             yield db
 
-    def last_id(self) -> int:
-        """The highest id kept; 0 in an empty history. `Hub(first_id=history.last_id() + 1)` goes on from it."""
+    def newest(self, limit: int = 5000) -> list[Sequenced]:
+        """The newest events kept, oldest first: `Hub(kept=history.newest())` goes on from them."""
         with self._reader() as db:
             (last,) = db.execute("SELECT coalesce(max(id), 0) FROM events").fetchone()
-            return int(last)
+        return self.events(since_id=last - limit, limit=limit)
 
     def last_egress(self) -> tuple[str, int] | None:
         """Epoch and sequence number of the newest egress event kept: where to resume the egress's stream."""
@@ -210,7 +210,7 @@ class History:
         """Kept events after `since_id`, oldest first. `kinds` are those of `to_json`: egress, call, …."""
         with self._reader() as db:
             rows = queries.events(db, since_id=since_id, kinds=kinds, backend=backend, limit=limit)
-        return [Sequenced(id=number, event=event_from_json(json.loads(body))) for number, body in rows]
+        return [Sequenced(id=number, event=event) for number, body in rows if (event := _event(body)) is not None]
 
     def egress(self, wanted: ConnectionFilter | None = None) -> list[ConnectionRow]:
         """Connections, newest first."""
@@ -239,3 +239,11 @@ class History:
         """
         with self._reader() as db:
             return queries.lookups(db, backend=backend, since=since, limit=limit)
+
+
+def _event(body: str) -> Event | None:
+    """None for an event of another version, which this one does not know."""
+    try:
+        return event_from_json(json.loads(body))
+    except (ValueError, TypeError):
+        return None

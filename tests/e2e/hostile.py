@@ -6,6 +6,7 @@ shows all carry markup, terminal escapes and bidirectional controls.
 
 import contextlib
 import socket
+import ssl
 import struct
 import sys
 
@@ -40,8 +41,28 @@ def whisper():
     return rogue.guarded(attempt)
 
 
+def hold(host, port):
+    """Opens a tunnel, sends a little through it, and keeps it open until the next call."""
+
+    def attempt():
+        sock, status, _ = rogue.ask_proxy(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n")
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        held[:] = [context.wrap_socket(sock, server_hostname=host)]
+        return rogue.outcome("held", status=status)
+
+    return rogue.guarded(attempt)
+
+
+def let_go():
+    """Closes the tunnel that `hold` opened."""
+    held.clear()
+    return rogue.outcome("let go")
+
+
+held = []
 whisper.__doc__ = f"Whispers. {NASTY}"
-rogue.TOOLS["whisper"] = whisper
+rogue.TOOLS.update(whisper=whisper, hold=hold, let_go=let_go)
 
 if __name__ == "__main__":
     rogue.main()

@@ -10,16 +10,20 @@ import pytest
 
 from observability.events import EgressEvent, Sequenced
 from observability.hub import Hub
-from tests.observability.samples import called, decided
+from tests.observability.samples import called, decided, numbered
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_ids_rise_by_one_from_the_first_id_of_the_history() -> None:
-    hub = Hub(first_id=42)
+async def test_ids_go_on_from_the_kept_history_which_readers_find_and_sinks_do_not_see_again() -> None:
+    sunk: list[Sequenced] = []
+    hub = Hub(kept=numbered(decided(1), decided(2), first=40))
+    hub.attach(sunk.append)
 
-    assert [hub.publish(decided(n)).id for n in (1, 2)] == [42, 43]
+    assert [hub.publish(decided(n)).id for n in (3, 4)] == [42, 43]
     assert hub.last_id == 43
+    assert [item.id for item in hub.recent(3)] == [41, 42, 43]
+    assert [item.id for item in sunk] == [42, 43]
 
 
 async def test_a_reader_gets_events_published_before_and_after_it_waits() -> None:
@@ -63,7 +67,7 @@ async def test_since_id_replays_the_ring_and_counts_what_it_no_longer_has() -> N
 
 
 async def test_since_the_last_id_replays_nothing_and_loses_nothing() -> None:
-    hub = Hub(first_id=10)
+    hub = Hub(kept=numbered(decided(1), first=9))
     with hub.subscribe(since_id=9) as reader:
         hub.close()
         assert [item async for item in reader] == []

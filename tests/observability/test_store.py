@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,15 @@ def test_events_come_back_as_they_went_in(history: History) -> None:
     assert history.events(kinds=["call"]) == [numbered(*events)[1]]
     assert history.events(since_id=2) == [numbered(*events)[2]]
     assert history.events(backend="time") == [numbered(*events)[2]]
-    assert history.last_id() == 3
+    assert history.newest(2) == numbered(*events)[1:]
+
+
+def test_an_event_of_another_version_is_left_out(history: History, path: Path) -> None:
+    fill(history, decided(1), decided(2))
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE events SET body = replace(body, 'egress', 'of the future') WHERE id = 1")
+
+    assert [item.id for item in history.newest()] == [2]
 
 
 def test_a_connection_is_one_row_that_its_end_completes(history: History) -> None:
@@ -261,7 +271,7 @@ def test_a_damaged_file_is_put_aside(path: Path, caplog: pytest.LogCaptureFixtur
     history = History(path, now=lambda: NOW)
     fill(history, decided(1))
 
-    assert history.last_id() == 1
+    assert [item.id for item in history.newest()] == [1]
     assert path.with_name("history.db.damaged").read_bytes().startswith(b"not a database")
     assert "history.db.damaged" in caplog.text
     history.close()
@@ -297,10 +307,10 @@ def test_what_was_committed_survives_kill_9_in_the_middle_of_writing(path: Path)
     assert victim.returncode == -signal.SIGKILL
 
     history = History(path, now=lambda: NOW)
-    last = history.last_id()
+    last = history.newest(1)[0].id
     assert last >= committed
     assert [item.id for item in history.events(limit=5000)] == list(range(1, last + 1))
     assert history.last_egress() == ("e1", last * 2 - 1)
     fill(history, decided(last + 1, decision=Decision.DENY), first=last + 1)
-    assert history.last_id() == last + 1
+    assert history.newest(1)[0].id == last + 1
     history.close()
