@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 import re
+import socket
 from pathlib import Path
 from typing import Literal
 
 IP = ipaddress.IPv4Address | ipaddress.IPv6Address
+ADDRESS_GROUPS = 0x10 | 0x100
+"""RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR (rtnetlink(7))."""
 LISTEN = "0A"
 """`TCP_LISTEN` as /proc/net/tcp writes it."""
 
@@ -34,6 +39,40 @@ def host_addresses(proc: Path = Path("/proc/net")) -> frozenset[IP]:
         except OSError:
             continue
     return frozenset(address for address in found if not address.is_loopback)
+
+
+class AddressChanges:
+    """Hears when this machine gets or loses an address, so that a new one is closed to backends at once.
+
+    Where the kernel does not tell (no Linux), `wait` only ever times out.
+    """
+
+    def __init__(self) -> None:
+        self.sock: socket.socket | None = None
+        with contextlib.suppress(OSError, AttributeError):
+            self.sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+            self.sock.bind((0, ADDRESS_GROUPS))
+
+    async def wait(self, timeout_s: float) -> None:
+        """Until something changed, at most that long."""
+        if self.sock is None:
+            await asyncio.sleep(timeout_s)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self.heard(self.sock)
+
+    async def heard(self, sock: socket.socket) -> None:
+        """Takes all messages that wait, at least one. One that was lost (ENOBUFS) is a change too."""
+        with contextlib.suppress(OSError):
+            await asyncio.get_running_loop().sock_recv(sock, 65536)
+        with contextlib.suppress(OSError):
+            while sock.recv(65536):
+                pass
+
+    def close(self) -> None:
+        if self.sock is not None:
+            self.sock.close()
 
 
 def listener_addresses(text: str, port: int) -> list[IP]:

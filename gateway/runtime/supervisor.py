@@ -24,7 +24,7 @@ from .connectors import Connectors
 from .door import door_ticket
 from .egress_keeper import EgressKeeper
 from .errors import BackendUnavailable, EngineError, PlanError
-from .host import host_addresses
+from .host import AddressChanges, host_addresses
 from .images import Images
 from .logring import LogRing
 from .ownership import Ownership
@@ -437,13 +437,14 @@ class Supervisor:
             raise
 
     async def refresh(self) -> None:
-        """The host's addresses change: looks again from time to time."""
-        while True:
-            await asyncio.sleep(REFRESH_S)
-            try:
-                await self.push()
-            except (EngineError, OSError, ValueError) as error:
-                logger.warning("the surroundings could not be refreshed: %s", error)
+        """The host's addresses change: looks again when the kernel says so, and from time to time."""
+        with contextlib.closing(AddressChanges()) as changes:
+            while True:
+                await changes.wait(REFRESH_S)
+                try:
+                    await self.push()
+                except (EngineError, OSError, ValueError) as error:
+                    logger.warning("the surroundings could not be refreshed: %s", error)
 
     async def watch(self) -> None:
         """Hears of containers that end, for as long as there is an engine; comes back when it does."""
