@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import secrets
@@ -68,6 +69,10 @@ def run_loop(main: Coroutine[Any, Any, None]) -> None:
             import uvloop
 
             factory = uvloop.new_event_loop
+    # What is loaded now stays; connections come and go by reference counts, so cycles are looked for rarely.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(main)
 

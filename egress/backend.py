@@ -7,13 +7,15 @@ from typing import Protocol
 
 from egress.attempt import Attempt
 from egress.limits import Budget, TokenBucket
-from egress.policy import Allow, Policy, Rule
+from egress.names import IP
+from egress.policy import Allow, Deny, Policy, Rule, Surroundings, Target, decide, decide_name
 from egress.record import Recorder
 from observability.events import Reason, Via
 
 DEFAULT_PORTS = (80, 443)
 OWN_PORTS = frozenset({53, 3128})
 MAX_RANGE = 64
+MAX_VERDICTS = 1024
 
 
 class Live(Protocol):
@@ -27,6 +29,47 @@ class Live(Protocol):
 
     def cut(self, reason: Reason) -> None:
         """End it now."""
+
+
+class Verdicts:
+    """What the policy said of a target before: the same question to the same pure function has the same answer.
+
+    Asked with the same policy (it belongs to one) and the same surroundings only, and, for a verdict by address, with the
+    same addresses: a changed lookup is another question.
+    """
+
+    __slots__ = ("around", "by_address", "by_name", "policy")
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.around: Surroundings | None = None
+        self.by_name: dict[tuple[str, int], Allow | Deny] = {}
+        self.by_address: dict[tuple[str, int, tuple[IP, ...]], Allow | Deny] = {}
+
+    def name(self, target: Target, around: Surroundings) -> Allow | Deny:
+        """`decide_name`."""
+        self.belong_to(around)
+        key = (target.host, target.port)
+        verdict = self.by_name.get(key)
+        if verdict is None:
+            verdict = self.by_name[key] = decide_name(self.policy, target, around)
+        return verdict
+
+    def address(self, target: Target, addresses: tuple[IP, ...], around: Surroundings) -> Allow | Deny:
+        """`decide`."""
+        self.belong_to(around)
+        key = (target.host, target.port, addresses)
+        verdict = self.by_address.get(key)
+        if verdict is None:
+            verdict = self.by_address[key] = decide(self.policy, target, addresses, around)
+        return verdict
+
+    def belong_to(self, around: Surroundings) -> None:
+        full = len(self.by_name) >= MAX_VERDICTS or len(self.by_address) >= MAX_VERDICTS
+        if around is not self.around or full:
+            self.around = around
+            self.by_name.clear()
+            self.by_address.clear()
 
 
 class Backend:
@@ -49,6 +92,7 @@ class Backend:
         self.direct_ports = direct_ports(policy)
         self.budget = budget
         self.rate = TokenBucket(budget.rate, budget.rate * 2)
+        self.verdicts = Verdicts(policy)
         self.dns_rate = TokenBucket(budget.dns_rate, budget.dns_rate * 2)
 
     def note_flood(self, door: str, reason: Reason) -> None:

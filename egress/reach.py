@@ -17,7 +17,7 @@ from typing import Protocol
 from egress.attempt import Attempt
 from egress.backend import Backend, Origin
 from egress.names import IP
-from egress.policy import Allow, Deny, Surroundings, Target, decide, decide_name
+from egress.policy import Allow, Deny, Surroundings, Target
 from egress.resolver import ResolveError, Resolver
 from egress.stream import Stream
 from egress.upstream import CONNECT_TIMEOUT_S, DialError, ParentProxy, connect_through, dial, dial_parent
@@ -136,7 +136,7 @@ class Outside:
         """
         backend = origin.backend
         policy = backend.policy
-        by_name = decide_name(policy, target, self.surroundings)
+        by_name = backend.verdicts.name(target, self.surroundings)
         if isinstance(by_name, Deny):
             return refuse(attempt, by_name)
         origin.note_allow(attempt, by_name)
@@ -168,11 +168,11 @@ class Outside:
     def recheck(self, backend: Backend, target: Target, address: IP | None) -> Allow | Deny:
         """Whether the policy that holds now allows a connection that exists."""
         if address is None:
-            return decide_name(backend.policy, target, self.surroundings)
-        verdict = decide_name(backend.policy, target, self.surroundings)
+            return backend.verdicts.name(target, self.surroundings)
+        verdict = backend.verdicts.name(target, self.surroundings)
         if isinstance(verdict, Deny):
             return verdict
-        return decide(backend.policy, target, (address,), self.surroundings)
+        return backend.verdicts.address(target, (address,), self.surroundings)
 
     async def straight(
         self, origin: Origin, target: Target, attempt: Attempt, only: IP | None, kept: Kept | None
@@ -231,7 +231,7 @@ class Outside:
         left = list(addresses)
         failed: DialError | None = None
         for _ in range(MAX_TRIES):
-            verdict = decide(origin.backend.policy, target, tuple(left), self.surroundings)
+            verdict = origin.backend.verdicts.address(target, tuple(left), self.surroundings)
             if isinstance(verdict, Deny):
                 break
             address = verdict.address
@@ -306,17 +306,17 @@ class Outside:
         return Reached(stream=stream, verdict=verdict, address=target.ip, parent=parent if plain else None)
 
     async def check_for_parent(self, backend: Backend, target: Target) -> Allow | Deny:
-        by_name = decide_name(backend.policy, target, self.surroundings)
+        by_name = backend.verdicts.name(target, self.surroundings)
         if isinstance(by_name, Deny):
             return by_name
         if target.ip is not None:
-            return decide(backend.policy, target, (target.ip,), self.surroundings)
+            return backend.verdicts.address(target, (target.ip,), self.surroundings)
         try:
             async with asyncio.timeout(PARENT_LOOKUP_S):
                 addresses = await self.resolver.resolve(target.host)
         except (ResolveError, TimeoutError):
             return by_name
-        return decide(backend.policy, target, addresses, self.surroundings)
+        return backend.verdicts.address(target, tuple(addresses), self.surroundings)
 
 
 def refuse(attempt: Attempt, verdict: Deny) -> Refusal:
