@@ -319,8 +319,18 @@ class Supervisor:
         server = self.config.servers[backend]
         if self.refusal and server.isolated:
             raise PlanError(self.refusal)
-        wanted = await self.planner.wanted(instance, server, self.config.extra_ca)
+        try:
+            wanted = await self.planner.wanted(instance, server, self.config.extra_ca)
+        except ConfigError as error:
+            raise ConfigError(self.placed(backend, one) for one in error.problems) from None
         return Pair(wanted, backend, self.tools, self.ring(backend))
+
+    def placed(self, backend: str, problem: Problem) -> Problem:
+        """A problem of one of a server's variables, with its file and line."""
+        if problem.file or problem.key_path not in self.config.servers[backend].env:
+            return problem
+        where = ("mcpServers", backend, "env", problem.key_path)
+        return self.config.problem(where, problem.message, problem.hint)
 
     async def stop_backends(self, names: Iterable[str]) -> None:
         """Stops every instance of these backends."""
