@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
 from observability.events import Certainty, EgressEvent
 
 META_KEY: Final = "stockade/egress"
+_HOST: Final = re.compile(r"[A-Za-z0-9._:-]+")
 
 Denials = Sequence[tuple[EgressEvent, Certainty]]
 
 
 def denial_line(event: EgressEvent, certainty: Certainty) -> str:
-    """`Stockade blocked evil.example:443 (host_not_allowed). To allow it: stockade egress allow fetch …`."""
+    """`Stockade blocked evil.example:443 (host_not_allowed). To allow it: stockade egress allow fetch …`.
+
+    What is no host name gets no advice: it cannot be allowed, and people paste advice into shells.
+    """
     verb = "blocked" if certainty is Certainty.CERTAIN else "probably blocked"
     host = event.host or event.destination
     target = f"{host}:{event.port}" if event.port and event.host else host
+    told = f"Stockade {verb} {target} ({event.reason})."
+    if not _HOST.fullmatch(host):
+        return told
     allow = f"stockade egress allow {event.backend} {host}"
     if event.port not in (0, 80, 443):
         allow += f" --port {event.port}"
-    return f"Stockade {verb} {target} ({event.reason}). To allow it: {allow}"
+    return f"{told} To allow it: {allow}"
 
 
 def _facts(event: EgressEvent, certainty: Certainty) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from gateway.mcp.caller import Principal
 from registry.config import Config
 from registry.fields import Anonymous
 
+FORWARDED: Final = frozenset({"forwarded", "x-forwarded-for", "x-real-ip", "via"})
+"""Headers by which reverse proxies tell that they pass a request on."""
 HINT: Final = "Run `stockade connect` (or `stockade client add NAME`) for a token that this gateway knows."
 
 
@@ -74,7 +76,7 @@ class Gate:
         """The principal behind a request. Raises Denied."""
         authorization = headers.get("authorization")
         if authorization is None:
-            return self._nobody(address)
+            return self._nobody(address, forwarded=not FORWARDED.isdisjoint(headers))
         scheme, _, token = authorization.partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token:
@@ -94,11 +96,12 @@ class Gate:
                 found = principal
         return found
 
-    def _nobody(self, address: str) -> Principal:
+    def _nobody(self, address: str, *, forwarded: bool) -> Principal:
+        """`forwarded`: a reverse proxy on this machine passes on what may come from anywhere."""
         match self._anonymous:
             case Anonymous.ALWAYS:
                 return Principal("")
-            case Anonymous.AUTO if self._open and is_loopback(address):
+            case Anonymous.AUTO if self._open and is_loopback(address) and not forwarded:
                 return Principal("")
             case _:
                 raise Denied(401, "", "A token is needed")

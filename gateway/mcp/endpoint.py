@@ -63,6 +63,8 @@ logger = logging.getLogger(__name__)
 _HOUSEKEEPING_S: Final = 10.0
 _LEGACY: Final = frozenset(LEGACY_VERSIONS)
 _ACCEPTED: Final = 202
+_MAX_GREETING: Final = 64 * 1024
+"""Bytes of an `initialize`, of which each session keeps a part."""
 
 
 class Endpoint:
@@ -502,6 +504,8 @@ class Endpoint:
         try:
             if not isinstance(params.get("protocolVersion"), str):
                 raise RpcError(-32602, "protocolVersion must be a string")
+            if len(wire.dumps(params)) > _MAX_GREETING:
+                raise RpcError(-32602, f"the greeting is larger than {_MAX_GREETING} bytes")
             result = await self._lists.initialized(view, params["protocolVersion"])
         except RpcError as error:
             await reply_plain(send, 200, wire.error_response(message["id"], error.body()))

@@ -9,6 +9,8 @@ from gateway.mcp import wire
 from gateway.mcp.answer import Receive
 from gateway.mcp.errors import HEADER_MISMATCH, INVALID_REQUEST, PARSE_ERROR, RpcError
 
+_MAX_WORD: Final = 512
+"""Characters of a method or an id, which stand in events and logs."""
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _ROUTING: Final = frozenset(
     {b"mcp-protocol-version", b"mcp-method", b"mcp-name", b"mcp-session-id", b"authorization", b"host"}
@@ -140,8 +142,12 @@ def parse_message(body: bytes) -> dict[str, Any]:
     if "method" in message:
         if not isinstance(message["method"], str) or not isinstance(message.get("params", {}), dict):
             raise Refused(400, "Body must be a single JSON-RPC request or notification object")
+        if len(message["method"]) > _MAX_WORD:
+            raise Refused(400, f"The method is longer than {_MAX_WORD} characters")
         if "id" in message and type(message["id"]) not in (int, str):
             raise Refused(400, "A request's id must be a string or a whole number")
+        if len(str(message.get("id", ""))) > _MAX_WORD:
+            raise Refused(400, f"A request's id is longer than {_MAX_WORD} characters")
     elif "id" not in message or not ("result" in message) ^ ("error" in message):
         raise Refused(400, "Body must be a single JSON-RPC message")
     return message

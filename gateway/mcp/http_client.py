@@ -21,7 +21,8 @@ from gateway.mcp.errors import ConnectFailed, PeerClosed
 _IDLE_S: Final = 3.0
 _MAX_IDLE: Final = 256
 _MAX_OPEN: Final = 1024
-_PAUSE_ABOVE: Final = 32 * 1024 * 1024
+_MAX_OVERHEAD: Final = 256 * 1024
+"""Bytes of heads, interim responses, trailers and chunk framing without a byte of body."""
 
 
 class Receiver(Protocol):
@@ -51,6 +52,7 @@ class Connection(asyncio.Protocol):
         self._headers: dict[str, str] = {}
         self._transport: asyncio.Transport | None = None
         self._keep = True
+        self._overhead = 0
         self.idle_since = 0.0
         self.closed = False
 
@@ -62,6 +64,7 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         self._receiver = receiver
         self._headers = {}
+        self._overhead = 0
         self._parser = httptools.HttpResponseParser(self)
         self._transport.write(data)
 
@@ -69,10 +72,13 @@ class Connection(asyncio.Protocol):
         if self._parser is None:
             self.abort()  # an answer that nobody asked for
             return
+        self._overhead += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._break(f"it does not speak HTTP: {error}")
+        if self._overhead > _MAX_OVERHEAD:
+            self._break(f"it sent {_MAX_OVERHEAD} bytes of headers without an end")
 
     def eof_received(self) -> bool:
         return False
@@ -107,6 +113,7 @@ class Connection(asyncio.Protocol):
             self._receiver.on_head(self._status, self._headers)
 
     def on_body(self, body: bytes) -> None:
+        self._overhead = 0
         if self._receiver is not None:
             self._receiver.on_data(body)
 
@@ -212,7 +219,7 @@ class SseParser:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._rest = b""
+        self._rest = bytearray()
         self._data: list[bytes] = []
         self._id: str | None = None
         self._retry: int | None = None
@@ -220,13 +227,16 @@ class SseParser:
 
     def feed(self, chunk: bytes) -> list[tuple[str | None, int | None, bytes]]:
         """Take a piece of the stream. Raises ValueError when an event is too large."""
-        text = self._rest + chunk if self._rest else chunk
-        if len(text) + self._size > self._limit:
+        held = self._rest.endswith(b"\r")
+        self._rest += chunk
+        if len(self._rest) + self._size > self._limit:
             raise ValueError(f"it sent an event of more than {self._limit} bytes")
-        lines = text.splitlines(keepends=True)
-        self._rest = b""
+        if not held and b"\n" not in chunk and b"\r" not in chunk:
+            return []  # a long line in small pieces is not split again for each of them
+        lines = bytes(self._rest).splitlines(keepends=True)
+        self._rest.clear()
         if lines and (not lines[-1].endswith((b"\n", b"\r")) or lines[-1].endswith(b"\r")):
-            self._rest = lines.pop()
+            self._rest += lines.pop()
         events = (self._line(line.rstrip(b"\r\n")) for line in lines)
         return [event for event in events if event is not None]
 
@@ -237,7 +247,7 @@ class SseParser:
         value = value[1:] if value.startswith(b" ") else value
         if name == b"data":
             self._data.append(value)
-            self._size += len(value)
+            self._size += len(value) + 8  # an empty line takes room too
         elif name == b"id" and b"\0" not in value:
             self._id = value.decode("utf-8", "replace")
         elif name == b"retry" and value.isdigit() and len(value) < 9:

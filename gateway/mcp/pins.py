@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 _FILE: Final = "pins.json"
 _MAX_DETAIL: Final = 500
+_MAX_PINNED: Final = 20_000
 
 
 def fingerprint(tool: Mapping[str, Any]) -> str:
@@ -36,7 +37,7 @@ class Pins:
         self._pinned: dict[str, dict[str, str]] = self._load()
         self._current: dict[str, dict[str, str]] = {}
         self._changed: dict[str, dict[str, str]] = {}
-        self._told: set[tuple[str, str, str]] = set()
+        self._told: dict[tuple[str, str], str] = {}
 
     def apply(self, modes: Mapping[str, Pin]) -> None:
         """Take each backend's mode."""
@@ -64,7 +65,14 @@ class Pins:
         for name in fresh:
             self._added(backend, name, current[name], pinned)
         if fresh:
+            self._forget(pinned, current)
             self._save()
+
+    def _forget(self, pinned: dict[str, str], current: Mapping[str, str]) -> None:
+        """A backend that has other tools each time it is asked must not fill the disk: what is gone goes first."""
+        if len(pinned) > _MAX_PINNED:
+            for name in [name for name in pinned if name not in current]:
+                del pinned[name]
 
     def _added(self, backend: str, name: str, digest: str, pinned: dict[str, str]) -> None:
         if self._modes[backend] is Pin.STRICT:
@@ -76,9 +84,11 @@ class Pins:
             self._event(backend, name, ToolChange.ADDED, "the backend has a tool it did not have before")
 
     def _tell(self, backend: str, name: str, digest: str) -> None:
-        if (backend, name, digest) in self._told:
+        if self._told.get((backend, name)) == digest:
             return
-        self._told.add((backend, name, digest))
+        if len(self._told) >= _MAX_PINNED:
+            self._told.clear()
+        self._told[backend, name] = digest
         if self._modes[backend] is Pin.STRICT:
             why = f"its definition is not the pinned one: hidden until `stockade tools approve {backend} {name}`"
             self._event(backend, name, ToolChange.HIDDEN, why)

@@ -25,6 +25,8 @@ from observability.semconv import OTHER
 _LEGACY_ONLY: Final = frozenset({"ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
 _MODERN_ONLY: Final = frozenset({"server/discover", "subscriptions/listen"})
 _MAX_SUBSCRIPTIONS: Final = 1000
+_MAX_NAME: Final = 64 * 1024
+"""Characters of a name or URI; a session may keep a thousand of them."""
 
 Handler = Callable[[Caller, dict[str, Any]], Awaitable[Done]]
 
@@ -324,4 +326,6 @@ def _text(params: Mapping[str, Any], key: str) -> str:
     value = params.get(key)
     if not isinstance(value, str):
         raise RpcError(INVALID_PARAMS, f"{key} must be a string")
+    if len(value) > _MAX_NAME:
+        raise RpcError(INVALID_PARAMS, f"{key} is longer than {_MAX_NAME} characters")
     return value

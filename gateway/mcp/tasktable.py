@@ -10,6 +10,9 @@ from gateway.mcp import wire
 from gateway.mcp.caller import Principal
 
 _MAX_TASKS: Final = 10_000
+_MAX_ID: Final = 1024
+_MAX_TASK: Final = 16 * 1024
+"""Bytes of a response whose task is kept whole; of a larger one only the id is."""
 
 
 class TaskTable:
@@ -26,7 +29,8 @@ class TaskTable:
         task = result.get("task")
         task = task if isinstance(task, dict) else result
         task_id = task.get("taskId")
-        if isinstance(task_id, str) and task_id not in self._tasks:
+        if isinstance(task_id, str) and len(task_id) <= _MAX_ID and task_id not in self._tasks:
+            task = task if len(message) <= _MAX_TASK else {"taskId": task_id}
             self._tasks[task_id] = (principal, backend, task)
             if len(self._tasks) > _MAX_TASKS:
                 self._tasks.popitem(last=False)

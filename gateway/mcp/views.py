@@ -10,13 +10,17 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from gateway.mcp.catalogue import Kind, Listing, template_pattern
+from gateway.mcp.catalogue import Kind, Listing, TemplatePattern
 from gateway.mcp.filters import Globs, Shape
 from gateway.mcp.names import NameTable, exposed_name
 from registry.config import ClientSettings, Config, Server
 from registry.fields import ToolMode
 
 _REMEMBERED: Final = 4096
+_LONGEST_REMEMBERED: Final = 512
+"""A longer name is decided anew each time: names are text that a client chose."""
+_MAX_TEMPLATES: Final = 128
+"""Templates of one backend that URIs are matched against."""
 
 
 class Rules:
@@ -55,7 +59,7 @@ class Directory:
         self.rules = rules
         self.tables = {kind: NameTable(separator) for kind in (Kind.TOOLS, Kind.PROMPTS)}
         self._owners: dict[str, list[str]] = {}
-        self._templates: list[tuple[re.Pattern[str], str, str]] = []
+        self._templates: list[tuple[TemplatePattern, str, str]] = []
         for kind, table in self.tables.items():
             for name, rule in rules.items():
                 names = [item["name"] for item in _items(listings, name, kind) if rule.passes(kind, item["name"])]
@@ -63,9 +67,9 @@ class Directory:
         for name in rules:
             for item in _items(listings, name, Kind.RESOURCES):
                 self._owners.setdefault(item["uri"], []).append(name)
-            for item in _items(listings, name, Kind.TEMPLATES):
+            for item in _items(listings, name, Kind.TEMPLATES)[:_MAX_TEMPLATES]:
                 template = item["uriTemplate"]
-                self._templates.append((template_pattern(template), template, name))
+                self._templates.append((TemplatePattern(template), template, name))
 
     def exposed(self, kind: Kind, backend: str, name: str) -> str:
         """The name of a backend's tool or prompt on `/mcp`."""
@@ -98,7 +102,7 @@ class Directory:
             if owner in seen:
                 return owner
         for pattern, template, owner in self._templates:
-            if owner in seen and (template == uri or pattern.fullmatch(uri)):
+            if owner in seen and (template == uri or pattern.matches(uri)):
                 return owner
         return visible[0] if len(visible) == 1 else None
 
@@ -155,6 +159,8 @@ class View:
         known = self._decided.get(question)
         if known is None:
             known = self._decide(directory, kind, backend, key)
+            if len(key) > _LONGEST_REMEMBERED:
+                return known
             if len(self._decided) >= _REMEMBERED:
                 self._decided.clear()
             self._decided[question] = known

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -193,6 +193,13 @@ class Gateway:
         return [event for event in self.events if isinstance(event, CallEvent)]
 
 
+async def eventually(condition: Callable[[], object], timeout_s: float = 15) -> None:
+    """Wait until the condition holds."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # nothing here could set an event
+            await asyncio.sleep(0.01)
+
+
 def token_digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
@@ -208,7 +215,7 @@ def config(servers: Mapping[str, Mapping[str, Any]], **more: Any) -> Config:
 
 @contextlib.asynccontextmanager
 async def gateway(
-    configuration: Config, commands: Mapping[str, Sequence[str]] | None = None, **more: Any
+    configuration: Config, commands: Mapping[str, Sequence[str]] | None = None, secrets: Any = None, **more: Any
 ) -> AsyncIterator[Gateway]:
     """An endpoint on a real port, over real processes."""
     http = frozenset(name for name, entry in configuration.servers.items() if entry.transport == "http")
@@ -220,7 +227,7 @@ async def gateway(
     }
     supervisor, fence, meters, events = FakeSupervisor(chosen, http), FakeFence(), FakeMeters(), list[Event]()
     endpoint = Endpoint(supervisor=supervisor, fence=fence, emit=events.append, meters=meters, **more)
-    endpoint.apply(configuration)
+    endpoint.apply(configuration, secrets)
     async with serving(endpoint.app) as port, asyncio.TaskGroup() as tasks:
         running = tasks.create_task(endpoint.run())
         try:

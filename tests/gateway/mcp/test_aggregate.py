@@ -11,7 +11,7 @@ import pytest
 
 from observability.events import ToolChange, ToolEvent
 from tests.gateway.mcp.clients import Legacy, Modern, legacy, messages, modern
-from tests.gateway.mcp.fakes import FIXTURE, config, gateway, server
+from tests.gateway.mcp.fakes import FIXTURE, config, eventually, gateway, server
 
 pytestmark = pytest.mark.anyio
 MANY = (sys.executable, "-m", "tests.fixture_server.many")
@@ -176,8 +176,7 @@ async def test_an_idle_session_expires_and_its_process_is_released(monkeypatch: 
         monkeypatch.setattr("gateway.mcp.sessions.IDLE_S", 0.0)
         running.endpoint.expire_sessions(0.0)
         async with asyncio.timeout(10):
-            while not running.supervisor.released:
-                await asyncio.sleep(0.02)
+            await eventually(lambda: running.supervisor.released)
         assert (await client.post({"jsonrpc": "2.0", "id": 1, "method": "ping"})).status_code == 404
         assert running.meters.sessions[0]["protocol_version"] == "2025-11-25"
 
@@ -191,11 +190,9 @@ async def test_the_connections_of_single_sessions_have_a_cap(monkeypatch: pytest
             for client in (a, b, c, a):
                 assert await client.text("ok") == "ok "
             async with asyncio.timeout(10):
-                while len(running.supervisor.released) < 2:
-                    await asyncio.sleep(0.02)
+                await eventually(lambda: not (len(running.supervisor.released) < 2))
             stuck = [asyncio.ensure_future(client.call("never")) for client in (a, c)]
-            while running.endpoint.inflight.count() < 2:
-                await asyncio.sleep(0.01)
+            await eventually(lambda: not (running.endpoint.inflight.count() < 2))
             refused = await b.call("ok")
             assert "2 client sessions use it already" in refused["error"]["message"]
             for call in stuck:

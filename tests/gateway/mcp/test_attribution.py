@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.gateway.mcp.clients import Legacy, legacy, modern
-from tests.gateway.mcp.fakes import config, gateway, server
+from tests.gateway.mcp.fakes import config, eventually, gateway, server
 
 pytestmark = pytest.mark.anyio
 CAPABLE: dict[str, Any] = {"sampling": {}, "elicitation": {}, "roots": {}}
@@ -78,8 +78,7 @@ async def test_a_shared_pipe_answers_a_question_only_while_one_call_is_in_flight
             bob.answer, asked_bob = model("bob")
             assert await alice.text("ask_after", {"prompt": "alone"}) == "LLM response: alice: alone"
             waiting = asyncio.ensure_future(bob.call("wait", {"seconds": 1.0}))
-            while running.endpoint.inflight.count() == 0:
-                await asyncio.sleep(0.01)
+            await eventually(lambda: running.endpoint.inflight.count() > 0)
             refused = await alice.call("ask_after", {"prompt": "not alone"})
             assert (await waiting)["result"]["content"][0]["text"] == "waited"
         assert "error" in refused or refused["result"].get("isError") is True
@@ -113,8 +112,7 @@ async def test_a_backend_process_is_kept_for_one_session_and_released_with_it(ht
             response = await alice.http.delete(url, headers=alice.headers)
             assert response.status_code == 200
             async with asyncio.timeout(10):
-                while not running.supervisor.released:
-                    await asyncio.sleep(0.01)
+                await eventually(lambda: running.supervisor.released)
             assert (await alice.post({"jsonrpc": "2.0", "id": 9, "method": "ping"})).status_code == 404
             assert await bob.text("pid") == second
 

@@ -12,7 +12,7 @@ import pytest
 from mcp import Client
 
 from tests.gateway.mcp.clients import Modern, modern
-from tests.gateway.mcp.fakes import FIXTURE, Gateway, config, gateway, server, token_digest
+from tests.gateway.mcp.fakes import FIXTURE, Gateway, config, eventually, gateway, server, token_digest
 
 pytestmark = pytest.mark.anyio
 
@@ -144,8 +144,7 @@ async def test_parked_calls_have_a_time_limit_and_a_cap(monkeypatch: pytest.Monk
         refused = await client.call("ask_after", {"prompt": "who?"})
         assert "Too many calls" in refused["error"]["message"]
         async with asyncio.timeout(5):
-            while running.endpoint.inflight.count():
-                await asyncio.sleep(0.02)
+            await eventually(lambda: not (running.endpoint.inflight.count()))
         late = await client.call("ask_after", {"prompt": "who?"}, **answers(result))
         assert late["error"]["code"] == -32602
 

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from tests.gateway.mcp.clients import legacy, modern
-from tests.gateway.mcp.fakes import FIXTURE, Gateway, config, gateway, server
+from tests.gateway.mcp.fakes import FIXTURE, Gateway, config, eventually, gateway, server
 
 pytestmark = pytest.mark.anyio
 FAULTY = (sys.executable, "-m", "tests.fixture_server.faulty")
@@ -41,8 +41,7 @@ async def test_a_crash_is_told_to_the_caller_and_the_same_session_goes_on(tool: 
 async def test_a_crash_fails_the_calls_in_flight_of_other_clients_too_and_only_those() -> None:
     async with faulty() as running, legacy(running.url("bad")) as alice, legacy(running.url("bad")) as bob:
         hanging = asyncio.ensure_future(bob.call("never"))
-        while running.endpoint.inflight.count() == 0:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: running.endpoint.inflight.count() > 0)
         await alice.call("crash")
         assert (await hanging)["error"]["code"] == -32000
         assert await bob.text("ok") == "ok "
@@ -55,8 +54,7 @@ async def test_a_call_that_is_never_answered_ends_in_time_and_is_cancelled() -> 
         assert "did not answer tools/call within 3 s" in said["error"]["message"]
         process = running.supervisor.instances["bad", ""]
         async with asyncio.timeout(5):
-            while not any(line.startswith("cancelled") for line in process.errors):
-                await asyncio.sleep(0.01)
+            await eventually(lambda: any(line.startswith("cancelled") for line in process.errors))
         assert await client.text("ok") == "ok "
 
 
@@ -169,14 +167,11 @@ async def test_a_client_that_vanishes_cancels_its_call(era: str) -> None:
             await client.text("test_simple_text")
             task = asyncio.ensure_future(client.call("wait", {"seconds": 30}))
             async with asyncio.timeout(10):
-                while running.endpoint.inflight.count() == 0:
-                    await asyncio.sleep(0.01)
+                await eventually(lambda: running.endpoint.inflight.count() > 0)
                 task.cancel()
                 processes = running.supervisor.instances.values()
-                while not any("cancelled wait" in process.errors for process in processes):
-                    await asyncio.sleep(0.01)
-                while running.endpoint.inflight.count():
-                    await asyncio.sleep(0.01)
+                await eventually(lambda: any("cancelled wait" in process.errors for process in processes))
+                await eventually(lambda: not (running.endpoint.inflight.count()))
         assert running.calls()[-1].error == "client_gone"
 
 
@@ -187,13 +182,11 @@ async def test_a_legacy_client_cancels_by_a_notification() -> None:
             client.request("tools/call", {"name": "wait", "arguments": {"seconds": 30}}, "x")
         )
         async with asyncio.timeout(10):
-            while running.endpoint.inflight.count() == 0:
-                await asyncio.sleep(0.01)
+            await eventually(lambda: running.endpoint.inflight.count() > 0)
             await client.notify("notifications/cancelled", {"requestId": "x", "reason": "enough"})
             assert (await task)["error"]["code"] == -32800
             processes = running.supervisor.instances.values()
-            while not any("cancelled wait" in process.errors for process in processes):
-                await asyncio.sleep(0.01)
+            await eventually(lambda: any("cancelled wait" in process.errors for process in processes))
 
 
 async def test_an_http_backend_that_restarts_serves_the_same_client_session() -> None:
@@ -211,8 +204,7 @@ async def test_calls_in_flight_are_finished_when_the_gateway_stops() -> None:
     async with gateway(config({"fixture": server(http=True)})) as running, legacy(running.url("fixture")) as client:
         await client.text("test_simple_text")
         waiting = asyncio.ensure_future(client.text("wait", {"seconds": 0.5}))
-        while running.endpoint.inflight.count() == 0:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: running.endpoint.inflight.count() > 0)
         closing = asyncio.ensure_future(running.endpoint.close(5))
         assert await waiting == "waited"
         await closing

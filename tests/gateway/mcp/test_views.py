@@ -12,7 +12,7 @@ import pytest
 from gateway.mcp.annotate import denial_line
 from observability.events import Certainty, Decision, EgressEvent, Phase, Reason, ToolChange, ToolEvent
 from tests.gateway.mcp.clients import Legacy, Modern, legacy, modern
-from tests.gateway.mcp.fakes import Gateway, config, gateway, server, token_digest
+from tests.gateway.mcp.fakes import Gateway, config, eventually, gateway, server, token_digest
 
 pytestmark = pytest.mark.anyio
 CLIENTS: dict[str, Any] = {
@@ -202,8 +202,7 @@ async def test_a_denial_while_two_calls_were_in_flight_is_only_probably_theirs()
     async with gateway(config({"one": server(http=True)})) as running, legacy(running.url("one")) as client:
         await client.text("test_simple_text")
         waiting = [asyncio.ensure_future(client.call("wait", {"seconds": 0.3})) for _ in range(2)]
-        while running.endpoint.inflight.count() < 2:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: not (running.endpoint.inflight.count() < 2))
         now = time.time()
         assert len(running.endpoint.inflight.calls_at("one", "", now)) == 2
         assert running.endpoint.inflight.calls_at("two", "", now) == ()
