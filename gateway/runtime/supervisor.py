@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 
 from observability.events import BackendEvent, EgressEvent, Event, NoticeEvent, Severity
 from registry.config import Config, Server, Sessions, Start
+from registry.errors import ConfigError, Problem
 
 from .base import BackendStatus, Change, ContainerChange, Engine, EngineInfo, Instance, LogLine
 from .connectors import Connectors
