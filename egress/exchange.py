@@ -189,6 +189,8 @@ class Exchange:
             searched = max(0, len(buffer) - 3)
             if searched > MAX_HEAD:
                 raise self.fault("its response head is too large")
+            if b"\n" in buffer.replace(b"\r\n", b""):
+                raise self.fault("a line of its response head ends in a bare LF")
             if not await self.upstream.more():
                 raise self.fault("it hung up before its response was complete", silent=not buffer)
         data = bytes(buffer[:end])
