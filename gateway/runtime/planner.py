@@ -75,7 +75,7 @@ class Planner:
         ports = policy_ports(server.network.block)
         if server.isolated:
             check_own_port(instance.partition("/")[0], server.port, ports)
-        await asyncio.to_thread(self.secrets.resolve, source.env)  # what is missing is told before minutes of building
+        await asyncio.to_thread(self.secrets.resolve, source.env)  # a missing one is told before minutes of building
         image = await self.image_of(source)
         return Wanted(
             instance=instance,
