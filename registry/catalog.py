@@ -20,7 +20,6 @@ from registry.errors import sentence
 from registry.fields import Flag, Texts, Transport, check_name, to_tuple
 from registry.mounts import split_mount
 from registry.network import PortEntry, host_text
-from registry.secrets import variable
 from registry.server import Frozen
 
 
@@ -268,7 +267,7 @@ def need_of(item: Variable) -> Need:
     if not item.secret:
         return Need(kind="env", name=item.name, description=item.description, hint=f"--env {item.name}=VALUE")
     name = secret_name(item.name)
-    return Need(kind="secret", name=name, description=item.description, hint=f"export {variable(name)}=…")
+    return Need(kind="secret", name=name, description=item.description, hint=f"stockade secret set {name}")
 
 
 __all__ = ["CatalogError", "CatalogServer", "Need", "Overrides", "entry", "info", "needs", "search", "servers"]

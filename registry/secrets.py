@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from registry.config import Config
+from registry.config import Config, Server
 from registry.document import walk
 from registry.errors import ConfigError, Finding, KeyPath, Problem, render_path
 
@@ -109,17 +109,39 @@ class SecretStore:
         return data.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
 
     def set(self, name: str, value: str) -> Path:
-        """Keeps a secret in its file, readable by its owner only; gives the file's path."""
+        """Keeps a secret in its file, readable by its owner only; gives the file's path.
+
+        Raises SecretError for a name or a size that cannot be, or a folder that cannot be written.
+        """
+        path = self._path(name)
+        if len(value.encode("utf-8", "surrogateescape")) > MAX_BYTES:
+            raise SecretError([Problem(message=f"the secret {name!r} is larger than {MAX_BYTES} bytes")])
+        try:
+            self._write(path, value)
+        except OSError as error:
+            raise SecretError([Problem(file=str(path), message=f"cannot be written: {error.strerror}")]) from error
+        return path
+
+    def remove(self, name: str) -> None:
+        """Removes a secret's file. Raises SecretError when there is none."""
+        path = self._path(name)
+        try:
+            path.unlink()
+        except OSError as error:
+            raise SecretError([Problem(file=str(path), message=f"cannot be removed: {error.strerror}")]) from error
+
+    def _path(self, name: str) -> Path:
         if not SECRET_NAME.fullmatch(name):
             hint = "Use letters, digits, _, . and -"
             raise SecretError([Problem(message=f"{name!r} cannot be a secret's name", hint=hint)])
+        return self.folder / name
+
+    def _write(self, path: Path, value: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".new-")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             file.write(value)
-        path = self.folder / name
         Path(temporary).replace(path)
-        return path
 
     def resolve(self, values: Mapping[str, str], where: KeyPath = ()) -> dict[str, str]:
         """The values with their references filled in. Raises SecretError with every one that is missing."""
@@ -184,8 +206,7 @@ class SecretStore:
 
     def how_to(self, name: str) -> str:
         """How a person sets a secret."""
-        path = self.folder / name
-        return f"Put it into {path} (chmod 600), or set {variable(name)} where Stockade runs"
+        return f"Run: stockade secret set {name} (or set {variable(name)} where Stockade runs)"
 
     def missing(self, config: Config) -> list[Problem]:
         """A problem, with its line, for each reference of a server in use that cannot be filled in."""
@@ -193,11 +214,24 @@ class SecretStore:
         for name, server in config.servers.items():
             if server.disabled:
                 continue
-            data = server.model_dump(mode="json", include={"env", "headers", "args", "auth"})
-            for path, text in walk(data):
+            for path, text in walk(_with_references(server)):
                 where: KeyPath = ("mcpServers", name, *path)
                 try:
                     self.resolve_text(text, where)
                 except SecretError as error:
                     problems += [config.problem(where, item.message, item.hint) for item in error.problems]
         return problems
+
+
+def needed_by(config: Config, name: str) -> list[str]:
+    """The servers whose entries name the secret."""
+    return [
+        server
+        for server, entry in config.servers.items()
+        if any(f"secret:{name}" in references(text) for _, text in walk(_with_references(entry)))
+    ]
+
+
+def _with_references(server: Server) -> dict[str, Any]:
+    """What of an entry may hold references."""
+    return server.model_dump(mode="json", include={"env", "headers", "args", "auth"})

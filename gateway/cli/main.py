@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from gateway.cli import backends, bridge, catalogue, clients, connect, egress, inspect, lifecycle
+from gateway.cli import backends, bridge, catalogue, clients, connect, egress, inspect, lifecycle, secrets
 from gateway.cli.locate import Place
 from gateway.cli.options import FileOption, Group, ProjectOption
 
@@ -19,6 +19,7 @@ def build() -> typer.Typer:
         ("egress", "What servers reach, and what they may reach.", egress.register),
         ("tools", "The tools that servers offer.", backends.register_tools),
         ("client", "AI clients and their tokens.", clients.register),
+        ("secret", "Values that the file only names.", secrets.register),
         ("admin", "The admin page and its token.", lifecycle.register_admin),
     ):
         group = _typer(about)

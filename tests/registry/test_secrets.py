@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from registry.config import load_text
-from registry.secrets import SecretError, SecretStore
+from registry.secrets import SecretError, SecretStore, needed_by
 
 
 def store(folder: Path, **env: str) -> SecretStore:
@@ -47,8 +47,8 @@ def test_every_missing_secret_is_named_with_its_place_and_how_to_set_it(tmp_path
     with pytest.raises(SecretError) as caught:
         store(tmp_path).resolve({"A": "${secret:one}", "B": "${env:TWO}"}, ("mcpServers", "x", "env"))
     assert str(caught.value).splitlines() == [
-        f"mcpServers.x.env.A: the secret 'one' is not set. Put it into {tmp_path}/one (chmod 600), "
-        "or set STOCKADE_SECRET_ONE where Stockade runs.",
+        "mcpServers.x.env.A: the secret 'one' is not set. "
+        "Run: stockade secret set one (or set STOCKADE_SECRET_ONE where Stockade runs).",
         "mcpServers.x.env.B: the environment variable TWO is not set. Set it: export TWO=….",
     ]
 
@@ -68,6 +68,34 @@ def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SecretError, match="can be read by others") as caught:
         secrets.resolve({"A": "${secret:one}"})
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_secret_is_removed_and_one_that_is_not_there_is_said(tmp_path: Path) -> None:
+    secrets = store(tmp_path)
+    secrets.set("one", "line\r\nline")
+    assert secrets.lookup("one") == "line\r\nline"
+    secrets.remove("one")
+    assert secrets.lookup("one") is None
+    with pytest.raises(SecretError, match="cannot be removed"):
+        secrets.remove("one")
+
+
+def test_a_secret_that_is_too_large_or_has_no_place_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SecretError, match="larger than"):
+        store(tmp_path).set("one", "x" * 65_537)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SecretError, match="cannot be written"):
+        store(tmp_path / "file").set("one", "x")
+
+
+def test_the_servers_that_need_a_secret_are_known() -> None:
+    text = (
+        "version: 1\nmcpServers:\n"
+        '  a: {image: x, env: {T: "Bearer ${secret:tok}"}}\n'
+        '  b: {image: x, env: {T: "${secret:token}"}}\n'
+        '  c: {url: "https://x.example/mcp", headers: {A: "${secret:tok}"}}\n'
+    )
+    assert needed_by(load_text(text, Path("stockade.yaml")), "tok") == ["a", "c"]
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "", "a b"])

@@ -8,7 +8,7 @@ import { refreshBackends, say, useStore } from './store.js';
 
 const kept = (name) => name.toLowerCase().replace(/[^a-z0-9]+/g, '-').replace(/^-|-$/g, '');
 const secretRef = (name) => `\${secret:${kept(name)}}`;
-const command = (name) => `(umask 077; mkdir -p ~/.config/stockade/secrets; cat > ~/.config/stockade/secrets/${kept(name)})`;
+const command = (name) => `stockade secret set ${kept(name)}`;
 
 export function Registry({ name }) {
   const { backends } = useStore();
@@ -100,7 +100,7 @@ function Install({ info }) {
       <p class="quiet-text"><${Shown} text=${one.description || ''} /></p>
       <label class="check"><input type="checkbox" checked=${changeable[one.target] || false} onChange=${(event) => setChangeable({ ...changeable, [one.target]: event.target.checked })} />the server may change files there</label></div>`)}
     ${secrets.length + inputs.length > 0 && html`<fieldset class="secrets"><legend>Secrets it needs from you</legend>
-      <p class="quiet-text">A secret never passes through this page and never stands in the file. In a terminal on this machine, run the line, paste the secret, press Enter and then Ctrl-D:</p>
+      <p class="quiet-text">A secret never passes through this page and never stands in the file. Run the line in a terminal on this machine; it asks for the secret and starts the server again with it:</p>
       <ul>${[...secrets, ...inputs].map((one) => html`<li key=${one.name}><b><code><${Shown} text=${one.name} /></code></b>${one.required ? '' : ' (optional)'}: <${Shown} text=${one.description || ''} />
         ${!one.required && html`<label class="check"><input type="checkbox" checked=${values[one.name] === true} onChange=${(event) => setValues({ ...values, [one.name]: event.target.checked })} />use it</label>`}
         ${(one.required || values[one.name] === true) && html`<${Snippet} text=${command(one.name)} label="Command" />`}</li>`)}</ul></fieldset>`}

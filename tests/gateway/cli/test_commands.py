@@ -391,6 +391,33 @@ def test_import_takes_over_a_clients_servers_isolated(stockade: Any, work: Path,
     assert [(name, server.isolated) for name, server in config.servers.items()] == [("git-hub", True)]
 
 
+def test_a_secret_is_kept_for_its_owner_and_its_servers_start_again(
+    stockade: Any, running: Running, home: Path
+) -> None:
+    running.control.config_path.write_text(
+        running.control.config_path.read_text().replace(
+            "[mcp-server-fetch]", '[mcp-server-fetch, "${secret:api-key}"]'
+        )
+    )
+    result = stockade("secret", "set", "api-key", stdin="s3cret\n")
+    assert result.code == 0
+    path = home / ".config/stockade/secrets/api-key"
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("s3cret", 0o600)
+    assert "s3cret" not in result.out + result.err
+    assert "fetch is started again" in result.out
+    assert running.control.supervisor.restarted == ["fetch"]
+    assert stockade("secret", "rm", "api-key").code == 0
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "says"), [("../x", "x", "cannot be a secret's name"), ("x", "", "Nothing")]
+)
+def test_what_cannot_be_a_secret_is_refused(stockade: Any, home: Path, name: str, given: str, says: str) -> None:
+    result = stockade("secret", "set", name, stdin=given)
+    assert (result.code, says in result.err) == (1, True)
+
+
 def test_connect_writes_the_clients_file_once_asked(stockade: Any, running: Running, home: Path) -> None:
     refused = stockade("connect", "cursor")
     assert refused.code == 1

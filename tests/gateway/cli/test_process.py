@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -204,3 +206,26 @@ def test_a_configuration_file_is_shown_as_a_person_would_type_it(work: Path) -> 
     (work / "stockade.yaml").write_text(CONFIG)
     assert display(work / "stockade.yaml") == "./stockade.yaml"
     assert display(Path("/elsewhere/x.yaml")) == "/elsewhere/x.yaml"
+
+
+def test_a_secret_that_is_typed_is_not_echoed(home: Path) -> None:
+    master, slave = pty.openpty()
+    command = [*STOCKADE, "secret", "set", "api-key"]
+    with subprocess.Popen(
+        command, stdin=slave, stdout=slave, stderr=slave, env=environment(), start_new_session=True
+    ) as process:
+        os.close(slave)
+        shown = b""
+        while b"not shown" not in shown:
+            shown += os.read(master, 1000)
+        while termios.tcgetattr(master)[3] & termios.ECHO:
+            assert process.poll() is None
+        os.write(master, b"s3cret\n")
+        with suppress(OSError):  # EIO: the other end is closed
+            while chunk := os.read(master, 1000):
+                shown += chunk
+    os.close(master)
+    assert process.returncode == 0, shown
+    assert b"Kept in" in shown
+    assert b"s3cret" not in shown
+    assert (home / ".config/stockade/secrets/api-key").read_text() == "s3cret"

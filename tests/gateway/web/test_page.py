@@ -317,7 +317,7 @@ async def test_newcomer_goes_from_the_catalogue_to_an_allowed_host_by_reading_th
 
 async def test_installing_says_which_secrets_are_needed_and_never_asks_for_them(site: Site, page: Page) -> None:
     await enter(site, page, "#/add/github")
-    await page.see("~/.config/stockade/secrets/github-personal-access-token", ".secrets")
+    await page.see("stockade secret set github-personal-access-token", ".secrets")
     await page.see("This server can reach api.github.com", "#meaning")
     await page.click(".install .primary", "Add this server")
     await page.see("${secret:github-personal-access-token}", "dialog .diff-line.add")
