@@ -25,13 +25,16 @@ class StockadeProcess:
     """STOCKADE_STATE_DIR; short, since UNIX socket paths are bounded."""
     environment: dict[str, str] = field(default_factory=dict)
 
-    def run(self, *arguments: str, check: bool = True, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, check: bool = True, timeout_s: float = 300, stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         """One `stockade` command, as a user types it."""
         result = subprocess.run(
             [sys.executable, "-m", "gateway.cli.main", "--file", str(self.config), *arguments],
             cwd=ROOT,
             env={**os.environ, "STOCKADE_STATE_DIR": str(self.state), "NO_COLOR": "1", **self.environment},
             text=True,
+            input=stdin,
             capture_output=True,
             timeout=timeout_s,
         )
