@@ -413,7 +413,7 @@ WARNINGS = {
         "network: {isolated: false}",
         "mcpServers.a.network.isolated: is not isolated: it reaches every",
     ),
-    "ports without hosts": ("network: {allowed_ports: [443]}", "allows nothing without allowed_hosts"),
+    "ports without hosts": ("network: {allowed_ports: [443]}", "allows nothing alone: name hosts in allowed_hosts"),
     "every host": ("network: {allowed_hosts: ['*']}", "'*' is every public host on the allowed ports"),
     "a whole top-level domain": ("network: {allowed_hosts: [.com]}", ".com is every host below a top-level domain"),
     "a public suffix": ("network: {allowed_hosts: ['*.github.io']}", "allows every host below github.io"),
