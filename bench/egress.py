@@ -2,8 +2,8 @@
 
 Loopback, the proxy pinned to one CPU, client and upstream (C, epoll: `egress_load.c`) to the other, rounds
 interleaved, medians printed, and their ratios to Squid. Ours runs with policy, address check, SNI check, events and
-counters on; the others with the nearest they have (an access list by name and port; no log). Needs cc, squid and
-tinyproxy (Debian).
+counters on; the others with the nearest they have (Squid: lists by name, port and address, and its access log,
+as ToolHive sets it up). Needs cc, squid and tinyproxy (Debian).
 """
 
 from __future__ import annotations
@@ -112,13 +112,18 @@ hosts_file {directory}/hosts
 acl allowed dstdomain {NAME}
 acl good port {ports.echo} {ports.bulk} {ports.http}
 acl CONNECT method CONNECT
+acl inside dst 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 169.254.0.0/16 100.64.0.0/10 224.0.0.0/4 fc00::/7 fe80::/10
 http_access deny !good
+http_access deny inside
 http_access allow allowed
 http_access deny all
-access_log none
+access_log stdio:{directory}/access.log squid
+cache_store_log none
 cache_log /dev/null
 cache deny all
-cache_mem 8 MB
+cache_mem 0 MB
+maximum_object_size 0 KB
+maximum_object_size_in_memory 0 KB
 pid_filename {directory}/squid.pid
 coredump_dir {directory}
 netdb_filename none

@@ -72,19 +72,33 @@ async def serve(
     Loopback addresses are opened by an explicit IP rule or by `resolve`, the listener's own port excepted; private
     ones as ever. Raises PolicyError, or ValueError for a `resolve` entry that cannot be read.
     """
-    parse_policy(block)
+    with sock:
+        parse_policy(block)
+        message = push(block, sock.getsockname()[1], own_addresses(), resolve, upstream_proxy, no_proxy)
+        await serve_on(sock, message, resolver, log, stop, on_ready, drain_s)
+
+
+async def serve_on(
+    sock: socket.socket,
+    message: Mapping[str, Any],
+    resolver: Resolver | None,
+    log: Callable[[str], None] | None,
+    stop: asyncio.Event | None,
+    on_ready: Callable[[Egress], None] | None,
+    drain_s: float,
+) -> None:
+    """Serve what a gateway would have pushed, until `stop`."""
     loop = asyncio.get_running_loop()
     if stop is None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-    own = own_addresses()
     recorder = Recorder(epoch=secrets.token_hex(8), log=log)
     system = SystemResolver(loop.time)
     outside = Outside.unconfigured(resolver or system)
     async with asyncio.TaskGroup() as tasks:
         egress = Egress(loop, tasks, recorder, outside, own=frozenset())
-        egress.apply(push(block, sock.getsockname()[1], own, resolve, upstream_proxy, no_proxy))
+        egress.apply(message)
         origin = Origin(egress.backends[NAME], "", recorder)
         egress.origins.add(origin)
 

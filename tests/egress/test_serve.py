@@ -1,0 +1,125 @@
+"""The standalone proxy as a process of its own, on uvloop and on plain asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from egress.serve import listening_socket, main
+
+from .harness import Client, echo, upstream
+
+pytestmark = pytest.mark.anyio
+
+NAME = "db.example"
+
+
+@asynccontextmanager
+async def process(tmp_path: Path, port: int, loop: str) -> AsyncIterator[tuple[Process, int]]:
+    """`python -m egress.serve` with one opaque target; the process and its port."""
+    policy = {"allowed_hosts": [{"host": NAME, "port": port, "protocol": "tcp"}]}
+    (tmp_path / "policy.json").write_text(json.dumps(policy))
+    with listening_socket("127.0.0.1:0") as free:
+        listen = free.getsockname()[1]
+    command = [sys.executable, "-m", "egress.serve", "--policy", str(tmp_path / "policy.json")]
+    command += ["--listen", f"127.0.0.1:{listen}", "--resolve", f"{NAME}:{port}:127.0.0.1"]
+    environment = {**os.environ, "STOCKADE_LOOP": loop}
+    served = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, env=environment)
+    try:
+        yield served, listen
+    finally:
+        if served.returncode is None:
+            served.kill()
+            await served.communicate()
+
+
+async def reached(port: int) -> Client:
+    async with asyncio.timeout(15):
+        while True:
+            try:
+                return Client(*await asyncio.open_connection("127.0.0.1", port))
+            except ConnectionRefusedError:
+                await asyncio.sleep(0.05)
+
+
+async def short_tunnel(proxy: int, port: int, gate: asyncio.Semaphore) -> None:
+    async with gate:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy)
+        writer.write(f"CONNECT {NAME}:{port} HTTP/1.1\r\nHost: {NAME}:{port}\r\n\r\nping".encode())
+        writer.write_eof()
+        async with asyncio.timeout(60):
+            assert (await reader.read()).endswith(b"ping")
+        writer.close()
+        await writer.wait_closed()
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+@pytest.mark.slow
+async def test_twelve_thousand_half_closed_tunnels_leave_the_process_as_it_was(tmp_path: Path) -> None:
+    """uvloop ends the process ("double free") when half-closed transports are dropped without close()."""
+    async with upstream(echo) as port, process(tmp_path, port, "uvloop") as (served, listen):
+        first = await reached(listen)
+        assert "403" in (await first.get("http://evil.example/"))[0]
+        base = descriptors(served.pid)
+        for _ in range(3):
+            gate = asyncio.Semaphore(64)
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(4000):
+                    tasks.create_task(short_tunnel(listen, port, gate))
+            assert served.returncode is None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(15):
+                while descriptors(served.pid) > base:
+                    await asyncio.sleep(0.05)
+        assert descriptors(served.pid) <= base
+        first.writer.close()
+        await first.writer.wait_closed()
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+async def test_it_serves_logs_its_decisions_and_drains_on_sigterm(tmp_path: Path, loop: str) -> None:
+    async with upstream(echo) as port, process(tmp_path, port, loop) as (served, listen):
+        client = await reached(listen)
+        assert "200" in await client.connect(f"{NAME}:{port}")
+        denied = await reached(listen)
+        assert "403" in await denied.connect("evil.example:443")
+        served.send_signal(signal.SIGTERM)
+        await client.send(b"still open")
+        assert await client.exactly(10) == b"still open"
+        for each in (client, denied):
+            each.writer.close()
+            await each.writer.wait_closed()
+        async with asyncio.timeout(15):
+            out, err = await served.communicate()
+        assert (served.returncode, err) == (0, b"")
+        lines = [json.loads(line) for line in out.splitlines()]
+        assert [(line["decision"], line["host"]) for line in lines] == [("allow", NAME), ("deny", "evil.example")]
+
+
+@pytest.mark.parametrize(
+    ("policy", "listen", "said"),
+    [
+        ('{"allowed_hosts": ["https://a.example/"]}', "127.0.0.1:0", "is a URL"),
+        ("[]", "127.0.0.1:0", "is a mapping"),
+        ("{}", "3128", "write ADDRESS:PORT"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], policy: str, listen: str, said: str
+) -> None:
+    (tmp_path / "policy.json").write_text(policy)
+    assert main(["--policy", str(tmp_path / "policy.json"), "--listen", listen, "--quiet"]) == 2
+    assert said in capsys.readouterr().err
