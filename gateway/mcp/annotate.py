@@ -9,7 +9,7 @@ from typing import Any, Final
 from observability.events import Certainty, EgressEvent
 
 META_KEY: Final = "stockade/egress"
-_HOST: Final = re.compile(r"[A-Za-z0-9._:-]+")
+_HOST: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]*")
 
 Denials = Sequence[tuple[EgressEvent, Certainty]]
 

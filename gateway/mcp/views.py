@@ -6,7 +6,6 @@ tool and prompt its name on `/mcp`, over all backends, so that names do not depe
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
