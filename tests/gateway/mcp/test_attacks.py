@@ -1,0 +1,299 @@
+"""What a hostile backend, or a client that wants more than it may, tries at the endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.mcp.annotate import denial_line
+from gateway.mcp.auth import Denied, Gate
+from gateway.mcp.caller import Principal
+from gateway.mcp.catalogue import TemplatePattern
+from gateway.mcp.http import HostGuard, Refused
+from gateway.mcp.http_client import Pool, SseParser, dial_url
+from gateway.mcp.pins import Pins
+from gateway.mcp.tasktable import TaskTable
+from gateway.mcp.views import View
+from observability.events import Certainty, Decision, EgressEvent, Phase, Reason
+from registry.fields import Pin
+from tests.gateway.mcp.clients import ACCEPT, legacy
+from tests.gateway.mcp.fakes import config, gateway, server, token_digest
+
+# --- URI templates are a backend's text
+
+
+def old_pattern(template: str) -> re.Pattern[str]:
+    """The meaning of a template as a regular expression, which is not safe to run."""
+    parts, end = [], 0
+    for found in re.finditer(r"\{([+#./;?&]?)([^{}]*)\}", template):
+        parts.append(re.escape(template[end : found.start()]))
+        parts.append({"": "[^/]*", "?": r"(?:\?.*)?", "&": "(?:&.*)?", "#": "(?:#.*)?"}.get(found[1], ".*"))
+        end = found.end()
+    return re.compile("".join([*parts, re.escape(template[end:])]), re.DOTALL)
+
+
+PIECES = st.lists(
+    st.sampled_from(["a", "b", "/", "?", "&", "#", "{x}", "{+x}", "{?x}", "{&x}", "{#x}", "{/x}"]), max_size=8
+)
+
+
+@given(PIECES.map("".join), st.text("ab/?&#", max_size=10))
+def test_a_template_matches_what_its_expression_would(template: str, uri: str) -> None:
+    assert TemplatePattern(template).matches(uri) is bool(old_pattern(template).fullmatch(uri))
+
+
+@pytest.mark.parametrize("operator", ["+", "", "/", "?"])
+def test_a_template_of_many_expressions_does_not_keep_the_gateway_busy(operator: str) -> None:
+    """As a regular expression this took longer than anybody waits: 18 s at 8 expressions, 40 times that at 10."""
+    for count in (8, 16, 17, 4000):
+        assert not TemplatePattern("a" + f"{{{operator}x}}a" * count + "!").matches("a" * 2000)
+    assert not TemplatePattern("{+x}").matches("a" * 100_000)
+
+
+# --- what an http backend may send
+
+
+class Hears:
+    def __init__(self) -> None:
+        self.broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def on_head(self, status: int, headers: dict[str, str]) -> None:
+        return
+
+    def on_data(self, data: bytes) -> None:
+        return
+
+    def on_end(self) -> None:
+        self.on_broken("it ended")
+
+    def on_broken(self, why: str) -> None:
+        if not self.broken.done():
+            self.broken.set_result(why)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("start", "more"),
+    [
+        (b"HTTP/1.1 200 OK\r\n", b"X-%d: " + b"y" * 1000 + b"\r\n"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"y" * 1000),
+        (b"", b"HTTP/1.1 100 Continue\r\nX-%d: y\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X-%d: " + b"y" * 1000 + b"\r\n"),
+    ],
+)
+async def test_headers_without_an_end_are_cut_off(start: bytes, more: bytes) -> None:
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(start)
+        try:
+            for number in range(20_000):
+                writer.write(more % number if b"%d" in more else more)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        writer.close()
+
+    listening = await asyncio.start_server(flood, "127.0.0.1", 0)
+    pool = Pool(dial_url("127.0.0.1", listening.sockets[0].getsockname()[1], None))
+    connection, hears = await pool.take(), Hears()
+    connection.request(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", hears)
+    async with asyncio.timeout(20):
+        assert "headers without an end" in await hears.broken
+    pool.close()
+    listening.close()
+    await listening.wait_closed()
+
+
+def test_an_event_stream_in_small_pieces_is_not_split_again_for_each() -> None:
+    """A megabyte in 200,000 pieces: quadratic work would take minutes."""
+    parser = SseParser(16 * 1024 * 1024)
+    for _ in range(200_000):
+        assert parser.feed(b"data:" if parser._rest == b"" else b"xxxxx") == []
+    assert len(parser.feed(b"\n\n")[0][2]) == 999_995
+
+
+def test_empty_lines_of_data_count_towards_the_limit_too() -> None:
+    parser = SseParser(100_000)
+    parser.feed(b"data:\n" * 12_000)
+    with pytest.raises(ValueError, match="more than 100000 bytes"):
+        parser.feed(b"data:\n" * 12_000)
+
+
+def test_a_carriage_return_between_two_pieces_is_one_line_end() -> None:
+    parser = SseParser(1000)
+    assert parser.feed(b"data: a\r") == []
+    assert parser.feed(b"\ndata: b\r\n\r") == []
+    assert [event[2] for event in parser.feed(b"\n")] == [b"a\nb"]
+
+
+# --- what grows
+
+
+def test_a_backend_with_other_tools_each_time_does_not_fill_the_pins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.mcp.pins._MAX_PINNED", 500)
+    for mode in (Pin.WARN, Pin.STRICT):
+        pins = Pins(lambda event: None, tmp_path)
+        pins.apply({"bad": mode})
+        for turn in range(30):
+            pins.seen("bad", [{"name": f"t{turn}-{number}"} for number in range(100)])
+            pins.seen("bad", [{"name": "same", "description": str(turn)}])
+        assert len(pins._pinned["bad"]) <= 600
+        assert len(pins._told) <= 500
+
+
+def test_a_huge_task_is_kept_by_its_id_alone() -> None:
+    tasks, alice = TaskTable(), Principal("alice")
+    tasks.learn(json.dumps({"result": {"taskId": "t1", "content": "x" * 1_000_000}}).encode(), alice, "bad")
+    tasks.learn(json.dumps({"result": {"taskId": "x" * 100_000}}).encode(), alice, "bad")
+    assert tasks.of(alice, ["bad"]) == [{"taskId": "t1"}]
+    assert tasks.owner("t1", Principal("bob")) is None
+
+
+@pytest.mark.anyio
+async def test_names_and_ids_that_a_client_chose_are_bounded() -> None:
+    async with gateway(config({"one": server()})) as running, legacy(running.url()) as client:
+        long = "x" * 100_000
+        response = await client.post({"jsonrpc": "2.0", "id": long, "method": "ping"})
+        assert response.status_code == 400
+        response = await client.post({"jsonrpc": "2.0", "id": 10**600, "method": "ping"})
+        assert response.status_code == 400
+        response = await client.post({"jsonrpc": "2.0", "id": 1, "method": f"a/{long}"})
+        assert response.status_code == 400
+        for method, key in (("tools/call", "name"), ("resources/read", "uri"), ("tasks/get", "taskId")):
+            assert "is longer than" in (await client.request(method, {key: long}))["error"]["message"]
+        for number in range(20):
+            await client.call(f"one__{number}" + "y" * 60_000)
+        view = running.endpoint._view("", "")
+        assert isinstance(view, View)
+        assert all(len(key) <= 512 for _, _, _, key in view._decided)
+        assert all(len(event.request_id) <= 512 and len(event.method) <= 512 for event in running.calls())
+        message = {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "initialize",
+            "params": {"protocolVersion": "2025-11-25", "capabilities": {"x": long}, "clientInfo": {"name": "x"}},
+        }
+        said = (await client.http.post(client.url, json=message, headers=ACCEPT)).json()
+        assert "greeting is larger" in said["error"]["message"]
+
+
+@pytest.mark.anyio
+async def test_deep_nesting_is_an_error_and_no_crash() -> None:
+    async with gateway(config({"one": server()})) as running, legacy(running.url()) as client:
+        for depth in (200, 900, 5_000, 100_000):
+            nested = b"[" * depth + b"]" * depth
+            for method, key in ((b"initialize", b"capabilities"), (b"tools/call", b"arguments"), (b"x/y", b"z")):
+                body = b'{"jsonrpc":"2.0","id":1,"method":"%b","params":{"protocolVersion":"2025-11-25","%b":%b}}'
+                headers = {**client.headers, "content-type": "application/json"}
+                response = await client.http.post(client.url, content=body % (method, key, nested), headers=headers)
+                assert response.status_code in (200, 400), (depth, method)
+        assert "result" in await client.request("ping")
+
+
+# --- advice that people paste
+
+
+@pytest.mark.parametrize(
+    "host", ["$(id).x", "`id`", "a;reboot", "a|b", r"\036\040id\041", "a b", "a\nb", "-x'", "--yes"]
+)
+def test_a_name_that_is_no_host_is_never_part_of_a_command(host: str) -> None:
+    event = EgressEvent(
+        time=1.0,
+        seq=1,
+        epoch="e",
+        connection=1,
+        phase=Phase.DECIDED,
+        decision=Decision.DENY,
+        reason=Reason.DIRECT_ATTEMPT,
+        backend="bad",
+        host=host,
+        port=53,
+    )
+    assert "To allow it" not in denial_line(event, Certainty.CERTAIN)
+
+
+# --- who is asking
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["forwarded", "x-forwarded-for", "x-real-ip", "via"])
+async def test_what_a_reverse_proxy_passes_on_does_not_come_from_this_machine(name: str) -> None:
+    gate = Gate(config({}), None)
+    assert (await gate.admit({}, "127.0.0.1", "/mcp")).client == ""
+    with pytest.raises(Denied):
+        await gate.admit({name: "127.0.0.1"}, "127.0.0.1", "/mcp")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "authorization",
+    ["Bearer ", "Bearer", "Basic YTpi", "bearer alice ", "Bearer alice,bob", "Bearer \x00alice", "Bearer alicE"],
+)
+async def test_a_token_is_taken_whole_or_not_at_all(authorization: str) -> None:
+    gate = Gate(config({}, clients={"alice": {"token_sha256": token_digest("alice")}}), None)
+    if authorization == "bearer alice ":
+        assert (await gate.admit({"authorization": authorization}, "127.0.0.1", "/mcp")).client == "alice"
+        return
+    with pytest.raises(Denied):
+        await gate.admit({"authorization": authorization}, "127.0.0.1", "/mcp")
+    with pytest.raises(Denied):
+        await gate.admit({}, "127.0.0.1", "/mcp")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "localhost.", "localhost.:8420", "127.0.0.1.", "127.1:8420", "0.0.0.0:8420", "[::]:8420", "[::ffff:127.0.0.1]:8420",
+     "localhost.evil.example", "evil.example:8420", "localhost:8420@evil.example", "localhost, evil.example", "2130706433",
+     "localhost:84 20", "localhost:x", "[::1].evil.example", "[::1]:80.evil.example", "::1", "[::1%lo]:8420"],
+)  # fmt: skip
+def test_a_host_that_is_not_exactly_this_machine_is_refused(host: str) -> None:
+    guard = HostGuard("127.0.0.1:8420", (), ())
+    with pytest.raises(Refused) as refused:
+        guard.check({"host": host})
+    assert refused.value.status == 421
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["null", "", "file://", "http://evil.example", "http://localhost.evil.example", "https://localhost@evil.example",
+     "http://localhost/evil", "chrome-extension://localhost", "http://127.0.0.1:80,http://evil.example", "http://"],
+)  # fmt: skip
+def test_a_web_page_from_elsewhere_is_refused(origin: str) -> None:
+    guard = HostGuard("127.0.0.1:8420", (), ())
+    with pytest.raises(Refused) as refused:
+        guard.check({"host": "127.0.0.1:8420", "origin": origin})
+    assert refused.value.status == 403
+
+
+Send = Callable[[httpx2.AsyncClient, str, dict[str, Any]], Awaitable[httpx2.Response]]
+
+
+@pytest.mark.anyio
+async def test_a_session_of_another_client_is_of_no_use() -> None:
+    clients = {name: {"token_sha256": token_digest(name)} for name in ("alice", "bob")}
+    async with gateway(config({"one": server(), "two": server()}, clients=clients)) as running:
+        async with legacy(running.url("one"), token="alice") as alice, legacy(running.url("one"), token="bob") as bob:
+            stolen = {**bob.headers, "mcp-session-id": alice.headers["mcp-session-id"]}
+            ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+            for message in (
+                ping,
+                {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}},
+                {"jsonrpc": "2.0", "id": "stockade-1", "result": {}},
+            ):
+                assert (await bob.http.post(bob.url, json=message, headers=stolen)).status_code == 404
+            assert (await bob.http.delete(bob.url, headers=stolen)).status_code == 404
+            assert (await bob.http.get(bob.url, headers=stolen)).status_code == 404
+            assert (await bob.http.post(running.url(), json=ping, headers=alice.headers)).status_code == 404
+            assert (await bob.http.post(running.url("two"), json=ping, headers=alice.headers)).status_code == 404
+            assert "result" in await alice.request("ping")
