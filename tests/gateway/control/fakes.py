@@ -100,9 +100,12 @@ class FakeEndpoint:
 
     def __init__(self) -> None:
         self.approved: list[tuple[str, str]] = []
+        self.definitions: dict[str, list[dict[str, Any]]] = {
+            "fetch": [{"name": "fetch", "description": "reads \x1b[31mpages [red]x"}]
+        }
 
     def tools(self, backend: str) -> Sequence[Mapping[str, Any]]:
-        return [{"name": "fetch", "description": "reads \x1b[31mpages [red]x"}] if backend == "fetch" else []
+        return self.definitions.get(backend, [])
 
     def approve(self, backend: str, tool: str) -> None:
         if tool != "fetch":
@@ -125,6 +128,7 @@ class FakeControl:
     """Implements `gateway.control.base.Control` on a directory of a test."""
 
     directory: Path
+    text: str = CONFIG
     version: str = "1.2.3"
     project: str = "test"
     started: float = 1_700_000_000.0
@@ -135,14 +139,14 @@ class FakeControl:
     ready: Readiness = field(default_factory=lambda: Readiness(ready=True))
     stopped: bool = False
     on_shutdown: Any = None
-    supervisor: FakeSupervisor = field(default_factory=FakeSupervisor)
+    supervisor: Any = field(default_factory=FakeSupervisor)
     endpoint: FakeEndpoint = field(default_factory=FakeEndpoint)
     instruments: FakeInstruments = field(default_factory=FakeInstruments)
     link: FakeLink = field(default_factory=FakeLink)
 
     def __post_init__(self) -> None:
         self.config_path = self.directory / "stockade.yaml"
-        self.config_path.write_text(CONFIG)
+        self.config_path.write_text(self.text)
         self.config = load_config(self.config_path)
         self.hub = Hub()
         self.history = History(self.directory / "history.db")
@@ -163,7 +167,7 @@ class FakeControl:
         if dry_run or not edit.changed:
             return Edited(diff=edit.diff, applied=False)
         apply(edit)
-        self.config = edit.config
+        await self.reload()
         return Edited(diff=edit.diff, applied=True)
 
     async def reload(self) -> None:

@@ -72,7 +72,7 @@ def events(control: FakeControl, count: int, **changes: Any) -> None:
 
 async def nobody_follows(control: FakeControl) -> None:
     """Bounded by the fixture's timeout."""
-    while control.hub.subscribers:  # noqa: ASYNC110  # the hub has no event for it
+    while control.hub.subscribers:  # the hub has no event for it
         await asyncio.sleep(0)
 
 

@@ -14,7 +14,7 @@ from gateway.control.apps import admin_app
 from gateway.control.auth import AdminToken
 from gateway.control.listen import HttpServer
 from tests.gateway.web.browser import Browser, Page, chromium, launch, sign_in, tab
-from tests.gateway.web.control import FakeControl
+from tests.gateway.web.control import PageControl
 
 TWO = """\
 version: 1
@@ -38,7 +38,7 @@ class Site:
 
     url: str
     token: str
-    control: FakeControl
+    control: PageControl
     server: HttpServer
     port: int
 
@@ -74,7 +74,7 @@ def text() -> str:
 
 @pytest.fixture
 async def site(tmp_path: Path, text: str) -> AsyncIterator[Site]:
-    control = FakeControl(tmp_path, text)
+    control = PageControl(tmp_path, text)
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     token = AdminToken(tmp_path / "admin.json")

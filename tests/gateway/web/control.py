@@ -7,16 +7,10 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from egress.policy import Surroundings
-from gateway.control.base import Edited, Readiness, Urls
 from observability.events import BackendEvent, BackendState, Decision, EgressEvent, NoticeEvent, Phase, Reason
-from observability.hub import Hub
-from observability.store import History
-from registry.config import Config, load_config
-from registry.edit import Change, apply, edit_config
+from tests.gateway.control.fakes import FakeControl
 from tests.gateway.web import scene
 
 
@@ -57,28 +51,14 @@ class Supervisor:
             self.printed.notify_all()
 
 
-class FakeControl:
-    """What `gateway.control.base.Control` asks for, around a real file in `folder`."""
+class PageControl(FakeControl):
+    """The gateway of the page's tests: its backends are those of the file, and run at once."""
 
-    version = "0.1.0"
-    project = "platform"
-    warnings: Sequence[str] = ()
-    urls = Urls(endpoint="http://127.0.0.1:8420/mcp", admin="http://127.0.0.1:8421/")
+    supervisor: Supervisor
 
     def __init__(self, folder: Path, text: str) -> None:
-        self.started = time.time()
-        self.config_path = folder / "stockade.yaml"
-        self.config_path.write_text(text)
-        self.config: Config = load_config(self.config_path)
-        self.hub = Hub()
-        self.history = History(folder / "history.db")
-        self.hub.attach(self.history.record)
-        self.supervisor = Supervisor()
-        self.instruments = SimpleNamespace(expose=lambda: b"")
-        self.approved: list[tuple[str, str]] = []
-        self.definitions: dict[str, list[dict[str, Any]]] = {}
-        self.endpoint = SimpleNamespace(tools=lambda name: self.definitions.get(name, []), approve=self._approve)
-        self.link = SimpleNamespace()
+        super().__init__(folder, text, project="platform", warnings=(), supervisor=Supervisor(), started=time.time())
+        self.endpoint.definitions.clear()
         self.story = scene.Story(time.time(), seq=5000, connection=5000)
         self._adopt()
 
@@ -91,39 +71,15 @@ class FakeControl:
             for name, server in self.config.servers.items()
         }
 
-    def readiness(self) -> Readiness:
-        return Readiness(ready=True)
-
-    def surroundings(self) -> Surroundings:
-        return Surroundings()
-
-    async def edit(self, change: Change, *, dry_run: bool = False) -> Edited:
-        made = edit_config(self.config_path, change)
-        if dry_run:
-            return Edited(diff=made.diff, applied=False)
-        apply(made)
-        await self.reload()
-        return Edited(diff=made.diff, applied=True)
-
     async def reload(self) -> None:
         before = set(self.config.servers)
-        self.config = load_config(self.config_path)
+        await super().reload()
         self._adopt()
         for name in set(self.config.servers) - before:
             self.hub.publish(BackendEvent(time=time.time(), backend=name, state=BackendState.RUNNING))
         self.hub.publish(NoticeEvent(time=time.time(), source="config", code="config_reloaded"))
 
-    def _approve(self, backend: str, tool: str) -> None:
-        self.approved.append((backend, tool))
-
-    def shutdown(self) -> None:
-        raise NotImplementedError
-
     # what a test makes happen
-
-    def close(self) -> None:
-        self.hub.close()
-        self.history.close()
 
     def cut_streams(self) -> None:
         """Every event stream ends, as when the network drops."""
@@ -151,7 +107,7 @@ class FakeControl:
         return made[0]
 
 
-def denied(control: FakeControl) -> list[EgressEvent]:
+def denied(control: PageControl) -> list[EgressEvent]:
     """The denials in the hub, oldest first."""
     found = [item.event for item in control.hub.recent(5000)]
     return [

@@ -18,7 +18,7 @@ from gateway.control.base import Urls
 from gateway.control.listen import HttpServer
 from tests.gateway.web import scene
 from tests.gateway.web.browser import Page, launch, sign_in
-from tests.gateway.web.control import FakeControl
+from tests.gateway.web.control import PageControl
 
 FOLDER = Path(__file__).parents[3] / "docs/screenshots"
 
@@ -56,10 +56,10 @@ SHOTS = (
 
 
 @asynccontextmanager
-async def site(text: str) -> AsyncIterator[tuple[str, str, FakeControl]]:
+async def site(text: str) -> AsyncIterator[tuple[str, str, PageControl]]:
     """A running admin listener: its address, its token, its gateway."""
     with tempfile.TemporaryDirectory() as folder:
-        control = FakeControl(Path(folder), text)
+        control = PageControl(Path(folder), text)
         control.urls = Urls(endpoint="http://127.0.0.1:8420/mcp", admin="http://127.0.0.1:8421/")
         listener = socket.create_server(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -93,12 +93,12 @@ async def take(page: Page, url: str, shot: Shot, folder: Path) -> None:
     await page.picture(folder / f"{shot.name}.png")
 
 
-def furnish(control: FakeControl) -> None:
+def furnish(control: PageControl) -> None:
     """The afternoon of `scene`."""
     now = time.time()
     control.supervisor.found = {status.name: status for status in scene.statuses(now)}
     control.supervisor.lines = {"tickets": scene.log_lines(now)}
-    control.definitions = dict(scene.TOOLS)
+    control.endpoint.definitions = dict(scene.TOOLS)
     control.tell(*scene.afternoon(now))
 
 

@@ -203,7 +203,7 @@ HOSTILE = {
 async def test_hostile_text_is_shown_as_text_and_never_runs(site: Site, page: Page, name: str) -> None:
     text = HOSTILE[name]
     call = CallRef(request_id="1", method="tools/call", tool=text[:60], client=text[:60])
-    site.control.definitions["tickets"] = [{"name": text[:60], "description": f"Useful.\n{text}"}]
+    site.control.endpoint.definitions["tickets"] = [{"name": text[:60], "description": f"Useful.\n{text}"}]
     await site.control.supervisor.prints("tickets", f"before {text} after")
     await enter(site, page)
     site.control.tries("tickets", text, calls=(call,), detail=f"Seen: {text}")
@@ -462,7 +462,7 @@ async def test_a_changed_tool_is_said_and_can_be_accepted(site: Site, page: Page
     await page.see("The tool fetch is no longer what it was", ".notices")
     await page.click(".notices button", "Accept it")
     await page.see("is accepted as it is now", ".said-box")
-    assert site.control.approved == [("fetch", "fetch")]
+    assert site.control.endpoint.approved == [("fetch", "fetch")]
 
 
 async def test_the_browser_would_have_told_of_injected_code(site: Site, page: Page) -> None:
