@@ -50,7 +50,7 @@ class Progress:
     def __init__(self, path: Path, project: str | None) -> None:
         self._path = path
         self._project = project
-        self._shown = ""
+        self._shown = "The gateway is starting."  # as everybody knows who waits
 
     def __call__(self) -> None:
         found = find_gateway(self._path, self._project)
