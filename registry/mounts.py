@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,17 @@ from registry.fields import absolute
 ENGINE_SOCKETS = ("docker.sock", "containerd.sock", "podman.sock", "crio.sock", "buildkitd.sock")
 FORBIDDEN = frozenset({"/", "/var", "/var/lib", "/boot", "/etc", "/home", "/usr"})
 """With one of these a server would see far too much: other people's files, keys, or what is in FORBIDDEN_TREES."""
-FORBIDDEN_TREES = ("/proc", "/sys", "/dev", "/run", "/var/run", "/var/lib/docker", "/var/lib/containerd", "~/.docker")
+FORBIDDEN_TREES = (
+    "/proc",
+    "/sys",
+    "/dev",
+    "/run",
+    "/var/run",
+    "/var/lib/docker",
+    "/var/lib/containerd",
+    "/var/lib/stockade",
+    "~/.docker",
+)
 """In one of these, at any depth, are ways out: the engine, the kernel's files, other programs' sockets."""
 REMOVABLE = ("/run/media",)
 """Where desktops put removable disks; nothing else is there."""
@@ -34,6 +44,8 @@ class Mount:
     read_only: bool = False
     volume: bool = False
     """True when `source` names a volume of the engine."""
+    led_to: str = field(default="", compare=False, repr=False)
+    """The source without links, as it was when the configuration was read; empty for a volume."""
 
 
 def parse_mount(value: Any, base: Path) -> Mount:
@@ -80,7 +92,13 @@ def make_mount(source: str, target: str, read_only: bool, *, base: Path) -> Moun
     elif not VOLUME.fullmatch(source):
         raise Invalid(f"{source!r} is neither a path nor a volume's name", f"For a folder, write ./{source}")
     refuse_forbidden(source, volume=volume)
-    return Mount(source=source, target=os.path.normpath(target), read_only=read_only, volume=volume)
+    return Mount(
+        source=source,
+        target=os.path.normpath(target),
+        read_only=read_only,
+        volume=volume,
+        led_to="" if volume else real(source),
+    )
 
 
 def refuse_forbidden(source: str, *, volume: bool) -> None:
@@ -130,6 +148,20 @@ def missing_source(mount: Mount) -> Invalid | None:
     if stat.S_ISSOCK(mode):
         return Invalid(f"{mount.source} is a socket, a way around the wall", "Mount files and folders only")
     return None
+
+
+def refuse_moved(mount: Mount) -> None:
+    """Raises Invalid when the source leads elsewhere than when the configuration was read.
+
+    A server that may write to a folder can put a link in the place of what is mounted from inside that folder; the
+    engine would follow it at the container's next start.
+    """
+    if mount.volume or not mount.led_to:
+        return
+    if (now := real(mount.source)) != mount.led_to:
+        hint = "If that is meant, reload the configuration; if not, a server may have put a link there"
+        raise Invalid(f"{mount.source} led to {mount.led_to} and leads to {now} now", hint)
+    refuse_forbidden(mount.source, volume=False)
 
 
 def holds(mount: Mount, path: Path) -> bool:

@@ -23,7 +23,7 @@ from .base import Attachment, ContainerPlan, ExitInfo, LogLine
 from .door import Door
 from .errors import BackendUnavailable, EngineError
 from .logring import LogRing
-from .plans import backend_network_plan, check_hardening
+from .plans import backend_network_plan, check_hardening, check_mounts
 from .record import Role
 from .tools import Tools, owned, start_watched
 
@@ -151,7 +151,8 @@ class Pair:
         return True
 
     async def start_backend(self) -> None:
-        """Attaches, then starts, then (http) waits for its port."""
+        """Attaches, then starts, then (http) waits for its port. Raises PlanError for a mount that leads elsewhere."""
+        check_mounts(self.wanted.source)
         await self.attach_streams()
         self.started_at = time.monotonic()
         self.ended = await start_watched(self.tools.engine, self.tools.exits, self.container)

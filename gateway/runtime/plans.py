@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from registry.config import Server
+from registry.errors import Invalid
+from registry.mounts import refuse_moved
 from registry.spec import ImageSource, PackageSource
 
 from .base import ContainerPlan, ImageInfo, Mount, NetworkPlan, inside
@@ -290,6 +292,16 @@ def mounts_of(source: PackageSource | ImageSource, ca: CaBundle | None) -> tuple
     if ca:
         found.append(Mount(source=str(ca.path), target=CA_INSIDE))
     return tuple(found)
+
+
+def check_mounts(source: PackageSource | ImageSource) -> None:
+    """Looks at the mounts as they are now, before each start of the container. Raises PlanError."""
+    for mount in source.mounts:
+        try:
+            refuse_moved(mount)
+        except Invalid as error:
+            finding = error.findings[0]
+            raise PlanError(f"The mount {finding.message}. {finding.hint}.") from None
 
 
 def check_own_port(backend: str, port: int | None, ports: frozenset[int]) -> None:
