@@ -18,6 +18,8 @@ AF_INET: Final = 2
 AF_INET6: Final = 10
 AF_NETLINK: Final = 16
 NETLINK_ROUTE: Final = 0
+IP_PROTOCOLS: Final = (0, 1, 6, 17, 58, 262)
+"""Whatever fits the type, ICMP, TCP, UDP, ICMPv6, MPTCP."""
 
 TAKEN_OUT: Final = frozenset(
     {"socket", "socketpair", "socketcall", "io_uring_setup", "io_uring_enter", "io_uring_register"}
@@ -69,9 +71,17 @@ def without_taken_out(rules: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]
 
 
 def socket_rules() -> list[dict[str, Any]]:
-    """Sockets by family. Of NETLINK only routing, which `getifaddrs` needs; pairs only of UNIX."""
+    """Sockets by family and protocol. Of NETLINK only routing, which `getifaddrs` needs; pairs only of UNIX.
+
+    Other protocols of IP (SCTP, DCCP, L2TP, …) lead nowhere in an empty namespace, but asking for one loads its module.
+    """
     return [
-        *(allow(["socket"], equals(0, family)) for family in (AF_UNIX, AF_INET, AF_INET6)),
+        allow(["socket"], equals(0, AF_UNIX)),
+        *(
+            allow(["socket"], equals(0, family), equals(2, protocol))
+            for family in (AF_INET, AF_INET6)
+            for protocol in IP_PROTOCOLS
+        ),
         allow(["socket"], equals(0, AF_NETLINK), equals(2, NETLINK_ROUTE)),
         allow(["socketpair"], equals(0, AF_UNIX)),
     ]
