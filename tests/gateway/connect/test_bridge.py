@@ -135,7 +135,7 @@ async def test_cancelling_a_modern_request_closes_its_stream() -> None:
     endpoint.answers = [endpoint.hanging]
     async with bridged(endpoint.app()) as ends:
         ends.request(7, "tools/call", name="x", **MODERN)
-        while not endpoint.seen:  # noqa: ASYNC110  # bounded by the bridge's timeout
+        while not endpoint.seen:  # bounded by the bridge's timeout
             await asyncio.sleep(0)
         ends.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}})
         async with asyncio.timeout(10):
