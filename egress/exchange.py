@@ -28,6 +28,7 @@ from egress.framing import (
     serialise_response,
 )
 from egress.stream import Stream
+from observability.events import Reason
 
 MAX_INTERIM = 16
 
@@ -48,18 +49,23 @@ class RequestPlan:
     """What the client wants."""
     upgrade: bytes | None = None
     """The protocol that the client asks to switch to."""
+    through_parent: bool = False
+    """Whether a parent proxy answers, which may want credentials of us, not of the client."""
 
 
 class UpstreamFault(Exception):
-    """Raised when the upstream's answer is no well-formed HTTP, or ends in its middle."""
+    """Raised when the upstream's answer is no well-formed HTTP, or ends in its middle, or is not for the client."""
 
-    def __init__(self, detail: str, *, started: bool, silent: bool = False) -> None:
+    def __init__(
+        self, detail: str, *, started: bool, silent: bool = False, reason: Reason = Reason.UPSTREAM_INVALID
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.started = started
         """Whether a part of the response has gone to the client already."""
         self.silent = silent
         """Whether the upstream said nothing at all before it hung up."""
+        self.reason = reason
 
 
 class ClientFault(Exception):
@@ -176,6 +182,9 @@ class Exchange:
         """The response's head, after interim ones (1xx) were passed on."""
         for _ in range(MAX_INTERIM):
             head = await self.read_head()
+            if head.status == 407 and self.plan.through_parent:
+                detail = "the upstream proxy does not accept our credentials (it answered 407)"
+                raise UpstreamFault(detail, started=False, reason=Reason.UPSTREAM_PROXY_FAILED)
             if head.status >= 200 or head.status == 101:
                 return head
             if self.plan.minor == 1:

@@ -78,7 +78,7 @@ class TargetClient(Client):
         if self.stream.expired:
             reason, detail = Reason.IDLE_TIMEOUT, "nothing moved for too long"
         elif isinstance(fault, UpstreamFault):
-            reason, detail = Reason.UPSTREAM_INVALID, fault.detail
+            reason, detail = fault.reason, fault.detail
         elif fault.detail:
             reason, detail = Reason.BAD_REQUEST, fault.detail
         else:

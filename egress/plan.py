@@ -25,6 +25,7 @@ def plan_request(head: RequestHead, parent: ParentProxy | None) -> RequestPlan:
         minor=head.version[1],
         keep_alive=head.keep_alive,
         upgrade=b"websocket" if head.upgrade else None,
+        through_parent=parent is not None,
     )
 
 

@@ -1,0 +1,96 @@
+"""Tunnels that move much: given to the kernel, still counted, still cut."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import random
+
+import pytest
+
+from egress.carry import CarriedTunnel
+from observability.events import Phase, Reason
+
+from .harness import Client, Running, echo, running, upstream
+
+pytestmark = pytest.mark.anyio
+
+NAME = "db.example"
+SIZE = 12 * 1024 * 1024
+
+
+def block(port: int) -> dict[str, object]:
+    return {"allowed_hosts": [{"host": NAME, "port": port, "protocol": "tcp"}]}
+
+
+async def connected(proxy: Running, port: int) -> Client:
+    client = await proxy.client()
+    assert "200" in await client.connect(f"{NAME}:{port}")
+    return client
+
+
+def only_tunnel(proxy: Running) -> CarriedTunnel:
+    (origin,) = proxy.egress.origins
+    (live,) = origin.live
+    assert isinstance(live, CarriedTunnel)
+    return live
+
+
+async def pour(client: Client, data: bytes) -> bytes:
+    """Send, half-close, and read all that comes back."""
+    received = asyncio.ensure_future(client.rest())
+    for start in range(0, len(data), 100_000):
+        await client.send(data[start : start + 100_000])
+    client.writer.write_eof()
+    return await received
+
+
+async def test_megabytes_both_ways_arrive_whole_are_counted_and_end_with_a_half_close() -> None:
+    data = random.Random(7).randbytes(SIZE)
+    async with upstream(echo) as port, running(block(port), resolve=[f"{NAME}:{port}:127.0.0.1"]) as proxy:
+        before = len(os.listdir("/proc/self/fd"))
+        client = await connected(proxy, port)
+        pouring = asyncio.ensure_future(pour(client, data))
+        await proxy.until(lambda: only_tunnel(proxy).tunnel.relay is not None or pouring.done())
+        assert only_tunnel(proxy).tunnel.relay is not None
+        assert hashlib.sha256(await pouring).digest() == hashlib.sha256(data).digest()
+        closed = await proxy.event(lambda event: event.phase is Phase.CLOSED)
+        assert (closed.bytes_sent, closed.bytes_received, closed.reason) == (SIZE, SIZE, None)
+        client.writer.close()
+        await client.writer.wait_closed()
+        await proxy.until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+        assert proxy.egress.open == 0
+
+
+async def test_a_busy_tunnel_is_cut_by_a_new_policy() -> None:
+    async def floods(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(bytes(65536))
+            await writer.drain()
+
+    async with upstream(floods) as port, running(block(port), resolve=[f"{NAME}:{port}:127.0.0.1"]) as proxy:
+        client = await connected(proxy, port)
+        reading = asyncio.ensure_future(client.rest())
+        await proxy.until(lambda: only_tunnel(proxy).tunnel.relay is not None)
+        proxy.replace({})
+        assert len(await reading) >= 4 * 1024 * 1024
+        closed = await proxy.event(lambda event: event.phase is Phase.CLOSED)
+        assert closed.reason is Reason.POLICY_REVOKED
+
+
+async def test_a_busy_tunnel_whose_client_stops_reading_idles_out() -> None:
+    from .harness import set_budget
+
+    async def floods(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(bytes(65536))
+            await writer.drain()
+
+    async with upstream(floods) as port, running(block(port), resolve=[f"{NAME}:{port}:127.0.0.1"]) as proxy:
+        set_budget(proxy.egress, idle_timeout_s=0.1)
+        client = await connected(proxy, port)
+        await client.exactly(6 * 1024 * 1024)
+        await proxy.until(lambda: only_tunnel(proxy).tunnel.relay is not None)
+        closed = await proxy.event(lambda event: event.phase is Phase.CLOSED)
+        assert closed.reason is Reason.IDLE_TIMEOUT
