@@ -1,0 +1,142 @@
+"""The event stream: numbered, bounded, and never lost silently."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import struct
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from egress.attempt import Attempt
+from egress.control import Control
+from egress.loglines import LineWriter
+from egress.reach import Outside
+from egress.record import Recorder
+from egress.resolver import StaticResolver
+from egress.server import Egress
+from gateway.runtime.egress_link import EgressLink, PolicyRejected
+from observability.events import EgressEvent, NoticeEvent, Reason, Via, event_from_json, to_json
+
+
+def attempt(recorder: Recorder, host: str = "a.example") -> Attempt:
+    return Attempt(recorder, backend="fetch", door="fetch", via=Via.PROXY, mode="enforce", host=host, port=443)
+
+
+def test_what_is_written_is_what_the_events_module_writes() -> None:
+    recorder = Recorder(epoch="e")
+    one = attempt(recorder, 'odd"name\\\x7f')
+    one.rule, one.rule_port, one.address, one.dns_s, one.connect_s = "a.example", 443, "192.0.2.1", 0.25, 0.5
+    one.allow(Reason.SNI_MISMATCH)
+    one.close(Reason.IDLE_TIMEOUT, 5, 6, "why")
+    attempt(recorder).deny(Reason.HOST_NOT_ALLOWED, "no")
+    lines, last, lost = recorder.read(0)
+    assert (last, lost, len(lines)) == (3, 0, 3)
+    for line in lines:
+        data = json.loads(line)["event"]
+        assert to_json(event_from_json(data)) == data
+
+
+def test_a_carried_connection_always_closes_and_a_denied_one_never_does() -> None:
+    recorder = Recorder(epoch="e")
+    denied, carried, failed = attempt(recorder), attempt(recorder), attempt(recorder)
+    denied.deny(Reason.HOST_NOT_ALLOWED)
+    denied.close()
+    carried.allow()
+    carried.close()
+    carried.close()
+    failed.fail(Reason.CONNECT_FAILED)
+    events = [json.loads(line)["event"] for line in recorder.read(0)[0]]
+    assert [(event["connection"], event["phase"]) for event in events] == [
+        (1, "decided"),
+        (2, "decided"),
+        (2, "closed"),
+        (3, "decided"),
+        (3, "closed"),
+    ]
+
+
+def test_a_reader_that_is_too_slow_is_told_how_much_it_lost(tmp_path: Path) -> None:
+    recorder = Recorder(epoch="e", capacity=4, seq_file=tmp_path / "seq")
+    for _ in range(10):
+        attempt(recorder).deny(Reason.HOST_NOT_ALLOWED)
+    lines, last, lost = recorder.read(2)
+    assert ([json.loads(line)["seq"] for line in lines], last, lost) == ([7, 8, 9, 10], 10, 4)
+    assert recorder.read(10) == ([], 10, 0)
+    assert struct.unpack("<Q", (tmp_path / "seq").read_bytes()) == (10,)
+    recorder.close()
+
+
+def test_a_log_that_nobody_reads_is_dropped_and_counted() -> None:
+    reader, writer = os.pipe()
+    log = LineWriter(writer, pending=10)
+    for _ in range(3000):
+        log.write("x" * 200)
+    assert log.dropped > 0 or len(log.lines) <= 10
+    os.close(reader)
+    log.close()
+    os.close(writer)
+
+
+@asynccontextmanager
+async def linked(
+    recorder_size: int = 100,
+) -> AsyncIterator[tuple[Egress, EgressLink, list[EgressEvent | NoticeEvent]]]:
+    """An egress in this process, and a gateway's link to it over its socket."""
+    events: list[EgressEvent | NoticeEvent] = []
+    with tempfile.TemporaryDirectory(prefix="sk") as name:
+        directory = Path(name)
+        recorder = Recorder(epoch="life", capacity=recorder_size, seq_file=directory / "seq")
+        link = EgressLink(directory, on_event=events.append)
+        async with asyncio.TaskGroup() as tasks:
+            loop = asyncio.get_running_loop()
+            egress = Egress(loop, tasks, recorder, Outside.unconfigured(StaticResolver({})))
+            control = Control(loop, egress)
+            await control.listen(directory / "egress.sock")
+            running = tasks.create_task(link.run())
+            await link.wait_connected(5)
+            yield egress, link, events
+            running.cancel()
+            control.close()
+            egress.close()
+            await asyncio.sleep(0)
+        recorder.close()
+
+
+@pytest.mark.anyio
+async def test_the_gateway_sees_that_there_is_more_and_settles() -> None:
+    async with linked() as (egress, link, events):
+        assert not link.pending()
+        attempt(egress.recorder).deny(Reason.HOST_NOT_ALLOWED)
+        assert link.pending()
+        await link.settle(5)
+        assert not link.pending()
+        assert [event.reason for event in events if isinstance(event, EgressEvent)] == [Reason.HOST_NOT_ALLOWED]
+
+
+@pytest.mark.anyio
+async def test_a_gap_becomes_a_notice() -> None:
+    async with linked(recorder_size=8) as (egress, link, events):
+        for _ in range(100):
+            attempt(egress.recorder).deny(Reason.HOST_NOT_ALLOWED)
+        await link.settle(5)
+        gaps = [event for event in events if isinstance(event, NoticeEvent) and event.code == "events_dropped"]
+        seen = [event for event in events if isinstance(event, EgressEvent)]
+        assert gaps[0].count + len(seen) == 100
+
+
+@pytest.mark.anyio
+async def test_a_bad_push_is_rejected_with_every_problem_and_holds_nothing() -> None:
+    async with linked() as (egress, link, _):
+        await link.push_policies({"good": {"allowed_hosts": ["a.example"]}}, {})
+        with pytest.raises(PolicyRejected) as rejected:
+            await link.push_policies({"bad": {"allowed_hosts": ["https://a/"], "mode": "x"}}, {})
+        assert len(rejected.value.problems) == 2
+        assert set(egress.backends) == {"good"}
+        assert link.push is not None
+        assert set(link.push.backends) == {"good"}
