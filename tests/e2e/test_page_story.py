@@ -14,13 +14,13 @@ from examples.demo import stage
 from examples.demo.story import Scene, Shown, client, play
 from tests.e2e import lean
 from tests.e2e.stockade_process import StockadeProcess, until
-from tests.gateway.web.browser import Browser, Page, launch, sign_in, tab
+from tests.gateway.web import steps
+from tests.gateway.web.browser import Browser, Page, launch, tab
+from tests.gateway.web.steps import ALLOWED_ROW, BLOCKED_ROW, add_host, choose, install, save_rules, unharmed
 
 pytestmark = [pytest.mark.docker, pytest.mark.anyio, pytest.mark.timeout(180)]
 
 DEVELOPER = "demo-developer"
-BLOCKED_ROW = ".row[data-verdict=blocked]"
-ALLOWED_ROW = ".row[data-verdict=allowed]"
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,9 @@ def admin_token(gateway: StockadeProcess) -> str:
 
 
 async def enter(page: Page, gateway: StockadeProcess, token: str, where: str = "") -> None:
-    """Sign in as a person does, and forget that the first look was answered 401."""
+    """Sign in as a person does, whoever was in before."""
     await page.send("Network.clearBrowserCookies")
-    await sign_in(page, str(gateway.gateway["admin"]), token, where)
-    page.complaints[:] = [line for line in page.complaints if "401" not in line]
+    await steps.enter(page, str(gateway.gateway["admin"]), token, where)
 
 
 async def call(gateway: StockadeProcess, tool: str, token: str = DEVELOPER, **arguments: Any) -> Shown:
@@ -122,13 +121,8 @@ async def test_the_network_form_takes_effect_live(page: Page, gateway: StockadeP
     url = "https://raw.githubusercontent.com/README.md"
     assert (await call(gateway, "fetch__fetch", url=url)).is_error
     await enter(page, gateway, token, "#/servers/fetch")
-    await page.click("#add-hosts")
-    await page.type(".form-row:last-child input[aria-label=Host]", ".githubusercontent.com")
-    await page.see("Ready to save.", ".actions")
-    await page.click(".actions .primary", "Preview and save")
-    await page.see(".githubusercontent.com", "dialog .diff-line.add")
-    await page.click("dialog .primary", "Save")
-    await page.see("saved and in effect", ".said-box")
+    await add_host(page, ".githubusercontent.com")
+    await save_rules(page, ".githubusercontent.com")
     shown = await call(gateway, "fetch__fetch", url=url)
     assert "hello from raw.githubusercontent.com" in shown.text
 
@@ -165,14 +159,6 @@ async def test_hostile_text_of_a_real_server_is_shown_and_never_runs(
     printed = gateway.run("logs", "hostile").stdout + gateway.run("egress", "tail").stdout
     assert "log: <img" in printed
     assert not re.search("[\x00-\x08\x0e-\x1f\x7f\u200b\u202a-\u202e]", printed), "a terminal is not fooled either"
-
-
-async def unharmed(page: Page) -> None:
-    """No hostile text became an element, ran, widened the page or stayed invisible."""
-    assert await page.js("document.querySelectorAll('main script, main img, main iframe').length") == 0
-    assert await page.js("document.documentElement.scrollWidth <= innerWidth"), "the page got wider than the window"
-    body = await page.js("document.body.textContent")
-    assert not re.search("[\x00-\x08\x0e-\x1f\x7f\u200b\u202a-\u202e\u2066-\u2069]", body)
 
 
 async def test_a_client_made_on_the_page_gets_in_and_loses_its_way_when_removed(
@@ -242,16 +228,11 @@ async def test_a_newcomer_gets_from_the_catalogue_to_an_allowed_host_by_reading_
     await enter(page, empty, admin_token(empty))
     await page.see("Nothing is behind the wall yet")
     await page.click(".empty a.button", "Add a server")
-    await page.click(".catalogue a", "Fetch")
+    await choose(page, "Fetch")
     await page.see("nothing is allowed until you name the sites", ".install")
-    await page.see("This server can reach nothing.", "#meaning")
-    await page.click("#add-hosts")
-    await page.type(".form-row:last-child input[aria-label=Host]", "api.github.com")
+    await add_host(page, "api.github.com")
     await page.see("This server can reach api.github.com", "#meaning")
-    await page.click(".install .primary", "Add this server")
-    await page.see("mcp-server-fetch", "dialog .diff-line.add")
-    await page.click("dialog .primary", "Add and start")
-    await page.see("is added", ".said-box")
+    await install(page, "mcp-server-fetch")
     await page.click(".parts a", "Servers")
     until(lambda: backends(empty).get("fetch", {}).get("state") == "running", "fetch runs", 120)
     await page.see("running", ".card .state")

@@ -15,11 +15,11 @@ from tests.gateway.web import scene
 from tests.gateway.web.browser import Page
 from tests.gateway.web.conftest import Site
 from tests.gateway.web.control import denied
+from tests.gateway.web.steps import BLOCKED_ROW, LAST_HOST, add_host, choose, install, save_rules, unharmed
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
 CALL = CallRef(request_id="7", method="tools/call", tool="fetch", client="cursor")
-BLOCKED_ROW = ".row[data-verdict=blocked]"
 
 
 async def test_wrong_token_is_refused_in_words_and_the_right_one_opens_the_page(site: Site, page: Page) -> None:
@@ -49,7 +49,7 @@ async def test_session_survives_a_reload_and_ends_with_sign_out(site: Site, page
 async def test_blocked_connection_is_allowed_with_one_click_after_its_diff_and_then_passes(
     site: Site, page: Page
 ) -> None:
-    await enter(site, page)
+    await site.enter(page)
     site.control.tries("fetch", "docs.python.org", calls=(CALL,))
     await page.see("docs.python.org", f"{BLOCKED_ROW} .c-out")
     await page.see("host not allowed", f"{BLOCKED_ROW} .c-why")
@@ -73,7 +73,7 @@ async def test_blocked_connection_is_allowed_with_one_click_after_its_diff_and_t
 
 
 async def test_cancel_and_escape_write_nothing(site: Site, page: Page) -> None:
-    await enter(site, page)
+    await site.enter(page)
     site.control.tries("fetch", "docs.python.org")
     before = site.control.config_path.read_text()
     for leave in ("Cancel", "Escape"):
@@ -85,7 +85,7 @@ async def test_cancel_and_escape_write_nothing(site: Site, page: Page) -> None:
 
 
 async def test_a_row_opens_with_the_keyboard_and_explains_itself(site: Site, page: Page) -> None:
-    await enter(site, page)
+    await site.enter(page)
     site.control.tries("fetch", "a.example", calls=(CALL,))
     site.control.tries("fetch", "b.example", calls=(CALL, CALL))
     await page.see("a.example", ".rows")
@@ -102,7 +102,7 @@ async def test_a_row_opens_with_the_keyboard_and_explains_itself(site: Site, pag
 
 
 async def test_filters_narrow_by_server_decision_and_text(site: Site, page: Page) -> None:
-    await enter(site, page)
+    await site.enter(page)
     site.control.tries("fetch", "api.github.com")
     site.control.tries("fetch", "docs.python.org")
     site.control.tries("tickets", "t.metrics-hub.io")
@@ -120,7 +120,7 @@ async def test_filters_narrow_by_server_decision_and_text(site: Site, page: Page
 
 
 async def test_pause_holds_the_list_and_counts_what_waits(site: Site, page: Page) -> None:
-    await enter(site, page)
+    await site.enter(page)
     site.control.tries("fetch", "first.example")
     await page.see("first.example", ".rows")
     await page.click("button.pause", "Pause")
@@ -133,21 +133,13 @@ async def test_pause_holds_the_list_and_counts_what_waits(site: Site, page: Page
 
 
 async def test_network_form_is_checked_as_one_types_and_saved_after_a_preview(site: Site, page: Page) -> None:
-    await enter(site, page, "#/servers/fetch")
+    await site.enter(page, "#/servers/fetch")
     await page.see("This server can reach api.github.com, on port 443.", "#meaning")
-    await page.click("#add-hosts")
-    last = ".form-row:last-child input[aria-label=Host]"
-    await page.type(last, "https://docs.python.org/3/")
+    await add_host(page, "https://docs.python.org/3/")
     await page.see("docs.python.org", ".form-row .why")
     assert await page.js("document.querySelector('.actions .primary').disabled")
-    await page.type(last, "docs.python.org")
-    await page.see("Ready to save.", ".actions")
-    await page.gone(".form-row .why")
-    await page.click(".actions .primary", "Preview and save")
-    await page.see("docs.python.org", "dialog .diff-line.add")
-    assert "docs.python.org" not in site.control.config_path.read_text()
-    await page.click("dialog .primary", "Save")
-    await page.see("saved and in effect", ".said-box")
+    await page.type(LAST_HOST, "docs.python.org")
+    await save_rules(page, "docs.python.org")
     written = site.control.config.servers["fetch"].network.block
     assert written["allowed_hosts"] == ["api.github.com", "docs.python.org"]
     assert written["allowed_ports"] == [443]
@@ -155,7 +147,7 @@ async def test_network_form_is_checked_as_one_types_and_saved_after_a_preview(si
 
 
 async def test_form_warns_when_nothing_is_allowed_and_when_isolation_is_off(site: Site, page: Page) -> None:
-    await enter(site, page, "#/servers/tickets")
+    await site.enter(page, "#/servers/tickets")
     await page.see("This server can reach nothing.", "#meaning.warn")
     await page.click("#add-ports")
     await page.type(".ports input", "70000")
@@ -171,7 +163,7 @@ async def test_form_warns_when_nothing_is_allowed_and_when_isolation_is_off(site
 async def test_logs_follow_search_and_keep_their_place(site: Site, page: Page) -> None:
     for number in range(200):
         await site.control.supervisor.prints("tickets", f"line {number}")
-    await enter(site, page, "#/servers/tickets/logs")
+    await site.enter(page, "#/servers/tickets/logs")
     await page.see("line 199", ".log-box")
     await site.control.supervisor.prints("tickets", "a new line")
     await page.see("a new line", ".log-box")
@@ -205,35 +197,26 @@ async def test_hostile_text_is_shown_as_text_and_never_runs(site: Site, page: Pa
     call = CallRef(request_id="1", method="tools/call", tool=text[:60], client=text[:60])
     site.control.endpoint.definitions["tickets"] = [{"name": text[:60], "description": f"Useful.\n{text}"}]
     await site.control.supervisor.prints("tickets", f"before {text} after")
-    await enter(site, page)
+    await site.enter(page)
     site.control.tries("tickets", text, calls=(call,), detail=f"Seen: {text}")
     site.control.tell(NoticeEvent(time=9e9, source="egress", code="x", severity=Severity.WARNING, message=text))
     await page.until(f"document.querySelector('{BLOCKED_ROW}') && document.querySelector('.blocked-rows .allow')")
     await page.click(".row-main")
     await page.see("Seen:", ".details")
-    await clean(page)
+    await unharmed(page)
     await page.click(".blocked-rows .allow")
     await page.until("document.querySelector('dialog .diff, dialog .problems')")
-    await clean(page)
+    await unharmed(page)
     await page.press("Escape")
     for tab, words in (("tools", "Useful."), ("logs", "after")):
         await page.js(f"location.hash = '#/servers/tickets/{tab}'")
         await page.see(words, "main")
-        await clean(page)
+        await unharmed(page)
     page.complaints[:] = [line for line in page.complaints if "422" not in line]  # such a host cannot be allowed
 
 
-async def clean(page: Page) -> None:
-    """Nothing of the hostile text became an element, ran, pushed the page wide or stayed invisible."""
-    assert await page.js("document.querySelectorAll('main script, main img, main svg, main iframe').length") == 0
-    assert await page.js("document.documentElement.scrollWidth <= innerWidth"), "the page got wider than the window"
-    assert page.dialogs == []
-    body = await page.js("document.body.textContent")
-    assert not re.search("[\u0000-\u0008\u000e-\u001f\u007f\u200b\u202a-\u202e\u2066-\u2069]", body)
-
-
 async def test_hidden_characters_are_named(site: Site, page: Page) -> None:
-    await enter(site, page)
+    await site.enter(page)
     site.control.tries("tickets", HOSTILE["bidi"])
     await page.see("U+202E", ".row .c-out .mark-bidi")
     title = await page.js("document.querySelector('.row .c-out .host').title")
@@ -243,7 +226,7 @@ async def test_hidden_characters_are_named(site: Site, page: Page) -> None:
 
 async def test_long_host_keeps_its_end_in_sight_and_its_whole_in_the_title(site: Site, page: Page) -> None:
     await page.size(360, 800)
-    await enter(site, page)
+    await site.enter(page)
     site.control.tries("tickets", HOSTILE["long"])
     await page.see("evil.example", ".row .c-out .host-tail")
     assert await page.js("document.querySelector('.row .c-out .host').title") == HOSTILE["long"] + ":443"
@@ -251,7 +234,7 @@ async def test_long_host_keeps_its_end_in_sight_and_its_whole_in_the_title(site:
 
 
 async def test_server_that_ignores_the_proxy_is_explained_and_helped(site: Site, page: Page) -> None:
-    await enter(site, page)
+    await site.enter(page)
     story = site.control.story
     site.control.tell(
         *story.connect(
@@ -272,7 +255,7 @@ async def test_server_that_ignores_the_proxy_is_explained_and_helped(site: Site,
 
 
 async def test_a_lost_stream_is_said_and_resumed_without_a_hole(site: Site, page: Page) -> None:
-    await enter(site, page)
+    await site.enter(page)
     site.control.tries("fetch", "one.example")
     await page.see("one.example", ".rows")
     async with asyncio.TaskGroup() as tasks:
@@ -286,7 +269,7 @@ async def test_a_lost_stream_is_said_and_resumed_without_a_hole(site: Site, page
 
 
 async def test_a_page_that_was_left_lets_go_of_its_stream(site: Site, page: Page) -> None:
-    await enter(site, page)
+    await site.enter(page)
     for _ in range(8):
         await page.send("Page.navigate", url="about:blank")
         await page.open(site.url)
@@ -296,14 +279,9 @@ async def test_a_page_that_was_left_lets_go_of_its_stream(site: Site, page: Page
 async def test_newcomer_goes_from_the_catalogue_to_an_allowed_host_by_reading_the_screen(
     site: Site, page: Page
 ) -> None:
-    await enter(site, page, "#/add")
-    await page.type(".catalogue input", "time")
-    await page.click(".catalogue a", "Time")
-    await page.see("This server can reach nothing.", "#meaning")
-    await page.click(".install .primary", "Add this server")
-    await page.see("mcp-server-time", "dialog .diff-line.add")
-    await page.click("dialog .primary", "Add and start")
-    await page.see("is added", ".said-box")
+    await site.enter(page, "#/add")
+    await choose(page, "Time")
+    await install(page, "mcp-server-time")
     assert "time" in site.control.config.servers
     await page.click(".parts a", "Watch")
     site.control.tries("time", "worldtimeapi.org")
@@ -316,7 +294,7 @@ async def test_newcomer_goes_from_the_catalogue_to_an_allowed_host_by_reading_th
 
 
 async def test_installing_says_which_secrets_are_needed_and_never_asks_for_them(site: Site, page: Page) -> None:
-    await enter(site, page, "#/add/github")
+    await site.enter(page, "#/add/github")
     await page.see("stockade secret set github-personal-access-token", ".secrets")
     await page.see("This server can reach api.github.com", "#meaning")
     await page.click(".install .primary", "Add this server")
@@ -324,7 +302,7 @@ async def test_installing_says_which_secrets_are_needed_and_never_asks_for_them(
 
 
 async def test_a_new_client_shows_its_token_once_with_snippets(site: Site, page: Page) -> None:
-    await enter(site, page, "#/clients")
+    await site.enter(page, "#/clients")
     await page.type("#client-name", "cursor")
     await page.click("form .primary", "Add client")
     await page.see("shown once", ".made")
@@ -342,7 +320,7 @@ async def test_a_new_client_shows_its_token_once_with_snippets(site: Site, page:
 async def test_theme_follows_the_system_until_a_person_chooses(site: Site, page: Page) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"
     await page.scheme("light")
-    await enter(site, page)
+    await site.enter(page)
     light = await page.js(ground)
     await page.scheme("dark")
     dark = await page.js(ground)
@@ -357,7 +335,7 @@ async def test_theme_follows_the_system_until_a_person_chooses(site: Site, page:
 async def test_nothing_is_wider_than_the_window(site: Site, page: Page, width: int) -> None:
     await page.size(width, 800)
     site.control.tell(*scene.afternoon(site.control.started))
-    await enter(site, page)
+    await site.enter(page)
     await page.until("document.querySelectorAll('.row').length > 20")
     for part in ("", "#/servers", "#/servers/fetch", "#/servers/tickets/logs", "#/add/github", "#/clients"):
         await page.js(f"location.hash = {part or '#/'!r}")
@@ -367,7 +345,7 @@ async def test_nothing_is_wider_than_the_window(site: Site, page: Page, width: i
 
 async def test_every_control_has_a_name_and_the_keyboard_reaches_the_allow_button(site: Site, page: Page) -> None:
     site.control.tries("fetch", "docs.python.org")
-    await enter(site, page)
+    await site.enter(page)
     await page.until("document.querySelector('.blocked-rows .allow')")
     for part in ("#/", "#/servers/fetch", "#/add/github", "#/clients"):
         await page.js(f"location.hash = {part!r}")
@@ -398,7 +376,7 @@ async def test_every_control_has_a_name_and_the_keyboard_reaches_the_allow_butto
 
 
 async def test_a_failed_write_says_why_and_keeps_the_dialog(site: Site, page: Page) -> None:
-    await enter(site, page)
+    await site.enter(page)
     site.control.tries("fetch", "docs.python.org")
     await page.click(".blocked-rows .allow")
     await page.see("docs.python.org", "dialog .diff")
@@ -409,7 +387,7 @@ async def test_a_failed_write_says_why_and_keeps_the_dialog(site: Site, page: Pa
 
 
 async def test_denials_without_a_name_are_not_offered_to_allow(site: Site, page: Page) -> None:
-    await enter(site, page)
+    await site.enter(page)
     site.control.tries("fetch", "169.254.169.254", 80, reason=Reason.ADDRESS_METADATA, decision=Decision.DENY)
     await page.see("cloud metadata address", ".blocked-rows")
     await page.gone(".blocked-rows .allow")
@@ -417,7 +395,7 @@ async def test_denials_without_a_name_are_not_offered_to_allow(site: Site, page:
 
 
 async def test_a_host_kept_blocked_leaves_the_list_and_can_be_brought_back(site: Site, page: Page) -> None:
-    await enter(site, page)
+    await site.enter(page)
     site.control.tries("fetch", "ads.example")
     await page.click(".blocked-rows .keep", "Keep blocked")
     await page.see("Nothing to decide.", ".panel")
@@ -430,7 +408,7 @@ async def test_a_host_kept_blocked_leaves_the_list_and_can_be_brought_back(site:
 
 
 async def test_a_page_that_asks_says_what_the_saved_rules_would_do(site: Site, page: Page) -> None:
-    await enter(site, page, "#/servers/fetch")
+    await site.enter(page, "#/servers/fetch")
     await page.type(".ask input", "https://api.github.com/user")
     await page.press("Enter")
     await page.see("Yes.", ".panel .meaning.good")
@@ -440,7 +418,7 @@ async def test_a_page_that_asks_says_what_the_saved_rules_would_do(site: Site, p
 
 
 async def test_rules_are_made_of_what_was_seen_while_learning(site: Site, page: Page) -> None:
-    await enter(site, page)
+    await site.enter(page)
     learning = {"mode": "learn"}
     await site.control.edit(set_network("tickets", learning))
     for host in ("tickets.acme.dev", "cdn.acme.dev"):
@@ -457,7 +435,7 @@ async def test_rules_are_made_of_what_was_seen_while_learning(site: Site, page: 
 
 
 async def test_a_changed_tool_is_said_and_can_be_accepted(site: Site, page: Page) -> None:
-    await enter(site, page)
+    await site.enter(page)
     site.control.tell(ToolEvent(time=time.time(), backend="fetch", tool="fetch", change=ToolChange.CHANGED))
     await page.see("The tool fetch is no longer what it was", ".notices")
     await page.click(".notices button", "Accept it")
@@ -466,7 +444,7 @@ async def test_a_changed_tool_is_said_and_can_be_accepted(site: Site, page: Page
 
 
 async def test_the_browser_would_have_told_of_injected_code(site: Site, page: Page) -> None:
-    await enter(site, page)
+    await site.enter(page)
     await page.js(
         "document.body.insertAdjacentHTML('beforeend', '<img src=/favicon.ico onload=alert(1)><p style=color:red>')"
     )
@@ -475,12 +453,6 @@ async def test_the_browser_would_have_told_of_injected_code(site: Site, page: Pa
     assert sum("Content Security Policy" in line for line in page.complaints) >= 2, page.complaints
     assert page.dialogs == []
     page.complaints.clear()
-
-
-async def enter(site: Site, page: Page, where: str = "") -> None:
-    """Sign in, and forget that the first look was answered 401."""
-    await site.sign_in(page, where)
-    page.complaints[:] = [line for line in page.complaints if "401" not in line]
 
 
 def test_page_has_no_inline_code_and_only_same_origin_files() -> None:
