@@ -37,11 +37,12 @@ export function Registry({ name }) {
 }
 
 function Choice({ name }) {
+  const { backends } = useStore();
   const [info, setInfo] = useState(null);
   const [error, setError] = useState(null);
   useEffect(() => { api.catalogEntry(name).then(setInfo, setError); }, [name]);
   if (error) return html`<${Problems} error=${error} />`;
-  if (!info) return html`<${Loading} />`;
+  if (!info || !backends) return html`<${Loading} />`;
   return html`<${Install} info=${info} />`;
 }
 
@@ -64,7 +65,7 @@ function Install({ info }) {
   const points = listOf(info.mounts);
   const [folders, setFolders] = useState({});
   const [changeable, setChangeable] = useState({});
-  const [name, setName] = useState(() => freeName(info.name, backends || []));
+  const [name, setName] = useState(() => freeName(info.name, backends));
   const [draft, setDraft] = useState(() => draftOf(entry.network, info.network?.protocol === 'tcp'));
   const [values, setValues] = useState(() => Object.fromEntries(variables.map((one) => [one.name, one.default ?? ''])));
   const [problems, setProblems] = useState(null);

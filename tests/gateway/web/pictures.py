@@ -1,4 +1,4 @@
-"""Makes docs/screenshots: `python -m tests.gateway.web.pictures [FOLDER]`, with Chromium and a gateway in memory."""
+"""Makes docs/screenshots with Chromium and a gateway in memory: `python -m tests.gateway.web.pictures [FOLDER [NAME …]]`."""
 
 from __future__ import annotations
 
@@ -35,19 +35,21 @@ class Shot:
     click: str = ""
     wait: str = ""
     paste: tuple[str, str] = ("", "")
+    kept: bool = False
+    """Whether it is in docs/screenshots; the others are for whoever works on the page."""
 
 
 BLOCKED = ".row[data-verdict=blocked]:nth-child(9) .row-main"
 SHOTS = (
-    Shot(name="watch-light", click=BLOCKED, wait=".details"),
-    Shot(name="watch-dark", scheme="dark"),
-    Shot(name="allow-light", click=".blocked-rows li:nth-child(2) .allow", wait="dialog .diff"),
-    Shot(name="allow-dark", scheme="dark", click=".blocked-rows .allow", wait="dialog .diff"),
+    Shot(name="watch-light", click=BLOCKED, wait=".details", kept=True),
+    Shot(name="watch-dark", scheme="dark", kept=True),
+    Shot(name="allow-light", click=".blocked-rows li:nth-child(2) .allow", wait="dialog .diff", kept=True),
+    Shot(name="allow-dark", scheme="dark", click=".blocked-rows .allow", wait="dialog .diff", kept=True),
     Shot(name="servers-light", where="#/servers"),
-    Shot(name="rules-light", where="#/servers/fetch", height=1000, wait=".network"),
+    Shot(name="rules-light", where="#/servers/fetch", height=1000, wait=".network", kept=True),
     Shot(name="rules-dark", where="#/servers/postgres", scheme="dark", height=1000, wait=".network"),
     Shot(name="logs-dark", where="#/servers/tickets/logs", scheme="dark", wait=".log-line"),
-    Shot(name="add-light", where="#/add/github", height=1100, wait=".network"),
+    Shot(name="add-light", where="#/add/github", height=1100, wait=".network", kept=True),
     Shot(name="add-dark", where="#/add/filesystem", scheme="dark", height=1100, wait=".network"),
     Shot(name="clients-light", where="#/clients", paste=("#client-name", "claude-code"), wait=".made"),
     Shot(name="phone-light", width=390, height=844),
@@ -107,17 +109,16 @@ async def main(folder: Path, only: list[str]) -> None:
     async with launch() as browser:
         page = await browser.page()
         async with site("version: 1\n") as (url, token, _):
-            await page.open(url)
-            await page.picture(folder / "sign-in-light.png")
             await sign_in(page, url, token)
             await page.see("Nothing is behind the wall yet")
-            await page.picture(folder / "first-light.png")
+            if "first-light" in only:
+                await page.picture(folder / "first-light.png")
         async with site(scene.CONFIG) as (url, token, control):
             furnish(control)
             await sign_in(page, url, token)
             await page.click(".steps .icon")
             for shot in SHOTS:
-                if not only or shot.name in only:
+                if shot.name in only if only else shot.kept:
                     await take(page, url, shot, folder)
         print("complaints:", [line for line in page.complaints if "401" not in line], page.dialogs)
     for file in sorted(folder.glob("*.png")):  # noqa: ASYNC240

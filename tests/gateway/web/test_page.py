@@ -293,6 +293,11 @@ async def test_newcomer_goes_from_the_catalogue_to_an_allowed_host_by_reading_th
     await page.see("Allowed, and it got through.", ".blocked-rows")
 
 
+async def test_a_server_that_is_there_already_is_offered_under_a_free_name(site: Site, page: Page) -> None:
+    await site.enter(page, "#/add/fetch")
+    await page.until("document.querySelector('#server-name')?.value === 'fetch-2'")
+
+
 async def test_installing_says_which_secrets_are_needed_and_never_asks_for_them(site: Site, page: Page) -> None:
     await site.enter(page, "#/add/github")
     await page.see("stockade secret set github-personal-access-token", ".secrets")
@@ -465,3 +470,11 @@ def test_page_has_no_inline_code_and_only_same_origin_files() -> None:
             r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|style=", code
         ), file
         assert not re.search(r"https?://(?!www\.w3\.org)", code), f"{file} names another origin"
+
+
+def test_every_picture_of_the_readme_is_there_and_small_and_none_is_left_over() -> None:
+    root = Path(__file__).parents[3]
+    named = set(re.findall(r"docs/screenshots/[\w-]+\.png", (root / "README.md").read_text()))
+    files = {f"docs/screenshots/{file.name}": file.stat().st_size for file in (root / "docs/screenshots").iterdir()}
+    assert named == set(files)
+    assert max(files.values()) < 300_000
