@@ -240,7 +240,7 @@ async def test_a_backend_that_is_not_isolated_says_so_everywhere(
     listed = story.run("ps").stdout
     assert "not isolated" in listed
     assert "not observed" in listed
-    assert f"api.github.com:443:{internet.address}" in listed
+    assert f"api.github.com:443 is always reached at {internet.address}" in listed
 
 
 async def test_a_service_on_the_host_is_reached_only_once_its_port_is_allowed(story: StockadeProcess) -> None:
