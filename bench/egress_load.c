@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,6 +99,7 @@ static void done(int fd, int port, int again) { struct linger l = {1, 0}; if (ag
 
 int main(int argc, char **argv) {
     struct rlimit lim = {MAXFD, MAXFD}; setrlimit(RLIMIT_NOFILE, &lim);
+    signal(SIGPIPE, SIG_IGN);
     ep = epoll_create1(0);
     if (argc == 5 && !strcmp(argv[1], "serve")) { int p[3] = {atoi(argv[2]), atoi(argv[3]), atoi(argv[4])}; serve(p); }
     if (argc != 7) { fprintf(stderr, "usage: see the top of the source\n"); return 2; }

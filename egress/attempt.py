@@ -107,7 +107,9 @@ class Attempt:
         self.carried = False
         self.reason = reason
         self.detail = detail
-        self._write(Phase.CLOSED, log=False, duration_s=time.monotonic() - self.started, sent=sent, received=received)
+        cut_or_failed = reason is not None  # a normal end is no news
+        duration_s = time.monotonic() - self.started
+        self._write(Phase.CLOSED, log=cut_or_failed, duration_s=duration_s, sent=sent, received=received)
 
     def count_only(self, reason: Reason, detail: str = "") -> None:
         """`count` attempts that were refused without being looked at one by one."""
