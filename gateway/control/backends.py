@@ -89,7 +89,11 @@ class BackendRoutes:
         server = self._control.config.servers[name]
         entry = server.model_dump(mode="json", exclude_unset=True)
         tools = [dict(tool) for tool in self._control.endpoint.tools(name)]
-        return JSONResponse({**self._summary(found[0]), "entry": entry, "tools": tools})
+        changed = [
+            {"tool": one.tool, "before": one.before, "after": one.after}
+            for one in self._control.endpoint.differences(name)
+        ]
+        return JSONResponse({**self._summary(found[0]), "entry": entry, "tools": tools, "changed_tools": changed})
 
     async def add(self, request: Request) -> Response:
         """Write a new backend into the file and start it."""

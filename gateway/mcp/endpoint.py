@@ -24,7 +24,7 @@ from gateway.mcp.backend import Backend, Instances
 from gateway.mcp.caller import Caller, Principal
 from gateway.mcp.calls import Calls, Fence
 from gateway.mcp.catalogue import CHANGED, Kind, Listing
-from gateway.mcp.errors import INTERNAL_ERROR, STATUS, UNSUPPORTED_VERSION, RpcError
+from gateway.mcp.errors import INTERNAL_ERROR, STATUS, UNSUPPORTED_VERSION, PeerClosed, RpcError
 from gateway.mcp.http import (
     HostGuard,
     Refused,
@@ -44,6 +44,7 @@ from gateway.mcp.peer import (
     META_CLIENT,
     META_LEVEL,
     MODERN,
+    Peer,
 )
 from gateway.mcp.pins import Pins
 from gateway.mcp.pushes import Pushes
@@ -54,6 +55,7 @@ from gateway.mcp.sessions import IDLE_S, Session, Sessions
 from gateway.mcp.tasks import Tasks
 from gateway.mcp.views import Directory, Rules, View, view_for
 from gateway.mcp.watch import Watches
+from gateway.mcp.wording import Difference
 from observability.events import Event, ToolChange, ToolEvent
 from observability.instruments import Meters
 from registry.config import Config, Server, Start
@@ -250,6 +252,10 @@ class Endpoint:
         known = self._backends.get(backend)
         listing = known.lists.get(Kind.TOOLS) if known is not None else None
         return listing.items if listing is not None else []
+
+    def differences(self, backend: str) -> list[Difference]:
+        """The tools whose definitions are not the pinned ones, with what they said and say."""
+        return self._pins.differences(backend)
 
     def approve(self, backend: str, tool: str) -> None:
         """Accept a changed tool definition. Raises KeyError for a tool nobody knows."""
@@ -530,7 +536,7 @@ class Endpoint:
                 for name in view.backends:
                     peer = self._backends[name].own_peer(session.id)
                     if peer is not None:
-                        self._tasks.spawn(peer.notify(message["method"], None))
+                        self._tasks.spawn(_notify(peer, message["method"]))
             case _:
                 pass
 
@@ -585,6 +591,11 @@ class Endpoint:
             session.busy -= 1
             session.stream = None
             session.last_used = _monotonic()
+
+
+async def _notify(peer: Peer, method: str) -> None:
+    with contextlib.suppress(PeerClosed):
+        await peer.notify(method, None)
 
 
 def _base(scope: Mapping[str, Any], headers: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from gateway.mcp.wording import Difference, Wording
 from observability.events import Event, ToolChange, ToolEvent
 from registry.fields import Pin
 
@@ -38,6 +39,7 @@ class Pins:
         self._current: dict[str, dict[str, str]] = {}
         self._changed: dict[str, dict[str, str]] = {}
         self._told: dict[tuple[str, str], str] = {}
+        self._words = Wording(directory)
 
     def apply(self, modes: Mapping[str, Pin]) -> None:
         """Take each backend's mode."""
@@ -47,23 +49,26 @@ class Pins:
         """A backend's tools were read; `own` from one session's process, which can only show more to be wrong."""
         if self._modes.get(backend, Pin.OFF) is Pin.OFF:
             return
-        current = {str(tool["name"]): fingerprint(tool) for tool in tools}
+        defined = {str(tool["name"]): tool for tool in tools}
+        current = {name: fingerprint(tool) for name, tool in defined.items()}
         pinned = self._pinned.get(backend)
         self._current.setdefault(backend, {}).update(current)
         changed = self._changed.setdefault(backend, {})
         if pinned is None:
             self._pinned[backend] = dict(current)
+            self._words.pin(backend, defined.values())
             self._save()
             return
         fresh = [name for name in current if name not in pinned]
         for name, digest in current.items():
             if name in pinned and pinned[name] != digest:
                 changed[name] = digest
+                self._words.changed(backend, defined[name])
                 self._tell(backend, name, digest)
             elif not own:
                 changed.pop(name, None)
         for name in fresh:
-            self._added(backend, name, current[name], pinned)
+            self._added(backend, defined[name], current[name], pinned)
         if fresh:
             self._forget(pinned, current)
             self._save()
@@ -74,13 +79,16 @@ class Pins:
             for name in [name for name in pinned if name not in current]:
                 del pinned[name]
 
-    def _added(self, backend: str, name: str, digest: str, pinned: dict[str, str]) -> None:
+    def _added(self, backend: str, tool: Mapping[str, Any], digest: str, pinned: dict[str, str]) -> None:
+        name = str(tool["name"])
         if self._modes[backend] is Pin.STRICT:
             pinned[name] = ""
             self._changed[backend][name] = digest
+            self._words.changed(backend, tool)
             self._tell(backend, name, digest)
         else:
             pinned[name] = digest
+            self._words.pin(backend, [tool])
             self._event(backend, name, ToolChange.ADDED, "the backend has a tool it did not have before")
 
     def _tell(self, backend: str, name: str, digest: str) -> None:
@@ -105,10 +113,15 @@ class Pins:
             return False
         return tool in self._changed.get(backend, ())
 
+    def differences(self, backend: str) -> list[Difference]:
+        """The tools whose definitions are not the pinned ones, with what they said and say."""
+        return self._words.differences(backend, self._changed.get(backend, ()))
+
     def approve(self, backend: str, tool: str) -> None:
         """Pin the definition as it is now. Raises KeyError for a tool that the backend does not have."""
         digest = self._changed.get(backend, {}).pop(tool, None) or self._current[backend][tool]
         self._pinned.setdefault(backend, {})[tool] = digest
+        self._words.approve(backend, tool)
         self._save()
         self._event(backend, tool, ToolChange.APPROVED, "the definition is pinned as it is now")
 

@@ -2,7 +2,7 @@
 import { html, useEffect, useState } from './vendor/htm-preact.js';
 import { api } from './api.js';
 import { Shown, ago, many, moment, plain } from './text.js';
-import { Confirm, Empty, Loading, Problems, State } from './ui.js';
+import { Confirm, Diff, Empty, Loading, Problems, State, lineDiff } from './ui.js';
 import { NetworkForm, blockOf, draftOf, meaning } from './network.js';
 import { Logs } from './logs.js';
 import { Around } from './around.js';
@@ -137,13 +137,33 @@ function Ask({ name }) {
   </section>`;
 }
 
-function Tools({ name }) {
-  const [tools, setTools] = useState(null);
+/** A tool that is no longer what was pinned: what it said, what it says, and the way to accept it. */
+function ChangedTool({ name, one, onAccepted }) {
   const [error, setError] = useState(null);
-  useEffect(() => { api.backend(name).then((one) => setTools(one.tools || []), setError); }, [name]);
+  const accept = async () => {
+    try { await api.approveTool(name, one.tool); say(`${plain(one.tool)} is accepted as it is now.`); onAccepted(); } catch (failed) { setError(failed); }
+  };
+  return html`<li class="changed-tool">
+    <h3 class="mono"><${Shown} text=${one.tool} /></h3>
+    <p class="problems">This tool is no longer what it was when you first saw it. Read what is new as an instruction that someone wants your AI model to follow.</p>
+    <${Diff} diff=${lineDiff(one.before, one.after)} />
+    <${Problems} error=${error} />
+    <button type="button" class="small" onClick=${accept}>Accept it</button></li>`;
+}
+
+function Tools({ name }) {
+  const { notices } = useStore();
+  const [known, setKnown] = useState(null);
+  const [error, setError] = useState(null);
+  const load = () => api.backend(name).then(setKnown, setError);
+  const told = notices.filter((one) => one.kind === 'tool' && one.backend === name).length;
+  useEffect(() => { load(); }, [name, told]);
   if (error) return html`<${Problems} error=${error} />`;
-  if (!tools) return html`<${Loading} />`;
-  if (!tools.length) return html`<${Empty} title="No tools known yet"><p>They show up once the server runs and has been asked for them.</p></${Empty}>`;
+  if (!known) return html`<${Loading} />`;
+  const tools = known.tools || [];
+  const changed = known.changed_tools || [];
+  if (!tools.length && !changed.length) return html`<${Empty} title="No tools known yet"><p>They show up once the server runs and has been asked for them.</p></${Empty}>`;
   return html`<p class="note">These words come from the server itself and go to your AI model. Read them as you would read a stranger’s letter.</p>
+    ${changed.length > 0 && html`<ul class="tools">${changed.map((one) => html`<${ChangedTool} key=${one.tool} name=${name} one=${one} onAccepted=${load} />`)}</ul>`}
     <ul class="tools">${tools.map((tool) => html`<li key=${tool.name}><h3 class="mono"><${Shown} text=${tool.name} /></h3><p class="tool-words"><${Shown} text=${tool.description || 'No description.'} lines /></p></li>`)}</ul>`;
 }

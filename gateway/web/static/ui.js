@@ -52,6 +52,18 @@ export function Diff({ diff }) {
   return html`<pre class="diff" tabindex="0" aria-label="Change to the file">${lines.map((line, index) => html`<${DiffLine} line=${line} other=${pair(index)} />`)}</pre>`;
 }
 
+/** Two texts as a diff by lines: the lines they share at both ends stay, what is between is taken out and put in. */
+export function lineDiff(before, after) {
+  const old = before ? before.split('\n') : [];
+  const fresh = after.split('\n');
+  let from = 0;
+  while (from < old.length && from < fresh.length && old[from] === fresh[from]) from += 1;
+  let back = 0;
+  while (back < old.length - from && back < fresh.length - from && old.at(-1 - back) === fresh.at(-1 - back)) back += 1;
+  return [...fresh.slice(0, from).map((line) => ` ${line}`), ...old.slice(from, old.length - back).map((line) => `-${line}`),
+    ...fresh.slice(from, fresh.length - back).map((line) => `+${line}`), ...fresh.slice(fresh.length - back).map((line) => ` ${line}`)].join('\n');
+}
+
 export function Problems({ error, fallback = '' }) {
   if (!error) return null;
   const rows = error.problems || [];

@@ -16,6 +16,7 @@ from gateway.control.apps import control_app
 from gateway.control.base import Edited, Readiness, Urls
 from gateway.control.listen import HttpServer, bind_unix
 from gateway.control.rundir import GatewayFile
+from gateway.mcp.wording import Difference
 from gateway.runtime.base import BackendStatus, LogLine
 from gateway.runtime.errors import BackendUnavailable
 from observability.events import BackendState, CallRef, Decision, EgressEvent, Phase, Reason
@@ -100,6 +101,7 @@ class FakeEndpoint:
 
     def __init__(self) -> None:
         self.approved: list[tuple[str, str]] = []
+        self.changed: dict[str, list[Difference]] = {}
         self.definitions: dict[str, list[dict[str, Any]]] = {
             "fetch": [{"name": "fetch", "description": "reads \x1b[31mpages [red]x"}]
         }
@@ -107,10 +109,14 @@ class FakeEndpoint:
     def tools(self, backend: str) -> Sequence[Mapping[str, Any]]:
         return self.definitions.get(backend, [])
 
+    def differences(self, backend: str) -> Sequence[Difference]:
+        return self.changed.get(backend, [])
+
     def approve(self, backend: str, tool: str) -> None:
         if tool != "fetch":
             raise KeyError(tool)
         self.approved.append((backend, tool))
+        self.changed.pop(backend, None)
 
 
 class FakeInstruments:
