@@ -216,8 +216,9 @@ class Door:
                 else:
                     self.finish_connect(egress, selector, self.connecting[key.fileobj])  # type: ignore[index]  # only sockets are registered
             if time.monotonic() >= next_poll:
-                self.report(egress)
                 self.expire_connects(egress, selector)
+                if not self.connecting:  # or a refusal of ours would be counted before we know of it
+                    self.report(egress)
                 next_poll = time.monotonic() + POLL_S
 
     def answer(self, egress: socket.socket, selector: selectors.BaseSelector, question: Message) -> None:
