@@ -209,7 +209,7 @@ class SecretStore:
         return f"Run: stockade secret set {name} (or set {variable(name)} where Stockade runs)"
 
     def missing(self, config: Config) -> list[Problem]:
-        """A problem, with its line, for each reference of a server in use that cannot be filled in."""
+        """A problem, with its line, for each reference of a server in use or of the egress that cannot be filled in."""
         problems = []
         for name, server in config.servers.items():
             if server.disabled:
@@ -220,6 +220,11 @@ class SecretStore:
                     self.resolve_text(text, where)
                 except SecretError as error:
                     problems += [config.problem(where, item.message, item.hint) for item in error.problems]
+        try:
+            self.resolve_text(config.egress.upstream_proxy or "")
+        except SecretError as error:
+            at = ("egress", "upstream_proxy")
+            problems += [config.problem(at, item.message, item.hint) for item in error.problems]
         return problems
 
 

@@ -51,6 +51,20 @@ def check_override(text: str) -> str:
     return text
 
 
+PROXY = re.compile(r"http://(?:(?:\$\{[^{}]*\}|[^:@/\s]+)(?::(?P<password>\$\{[^{}]*\}|[^@/\s]*))?@)?[^@/\s${}]+/?")
+
+
+def check_proxy(text: str) -> str:
+    """`http://[USER[:${secret:NAME}]@]HOST[:PORT]`: a password only as a reference."""
+    match = PROXY.fullmatch(text)
+    if match is None:
+        raise Invalid("is not an http:// URL of a proxy", "Write one such as http://proxy.example.com:3128")
+    if match["password"] and not match["password"].startswith("${"):
+        hint = "Run: stockade secret set proxy-password, and write http://USER:${secret:proxy-password}@HOST:PORT"
+        raise Invalid("holds a password", hint)
+    return text
+
+
 def check_resolver(text: str) -> str:
     """A DNS server: an address, with a port if it is not 53."""
     try:
@@ -160,7 +174,9 @@ class EgressSettings(Frozen):
     """Exact overrides `HOST:PORT:ADDRESS`: that address is dialled for that host and port, even if it is private."""
     resolvers: strings(check_resolver) = ()  # type: ignore[valid-type]
     """DNS servers to ask instead of the engine's."""
-    upstream_proxy: Url | None = None
+    upstream_proxy: Annotated[str, AfterValidator(check_proxy), Field(json_schema_extra={"format": "uri"})] | None = (
+        None
+    )
     """A proxy that the egress itself goes through, such as http://proxy.example.com:3128."""
     no_proxy: Annotated[tuple[str, ...], BeforeValidator(to_tuple)] = ()
     """Hosts reached without the upstream proxy."""

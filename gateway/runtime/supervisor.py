@@ -37,7 +37,7 @@ from .record import Record, Role
 from .rundir import RunDirectory
 from .slot import Slot
 from .status import status_of
-from .surroundings import surroundings
+from .surroundings import proxy_url, surroundings
 from .tools import Exits, Link, Tools
 
 logger = logging.getLogger(__name__)
@@ -285,6 +285,9 @@ class Supervisor:
             host_gateway=network.gateway if network else "",
             engine_networks=[subnet for net in networks for subnet in net.subnets],
             gateway_ports=self.gateway_ports(),
+            upstream_proxy=await asyncio.to_thread(
+                proxy_url, self.config.egress.upstream_proxy, self.planner.secrets.resolve
+            ),
         )
         wanted = ({**policies, **self.extra_policies}, found)
         if wanted != self.pushed:

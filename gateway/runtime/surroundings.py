@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from registry.config import Config
+from registry.secrets import REFERENCE
 
 from .host import IP
 
@@ -16,6 +19,18 @@ def ports_of_listen(*listens: str) -> list[int]:
     return sorted(ports - {0})
 
 
+def proxy_url(written: str | None, resolve: Callable[[Mapping[str, str]], Mapping[str, str]]) -> str | None:
+    """The upstream proxy with its secrets filled in, escaped as a URL wants them. Raises ConfigError."""
+    pair, at, host = (written or "").rpartition("@")
+    if not at:
+        return written
+
+    def fill(match: re.Match[str]) -> str:
+        return quote(resolve({"upstream_proxy": match[0]})["upstream_proxy"], safe="")
+
+    return f"{REFERENCE.sub(fill, pair)}@{host}"
+
+
 def surroundings(
     config: Config,
     *,
@@ -24,8 +39,10 @@ def surroundings(
     host_gateway: str,
     engine_networks: Iterable[str],
     gateway_ports: Iterable[int] = (),
+    upstream_proxy: str | None = None,
 ) -> Mapping[str, Any]:
-    """The `surroundings` of a push. `gateway_ports` are ports found out at run time (a setting of 0)."""
+    """The `surroundings` of a push. `gateway_ports` are ports found out at run time (a setting of 0);
+    `upstream_proxy` has its secrets filled in."""
     ports = {*ports_of_listen(config.gateway.listen, config.gateway.admin), *gateway_ports}
     return {
         "host_addresses": sorted(str(address) for address in host_addresses),
@@ -35,6 +52,6 @@ def surroundings(
         "engine_networks": sorted(engine_networks),
         "resolve": list(config.egress.resolve),
         "resolvers": list(config.egress.resolvers),
-        "upstream_proxy": config.egress.upstream_proxy,
+        "upstream_proxy": upstream_proxy,
         "no_proxy": list(config.egress.no_proxy),
     }
