@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, StrictBool, WithJsonSchema, model_validator
 
+from egress.limits import Budget
 from egress.policy import Policy, PolicyError, parse_policy
 from registry.errors import Finding, Invalid
 
@@ -29,8 +30,12 @@ HOST_SCHEMA = {
                     "type": "string",
                     "description": "A host, a suffix (.example.com), an address or a CIDR range.",
                 },
-                "port": PORTS_SCHEMA,
-                "ports": {"type": "array", "items": PORTS_SCHEMA},
+                "port": {**PORTS_SCHEMA, "description": "The port of this host, instead of `allowed_ports`."},
+                "ports": {
+                    "type": "array",
+                    "items": PORTS_SCHEMA,
+                    "description": "The ports of this host, instead of `allowed_ports`.",
+                },
                 "private": {
                     "type": "boolean",
                     "description": "True: the host's name may lead to a private address.",
@@ -45,6 +50,26 @@ HOST_SCHEMA = {
         },
     ]
 }
+
+
+def bound(kind: str, default: float, description: str) -> dict[str, object]:
+    return {"type": kind, "exclusiveMinimum": 0, "default": default, "description": description}
+
+
+BUDGET = Budget()
+LIMITS_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "connections": bound("integer", BUDGET.connections, "Connections open at once."),
+        "rate": bound("number", BUDGET.rate, "New connections and requests a second; twice that in a burst."),
+        "dns_rate": bound("number", BUDGET.dns_rate, "DNS queries a second; twice that in a burst."),
+        "lookups": bound("integer", BUDGET.lookups, "Lookups under way at once."),
+        "head_timeout_s": bound("number", BUDGET.head_timeout_s, "The longest that a request's head may take."),
+        "idle_timeout_s": bound("number", BUDGET.idle_timeout_s, "How long a connection may stay without a byte."),
+    },
+    "additionalProperties": False,
+}
+LimitsBlock = Annotated[Mapping[str, Any], WithJsonSchema(LIMITS_SCHEMA)]
 HostEntry = Annotated[Any, WithJsonSchema(HOST_SCHEMA)]
 PortEntry = Annotated[Any, WithJsonSchema(PORTS_SCHEMA)]
 
@@ -67,7 +92,7 @@ class Network(BaseModel):
     """`allow`: connections of programs that ignore the proxy are carried too, under the same policy."""
     join: tuple[str, ...] = ()
     """Docker networks on which allowed names may be reached."""
-    limits: Mapping[str, Any] = {}
+    limits: LimitsBlock = {}
     """Bounds on connections, rates and idle time."""
 
     _block: Mapping[str, Any] = PrivateAttr(default_factory=dict)

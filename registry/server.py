@@ -77,9 +77,12 @@ MOUNT_SCHEMA = {
         {
             "type": "object",
             "properties": {
-                "source": {"type": "string"},
-                "target": {"type": "string"},
-                "read_only": {"type": "boolean", "default": False},
+                "source": {
+                    "type": "string",
+                    "description": "A folder or file of this machine, from the configuration file's folder on.",
+                },
+                "target": {"type": "string", "description": "Where the server sees it: an absolute path."},
+                "read_only": {"type": "boolean", "default": False, "description": "True: it may not write there."},
             },
             "required": ["source", "target"],
             "additionalProperties": False,
