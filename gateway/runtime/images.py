@@ -194,7 +194,7 @@ def bootstrap_problem() -> str:
         return f"{start}, and debootstrap is not installed. Run `sudo apt-get install debootstrap` and start again."
     if os.geteuid() != 0:
         return (
-            f"{start}, which needs root. Run `sudo stockade doctor --build` once, or "
+            f"{start}, which needs root. Run `sudo stockade doctor` once (it makes the image), or "
             f"`docker pull {recipes.PULLED['python']}` where a registry answers, and start again."
         )
     return ""
