@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,6 +13,9 @@ from typing import Any, Final
 _OURS: Final = ("nextCursor", "resultType", "ttlMs", "cacheScope")
 _MAX_PAGES: Final = 100
 _MAX_ITEMS: Final = 10_000
+_MAX_KEY: Final = 8192
+_DEPTH_TO_SPARE: Final = 100
+"""Levels that an item may be wrapped in before it is written."""
 FRESH_S: Final = 5.0
 """How long a list is taken as it was read, where the backend does not tell of changes."""
 
@@ -117,7 +121,21 @@ async def read_list(kind: Kind, ask: Ask, *, watched: bool) -> Listing:
 
 
 def _is_item(kind: Kind, item: Any) -> bool:
-    return isinstance(item, dict) and isinstance(item.get(kind.key), str)
+    """Whether the item can be shown. One that no client could read would take the other backends' items with it."""
+    if not isinstance(item, dict) or not isinstance(key := item.get(kind.key), str) or len(key) > _MAX_KEY:
+        return False
+    try:
+        key.encode()  # a lone surrogate is legal in JSON, as an escape
+        json.dumps(_wrapped(item), allow_nan=False)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _wrapped(value: Any) -> Any:
+    for _ in range(_DEPTH_TO_SPARE):
+        value = [value]
+    return value
 
 
 _EXPRESSION: Final = re.compile(r"\{([+#./;?&]?)([^{}]*)\}")

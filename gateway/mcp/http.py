@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ from gateway.mcp import wire
 from gateway.mcp.answer import Receive
 from gateway.mcp.errors import HEADER_MISMATCH, INVALID_REQUEST, PARSE_ERROR, RpcError
 
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _MAX_WORD: Final = 512
 """Characters of a method or an id, which stand in events and logs."""
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -142,12 +144,17 @@ def parse_message(body: bytes) -> dict[str, Any]:
     if "method" in message:
         if not isinstance(message["method"], str) or not isinstance(message.get("params", {}), dict):
             raise Refused(400, "Body must be a single JSON-RPC request or notification object")
-        if len(message["method"]) > _MAX_WORD:
-            raise Refused(400, f"The method is longer than {_MAX_WORD} characters")
+        if not _is_word(message["method"]):
+            raise Refused(400, f"The method is longer than {_MAX_WORD} characters, or no Unicode text")
         if "id" in message and type(message["id"]) not in (int, str):
             raise Refused(400, "A request's id must be a string or a whole number")
-        if len(str(message.get("id", ""))) > _MAX_WORD:
-            raise Refused(400, f"A request's id is longer than {_MAX_WORD} characters")
+        if not _is_word(str(message.get("id", ""))):
+            raise Refused(400, f"A request's id is longer than {_MAX_WORD} characters, or no Unicode text")
     elif "id" not in message or not ("result" in message) ^ ("error" in message):
         raise Refused(400, "Body must be a single JSON-RPC message")
     return message
+
+
+def _is_word(text: str) -> bool:
+    """Whether events and logs can take the text: short, and without lone surrogates."""
+    return len(text) <= _MAX_WORD and not _SURROGATE.search(text)

@@ -72,7 +72,7 @@ class Keep:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             draft.write_text(json.dumps({"version": _VERSION, "backends": self._known}))
             os.replace(draft, self._path)
-        except OSError as error:
+        except (OSError, ValueError, RecursionError) as error:
             logger.warning("the tool lists cannot be kept: %s", error)
 
 

@@ -15,7 +15,7 @@ def exposed_name(prefix: str, separator: str, name: str) -> str:
     full = f"{prefix}{separator}{name}" if prefix else name
     if len(full) <= MAX_NAME:
         return full
-    digest = hashlib.sha256(full.encode()).hexdigest()[:_DIGEST]
+    digest = hashlib.sha256(full.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST]
     return f"{full[: MAX_NAME - _DIGEST - 1]}_{digest}"
 
 

@@ -106,16 +106,21 @@ def _rows(tools: list[dict[str, Any]]) -> list[tuple[int, str, str, str]]:
         (
             number,
             _words(f"{tool['name']} {tool.get('title', '')}"),
-            str(tool.get("description", "")),
+            _text(str(tool.get("description", ""))),
             _words(" ".join(_schema_words(tool.get("inputSchema")))),
         )
         for number, tool in enumerate(tools, 1)
     ]
 
 
+def _text(text: str) -> str:
+    """The text without lone surrogates, which SQLite does not take."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _words(text: str) -> str:
     """Names fall apart into words: `create_pullRequest` has three."""
-    return " ".join(_WORD.findall(_CAMEL.sub(" ", text).replace("_", " "))).lower()
+    return " ".join(_WORD.findall(_CAMEL.sub(" ", _text(text)).replace("_", " "))).lower()
 
 
 def _schema_words(schema: Any, depth: int = 0) -> list[str]:
