@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ async def test_headers_without_an_end_are_cut_off(start: bytes, more: bytes) -> 
     pool = Pool(dial_url("127.0.0.1", listening.sockets[0].getsockname()[1], None))
     connection, hears = await pool.take(), Hears()
     connection.request(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", hears)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert "headers without an end" in await hears.broken
     pool.close()
     listening.close()
@@ -199,6 +200,63 @@ async def test_deep_nesting_is_an_error_and_no_crash() -> None:
                 response = await client.http.post(client.url, content=body % (method, key, nested), headers=headers)
                 assert response.status_code in (200, 400), (depth, method)
         assert "result" in await client.request("ping")
+
+
+HOSTILE_TOOLS = """
+import json, sys
+deep = "[" * 900 + "]" * 900
+greeting = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": {"name": "x", "version": "1"}}
+def say(number, member): print('{"jsonrpc": "2.0", "id": %d, %s}' % (number, member), flush=True)
+items = [
+    '{"name": "' + chr(92) + 'ud800' * 1 + 'x' * 80 + '", "inputSchema": {}}',
+    '{"name": "deep", "inputSchema": ' + deep + '}',
+    '{"name": "nan", "inputSchema": {"maximum": NaN, "minimum": Infinity}}',
+    '{"name": "' + 'y' * 100000 + '"}',
+    '{"name": "talks", "description": "' + chr(92) + 'udfff", "inputSchema": {}}',
+    '{"name": 5}', '[]', 'null',
+    '{"name": "good", "inputSchema": {"type": "object"}}',
+]
+for line in sys.stdin:
+    message = json.loads(line)
+    if "id" not in message: continue
+    if message["method"] == "initialize":
+        say(message["id"], '"result": ' + json.dumps(greeting))
+    elif message["method"] == "tools/list":
+        say(message["id"], '"result": {"tools": [' + ",".join(items) + "]}")
+    else:
+        say(message["id"], '"error": {"code": -32601, "message": "no"}')
+"""
+
+
+@pytest.mark.anyio
+async def test_one_backends_unreadable_tools_do_not_take_the_others_along(tmp_path: Path) -> None:
+    """A lone surrogate in a long name broke every client's view; a deep schema broke the file of kept lists, and with it
+    the gateway; NaN is no JSON for most clients."""
+    search = {"seeker": {"token_sha256": token_digest("s"), "tools": {"mode": "search"}}}
+    settings = config({"bad": server(), "one": server()}, clients=search, gateway={"anonymous": "always"})
+    commands = {"bad": (sys.executable, "-c", HOSTILE_TOOLS)}
+    async with gateway(settings, commands, cache_dir=tmp_path) as running, legacy(running.url()) as client:
+        names: set[str] = set()
+        async with asyncio.timeout(60):
+            while not any(name.startswith("bad") for name in names) or "one__echo" not in names:
+                names = {tool["name"] for tool in (await client.request("tools/list"))["result"]["tools"]}
+        assert {name for name in names if name.startswith("bad")} == {"bad__good", "bad__talks"}
+        assert "result" in await client.call("one__echo")
+        running.endpoint._keep.save()
+        assert (tmp_path / "lists.json").exists()
+        async with legacy(running.url(), token="s") as seeker:
+            assert "result" in await seeker.call("find_tool", {"query": "good"})
+
+
+@pytest.mark.anyio
+async def test_an_id_that_no_log_can_take_is_refused() -> None:
+    async with gateway(config({"one": server()})) as running, legacy(running.url()) as client:
+        for body in (
+            rb'{"jsonrpc":"2.0","id":"\ud800","method":"ping"}',
+            rb'{"jsonrpc":"2.0","id":1,"method":"x/\udfff"}',
+        ):
+            headers = {**client.headers, "content-type": "application/json"}
+            assert (await client.http.post(client.url, content=body, headers=headers)).status_code == 400
 
 
 # --- advice that people paste
