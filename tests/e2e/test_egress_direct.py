@@ -1,7 +1,6 @@
 """Programs that ignore the proxy: by default closed and seen, with `direct: allow` carried under the same policy.
 
-The programs are real: Node 20's `fetch`, curl, a Python TLS socket, and (through a whole gateway) the unmodified
-mcp-server-fetch without its proxy variables.
+The programs are real: Node 20's `fetch`, curl, a Python TLS socket. (mcp-server-fetch: `test_egress_live.py`.)
 """
 
 from __future__ import annotations
@@ -15,9 +14,8 @@ import docker
 import pytest
 
 from examples.demo import stage
-from examples.demo.story import client
 from observability.events import Decision, EgressEvent, Phase, Reason, Via
-from tests.e2e import lean, programs
+from tests.e2e import programs
 from tests.gateway.runtime.real import Yard, yard
 
 pytestmark = pytest.mark.docker
@@ -228,30 +226,3 @@ def test_an_address_answered_to_another_backend_is_of_no_use(site: Yard, interne
     assert "failed" in site.ask(f"answer = tls('{internet.address}', 'direct.example')", "other")
     assert wait_event(site, "other", via=Via.DIRECT, host="direct.example").reason is Reason.DIRECT_ATTEMPT
     assert "hello" in site.ask("answer = tls('direct.example', 'direct.example')", "other"), "once it asked, it may"
-
-
-# --- a whole gateway
-
-
-@pytest.mark.anyio
-async def test_mcp_server_fetch_without_its_proxy_variables(
-    engine: docker.DockerClient, python_base: str, workspace: Path, internet: stage.Internet
-) -> None:
-    """The unmodified server: blocked and explained by default, working after `direct: allow`."""
-    # Without that flag the server itself refuses addresses such as the fake internet's.
-    entry = "    command: uvx\n    args: [mcp-server-fetch, --allow-private-ips]\n"
-    entry += "    env: {" + ", ".join(f'{name}: ""' for name in NO_PROXY) + "}\n"
-    rules = "{allowed_hosts: [api.github.com]}"
-    text = lean.head(internet) + "mcpServers:\n"
-    text += f"  blocked:\n{entry}    network: {rules}\n"
-    text += f"  fetch:\n{entry}    network: {rules[:-1]}, direct: allow}}\n"
-    with lean.running(workspace, text, engine, python_base, "f") as gateway:
-        async with client(gateway.endpoint, "") as connected:
-            answers = [
-                await connected.call_tool(f"{name}__fetch", {"url": "https://api.github.com/direct"})
-                for name in ("blocked", "fetch")
-            ]
-        assert answers[0].is_error
-        assert "hello from api.github.com" in str(answers[1].content)
-        tail = gateway.json_lines("egress", "tail", "--backend", "fetch")
-        assert {event["via"] for event in tail} == {"direct"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import textwrap
 from collections.abc import Iterator
@@ -20,6 +21,16 @@ pytestmark = [pytest.mark.docker, pytest.mark.anyio]
 
 SUBDOMAINS = [f"{name}.docs.example" for name in ("one", "two", "three", "four")]
 RULES = "allowed_hosts: [api.github.com, direct.example]"
+NO_PROXY = {
+    name: "" for each in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY") for name in (each, each.lower())
+}
+FETCH = f"""\
+  {{name}}:
+    command: uvx
+    args: [mcp-server-fetch, --allow-private-ips]  # without it the server itself refuses the fake internet's address
+    env: {json.dumps(NO_PROXY).replace("{", "{{").replace("}", "}}")}
+    network: {{{{allowed_hosts: [api.github.com], direct: {{direct}}}}}}
+"""
 SERVERS = f"""
 mcpServers:
   puppet:                   # does what the test says
@@ -37,7 +48,7 @@ mcpServers:
     image: {lean.ROGUE}
     network:
       mode: learn           # until we know what it needs
-"""
+{FETCH.format(name="blocked", direct="deny")}{FETCH.format(name="fetch", direct="allow")}"""
 OPEN = """
 import socket, ssl
 def tunnel(host):
@@ -200,3 +211,16 @@ async def test_allow_opens_one_host_on_the_port_that_is_named(gateway: StockadeP
     assert await status(gateway, "puppet", "two.docs.example", 80) == "403 port_not_allowed"
     assert await status(gateway, "puppet", "two.docs.example", 8443) == "502 dns_failed", "allowed, and nowhere"
     assert "# does what the test says" in gateway.config.read_text()
+
+
+async def test_mcp_server_fetch_without_its_proxy_variables(gateway: StockadeProcess) -> None:
+    """The unmodified server, which knows of no proxy: blocked by default, carried with `direct: allow`."""
+    async with client(gateway.endpoint, "") as connected:
+        answers = [
+            await connected.call_tool(f"{name}__fetch", {"url": "https://api.github.com/direct"})
+            for name in ("blocked", "fetch")
+        ]
+    assert answers[0].is_error
+    assert "hello from api.github.com" in str(answers[1].content)
+    assert {event["via"] for event in events(gateway, "fetch", decision="allow")} == {"direct"}
+    until(lambda: bool(events(gateway, "blocked", via="dns", host="api.github.com")), "the lookup told", 30)
