@@ -24,7 +24,6 @@ from registry.fields import (
     Size,
     ToolMode,
     Url,
-    split_listen,
     to_tuple,
 )
 from registry.server import Frozen, ItemRules
@@ -66,19 +65,17 @@ def check_proxy(text: str) -> str:
 
 
 def check_resolver(text: str) -> str:
-    """A DNS server: an address, with a port if it is not 53."""
+    """A DNS server's address; the port is always 53, as in resolv.conf."""
     try:
-        ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
-        try:
-            host, port = split_listen(text)
-            ipaddress.ip_address(host)
-        except ValueError:
-            raise Invalid(
-                f"{text!r} is not a DNS server's address", "Write one such as 9.9.9.9 or 9.9.9.9:53"
-            ) from None
-        if port == 0:
-            raise Invalid("0 is not a port", "Ports go from 1 to 65535") from None
+        raise Invalid(
+            f"{text!r} is not a DNS server's address", "Write one such as 9.9.9.9, without a port"
+        ) from None
+    if address.is_loopback:
+        raise Invalid(
+            f"{text} is the egress container itself, not this machine", "Write an address that containers can reach"
+        )
     return text
 
 

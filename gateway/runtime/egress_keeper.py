@@ -97,6 +97,12 @@ class EgressKeeper:
         self.tools.exits.of(self.container)
         return True
 
+    async def renew(self) -> None:
+        """Makes it anew when the plan of it is another by now. Raises EngineError."""
+        recorded = self.tools.ownership.record.owned.get(self.tools.names.egress)
+        if self.container and recorded is not None and self.plan(self.nofile).fingerprint() != recorded.fingerprint:
+            await self.tools.engine.remove(self.container)  # `keep` notices, and makes the one that is planned now
+
     async def look(self) -> None:
         """Learns its addresses."""
         info = await self.tools.engine.inspect(self.container)

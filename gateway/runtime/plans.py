@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -40,6 +40,8 @@ DOOR_SYSCTLS: Final = (
     ("net.ipv6.conf.default.disable_ipv6", "1"),
 )
 FORBIDDEN_MOUNTS: Final = re.compile(r"(docker|containerd|podman|crio|buildkitd)\.sock$")
+RESOLVING: Final = "timeout:2 attempts:2"
+"""resolv.conf(5): a name whose servers are silent holds one of the egress's threads for seconds, not for minutes."""
 TMP_OPTIONS: Final = "rw,nosuid,nodev,exec,size=256m,mode=1777"
 
 
@@ -91,12 +93,15 @@ class CaBundle:
     digest: str
 
 
-def egress_plan(names: Names, image: str, control: Path, doors: Path, nofile: int) -> ContainerPlan:
-    """The container that everything allowed goes through."""
+def egress_plan(
+    names: Names, image: str, control: Path, doors: Path, nofile: int, resolvers: Sequence[str] = ()
+) -> ContainerPlan:
+    """The container that everything allowed goes through. `resolvers` are asked instead of the engine's."""
     return ContainerPlan(
         name=names.egress,
         image=image,
         command=("python3", "-m", "egress"),
+        env=(("RES_OPTIONS", RESOLVING),),
         user=EVERYBODY,
         labels=names.labels("egress"),
         network=names.egress_network,
@@ -106,6 +111,7 @@ def egress_plan(names: Names, image: str, control: Path, doors: Path, nofile: in
             Mount(source=str(doors), target=DOORS_INSIDE, read_only=False),
         ),
         sysctls=(("net.ipv4.ip_forward", "0"),),
+        dns=tuple(resolvers),
         memory_bytes=1024 * MIB,
         pids=128,
         nofile=nofile,

@@ -105,7 +105,12 @@ class Supervisor:
             link,
             on_event,
             lambda nofile: egress_plan(
-                self.names, self.egress_image, run_directory.control, run_directory.doors, nofile
+                self.names,
+                self.egress_image,
+                run_directory.control,
+                run_directory.doors,
+                nofile,
+                self.config.egress.resolvers,
             ),
         )
         self.planner = Planner(self.tools, images, secrets, run_directory.ca_bundle)
@@ -249,6 +254,7 @@ class Supervisor:
     async def reconcile(self) -> None:
         """From the actual state to the desired one."""
         async with self.applying:
+            await self.egress.renew()
             wanted = {
                 name: self.planner.key(server, self.config.extra_ca) for name, server in self.local_servers().items()
             }

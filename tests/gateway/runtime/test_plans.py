@@ -202,3 +202,10 @@ def test_a_door_listens_on_the_ports_that_the_policy_names(block: dict[str, obje
 
 def test_a_wide_range_is_listened_on_in_part() -> None:
     assert len(policy_ports({"allowed_hosts": ["*"], "allowed_ports": ["1000-9000", 22]})) == 64 + 3
+
+
+def test_the_egress_asks_the_resolvers_of_the_file() -> None:
+    plain = egress_plan(NAMES, "e", Path("/c"), Path("/d"), 65536)
+    named = egress_plan(NAMES, "e", Path("/c"), Path("/d"), 65536, ("9.9.9.9",))
+    assert (plain.dns, named.dns) == ((), ("9.9.9.9",))
+    assert plain.fingerprint() != named.fingerprint()
