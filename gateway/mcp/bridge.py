@@ -12,6 +12,7 @@ from gateway.mcp.peer import META, META_LEVEL, Question, envelope
 
 MAX_ROUNDS: Final = 10
 _STATE_ONLY_S: Final = 0.05
+_CARRIED: Final = ("inputResponses", "requestState")
 _MODERN_RESULT: Final = ("resultType", "ttlMs", "cacheScope")
 CACHEABLE: Final = frozenset(
     {"tools/list", "prompts/list", "resources/list", "resources/templates/list", "resources/read", "server/discover"}
@@ -19,12 +20,12 @@ CACHEABLE: Final = frozenset(
 
 
 def to_modern(params: dict[str, Any], caller: Caller) -> dict[str, Any]:
-    """A legacy client's request as a modern backend wants it."""
+    """A legacy client's request as a modern backend wants it. State that we did not seal is nothing it can carry."""
     meta = params.get("_meta")
     full = {**(meta if isinstance(meta, dict) else {}), **envelope(caller.capabilities, caller.client)}
     if caller.level is not None:
         full[META_LEVEL] = caller.level
-    return {**params, "_meta": full}
+    return {**{key: value for key, value in params.items() if key not in _CARRIED}, "_meta": full}
 
 
 def to_legacy(params: dict[str, Any]) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def to_legacy(params: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(meta, dict):
         return params
     kept = {key: value for key, value in meta.items() if not key.startswith(META)}
-    plain = {key: value for key, value in params.items() if key not in ("_meta", "inputResponses", "requestState")}
+    plain = {key: value for key, value in params.items() if key not in ("_meta", *_CARRIED)}
     return {**plain, "_meta": kept} if kept else plain
 
 
