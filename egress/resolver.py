@@ -11,7 +11,8 @@ from typing import Protocol
 
 from egress.names import IP
 
-THREADS = 32
+THREADS = 64
+"""Four backends' worth of lookups under way, since a thread outlives the one who waits for it (see RES_OPTIONS)."""
 LOOKUP_TIMEOUT_S = 10.0
 KEEP_S = 10.0
 KEEP_FAILURE_S = 1.0
