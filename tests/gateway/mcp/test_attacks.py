@@ -8,7 +8,8 @@ import re
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx2
 import pytest
@@ -17,7 +18,8 @@ from hypothesis import strategies as st
 
 from gateway.mcp.annotate import denial_line
 from gateway.mcp.auth import Denied, Gate
-from gateway.mcp.caller import Principal
+from gateway.mcp.bridge import to_modern
+from gateway.mcp.caller import Caller, Principal
 from gateway.mcp.catalogue import TemplatePattern
 from gateway.mcp.http import HostGuard, Refused
 from gateway.mcp.http_client import Pool, SseParser, dial_url
@@ -257,6 +259,12 @@ async def test_an_id_that_no_log_can_take_is_refused() -> None:
         ):
             headers = {**client.headers, "content-type": "application/json"}
             assert (await client.http.post(client.url, content=body, headers=headers)).status_code == 400
+
+
+def test_a_legacy_client_cannot_hand_a_modern_backend_state_that_was_never_sealed() -> None:
+    caller = SimpleNamespace(capabilities={}, client=None, level=None)
+    sent = to_modern({"name": "x", "requestState": "forged", "inputResponses": {"q": {}}}, cast(Caller, caller))
+    assert set(sent) == {"name", "_meta"}
 
 
 # --- advice that people paste
