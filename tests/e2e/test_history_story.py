@@ -21,7 +21,7 @@ from tests.e2e.stockade_process import StockadeProcess, until
 
 pytestmark = [pytest.mark.docker, pytest.mark.anyio, pytest.mark.timeout(180)]
 
-MAX_ROWS = 60
+MAX_ROWS = 30
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,7 @@ async def test_events_tunnels_and_attribution_survive_kill_9(gateway: StockadePr
 
     (top,) = [row for row in gateway.json("egress", "top") if row["name"] == "before.example"]
     assert top["connections"] == 1
+    assert [row["host"] for row in gateway.json("egress", "blocked")] == ["before.example"]
     (event,) = denials(gateway, "before.example")
     assert event["calls"][0]["tool"] == "proxy_connect"
     until(lambda: open_connections(gateway) == 0, "its tunnel went with the stdio server, which was started anew")
