@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +85,7 @@ class RunDirectory:
             shutil.rmtree(directory, ignore_errors=True)
 
     def create(self) -> None:
-        """Makes what is missing. Raises ValueError when a socket below would have too long a path."""
+        """Makes what is missing. Raises ValueError for a path that is too long for sockets, or somebody else's."""
         longest = len(os.fsencode(self.control / "ingress.sock"))
         if longest > MAX_SOCKET_PATH:
             raise ValueError(
@@ -93,7 +94,18 @@ class RunDirectory:
             )
         for directory in (self.path, self.persistent):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            refuse_foreign(directory)
             directory.chmod(0o700)
         for directory in (self.control, self.doors):
             directory.mkdir(exist_ok=True)
             directory.chmod(0o777)
+
+
+def refuse_foreign(directory: Path) -> None:
+    """Raises ValueError for a directory that another user made first, or a link in its place."""
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise ValueError(
+            f"{directory} is a link, or belongs to another user, who could then reach the gateway's sockets. "
+            "Remove it, or set STOCKADE_STATE_DIR to a directory of your own."
+        )
