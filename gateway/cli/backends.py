@@ -152,7 +152,8 @@ def ls(
 
 
 def _tool_row(backend: str, tool: Mapping[str, Any]) -> list[object]:
-    return [backend, tool.get("name", ""), Cell(clean(tool.get("description") or "", 100))]
+    about = " ".join(str(tool.get("description") or "").split())
+    return [backend, tool.get("name", ""), Cell(clean(about, 100))]
 
 
 def approve(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -21,6 +22,8 @@ from gateway.cli.options import (
     screen,
 )
 from gateway.cli.terminal import Cell, clean
+
+HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 def register(app: typer.Typer) -> None:
@@ -129,8 +132,10 @@ def top(
     if as_json:
         screen.json(rows)
         return
-    columns = [by, "connections", "denied", "sent", "received"]
-    screen.table(columns, [_top_row(row) for row in rows])
+    if rows:
+        screen.table([by, "connections", "denied", "sent", "received"], map(_top_row, rows))
+    else:
+        say(f"No connection in the last {hours:g} hours.")
 
 
 def _top_row(row: Mapping[str, Any]) -> list[object]:
@@ -159,12 +164,17 @@ def blocked(
     if as_json:
         screen.json(rows)
         return
-    screen.table(["server", "host", "port", "times", "reason", "to allow it"], [_blocked_row(row) for row in rows])
+    if rows:
+        screen.table(["server", "host", "port", "times", "reason", "to allow it"], map(_blocked_row, rows))
+    else:
+        say("Nothing was blocked.")
 
 
 def _blocked_row(row: Mapping[str, Any]) -> list[object]:
-    hint = f"stockade egress allow {row['backend']} {clean(row['host'], 80)}:{row['port']}"
-    allowable = "host_not_allowed" in row["reasons"] or "port_not_allowed" in row["reasons"]
+    from egress.answers import NAMED_BY_HOST
+
+    hint = f"stockade egress allow {row['backend']} {row['host']}:{row['port']}"
+    allowable = NAMED_BY_HOST & set(row["reasons"]) and HOST.fullmatch(row["host"])  # people paste it into a shell
     return [
         row["backend"],
         Cell(clean(row["host"], 80)),

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from observability.events import Certainty, EgressEvent
+from egress.answers import NAMED_BY_HOST
+from observability.events import Certainty, EgressEvent, Reason
 
 META_KEY: Final = "stockade/egress"
 _HOST: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]*")
@@ -17,18 +18,17 @@ Denials = Sequence[tuple[EgressEvent, Certainty]]
 def denial_line(event: EgressEvent, certainty: Certainty) -> str:
     """`Stockade blocked evil.example:443 (host_not_allowed). To allow it: stockade egress allow fetch …`.
 
-    What is no host name gets no advice: it cannot be allowed, and people paste advice into shells.
+    Advice is given where one more host in the policy would lift the denial. What is no host name gets none: it cannot
+    be allowed, and people paste advice into shells.
     """
     verb = "blocked" if certainty is Certainty.CERTAIN else "probably blocked"
     host = event.host or event.destination
     target = f"{host}:{event.port}" if event.port and event.host else host
     told = f"Stockade {verb} {target} ({event.reason})."
-    if not _HOST.fullmatch(host):
+    if event.reason not in NAMED_BY_HOST or not _HOST.fullmatch(host):
         return told
-    allow = f"stockade egress allow {event.backend} {host}"
-    if event.port not in (0, 80, 443):
-        allow += f" --port {event.port}"
-    return f"{told} To allow it: {allow}"
+    usual = event.port in (0, 80, 443) and event.reason is not Reason.PORT_NOT_ALLOWED
+    return f"{told} To allow it: stockade egress allow {event.backend} {host if usual else target}"
 
 
 def _facts(event: EgressEvent, certainty: Certainty) -> dict[str, Any]:

@@ -185,9 +185,22 @@ def test_top_and_blocked(stockade: Any, running: Running) -> None:
     running.publish(event)
     assert stockade("egress", "top").out.splitlines()[1].split()[1:3] == ["1", "1"]
     blocked = stockade("egress", "blocked").out
-    assert "stockade egress allow fetch evil\\x1b" in blocked
+    assert "evil\\x1b" in blocked
     assert "\x1b" not in blocked
+    assert "stockade egress allow" not in blocked, "advice is pasted into shells"
     assert json.loads(stockade("egress", "blocked", "--json").out)[0]["reasons"] == ["host_not_allowed"]
+
+
+def test_what_is_blocked_comes_with_the_command_that_allows_it(stockade: Any, running: Running) -> None:
+    import time
+
+    running.publish(egress_event(time=time.time(), reason=Reason.EMPTY_POLICY))
+    assert "stockade egress allow fetch evil.example:443" in stockade("egress", "blocked").out
+
+
+def test_nothing_blocked_and_nothing_reached_is_said_in_words(stockade: Any, running: Running) -> None:
+    assert stockade("egress", "blocked").err == "Nothing was blocked.\n"
+    assert stockade("egress", "top").err == "No connection in the last 24 hours.\n"
 
 
 def test_tools_are_listed_with_hostile_descriptions_escaped(stockade: Any, running: Running) -> None:
