@@ -61,7 +61,8 @@ def doctor(
     import importlib
 
     checks = importlib.import_module("gateway.runtime.doctor")
-    findings = asyncio.run(checks.examine(place(context, file, project).project))
+    where = place(context, file, project)
+    findings = asyncio.run(checks.examine(where.project or "doctor"))
     if as_json:
         screen.json([{"name": f.name, "state": f.state, "detail": f.detail, "fix": f.fix} for f in findings])
     else:

@@ -60,10 +60,13 @@ def failed(name: str, error: BaseException) -> Finding:
 
 
 def run_directory_finding(project: str) -> Finding:
-    """Whether sockets can be made in the run directory."""
+    """Whether sockets can be made in the run directory. What is made only to find out is removed again."""
     directory = RunDirectory.of(project)
+    made = [path for path in (directory.path, directory.persistent) if not path.exists()]
     try:
         directory.create()
+        for path in made:
+            shutil.rmtree(path, ignore_errors=True)
     except (OSError, ValueError) as error:
         return Finding(
             name="run directory",
