@@ -210,7 +210,6 @@ class Gateway:
         try:
             with contextlib.ExitStack() as cleanup:
                 servers = self._listen(cleanup)
-                cleanup.callback(self._tidy)
                 self._write_gateway_file(cleanup)
                 await self._serve([server for server, _ in servers], dict(servers), on_ready)
         finally:
@@ -238,6 +237,7 @@ class Gateway:
     def _listen(self, cleanup: contextlib.ExitStack) -> list[tuple[HttpServer, socket]]:
         settings = self.config.gateway
         control = bind_unix(self.directory.control_socket)
+        cleanup.callback(self._tidy)
         cleanup.callback(self.directory.control_socket.unlink, missing_ok=True)
         mcp = self._bind("listen", settings.listen)
         admin = self._bind("admin", settings.admin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -83,6 +84,8 @@ class RunDirectory:
         """After the last container is gone: the directories in which egress and doors met, with their sockets."""
         for directory in (self.control, self.doors):
             shutil.rmtree(directory, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a log or a record is in it
+            self.path.rmdir()
 
     def create(self) -> None:
         """Makes what is missing. Raises ValueError for a path that is too long for sockets, or somebody else's."""
