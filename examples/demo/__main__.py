@@ -89,7 +89,9 @@ def main() -> int:
         return 0
     set_the_stage()
     console.print("[bold]2.[/] The gateway: builds the servers' images (cached), probes the wall, starts")
-    stockade("up", "-d", str(CONFIG))
+    if stockade("up", "-d", str(CONFIG), check=False).returncode != 0:  # it said why
+        stage.stop_internet(docker.from_env(), INTERNET)
+        return 1
     console.print("[bold]3.[/] The story, through a real MCP client\n")
     good = asyncio.run(tell_the_story())
     console.print("\n[bold]4.[/] What is running\n")
