@@ -23,7 +23,7 @@ from gateway.mcp.peer import (
 from gateway.mcp.stdio import StdioPeer
 
 US: Final[Mapping[str, Any]] = {"name": "stockade", "version": "0.1.0"}
-_PROBE_S: Final = 10.0
+_PROBE_S: Final = 20.0
 
 
 class WrongEra(Exception):
@@ -94,7 +94,13 @@ async def greet(
             raise
         refusal = WrongEra(str(error))
     try:
-        await _greet(peer, backend, second, greeting, timeout_s)
+        try:
+            await _greet(peer, backend, second, greeting, timeout_s)
+        except WrongEra:
+            if not modern_first:
+                raise
+            # A slow starter may have taken the late `server/discover` for its era: then it answers the next one.
+            await _greet(peer, backend, True, greeting, timeout_s)
     except WrongEra as error:
         raise RpcError(-32603, f"it speaks no MCP revision this gateway knows ({refusal}; {error})") from error
 

@@ -634,6 +634,7 @@ def serve_http(host: str, port: int) -> None:
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind((host, port))
+    sock.listen(128)
     print(f"listening {sock.getsockname()[1]}", file=sys.stderr, flush=True)
     config = uvicorn.Config(asgi(allow_any_host=True), log_level="warning", timeout_graceful_shutdown=1)
     uvicorn.Server(config).run(sockets=[sock])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -82,6 +83,14 @@ class Legacy:
         result = await self.answer(asked["method"], asked["params"])
         await self.post({"jsonrpc": "2.0", "id": asked["id"], "result": result})
 
+    async def settled(self) -> dict[str, Any]:
+        """The first tools/list result from which no backend is missing any more."""
+        async with asyncio.timeout(60):
+            while "stockade/unavailable" in (await self.request("tools/list"))["result"].get("_meta", {}):
+                await asyncio.sleep(0.1)
+            result: dict[str, Any] = (await self.request("tools/list"))["result"]
+            return result
+
     async def call(self, tool: str, arguments: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
         return await self.request("tools/call", {"name": tool, "arguments": arguments or {}, **more})
 
@@ -129,6 +138,14 @@ class Modern:
         said = messages(response.text, response.headers["content-type"])
         self.seen += said[:-1]
         return said[-1]
+
+    async def settled(self) -> dict[str, Any]:
+        """The first tools/list result from which no backend is missing any more."""
+        async with asyncio.timeout(60):
+            while "stockade/unavailable" in (await self.request("tools/list"))["result"].get("_meta", {}):
+                await asyncio.sleep(0.1)
+            result: dict[str, Any] = (await self.request("tools/list"))["result"]
+            return result
 
     async def call(self, tool: str, arguments: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
         return await self.request("tools/call", {"name": tool, "arguments": arguments or {}, **more})

@@ -193,7 +193,7 @@ class Gateway:
         return [event for event in self.events if isinstance(event, CallEvent)]
 
 
-async def eventually(condition: Callable[[], object], timeout_s: float = 15) -> None:
+async def eventually(condition: Callable[[], object], timeout_s: float = 30) -> None:
     """Wait until the condition holds."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # nothing here could set an event
@@ -262,7 +262,7 @@ async def serving(app: Any) -> AsyncIterator[int]:
     running = QuietServer(listener(app, grace_s=1))
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(running.serve(sockets=[sock]))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await running.up.wait()
         try:
             yield sock.getsockname()[1]

@@ -20,6 +20,7 @@ FAULTY = (sys.executable, "-m", "tests.fixture_server.faulty")
 
 async def tools(client: Legacy | Modern) -> list[dict[str, Any]]:
     """All pages."""
+    await client.settled()
     found: list[dict[str, Any]] = []
     cursor: dict[str, Any] = {}
     while True:
@@ -60,7 +61,7 @@ async def test_names_are_the_same_with_one_server_or_two_and_conflicts_are_resol
 async def test_instructions_are_merged_and_capabilities_are_declared() -> None:
     servers = {"one": server(http=True), "two": server(http=True)}
     async with gateway(config(servers)) as running:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 async with legacy(running.url()) as client:
                     said = client.result.get("instructions", "")
@@ -92,7 +93,7 @@ async def test_a_changed_list_is_told_to_old_and_new_clients(http: bool) -> None
                             heard.put_nowait((who, said))
 
                 readers = [tasks.create_task(read(get, "old")), tasks.create_task(read(post, "new"))]
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(30):
                     who, ack = await heard.get()
                     assert (who, ack["method"]) == ("new", "notifications/subscriptions/acknowledged")
                     assert ack["params"]["notifications"] == {"toolsListChanged": True}
@@ -118,7 +119,7 @@ async def test_a_watched_resource_is_told_to_who_watches_it() -> None:
             async with watcher.http.stream("POST", watcher.url, json=message, headers=headers) as response:
                 lines = response.aiter_lines()
                 seen: list[dict[str, Any]] = []
-                async with asyncio.timeout(15):
+                async with asyncio.timeout(30):
                     while len(seen) < 2:
                         line = await anext(lines)
                         seen += messages(line, "text/event-stream")
@@ -175,7 +176,7 @@ async def test_an_idle_session_expires_and_its_process_is_released(monkeypatch: 
         await client.text("test_simple_text")
         monkeypatch.setattr("gateway.mcp.sessions.IDLE_S", 0.0)
         running.endpoint.expire_sessions(0.0)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await eventually(lambda: running.supervisor.released)
         assert (await client.post({"jsonrpc": "2.0", "id": 1, "method": "ping"})).status_code == 404
         assert running.meters.sessions[0]["protocol_version"] == "2025-11-25"
@@ -189,7 +190,7 @@ async def test_the_connections_of_single_sessions_have_a_cap(monkeypatch: pytest
         async with legacy(url) as a, legacy(url) as b, legacy(url) as c:
             for client in (a, b, c, a):
                 assert await client.text("ok") == "ok "
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await eventually(lambda: not (len(running.supervisor.released) < 2))
             stuck = [asyncio.ensure_future(client.call("never")) for client in (a, c)]
             await eventually(lambda: not (running.endpoint.inflight.count() < 2))

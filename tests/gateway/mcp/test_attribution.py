@@ -111,7 +111,7 @@ async def test_a_backend_process_is_kept_for_one_session_and_released_with_it(ht
             assert await alice.text("pid") == first != second
             response = await alice.http.delete(url, headers=alice.headers)
             assert response.status_code == 200
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await eventually(lambda: running.supervisor.released)
             assert (await alice.post({"jsonrpc": "2.0", "id": 9, "method": "ping"})).status_code == 404
             assert await bob.text("pid") == second

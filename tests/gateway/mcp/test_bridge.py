@@ -143,7 +143,7 @@ async def test_parked_calls_have_a_time_limit_and_a_cap(monkeypatch: pytest.Monk
         result = await park(client)
         refused = await client.call("ask_after", {"prompt": "who?"})
         assert "Too many calls" in refused["error"]["message"]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await eventually(lambda: not (running.endpoint.inflight.count()))
         late = await client.call("ask_after", {"prompt": "who?"}, **answers(result))
         assert late["error"]["code"] == -32602

@@ -148,7 +148,7 @@ def strip(message: dict[str, Any]) -> dict[str, Any]:
 
 async def send(url: str, body: Any, headers: dict[str, str], method: str = "POST") -> httpx2.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=60) as http:
         return await http.request(
             method, url, content=content, headers={"content-type": "application/json", **ACCEPT, **headers}
         )

@@ -53,7 +53,7 @@ async def test_a_call_that_is_never_answered_ends_in_time_and_is_cancelled() -> 
         assert said["error"]["code"] == -32001
         assert "did not answer tools/call within 3 s" in said["error"]["message"]
         process = running.supervisor.instances["bad", ""]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await eventually(lambda: any(line.startswith("cancelled") for line in process.errors))
         assert await client.text("ok") == "ok "
 
@@ -100,7 +100,7 @@ async def test_a_flood_does_not_keep_other_backends_from_answering(tool: str) ->
 async def test_a_backend_that_never_starts_gives_an_error_and_is_not_asked_again_at_once() -> None:
     hang = ("env", "FAULTY_START=hang", *FAULTY)
     settings = config({"bad": server()}, gateway={"start_timeout_s": 1})
-    async with gateway(settings, {"bad": hang}) as running, httpx2.AsyncClient(trust_env=False) as http:
+    async with gateway(settings, {"bad": hang}) as running, httpx2.AsyncClient(trust_env=False, timeout=60) as http:
         message = {
             "jsonrpc": "2.0",
             "id": 1,
@@ -126,7 +126,7 @@ async def test_a_backend_that_the_supervisor_refuses_is_named_with_the_reason() 
             said = await client.call("bad__ok")
             assert said["error"]["message"] == "Backend bad: it exited 5 times in a minute (exit code 7)"
             running.supervisor.refuse.clear()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while "error" in (said := await client.call("bad__ok")):
                     await asyncio.sleep(0.05)
             assert said["result"]["content"][0]["text"] == "ok "
@@ -143,7 +143,7 @@ async def test_a_dead_backend_is_left_out_of_the_list_and_the_answer_says_so() -
                 {"backend": "dead", "reason": "Backend dead: its image does not build", "shown": "left out"}
             ]
             running.supervisor.refuse.clear()
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(30):
                 while "_meta" in (result := (await client.request("tools/list"))["result"]):
                     await asyncio.sleep(0.1)
             assert any(tool["name"] == "dead__ok" for tool in result["tools"])
@@ -153,7 +153,7 @@ async def test_a_slow_backend_does_not_block_the_list() -> None:
     hang = ("env", "FAULTY_START=hang", *FAULTY)
     settings = config({"good": server(http=True), "slow": server()})
     async with gateway(settings, {"slow": hang}) as running, modern(running.url()) as client:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not (result := (await client.request("tools/list"))["result"])["tools"]:
                 pass
         assert [entry["backend"] for entry in result["_meta"]["stockade/unavailable"]] == ["slow"]
@@ -166,7 +166,7 @@ async def test_a_client_that_vanishes_cancels_its_call(era: str) -> None:
         async with legacy(url) if era == "legacy" else modern(url) as client:
             await client.text("test_simple_text")
             task = asyncio.ensure_future(client.call("wait", {"seconds": 30}))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await eventually(lambda: running.endpoint.inflight.count() > 0)
                 task.cancel()
                 processes = running.supervisor.instances.values()
@@ -181,7 +181,7 @@ async def test_a_legacy_client_cancels_by_a_notification() -> None:
         task = asyncio.ensure_future(
             client.request("tools/call", {"name": "wait", "arguments": {"seconds": 30}}, "x")
         )
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await eventually(lambda: running.endpoint.inflight.count() > 0)
             await client.notify("notifications/cancelled", {"requestId": "x", "reason": "enough"})
             assert (await task)["error"]["code"] == -32800
@@ -194,7 +194,7 @@ async def test_an_http_backend_that_restarts_serves_the_same_client_session() ->
         assert await client.text("test_simple_text")
         said = await client.call("crash")
         assert said["error"]["code"] == -32000
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             while "error" in (said := await client.call("test_simple_text")):
                 await asyncio.sleep(0.05)
         assert len(running.supervisor.started) == 2

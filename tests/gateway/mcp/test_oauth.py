@@ -81,7 +81,7 @@ async def test_a_valid_token_is_let_in_and_gets_its_clients_view() -> None:
 
 
 async def test_bad_tokens_get_401_and_a_challenge_that_names_the_metadata() -> None:
-    async with protected() as (running, issuer), httpx2.AsyncClient(trust_env=False) as http:
+    async with protected() as (running, issuer), httpx2.AsyncClient(trust_env=False, timeout=60) as http:
         other = ec.generate_private_key(ec.SECP256R1())
         secret = "0123456789abcdef0123456789abcdef"
         cases = {
@@ -111,7 +111,7 @@ async def test_bad_tokens_get_401_and_a_challenge_that_names_the_metadata() -> N
 
 
 async def test_a_token_without_the_scope_gets_403_that_names_all_scopes() -> None:
-    async with protected() as (running, issuer), httpx2.AsyncClient(trust_env=False) as http:
+    async with protected() as (running, issuer), httpx2.AsyncClient(trust_env=False, timeout=60) as http:
         headers = {"authorization": f"Bearer {issuer.token(scope='other')}"}
         response = await http.post(running.url(), json={}, headers=headers)
         assert response.status_code == 403
@@ -126,13 +126,13 @@ async def test_the_audience_may_be_the_url_of_the_endpoint_itself_and_no_other()
         token = issuer.token(aud="https://gateway.example/servers/fixture/mcp")
         async with modern(running.url("fixture"), token=token) as client:
             assert "result" in await client.request("tools/list")
-        async with httpx2.AsyncClient(trust_env=False) as http:
+        async with httpx2.AsyncClient(trust_env=False, timeout=60) as http:
             response = await http.post(running.url(), json={}, headers={"authorization": f"Bearer {token}"})
             assert response.status_code == 401
 
 
 async def test_metadata_is_served_for_every_endpoint_path() -> None:
-    async with protected() as (running, issuer), httpx2.AsyncClient(trust_env=False) as http:
+    async with protected() as (running, issuer), httpx2.AsyncClient(trust_env=False, timeout=60) as http:
         base = f"http://127.0.0.1:{running.port}/.well-known/oauth-protected-resource"
         for path in ("/mcp", "/servers/fixture/mcp"):
             document = (await http.get(base + path)).json()
@@ -144,7 +144,7 @@ async def test_metadata_is_served_for_every_endpoint_path() -> None:
 
 
 async def test_a_rotated_key_is_fetched_and_made_up_key_ids_do_not_make_us_fetch_each_time() -> None:
-    async with protected() as (running, issuer), httpx2.AsyncClient(trust_env=False) as http:
+    async with protected() as (running, issuer), httpx2.AsyncClient(trust_env=False, timeout=60) as http:
         async with modern(running.url("fixture"), token=issuer.token()) as client:
             assert "result" in await client.request("tools/list")
         verifier = running.endpoint.verifier

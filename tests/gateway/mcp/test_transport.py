@@ -34,7 +34,7 @@ async def post(
 ) -> httpx2.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     sent = {"content-type": "application/json", **ACCEPT, **(headers or {})}
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=60) as http:
         return await http.post(f"http://127.0.0.1:{running.port}{path}", content=content, headers=sent)
 
 
@@ -96,14 +96,14 @@ async def test_a_chunked_body_has_the_same_limit(running: Gateway) -> None:
         for _ in range(10):
             yield b" " * 1_000_000
 
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=60) as http:
         headers = {"content-type": "application/json", **ACCEPT}
         response = await http.post(running.url(), content=pieces(), headers=headers)
         assert response.status_code == 413
 
 
 async def test_a_routing_header_may_not_stand_twice(running: Gateway) -> None:
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=60) as http:
         lines = [*ROUTED.items(), *ACCEPT.items(), ("content-type", "application/json"), ("mcp-method", "tools/list")]
         response = await http.post(running.url(), json=LIST, headers=lines)
         assert (response.status_code, response.json()["error"]["code"]) == (400, -32020)
@@ -117,7 +117,7 @@ async def test_methods_that_are_gone_in_2026_07_28_are_404(running: Gateway) -> 
 
 
 async def test_get_and_delete_are_405_for_2026_07_28(running: Gateway) -> None:
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=60) as http:
         for method in ("GET", "DELETE", "PUT"):
             response = await http.request(method, running.url(), headers={"mcp-protocol-version": MODERN})
             assert (response.status_code, response.headers["allow"]) == (405, "POST")

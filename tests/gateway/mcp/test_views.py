@@ -41,6 +41,7 @@ async def two() -> AsyncIterator[Gateway]:
 
 
 async def names(client: Legacy | Modern, method: str = "tools/list", key: str = "tools") -> set[str]:
+    await client.settled()
     result = (await client.request(method))["result"]
     return {item.get("name") if key != "resources" else item["uri"] for item in result[key]}
 
@@ -118,6 +119,7 @@ async def test_a_shaped_tool_is_shown_and_called_as_it_is_shaped() -> None:
 
 async def test_a_new_configuration_changes_the_views_at_once_and_keeps_the_connections() -> None:
     async with two() as running, legacy(running.url(), token="alice") as alice:
+        await alice.settled()
         assert "result" in await alice.call("one__echo")
         before = list(running.supervisor.started)
         clients = {**CLIENTS, "alice": {**CLIENTS["alice"], "tools": {"deny": ["*echo*"]}}}
