@@ -20,7 +20,7 @@ FAULTY = (sys.executable, "-m", "tests.fixture_server.faulty")
 
 @asynccontextmanager
 async def faulty(**more: Any) -> AsyncIterator[Gateway]:
-    settings = config({"bad": server(**more)}, gateway={"call_timeout_s": 3, "start_timeout_s": 5})
+    settings = config({"bad": server(**more)}, gateway={"call_timeout_s": 60, "start_timeout_s": 30})
     async with gateway(settings, {"bad": FAULTY}) as running:
         yield running
 
@@ -48,7 +48,7 @@ async def test_a_crash_fails_the_calls_in_flight_of_other_clients_too_and_only_t
 
 
 async def test_a_call_that_is_never_answered_ends_in_time_and_is_cancelled() -> None:
-    async with faulty() as running, legacy(running.url("bad")) as client:
+    async with faulty(call_timeout_s=3) as running, legacy(running.url("bad")) as client:
         said = await client.call("never")
         assert said["error"]["code"] == -32001
         assert "did not answer tools/call within 3 s" in said["error"]["message"]
