@@ -483,7 +483,11 @@ def test_a_problem_found_later_still_has_its_line() -> None:
 
 @pytest.mark.parametrize(
     ("resolver", "said"),
-    [("9.9.9.9:53", "without a port"), ("dns.example", "not a DNS server's address"), ("127.0.0.1", "egress container")],
+    [
+        ("9.9.9.9:53", "without a port"),
+        ("dns.example", "not a DNS server's address"),
+        ("127.0.0.1", "egress container"),
+    ],
 )
 def test_a_resolver_is_an_address_that_the_egress_can_reach(resolver: str, said: str) -> None:
     assert said in problems(f"version: 1\negress: {{resolvers: ['{resolver}']}}\n")
