@@ -1,0 +1,56 @@
+"""How the parts are put together: what the gateway tells of itself, and when it calls itself ready."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gateway.app import HELD_S, prepare, unsettled_s
+from observability.events import BackendState
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_trust_override_is_told_as_one_and_not_as_a_warning_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STOCKADE_STATE_DIR", str(tmp_path / "s"))
+    file = tmp_path / "stockade.yaml"
+    file.write_text(
+        "egress: {resolve: ['api.github.com:443:10.0.0.9']}\n"
+        "mcpServers:\n  open: {image: x, network: {isolated: false}}\n"
+    )
+    gateway = prepare(file, "test")
+    try:
+        assert len(gateway.config.warnings) == 2
+        assert ["isolated" in warning for warning in gateway.warnings] == [True]
+    finally:
+        await asyncio.to_thread(gateway._close_records)
+
+
+def slot(state: BackendState, *, for_s: float = 0.0, done: bool = False) -> Any:
+    ended = asyncio.Event()
+    if done:
+        ended.set()
+    return SimpleNamespace(state=state, since=time.time() - for_s, done=ended)
+
+
+@pytest.mark.parametrize("state", [BackendState.STOPPED, BackendState.BUILDING, BackendState.STARTING])
+async def test_a_start_is_waited_for(state: BackendState) -> None:
+    assert unsettled_s(slot(state)) > HELD_S
+    assert unsettled_s(slot(state, done=True)) == 0
+
+
+async def test_a_server_that_just_started_may_yet_end_at_once() -> None:
+    assert 0 < unsettled_s(slot(BackendState.RUNNING)) <= HELD_S
+    assert unsettled_s(slot(BackendState.RUNNING, for_s=HELD_S)) == 0
+
+
+@pytest.mark.parametrize("state", [BackendState.FAILED, BackendState.BACKOFF, BackendState.REMOTE])
+async def test_a_failure_is_not_waited_for(state: BackendState) -> None:
+    assert unsettled_s(slot(state)) == 0
