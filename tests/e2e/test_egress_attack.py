@@ -15,6 +15,7 @@ import pytest
 
 from examples.demo import stage
 from gateway.runtime import backoff
+from gateway.runtime.errors import BackendUnavailable
 from observability.events import NoticeEvent, Reason, Via
 from tests.gateway.runtime.real import Yard, yard
 
@@ -224,6 +225,8 @@ def test_what_the_limits_dropped_is_counted(site: Yard) -> None:
 
 # --- killed under load
 
+AWAY = (BackendUnavailable, RuntimeError, TimeoutError, OSError)
+"""What a call meets while its backend, its door or the egress is down."""
 CYCLES = int(os.environ.get("STOCKADE_TEST_CYCLES", "200" if SOAK else "3"))
 
 
@@ -253,7 +256,7 @@ def load(site: Yard, stop: threading.Event) -> None:
     code = GET + "import threading\nts = [threading.Thread(target=get) for _ in range(50)]\n"
     code += "threading.excepthook = lambda _: None\n[t.start() for t in ts]; [t.join() for t in ts]"
     while not stop.is_set():
-        with contextlib.suppress(RuntimeError, TimeoutError, OSError):
+        with contextlib.suppress(*AWAY):
             site.ask(code, "hostile", 60)
 
 
@@ -269,7 +272,7 @@ def recovered(site: Yard) -> bool:
     """Whether the calm one is served; while it is away, no."""
     try:
         return works(site)
-    except (RuntimeError, TimeoutError, OSError):
+    except AWAY:
         return False
 
 
