@@ -65,6 +65,16 @@ def engine_host() -> str:
     return str(host or DEFAULT_SOCKET).replace("http+unix://", "unix://")
 
 
+def require_this_kernel(host: str, kernel: str, here: str = os.uname().release) -> None:
+    """Raises EngineError when the engine's kernel is not this machine's: then no directory and no socket is shared."""
+    if kernel and kernel != here:
+        raise EngineError(
+            f"The Docker engine at {host} runs on another machine (kernel {kernel}, here {here}): a remote engine, or "
+            "the virtual machine of Docker Desktop. Stockade meets its egress over sockets in a shared directory, so "
+            "run it on the machine of the engine, or use an engine of this machine (Debian: apt-get install docker.io)."
+        )
+
+
 def endpoint_of(host: str) -> Endpoint:
     """Where to open hijacked connections for an engine address. Raises EngineError for ssh and named pipes."""
     parts = urllib.parse.urlsplit(host)
@@ -222,8 +232,10 @@ class DockerEngine:
     # -- the engine and its images
 
     async def info(self) -> EngineInfo:
-        """Which engine this is."""
-        return await self.call("ask the engine about itself", lambda a: arguments.engine_info(a.info(), a.version()))
+        """Which engine this is. Raises EngineError for one that runs on another machine (a virtual one too)."""
+        found = await self.call("ask the engine about itself", lambda a: arguments.engine_info(a.info(), a.version()))
+        require_this_kernel(self.host, found.kernel)
+        return found
 
     async def image(self, reference: str) -> ImageInfo | None:
         """The image, None when the engine has none of that name."""

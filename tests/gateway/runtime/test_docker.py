@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from gateway.runtime.base import BuildContext, Change, ContainerPlan
-from gateway.runtime.docker import DockerEngine, context_archive, endpoint_of, log_line, split_reference, unreachable
+from gateway.runtime.docker import (
+    DockerEngine,
+    context_archive,
+    endpoint_of,
+    log_line,
+    require_this_kernel,
+    split_reference,
+    unreachable,
+)
 from gateway.runtime.errors import EngineError, EngineUnreachable, NameTaken
 
 Answer = tuple[int, object]
@@ -212,3 +220,9 @@ async def test_the_real_engine_tells_of_starts_and_ends() -> None:
                 break
     assert seen == [(Change.RESYNC, 0), (Change.STARTED, 0), (Change.DIED, 7), (Change.REMOVED, 0)]
     await engine.close()
+
+
+def test_an_engine_with_another_kernel_is_refused_with_words() -> None:
+    require_this_kernel("unix:///var/run/docker.sock", "6.1.0", "6.1.0")
+    with pytest.raises(EngineError, match=r"another machine \(kernel 6.6.0-linuxkit, here 6.1.0\)"):
+        require_this_kernel("unix:///run/desktop.sock", "6.6.0-linuxkit", "6.1.0")
