@@ -222,14 +222,15 @@ def keep_owner(handle: int, path: Path) -> None:
 
 
 def allow_host(backend: str, host: str, port: int | None = None) -> Change:
-    """Lets a server reach a host; a port is named only where the server's ports do not have it."""
+    """Lets a server reach a host. A port that is given is all that is opened: it is left out of the entry only where
+    it is the server's one port anyway."""
 
     def change(tree: Tree) -> None:
         server = tree.server(backend)
         network = server.get("network") or {}
         hosts = list(network.get("allowed_hosts") or [])
         ports = network.get("allowed_ports") or ([] if host == HOST_NAME else DEFAULT_PORTS)
-        usual = port is None or any(covers(item, port) for item in ports)
+        usual = port is None or [str(item) for item in ports] == [str(port)]
         bracketed = f"[{host}]" if ":" in host else host
         entry = host if usual else f"{bracketed}:{port}"
         if entry not in hosts and not any(has(item, host, port) for item in hosts):

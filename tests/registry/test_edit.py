@@ -282,3 +282,22 @@ def test_yaml_is_rewritten_to_mean_exactly_the_new_value_or_refused(old: dict[st
     document = parse(block_value(old), "a.yaml")
     assert document.value == old
     assert parse(rewritten(document, copy.deepcopy(new)), "a.yaml").value == new
+
+
+@pytest.mark.parametrize(
+    ("network", "port", "entry"),
+    [
+        ("{}", None, "api.example.com"),
+        ("{}", 80, "api.example.com:80"),
+        ("{allowed_hosts: [a.example], allowed_ports: [443]}", 443, "api.example.com"),
+        ("{allowed_hosts: [a.example], allowed_ports: [80, 443]}", 443, "api.example.com:443"),
+        ("{allowed_hosts: [a.example], allowed_ports: ['8000-8010']}", 8000, "api.example.com:8000"),
+    ],
+)
+def test_a_port_that_is_named_is_all_that_is_opened(
+    tmp_path: Path, network: str, port: int | None, entry: str
+) -> None:
+    file = tmp_path / "stockade.yaml"
+    file.write_text(f"version: 1\nmcpServers:\n  a:\n    image: x\n    network: {network}\n")
+    config = edit_config(file, allow_host("a", "api.example.com", port)).config
+    assert config.servers["a"].network.block["allowed_hosts"][-1] == entry
