@@ -71,8 +71,9 @@ start_dockerd() {
   say "starting dockerd (log: /var/log/stockade-dockerd.log)"
   local pidfile
   for pidfile in /var/run/docker.pid /var/run/docker/containerd/containerd.pid; do
-    # A pid file that outlived its process (or names another program) would keep dockerd from starting.
-    if [ -f "$pidfile" ] && ! grep -qE 'dockerd|containerd' "/proc/$(cat "$pidfile")/comm" 2>/dev/null; then
+    # A pid file that outlived its process would keep dockerd from starting. A process that was killed and not waited
+    # for (a zombie) still has its /proc entry, but no program any more.
+    if [ -f "$pidfile" ] && ! readlink "/proc/$(cat "$pidfile")/exe" 2>/dev/null | grep -qE 'dockerd|containerd'; then
       rm -f "$pidfile"
     fi
   done
