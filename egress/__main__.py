@@ -21,6 +21,7 @@ from typing import Any
 from egress.connectors import Connectors
 from egress.control import Control
 from egress.ingress import Ingress
+from egress.interfaces import interface_addresses
 from egress.limits import raise_fd_limit
 from egress.loglines import LineWriter
 from egress.packets import PacketServer
@@ -28,7 +29,6 @@ from egress.reach import Outside
 from egress.record import Recorder
 from egress.resolver import SystemResolver
 from egress.server import Egress
-from egress.surroundings import own_addresses
 
 
 async def run(control_dir: Path, doors_dir: Path, log: LineWriter) -> None:
@@ -39,7 +39,7 @@ async def run(control_dir: Path, doors_dir: Path, log: LineWriter) -> None:
         loop.add_signal_handler(number, stop.set)
     recorder = Recorder(epoch=secrets.token_hex(8), seq_file=control_dir / "seq", log=log.write)
     resolver = SystemResolver(loop.time)
-    own = own_addresses()
+    own = interface_addresses()
     outside = Outside.unconfigured(resolver)
     async with asyncio.TaskGroup() as tasks:
         egress = Egress(loop, tasks, recorder, outside, own=own, log_dropped=lambda: log.dropped)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from egress.backend import Origin
+from egress.interfaces import interface_addresses
 from egress.limits import raise_fd_limit
 from egress.listeners import Acceptor
 from egress.loglines import LineWriter
@@ -28,7 +29,6 @@ from egress.reach import Outside
 from egress.record import Recorder
 from egress.resolver import Resolver, SystemResolver
 from egress.server import Egress
-from egress.surroundings import own_addresses
 from observability.events import Severity
 
 NAME = "standalone"
@@ -74,7 +74,7 @@ async def serve(
     """
     with sock:
         parse_policy(block)
-        message = push(block, sock.getsockname()[1], own_addresses(), resolve, upstream_proxy, no_proxy)
+        message = push(block, sock.getsockname()[1], interface_addresses(), resolve, upstream_proxy, no_proxy)
         await serve_on(sock, message, resolver, log, stop, on_ready, drain_s)
 
 

@@ -1,12 +1,10 @@
-"""What the gateway says about the world around the egress, and what the egress sees of itself."""
+"""What the gateway says about the world around the egress."""
 
 from __future__ import annotations
 
 import ipaddress
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from egress.names import IP, canonical_host
@@ -57,23 +55,3 @@ def parse_overrides(entries: Sequence[str]) -> dict[tuple[str, int], tuple[IP, .
         key = (canonical_host(host), int(port))
         found[key] = (*found.get(key, ()), ipaddress.ip_address(address.strip("[]")))
     return found
-
-
-def own_addresses(proc: Path = Path("/proc/net")) -> frozenset[IP]:
-    """Every address on this process's interfaces, loopback left out. Linux: fib_trie and if_inet6."""
-    found: set[IP] = set()
-    try:
-        lines = (proc / "fib_trie").read_text().splitlines()
-    except OSError:
-        lines = []
-    for before, line in itertools.pairwise(lines):
-        if line.strip().startswith("/32 host LOCAL"):
-            found.add(ipaddress.ip_address(before.split()[-1]))
-    try:
-        lines = (proc / "if_inet6").read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        if line.strip():
-            found.add(ipaddress.IPv6Address(bytes.fromhex(line.split()[0])))
-    return frozenset(address for address in found if not address.is_loopback)

@@ -1,11 +1,10 @@
-"""The machine that the gateway runs on: its addresses, and who listens on a port of it. Linux only; else empty."""
+"""The machine that the gateway runs on: when its addresses change, who listens on a port. Linux only; else empty."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import ipaddress
-import re
 import socket
 from pathlib import Path
 from typing import Literal
@@ -15,30 +14,6 @@ ADDRESS_GROUPS = 0x10 | 0x100
 """RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR (rtnetlink(7))."""
 LISTEN = "0A"
 """`TCP_LISTEN` as /proc/net/tcp writes it."""
-
-LOCAL_LINE = re.compile(r"\|-- (\S+)\n\s+/32 host LOCAL")
-
-
-def addresses_of_fib_trie(text: str) -> frozenset[IP]:
-    """The local IPv4 addresses in /proc/net/fib_trie."""
-    return frozenset(ipaddress.IPv4Address(found) for found in LOCAL_LINE.findall(text))
-
-
-def addresses_of_if_inet6(text: str) -> frozenset[IP]:
-    """The IPv6 addresses in /proc/net/if_inet6."""
-    rows = (line.split() for line in text.splitlines())
-    return frozenset(ipaddress.IPv6Address(int(row[0], 16)) for row in rows if len(row) == 6)
-
-
-def host_addresses(proc: Path = Path("/proc/net")) -> frozenset[IP]:
-    """Every address of this machine on any interface, loopback left out."""
-    found: frozenset[IP] = frozenset()
-    for name, parse in (("fib_trie", addresses_of_fib_trie), ("if_inet6", addresses_of_if_inet6)):
-        try:
-            found |= parse((proc / name).read_text())
-        except OSError:
-            continue
-    return frozenset(address for address in found if not address.is_loopback)
 
 
 class AddressChanges:

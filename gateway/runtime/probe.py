@@ -22,10 +22,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
+from egress.interfaces import interface_addresses
+
 from .base import ContainerPlan, EngineInfo, NetworkPlan, inside
 from .door import Door
 from .errors import BackendUnavailable, EngineError
-from .host import host_addresses
 from .logring import LogRing
 from .recipes import EVERYBODY
 from .record import Role
@@ -235,7 +236,7 @@ def probe_plan(tools: Tools, image: str, network: str, ears: Ears, targets: list
 
 def targets_now() -> list[str]:
     """Every address of this machine."""
-    return sorted(str(address) for address in host_addresses())
+    return sorted(str(address) for address in interface_addresses())
 
 
 def cache_key(info: EngineInfo, image: str) -> str:

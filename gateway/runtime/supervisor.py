@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
+from egress.interfaces import interface_addresses
 from observability.events import BackendEvent, EgressEvent, Event, NoticeEvent, Severity
 from registry.config import Config, Server, Sessions, Start
 from registry.errors import ConfigError, Problem
@@ -25,7 +26,7 @@ from .connectors import Connectors
 from .door import door_ticket
 from .egress_keeper import EgressKeeper
 from .errors import BackendUnavailable, EngineError, PlanError
-from .host import AddressChanges, host_addresses
+from .host import AddressChanges
 from .images import Images
 from .logring import LogRing
 from .ownership import Ownership
@@ -286,7 +287,7 @@ class Supervisor:
         }
         found = surroundings(
             self.config,
-            host_addresses=await asyncio.to_thread(host_addresses),
+            host_addresses=await asyncio.to_thread(interface_addresses),
             self_addresses=self.egress.addresses,
             host_gateway=network.gateway if network else "",
             engine_networks=[subnet for net in networks for subnet in net.subnets],

@@ -12,8 +12,8 @@ from typing import Any
 import docker
 import pytest
 
+from egress.interfaces import interface_addresses
 from gateway.runtime import supervisor as supervisor_module
-from gateway.runtime.host import host_addresses
 from tests.gateway.runtime.real import Yard, yard
 
 pytestmark = pytest.mark.docker
@@ -124,7 +124,7 @@ def test_no_address_of_the_host_is_opened_by_a_rule_for_it(
 ) -> None:
     """Each address, IPv6 too, named by an exact rule with the port of a service that listens there."""
     port = services["other"].server_port
-    addresses = [str(address) for address in host_addresses() if not address.is_link_local]
+    addresses = [str(address) for address in interface_addresses() if not address.is_link_local]
     assert addresses
     apply(site, policy(services, *({"host": address, "port": port} for address in addresses)))
     answers = {address: get(site, address, port).partition("\r\n")[0] for address in addresses}

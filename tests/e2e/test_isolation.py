@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from egress.interfaces import interface_addresses
 from gateway.runtime import pair as pair_module
-from gateway.runtime.host import host_addresses
 from gateway.runtime.probe import Ears, listening
 from observability.events import Decision, Phase, Reason, Via
 from tests.gateway.runtime.real import Yard, yard
@@ -74,7 +74,7 @@ def run_probe(site: Yard, ears: Ears, targets: list[str], backend: str = "rogue"
 
 def all_targets(site: Yard) -> list[str]:
     """Every address of this machine, of the egress, of the neighbour, and nobody's."""
-    addresses = [str(address) for address in host_addresses()]
+    addresses = [str(address) for address in interface_addresses()]
     return sorted({*addresses, *site.supervisor.egress.addresses, site.pair("neighbour").address, NOWHERE})
 
 

@@ -9,7 +9,7 @@ import ssl
 import pytest
 import trustme
 
-from egress.surroundings import own_addresses
+from egress.interfaces import interface_addresses
 from observability.events import Decision, Phase, Reason
 
 from .harness import OK, client_hello, echo, http_server, length_of, running, set_budget, upstream
@@ -449,7 +449,7 @@ async def test_the_next_address_is_tried_when_one_does_not_answer() -> None:
 
 
 async def test_a_service_of_the_host_on_loopback_only_is_explained() -> None:
-    gateways = [str(address) for address in own_addresses() if address.version == 4]
+    gateways = [str(address) for address in interface_addresses() if address.version == 4]
     if not gateways:
         pytest.skip("this machine has no address but loopback")
     with socket.socket() as local:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.runtime.host import addresses_of_fib_trie, addresses_of_if_inet6, host_addresses, host_listeners
+from egress.interfaces import addresses_of_fib_trie, addresses_of_if_inet6, interface_addresses
+from gateway.runtime.host import host_listeners
 
 FIB = """Main:
   +-- 0.0.0.0/0 3 0 5
@@ -35,11 +36,11 @@ def test_ipv6_addresses_are_read() -> None:
 
 
 def test_this_machine_has_addresses_and_loopback_is_none_of_them() -> None:
-    assert not [address for address in host_addresses() if address.is_loopback]
+    assert not [address for address in interface_addresses() if address.is_loopback]
 
 
 def test_a_machine_without_proc_has_none(tmp_path: Path) -> None:
-    assert host_addresses(tmp_path) == frozenset()
+    assert interface_addresses(tmp_path) == frozenset()
 
 
 @pytest.mark.anyio
