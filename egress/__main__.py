@@ -25,6 +25,7 @@ from egress.interfaces import interface_addresses
 from egress.limits import raise_fd_limit
 from egress.loglines import LineWriter
 from egress.packets import PacketServer
+from egress.poller import Poller
 from egress.reach import Outside
 from egress.record import Recorder
 from egress.resolver import SystemResolver
@@ -40,12 +41,13 @@ async def run(control_dir: Path, doors_dir: Path, log: LineWriter) -> None:
     recorder = Recorder(epoch=secrets.token_hex(8), seq_file=control_dir / "seq", log=log.write)
     resolver = SystemResolver(loop.time)
     own = interface_addresses()
-    outside = Outside.unconfigured(resolver)
+    poller = Poller(loop)
+    outside = Outside.unconfigured(resolver, poller)
     async with asyncio.TaskGroup() as tasks:
         egress = Egress(loop, tasks, recorder, outside, own=own, log_dropped=lambda: log.dropped)
         control = Control(loop, egress)
         outside.ask_host_port = control.ask_host_port
-        outside.networks = Connectors(egress.doors)
+        outside.networks = Connectors(egress.doors, poller)
         egress.on_door_state = control.door_state
         await control.listen(control_dir / "egress.sock")
         doors = PacketServer(loop, doors_dir / "doors.sock", egress.doors.on_peer)
@@ -57,6 +59,7 @@ async def run(control_dir: Path, doors_dir: Path, log: LineWriter) -> None:
         for part in (doors, ingress, control, egress):
             part.close()
         sweep.cancel()
+    poller.close()
     resolver.close()
     recorder.close()
 

@@ -1,11 +1,13 @@
-"""One client connection while it is read by a coroutine: deadlines, denials, and what all listeners share."""
+"""One client connection until it ends or becomes a tunnel: deadlines, denials, and what all listeners share."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from egress.answers import answer, sentence
 from egress.attempt import Attempt
@@ -21,12 +23,17 @@ from observability.events import Reason
 if TYPE_CHECKING:
     from egress.server import Egress
 
+logger = logging.getLogger(__name__)
+
 LINGER_S = 2.0
 LINGER_BYTES = 1 << 20
 
 
 class Client:
-    """A connection that somebody behind `origin` made. Its task is the one that made it."""
+    """A connection that somebody behind `origin` made.
+
+    It is served by functions that the poller calls, or (`run`) by a coroutine in a task of its own.
+    """
 
     def __init__(self, egress: Egress, origin: Origin, stream: Stream, address: str) -> None:
         self.egress = egress
@@ -45,14 +52,44 @@ class Client:
         self.moved = 0
         self.reason: Reason | None = None
         """Why it was cut."""
-        self.handed_over = False
-        self.task = asyncio.current_task()
-        stream.on_lost = self.cancel
+        self.over = False
+        """It ended, or a tunnel has its place."""
+        self.task: asyncio.Task[None] | None = None
+        stream.on_lost = self.gone
         origin.live.add(self)
 
-    def cancel(self) -> None:
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let a coroutine serve it from here on; when that ends, so does the connection."""
+        self.stream.on_input = None
+        if self.upstream is not None:
+            self.upstream.on_input = None
+        self.task = task = self.egress.tasks.create_task(self.guard(work))
+        self.origin.tasks.add(task)
+        task.add_done_callback(lambda _: self.ran(task, work))
+
+    async def guard(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception:
+            logger.exception("a connection of %s failed", self.origin.door or self.backend.name)
+
+    def ran(self, task: asyncio.Task[None], work: Coroutine[Any, Any, None]) -> None:
+        """Its task is done, perhaps cancelled before it began."""
+        work.close()
+        self.origin.tasks.discard(task)
+        self.task = None
+        self.finished()
+
+    def finished(self) -> None:
+        """The coroutine that served it is done."""
+        self.end()
+
+    def gone(self) -> None:
+        """Nobody is there any more, or it is cut."""
         if self.task is not None:
             self.task.cancel()
+        else:
+            self.end()
 
     # --- a live connection
 
@@ -64,9 +101,13 @@ class Client:
                 self.deadline = now + self.backend.budget.idle_timeout_s
         if now >= self.deadline:
             self.deadline = math.inf
-            self.stream.expire()
-            if self.upstream is not None:
-                self.upstream.expire()
+            self.expire()
+
+    def expire(self) -> None:
+        """It waited long enough: what it waits for ends."""
+        self.stream.expire()
+        if self.upstream is not None:
+            self.upstream.expire()
 
     def revalidate(self) -> None:
         attempt, target = self.attempt, self.target
@@ -81,7 +122,7 @@ class Client:
     def cut(self, reason: Reason) -> None:
         self.reason = reason
         self.stream.on_lost = None
-        self.cancel()
+        self.gone()
 
     # --- for its coroutine
 
@@ -106,12 +147,12 @@ class Client:
         self.attempt = self.target = self.address = self.exchange = None
 
     def end(self) -> None:
-        """The coroutine is done: give back the place, unless a tunnel has it now."""
-        if self.handed_over:
+        """Give back the place, unless a tunnel has it now. Once is enough; more does no harm."""
+        if self.over:
             return
+        self.over = True
         self.settle(self.reason)
         self.close_upstream()
-        self.stream.on_lost = None
         if self.reason is not None:
             self.stream.abort()
         else:
@@ -124,7 +165,7 @@ class Client:
         assert self.attempt is not None
         assert self.target is not None
         assert self.upstream is not None
-        self.handed_over = True
+        self.over = True
         self.origin.live.discard(self)
         CarriedTunnel(
             self.egress,
@@ -169,9 +210,11 @@ class Client:
             taken += len(data)
 
 
-def peer_address(sock: socket.socket) -> str:
-    """The source address that the caller claims; empty when it is gone already."""
+def stream_of(egress: Egress, origin: Origin, sock: socket.socket) -> Stream | None:
+    """A stream on a connection that was admitted; None, and its place is given back, when that cannot be."""
     try:
-        return str(sock.getpeername()[0])
+        return Stream(egress.outside.poller, sock)
     except OSError:
-        return ""
+        sock.close()
+        egress.released(origin.backend)
+        return None

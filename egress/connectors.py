@@ -9,6 +9,7 @@ import socket
 from egress.doors import DoorError, Doors, Session
 from egress.names import IP
 from egress.passing import close_all
+from egress.poller import Poller
 from egress.stream import Stream
 from egress.upstream import CONNECT_TIMEOUT_S, DialError, adopt
 from observability.events import Reason
@@ -19,8 +20,9 @@ LOOKUP_S = 5.0
 class Connectors:
     """Looks names up and dials on joined networks."""
 
-    def __init__(self, doors: Doors) -> None:
+    def __init__(self, doors: Doors, poller: Poller) -> None:
         self.doors = doors
+        self.poller = poller
 
     def on(self, network: str) -> Session | None:
         """The connector that stands on that network now."""
@@ -58,4 +60,4 @@ class Connectors:
         if (ipaddress.ip_address(peer[0]), peer[1]) != (address, port):
             sock.close()
             raise DialError(Reason.CONNECT_FAILED, f"the connector on {network} dialled something else")
-        return await adopt(sock)
+        return adopt(self.poller, sock)

@@ -12,14 +12,13 @@ import socket
 from typing import TYPE_CHECKING
 
 from egress.backend import Origin
-from egress.client import peer_address
+from egress.client import stream_of
 from egress.http1 import BadRequest, parse_head
 from egress.inside import TargetClient
 from egress.names import IP
 from egress.policy import Allow, Protocol, Target, decide_name
 from egress.reach import Refusal
 from egress.shown import Kind, Shown, first_bytes
-from egress.upstream import DialError, adopt
 from observability.events import Reason, Via
 
 if TYPE_CHECKING:
@@ -29,25 +28,21 @@ PEEK_S = 1.0
 """How long a connection that will be closed anyway may take to show a name."""
 
 
-async def serve_direct(egress: Egress, origin: Origin, sock: socket.socket) -> None:
+def serve_direct(egress: Egress, origin: Origin, sock: socket.socket, address: str) -> None:
     """Serve one connection to a direct port."""
-    backend = origin.backend
     try:
-        address, port = sock.getsockname()[:2]
-        client_address = peer_address(sock)
-        stream = await adopt(sock)
-    except (OSError, DialError):
+        destination, port = sock.getsockname()[:2]
+    except OSError:
         sock.close()
-        egress.released(backend)
+        egress.released(origin.backend)
         return
-    client = DirectClient(egress, origin, stream, client_address)
-    client.backend = backend
-    client.destination = ipaddress.ip_address(address)
+    stream = stream_of(egress, origin, sock)
+    if stream is None:
+        return
+    client = DirectClient(egress, origin, stream, address)
+    client.destination = ipaddress.ip_address(destination)
     client.port = port
-    try:
-        await client.serve()
-    finally:
-        client.end()
+    client.run(client.serve())
 
 
 class DirectClient(TargetClient):

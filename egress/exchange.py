@@ -79,6 +79,20 @@ class ClientFault(Exception):
 class Exchange:
     """One request and its response."""
 
+    __slots__ = (
+        "asked",
+        "client",
+        "client_reusable",
+        "plan",
+        "received",
+        "sent",
+        "started",
+        "upgraded",
+        "uploaded",
+        "upstream",
+        "upstream_reusable",
+    )
+
     def __init__(self, client: Stream, upstream: Stream, plan: RequestPlan) -> None:
         self.client = client
         self.upstream = upstream
@@ -94,12 +108,20 @@ class Exchange:
         self.started = False
         """A part of the response has gone to the client."""
         self.uploaded = False
+        self.asked = False
+        """The request's head has gone out."""
+
+    def ask(self) -> None:
+        """Send the request's head."""
+        self.asked = True
+        self.uploaded = self.plan.framing is Framing.NONE
+        self.upstream.write(self.plan.head)
 
     async def run(self) -> None:
         """Carry it. Raises UpstreamFault or ClientFault; both connections must be closed then."""
-        self.upstream.write(self.plan.head)
-        if self.plan.framing is Framing.NONE:
-            self.uploaded = True
+        if not self.asked:
+            self.ask()
+        if self.uploaded:
             await self.pump_response()
             return
         try:
@@ -154,6 +176,34 @@ class Exchange:
         await asyncio.get_running_loop().create_future()
 
     # --- the response
+
+    def answer_at_once(self) -> bool:
+        """Pass on a response that is there whole, with a length and nothing after it; False where it takes more than that.
+
+        Nothing has changed then: `run` carries it, whatever it is.
+        """
+        buffer = self.upstream.buffer
+        end = buffer.find(b"\r\n\r\n", 0, MAX_HEAD)
+        if end < 0:
+            return False
+        try:
+            head = parse_response_head(bytes(buffer[:end]))
+        except BadFraming:
+            return False
+        if head.status < 200 or head.status == 407 or self.client.out is not None:
+            return False
+        framing = response_framing(head, self.plan.method)
+        length = head.length or 0 if framing is Framing.LENGTH else 0
+        if framing not in (Framing.LENGTH, Framing.NONE) or len(buffer) != end + 4 + length:
+            return False
+        keep = self.plan.keep_alive
+        self.client.write(serialise_response(head, framing, close=not keep) + buffer[end + 4 :])
+        buffer.clear()
+        self.started = True
+        self.received = length
+        self.client_reusable = keep
+        self.upstream_reusable = not self.upstream.eof and head.keep_alive
+        return True
 
     async def pump_response(self) -> None:
         head = await self.read_final_head()

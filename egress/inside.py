@@ -60,6 +60,11 @@ class TargetClient(Client):
         """Carry one exchange with the upstream that is there."""
         assert self.upstream is not None
         self.exchange = Exchange(self.stream, self.upstream, plan)
+        return await self.carry_on()
+
+    async def carry_on(self) -> UpstreamFault | ClientFault | None:
+        """Carry the exchange that there is to its end."""
+        assert self.exchange is not None
         self.moved = 0
         self.wait_at_most(self.backend.budget.idle_timeout_s)
         try:

@@ -9,6 +9,7 @@ everything else: this listener is closed and its owner told. accept(2).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 from collections.abc import Callable
@@ -30,11 +31,11 @@ class Acceptor:
         listener: socket.socket,
         reserve: FdReserve,
         *,
-        on_connection: Callable[[socket.socket], bool],
+        on_connection: Callable[[socket.socket, str], bool],
         on_failure: Callable[[OSError], None],
         on_shed: Callable[[], None],
     ) -> None:
-        """`on_connection` takes over a non-blocking socket; False asks for a rest before the next one."""
+        """`on_connection` takes over a non-blocking socket and the address it came from; False asks for a rest."""
         self.loop = loop
         self.listener = listener
         self.reserve = reserve
@@ -44,13 +45,15 @@ class Acceptor:
         self.resting: asyncio.TimerHandle | None = None
         self.closed = False
         listener.setblocking(False)
+        with contextlib.suppress(OSError):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what it accepts inherits it
         loop.add_reader(listener.fileno(), self.accept_some)
 
     def accept_some(self) -> None:
         """Accept what waits, up to a fair share of one turn of the loop."""
         for _ in range(ACCEPTS_AT_ONCE):
             try:
-                connection, _ = self.listener.accept()
+                connection, peer = self.listener.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -65,7 +68,7 @@ class Acceptor:
                 self.on_failure(error)
                 return
             connection.setblocking(False)
-            if not self.on_connection(connection):
+            if not self.on_connection(connection, peer[0]):
                 self.rest()
                 return
             if self.closed:

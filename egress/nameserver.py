@@ -24,14 +24,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from egress.backend import Origin
-from egress.client import Client, peer_address
+from egress.client import Client, stream_of
 from egress.dns import Query, build_response, parse_query
 from egress.door import IP_PKTINFO
 from egress.names import IP
 from egress.policy import Allow, Deny, Protocol, Target, decide, decide_name
 from egress.reach import Refusal
 from egress.stream import Stream
-from egress.upstream import DialError, adopt
 from observability.events import Reason, Via
 
 if TYPE_CHECKING:
@@ -285,31 +284,28 @@ def send(sock: socket.socket, client: tuple[str, int], source: str, reply: bytes
         sock.sendmsg([reply], [(socket.IPPROTO_IP, IP_PKTINFO, info)], 0, client)
 
 
-async def serve_dns_stream(egress: Egress, origin: Origin, sock: socket.socket) -> None:
+def serve_dns_stream(egress: Egress, origin: Origin, sock: socket.socket, address: str) -> None:
     """Serve DNS over TCP (RFC 7766): length-prefixed queries, one after the other."""
-    backend = origin.backend
     asked = own_address(sock)
-    peer = peer_address(sock)
-    try:
-        stream = await adopt(sock)
-    except DialError:
-        egress.released(backend)
-        return
-    client = Client(egress, origin, stream, peer)
-    client.backend = backend
-    try:
-        while True:
-            client.wait_at_most(STREAM_IDLE_S)
-            data = await read_message(stream)
-            if data is None or not backend.dns_rate.take(egress.loop.time()):
-                return
-            client.wait_for_ever()
-            names = egress.names_of(origin)
-            if names is None:
-                return
-            await answer_on_stream(names, stream, data, peer, asked)
-    finally:
-        client.end()
+    stream = stream_of(egress, origin, sock)
+    if stream is not None:
+        client = Client(egress, origin, stream, address)
+        client.run(answer_queries(client, asked))
+
+
+async def answer_queries(client: Client, asked: str) -> None:
+    """Answer what one connection asks, until it ends, waits too long or asks too fast."""
+    egress, origin, stream = client.egress, client.origin, client.stream
+    while True:
+        client.wait_at_most(STREAM_IDLE_S)
+        data = await read_message(stream)
+        if data is None or not client.backend.dns_rate.take(egress.loop.time()):
+            return
+        client.wait_for_ever()
+        names = egress.names_of(origin)
+        if names is None:
+            return
+        await answer_on_stream(names, stream, data, client.client_address, asked)
 
 
 async def answer_on_stream(names: NameServer, stream: Stream, data: bytes, peer: str, asked: str) -> None:

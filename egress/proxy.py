@@ -2,10 +2,14 @@
 
 Theory of operation
 -------------------
-One coroutine per client connection. It parses a head, decides, and either answers an error, carries one exchange
-(`egress.exchange`) and goes on with the next head, or makes a tunnel (`egress.tunnel`) and ends. Every request on
-a kept-alive connection is decided anew. Inside a CONNECT the first bytes must show TLS for that host, or plain
-HTTP; of plain HTTP each request is checked against the CONNECT's authority (`serve_inner`).
+Every request on a kept-alive connection is decided anew. What is common is done here by functions that the poller calls as
+bytes come, without a task: a head that is there whole, a target whose address is at hand (`Outside.at_hand`), a ClientHello
+that names it, a response that came whole. As soon as anything else shows, a coroutine takes over from that point
+(`egress.requests`, `egress.inside`) and serves the request to its end; both ways use the same parts, so they decide alike.
+
+    wait_for_head → head_came → go_ahead → dialled → established → hello_came → tunnel
+                        ▲                     └────▶ ask → answer_came ─┐
+                        └───────────────────────────────────────────────┘
 """
 
 from __future__ import annotations
@@ -15,23 +19,21 @@ import socket
 from typing import TYPE_CHECKING
 
 from egress.answers import ESTABLISHED, answer, sentence
-from egress.attempt import Attempt
-from egress.backend import Origin
-from egress.client import peer_address
-from egress.exchange import ClientFault, UpstreamFault
-from egress.http1 import BadRequest, RequestHead
-from egress.inside import TargetClient
-from egress.plan import has_body, plan_request
-from egress.policy import Target
-from egress.reach import Kept, Reached, Refusal
-from egress.upstream import DialError, ParentProxy, adopt
+from egress.backend import Origin, Verdicts
+from egress.client import stream_of
+from egress.exchange import Exchange
+from egress.http1 import BadRequest, BodyFraming, RequestHead, parse_head
+from egress.names import IP
+from egress.plan import plan_request
+from egress.policy import Allow, Protocol
+from egress.reach import Reached, Refusal
+from egress.requests import ProxyRequests
+from egress.shown import Kind, look, objection
+from egress.upstream import DialError, Dialling
 from observability.events import Reason
 
 if TYPE_CHECKING:
     from egress.server import Egress
-
-RETRIABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
-"""Requests that may be sent again when a kept connection turns out to be closed (RFC 9110 9.2.2)."""
 
 
 def refuse_connection(sock: socket.socket, origin: Origin, reason: Reason) -> None:
@@ -46,136 +48,219 @@ def refuse_connection(sock: socket.socket, origin: Origin, reason: Reason) -> No
         sock.shutdown(socket.SHUT_WR)
 
 
-async def serve_proxy(egress: Egress, origin: Origin, sock: socket.socket) -> None:
+def serve_proxy(egress: Egress, origin: Origin, sock: socket.socket, address: str) -> None:
     """Serve one connection to the proxy's port."""
-    backend = origin.backend
-    address = peer_address(sock)
-    try:
-        stream = await adopt(sock)
-    except DialError:
-        egress.released(backend)
-        return
-    client = ProxyClient(egress, origin, stream, address)
-    client.backend = backend
-    try:
-        await client.serve()
-    finally:
-        client.end()
+    stream = stream_of(egress, origin, sock)
+    if stream is not None:
+        ProxyClient(egress, origin, stream, address).wait_for_head()
 
 
-class ProxyClient(TargetClient):
-    """A client that speaks HTTP to the proxy."""
+class ProxyClient(ProxyRequests):
+    """A client that speaks HTTP to the proxy, served without a task as long as nothing unusual happens."""
 
-    kept: Kept | None = None
-    first = True
+    head: RequestHead
+    """The request that is being served."""
+    verdict: Allow
+    """What allows it."""
+    verdicts: Verdicts
+    """The policy's, when it was decided."""
+    dialling: Dialling | None = None
+    dialled_at = 0.0
 
-    async def serve(self) -> None:
-        """Serve request after request until the connection ends or becomes a tunnel."""
-        while await self.serve_one():
-            pass
+    # --- a head
 
-    async def serve_one(self) -> bool:
-        """Serve one request; False when the connection ends with it."""
-        try:
-            head = await self.read_head(inside=False)
-        except BadRequest as error:
-            await self.reject(error)
-            return False
-        if head is None:
-            return False
-        if not self.first and not self.backend.rate.take(self.egress.loop.time()):
-            self.backend.note_flood(self.origin.door, Reason.LIMIT_RATE)
-            self.say(Reason.LIMIT_RATE, "too many requests a second", close=True)
-            await self.linger()
-            return False
-        self.first = False
-        if head.method == "CONNECT":
-            await self.connect(head)
-            return False
-        return await self.forward(head)
+    def wait_for_head(self) -> None:
+        """The next request, or the end."""
+        self.wait_at_most(self.backend.budget.idle_timeout_s)
+        self.stream.on_input = self.head_came
 
-    def begin(self, head: RequestHead) -> Attempt:
-        self.target = head.target
-        if (names := self.egress.names_of(self.origin)) is not None:
-            names.note_proxied(head.target.host)
-        self.attempt = self.origin.attempt(
-            method=head.method, host=head.target.host, port=head.target.port, client_address=self.client_address
-        )
-        return self.attempt
-
-    async def connect(self, head: RequestHead) -> None:
-        """CONNECT: a connection to the target, then what its first bytes show."""
-        attempt = self.begin(head)
-        self.stream.on_end = self.cancel  # who ends now has nothing to say to the target
-        reached = await self.egress.outside.reach(self.origin, head.target, attempt)
-        self.stream.on_end = None
-        if isinstance(reached, Refusal):
-            self.refuse(attempt, reached)
-            self.say(reached.reason, reached.detail, attempt.host, attempt.port, close=True)
-            await self.linger()
-            return
-        self.upstream, self.address = reached.stream, reached.address
-        self.stream.write(ESTABLISHED)
-        await self.serve_inside(reached.verdict)
-
-    async def forward(self, head: RequestHead) -> bool:
-        """An absolute-form request; False when the connection ends with it."""
-        attempt = self.begin(head)
-        # To a parent, a request for a WebSocket goes through CONNECT (RFC 6455 4.1): a parent that takes a 101 for an
-        # ordinary answer would read what follows as requests, for hosts that nobody decided on.
-        plain = not head.upgrade
-        reached = await self.egress.outside.reach(self.origin, head.target, attempt, plain=plain, kept=self.kept)
-        if isinstance(reached, Refusal):
-            return await self.refuse_request(attempt, head, reached)
-        attempt.allow(reached.verdict.would_deny)
-        self.address = reached.address
-        used_again = self.kept is not None and reached.stream is self.kept.stream
-        if not used_again:
-            self.close_upstream()
-            self.upstream = reached.stream
-        fault = await self.carry(plan_request(head, reached.parent))
-        if isinstance(fault, UpstreamFault) and fault.silent and used_again and may_repeat(head):
-            reached = await self.egress.outside.reach(self.origin, head.target, attempt, plain=plain)
-            self.close_upstream()
-            if isinstance(reached, Reached):
-                self.upstream, self.address = reached.stream, reached.address
-                fault = await self.carry(plan_request(head, reached.parent))
-        parent = reached.parent if isinstance(reached, Reached) else None
-        return await self.conclude(head.target, parent, fault)
-
-    async def refuse_request(self, attempt: Attempt, head: RequestHead, refusal: Refusal) -> bool:
-        self.refuse(attempt, refusal)
-        keep = head.keep_alive and not has_body(head)
-        body = head.method != "HEAD"
-        self.say(refusal.reason, refusal.detail, attempt.host, attempt.port, close=not keep, body=body)
-        self.settle()
-        if not keep:
-            await self.linger()
-        return keep
-
-    async def conclude(
-        self, target: Target, parent: ParentProxy | None, fault: UpstreamFault | ClientFault | None
-    ) -> bool:
-        """Book the exchange; whether the client's connection goes on."""
-        exchange, address = self.exchange, self.address
-        assert exchange is not None
-        if fault is not None:
-            await self.explain(fault)
-            return False
-        if exchange.upgraded:
-            self.become_tunnel(sent=exchange.sent, received=exchange.received)
-            return False
-        self.settle()
-        self.kept = None
-        if exchange.upstream_reusable and exchange.client_reusable and self.upstream is not None:
-            self.kept = Kept(target=target, address=address, stream=self.upstream, parent=parent)
+    def next_head(self) -> None:
+        """The connection goes on."""
+        stream = self.stream
+        if stream.buffer or stream.eof:
+            stream.on_input = None
+            self.egress.loop.call_soon(self.head_came)
         else:
-            self.close_upstream()
-        if not exchange.client_reusable and not exchange.uploaded:
-            await self.linger()
-        return exchange.client_reusable
+            self.wait_for_head()
+            stream.resume()
 
+    def head_came(self) -> None:
+        """A request's head is there, or a part of it, or the end."""
+        stream = self.stream
+        if self.over:
+            return
+        if not stream.buffer:
+            self.end()
+            return
+        try:
+            head = parse_head(stream.buffer)
+        except BadRequest:
+            head = None
+        if head is None or not (self.first or self.backend.rate.take(self.egress.loop.time())):
+            self.run(self.serve())
+            return
+        stream.on_input = None
+        stream.skip(head.size)
+        self.wait_for_ever()
+        self.head = head
+        attempt = self.begin(head)
+        if head.framing is not BodyFraming.NONE or head.upgrade or head.expect_continue or not self.go_ahead():
+            self.run(self.serve_head(head, attempt))
 
-def may_repeat(head: RequestHead) -> bool:
-    """Whether a request may be sent a second time when the first one was lost unanswered."""
-    return head.method in RETRIABLE and not has_body(head)
+    # --- a connection to its target
+
+    def go_ahead(self) -> bool:
+        """Dial, or use the connection that is kept; False when the address is not at hand."""
+        head, attempt, outside = self.head, self.attempt, self.egress.outside
+        assert attempt is not None
+        verdict = outside.at_hand(self.origin.backend, head.target)
+        if verdict is None:
+            return False
+        address = verdict.address
+        assert address is not None
+        self.verdict, self.verdicts = verdict, self.origin.backend.verdicts
+        self.origin.note_allow(attempt, verdict)
+        attempt.address = str(address)
+        if self.kept is not None and head.method != "CONNECT" and self.kept.fits(head.target, address):
+            self.address = address
+            self.ask()
+            return True
+        self.close_upstream()
+        self.kept = None
+        self.dialled_at = self.egress.loop.time()
+        self.dialling = Dialling(outside.poller, address, head.target.port)
+        if self.dialling.stream is not None or self.dialling.error is not None:
+            self.dialled()
+            return True
+        self.dialling.on_done = self.dialled
+        self.wait_at_most(outside.connect_timeout_s)
+        if head.method == "CONNECT":
+            self.stream.on_end = self.gone  # who ends now has nothing to say to the target
+            if self.stream.eof and not self.stream.buffer:
+                self.gone()
+        return True
+
+    def dialled(self) -> None:
+        """The connection is made, or cannot be."""
+        dialling, attempt = self.dialling, self.attempt
+        assert dialling is not None
+        assert attempt is not None
+        self.dialling = self.stream.on_end = None
+        self.wait_for_ever()
+        if dialling.stream is None:
+            assert dialling.error is not None
+            self.dial_failed(dialling.address, dialling.error)
+            return
+        self.upstream, self.address = dialling.stream, dialling.address
+        attempt.connect_s = self.egress.loop.time() - self.dialled_at
+        if self.origin.backend.verdicts is not self.verdicts and not self.still_allowed():
+            return
+        if self.head.method == "CONNECT":
+            self.established()
+        else:
+            self.ask()
+
+    def dial_failed(self, address: IP, error: DialError) -> None:
+        """The next address, or the reason."""
+        assert self.attempt is not None
+        self.run(self.serve_head(self.head, self.attempt, (address, error)))
+
+    def still_allowed(self) -> bool:
+        """The policy changed while we dialled: what is not allowed any more does not begin."""
+        assert self.upstream is not None
+        reached = Reached(stream=self.upstream, verdict=self.verdict, address=self.address)
+        looked = self.egress.outside.still_allowed(self.origin.backend, self.head.target, reached)
+        if isinstance(looked, Reached):
+            return True
+        self.upstream = None
+        self.run(self.refuse_head(looked))
+        return False
+
+    async def refuse_head(self, refusal: Refusal) -> None:
+        assert self.attempt is not None
+        if self.head.method == "CONNECT":
+            await self.refuse_connect(self.attempt, refusal)
+        else:
+            self.goes_on = await self.refuse_request(self.attempt, self.head, refusal)
+
+    # --- CONNECT
+
+    def established(self) -> None:
+        """The tunnel's first bytes decide what it is."""
+        self.stream.write(ESTABLISHED)
+        rule = self.verdict.rule
+        if rule is not None and rule.protocol is Protocol.TCP:
+            self.run(self.serve_inside(self.verdict))
+            return
+        self.wait_at_most(self.backend.budget.head_timeout_s)
+        self.stream.on_input = self.hello_came
+        if self.stream.buffer or self.stream.eof:
+            self.hello_came()
+
+    def hello_came(self) -> None:
+        """The tunnel's first bytes, or some of them."""
+        assert self.attempt is not None
+        shown = look(self.stream.buffer)
+        if shown is None or shown.kind is not Kind.TLS or objection(self.head.target, shown) is not None:
+            self.run(self.serve_inside(self.verdict))
+            return
+        self.stream.on_input = None
+        self.attempt.allow(self.verdict.would_deny)
+        self.become_tunnel()
+
+    # --- a plain request
+
+    def ask(self) -> None:
+        """Send a request that has no body."""
+        upstream, attempt = self.upstream, self.attempt
+        assert upstream is not None
+        assert attempt is not None
+        attempt.allow(self.verdict.would_deny)
+        self.exchange = Exchange(self.stream, upstream, plan_request(self.head, None))
+        self.exchange.ask()
+        self.moved = 0
+        self.wait_at_most(self.backend.budget.idle_timeout_s)
+        upstream.on_input = self.answer_came
+        if upstream.buffer or upstream.eof:
+            self.answer_came()
+
+    def answer_came(self) -> None:
+        """The response, or a part of it, or the end."""
+        exchange, upstream = self.exchange, self.upstream
+        assert exchange is not None
+        assert upstream is not None
+        upstream.on_input = None
+        if not exchange.answer_at_once():
+            self.run(self.take_over())
+        elif self.book(self.head.target, None):
+            self.next_head()
+        else:
+            self.end()
+
+    async def take_over(self) -> None:
+        """Carry the exchange to its end."""
+        self.goes_on = await self.finish(self.head, None, await self.carry_on())
+
+    # --- what ends it
+
+    def finished(self) -> None:
+        if self.goes_on and not self.over and not self.stream.lost and self.reason is None:
+            self.goes_on = False
+            self.next_head()
+        else:
+            self.end()
+
+    def expire(self) -> None:
+        dialling = self.dialling
+        if dialling is None:
+            super().expire()
+            return
+        self.dialling = self.stream.on_end = None
+        dialling.abandon()
+        self.dial_failed(dialling.address, dialling.late(self.egress.outside.connect_timeout_s))
+
+    def end(self) -> None:
+        if self.dialling is not None:
+            self.dialling.abandon()
+            self.dialling = None
+        super().end()

@@ -18,6 +18,7 @@ from egress.attempt import Attempt
 from egress.backend import Backend, Origin
 from egress.names import IP
 from egress.policy import Allow, Deny, Surroundings, Target
+from egress.poller import Poller
 from egress.resolver import ResolveError, Resolver
 from egress.stream import Stream
 from egress.upstream import CONNECT_TIMEOUT_S, DialError, ParentProxy, connect_through, dial, dial_parent
@@ -103,20 +104,22 @@ class Outside:
         *,
         parent: ParentProxy | None = None,
         networks: Networks | None = None,
+        poller: Poller,
         ask_host_port: Callable[[int], Awaitable[str]] = unknown_listeners,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> None:
         self.resolver = resolver
         self.surroundings = surroundings
+        self.poller = poller
         self.parent = parent
         self.networks: Networks = networks or NoNetworks()
         self.ask_host_port = ask_host_port
         self.connect_timeout_s = connect_timeout_s
 
     @classmethod
-    def unconfigured(cls, resolver: Resolver) -> Outside:
+    def unconfigured(cls, resolver: Resolver, poller: Poller) -> Outside:
         """Before the gateway said anything of the surroundings."""
-        return cls(resolver, Surroundings())
+        return cls(resolver, Surroundings(), poller=poller)
 
     async def reach(
         self,
@@ -127,12 +130,14 @@ class Outside:
         plain: bool = False,
         only: IP | None = None,
         kept: Kept | None = None,
+        failed: tuple[IP, DialError] | None = None,
     ) -> Reached | Refusal:
         """Connect `origin` to `target`, filling in the attempt.
 
         `plain`: the caller will speak plain HTTP, so a parent proxy is left to be spoken to in absolute form.
         `kept`: used instead of a new connection when it leads to the address that this request was decided for.
         `only`: connect to this address, which was answered to the caller before; it is checked like any other.
+        `failed`: this address was dialled already, and how it went.
         """
         backend = origin.backend
         policy = backend.policy
@@ -144,7 +149,7 @@ class Outside:
         if parent is not None:
             reached = await self.through_parent(backend, target, attempt, parent, plain=plain, kept=kept)
         else:
-            reached = await self.straight(origin, target, attempt, only, kept)
+            reached = await self.straight(origin, target, attempt, only, kept, failed)
         if isinstance(reached, Reached) and backend.policy is not policy:
             return self.still_allowed(backend, target, reached)
         return reached
@@ -174,8 +179,31 @@ class Outside:
             return verdict
         return backend.verdicts.address(target, (address,), self.surroundings)
 
+    def at_hand(self, backend: Backend, target: Target) -> Allow | None:
+        """The verdict with the address that `reach` would dial first; None where it would say no or has to wait."""
+        if self.parent is not None and self.parent_for(target) is not None:
+            return None
+        around, verdicts = self.surroundings, backend.verdicts
+        if isinstance(verdicts.name(target, around), Deny):
+            return None
+        addresses = (target.ip,) if target.ip is not None else around.overrides.get((target.host, target.port))
+        if not addresses:
+            if target.host == HOST_NAME or backend.policy.join:
+                return None
+            addresses = self.resolver.known(target.host)
+            if not addresses:
+                return None
+        verdict = verdicts.address(target, addresses, around)
+        return verdict if isinstance(verdict, Allow) else None
+
     async def straight(
-        self, origin: Origin, target: Target, attempt: Attempt, only: IP | None, kept: Kept | None
+        self,
+        origin: Origin,
+        target: Target,
+        attempt: Attempt,
+        only: IP | None,
+        kept: Kept | None,
+        failed: tuple[IP, DialError] | None,
     ) -> Reached | Refusal:
         """Look up, check every answer, dial."""
         network = ""
@@ -189,7 +217,7 @@ class Outside:
             if isinstance(found, Refusal):
                 return found
             addresses, network = found
-        return await self.dial_checked(origin, target, attempt, addresses, network, kept)
+        return await self.dial_checked(origin, target, attempt, addresses, network, kept, failed)
 
     async def look_up(self, backend: Backend, target: Target, attempt: Attempt) -> tuple[Sequence[IP], str] | Refusal:
         """All addresses of the target's name, and the joined network that knows it (or empty)."""
@@ -226,6 +254,7 @@ class Outside:
         addresses: Sequence[IP],
         network: str,
         kept: Kept | None,
+        tried: tuple[IP, DialError] | None,
     ) -> Reached | Refusal:
         """Dial the address that the policy picks of `addresses`; the next one when it does not answer."""
         left = list(addresses)
@@ -242,6 +271,8 @@ class Outside:
                 return Reached(stream=kept.stream, verdict=verdict, address=address)
             started = time.monotonic()
             try:
+                if tried is not None and tried[0] == address:
+                    raise tried[1]
                 stream = await self.dial(network, address, target.port)
             except DialError as error:
                 failed = error
@@ -260,7 +291,7 @@ class Outside:
     async def dial(self, network: str, address: IP, port: int) -> Stream:
         if network:
             return await self.networks.dial(network, address, port)
-        return await dial(address, port, self.connect_timeout_s)
+        return await dial(self.poller, address, port, self.connect_timeout_s)
 
     async def explain_failure(self, target: Target, failed: DialError) -> Refusal:
         """What to tell about a connection that could not be made."""
@@ -294,7 +325,7 @@ class Outside:
             return Reached(stream=kept.stream, verdict=verdict, address=target.ip, parent=parent)
         started = time.monotonic()
         try:
-            stream = await dial_parent(parent, self.resolver.resolve)
+            stream = await dial_parent(self.poller, parent, self.resolver.resolve)
             if not plain:
                 host = f"[{target.host}]" if ":" in target.host else target.host
                 await connect_through(stream, f"{host}:{target.port}", parent)

@@ -30,6 +30,9 @@ class Resolver(Protocol):
     async def resolve(self, host: str) -> tuple[IP, ...]:
         """At least one address, best first. Raises ResolveError. `host` is never an IP literal."""
 
+    def known(self, host: str) -> tuple[IP, ...]:
+        """What `resolve` would answer without asking anybody; nothing where it would ask, or raise."""
+
 
 class StaticResolver:
     """Answers from a table. For tests, and wherever no lookup may leave."""
@@ -43,6 +46,9 @@ class StaticResolver:
         if host not in self.table:
             raise ResolveError(f"{host} does not exist")
         return self.table[host]
+
+    def known(self, host: str) -> tuple[IP, ...]:
+        return ()
 
 
 class SystemResolver:
@@ -58,6 +64,10 @@ class SystemResolver:
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="resolve")
         self.kept: dict[str, tuple[float, tuple[IP, ...]]] = {}
         self.under_way: dict[str, asyncio.Future[tuple[IP, ...]]] = {}
+
+    def known(self, host: str) -> tuple[IP, ...]:
+        kept = self.kept.get(host)
+        return kept[1] if kept is not None and kept[0] > self.clock() else ()
 
     async def resolve(self, host: str) -> tuple[IP, ...]:
         kept = self.kept.get(host)

@@ -24,6 +24,7 @@ from egress.limits import raise_fd_limit
 from egress.listeners import Acceptor
 from egress.loglines import LineWriter
 from egress.policy import PolicyError, parse_policy
+from egress.poller import Poller
 from egress.proxy import serve_proxy
 from egress.reach import Outside
 from egress.record import Recorder
@@ -95,7 +96,8 @@ async def serve_on(
             loop.add_signal_handler(number, stop.set)
     recorder = Recorder(epoch=secrets.token_hex(8), log=log)
     system = SystemResolver(loop.time)
-    outside = Outside.unconfigured(resolver or system)
+    poller = Poller(loop)
+    outside = Outside.unconfigured(resolver or system, poller)
     async with asyncio.TaskGroup() as tasks:
         egress = Egress(loop, tasks, recorder, outside, own=frozenset())
         egress.apply(message)
@@ -113,7 +115,7 @@ async def serve_on(
             loop,
             sock,
             egress.reserve,
-            on_connection=lambda connection: egress.admit(origin, connection, serve_proxy),
+            on_connection=lambda connection, address: egress.admit(origin, connection, address, serve_proxy),
             on_failure=broken,
             on_shed=note_shed,
         )
@@ -125,6 +127,7 @@ async def serve_on(
         await egress.drain(drain_s)
         sweep.cancel()
         egress.close()
+    poller.close()
     system.close()
 
 

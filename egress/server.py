@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from egress.backend import Backend, Origin
@@ -35,7 +35,8 @@ SWEEP_S = 1.0
 DRAIN_S = 5.0
 CONTROL_BACKEND = "_none"
 
-Serve = Callable[["Egress", Origin, socket.socket], Awaitable[None]]
+Serve = Callable[["Egress", Origin, socket.socket, str], None]
+"""Serves an admitted connection, which came from the address given, from now on."""
 
 
 class Egress:
@@ -167,7 +168,7 @@ class Egress:
 
     # --- connections
 
-    def admit(self, origin: Origin, sock: socket.socket, serve: Serve) -> bool:
+    def admit(self, origin: Origin, sock: socket.socket, address: str, serve: Serve) -> bool:
         """Take over a new connection; False when its listener should rest a little."""
         backend = origin.backend
         self.accepted += 1
@@ -177,9 +178,7 @@ class Egress:
             return self.turn_away(origin, sock, Reason.LIMIT_RATE, serve)
         backend.open += 1
         self.open += 1
-        task = self.tasks.create_task(self.serve(origin, backend, sock, serve))
-        origin.tasks.add(task)
-        task.add_done_callback(origin.tasks.discard)
+        serve(self, origin, sock, address)
         return True
 
     def share(self) -> int:
@@ -193,14 +192,6 @@ class Egress:
             refuse_connection(sock, origin, reason)
         sock.close()
         return False
-
-    async def serve(self, origin: Origin, backend: Backend, sock: socket.socket, serve: Serve) -> None:
-        """One connection, from accept until it ended or became a tunnel that lives on by itself."""
-        try:
-            await serve(self, origin, sock)
-        except Exception:
-            logger.exception("a connection of %s failed", origin.door or backend.name)
-            sock.close()
 
     def released(self, backend: Backend) -> None:
         """A connection that `admit` took is gone."""
@@ -276,7 +267,7 @@ class DoorOrigin(Origin):
             self.egress.loop,
             sock,
             self.egress.reserve,
-            on_connection=lambda connection: self.egress.admit(self, connection, serve),
+            on_connection=lambda connection, address: self.egress.admit(self, connection, address, serve),
             on_failure=lambda error: self.listener_failed(key, error),
             on_shed=self.note_shed,
         )

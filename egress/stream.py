@@ -1,118 +1,208 @@
-"""One TCP connection, read by a coroutine while something is still to be decided about it.
+"""One TCP connection while something is still to be decided about it.
 
-Smaller and quicker than asyncio's streams: it hands out everything that arrived at once, stops reading when
-nobody takes it, and can give its transport to another protocol (`egress.tunnel`) when nothing is left to parse.
+It can be read by a coroutine (`more`, `receive`) or by a function that is called when something came (`on_input`). It hands
+out everything that arrived at once, stops reading when nobody takes it, and gives its socket away (`egress.tunnel`) when
+nothing is left to parse.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import Callable
 
+from egress.poller import ENDED, WRITABLE, Poller
+
+READ_BYTES = 64 * 1024
 READ_AHEAD = 64 * 1024
-"""Stop reading when this much waits to be taken; one read of the loop may go above it."""
+"""Stop reading when this much waits to be taken; one read may go above it."""
 WRITE_AHEAD = 256 * 1024
+CLOSING_S = 30.0
+"""How long what was written before a close may take to go out."""
 
 
-class Stream(asyncio.Protocol):
+class Stream:
     """A connection. One coroutine reads it at a time; another may write."""
 
     __slots__ = (
         "_drained",
-        "_paused_reading",
-        "_paused_writing",
+        "_missed",
+        "_paused",
         "_waiter",
         "buffer",
+        "closing",
         "eof",
+        "eof_waits",
         "expired",
         "lost",
         "on_end",
+        "on_input",
         "on_lost",
-        "transport",
+        "out",
+        "poller",
+        "sock",
     )
 
-    transport: asyncio.Transport
+    def __init__(self, poller: Poller, sock: socket.socket, *, watched: bool = False) -> None:
+        """Owns the connected, non-blocking socket from here on; `watched`: it is in the poller already.
 
-    def __init__(self) -> None:
+        Raises OSError, and the socket is still the caller's then.
+        """
+        self.poller = poller
+        self.sock = sock
         self.buffer = bytearray()
         """What arrived and was not taken yet."""
+        self.out: bytearray | None = None
+        """What was written and the kernel has not taken yet."""
         self.eof = False
         """The peer sends no more."""
         self.lost = False
-        """Nothing can be written any more."""
+        """The socket is closed."""
         self.expired = False
         """Its owner waited long enough: reads end and writes are not waited for."""
+        self.closing: asyncio.TimerHandle | None = None
+        """It closes when `out` has gone, or when this fires."""
+        self.eof_waits = False
         self.on_lost: Callable[[], None] | None = None
-        """Called when the connection breaks or is closed, if set."""
+        """Called when the connection breaks, if set; not when we close it."""
         self.on_end: Callable[[], None] | None = None
         """Called when the peer ends having sent nothing that was not taken, if set."""
+        self.on_input: Callable[[], None] | None = None
+        """Called when something came or the peer ended, if set and no coroutine waits for it."""
         self._waiter: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
-        self._paused_reading = False
-        self._paused_writing = False
+        self._paused = False
+        self._missed = False
+        if watched:
+            poller.handlers[sock.fileno()] = self.ready
+        else:
+            poller.watch(sock.fileno(), self.ready)
 
-    # --- called by the event loop
+    @property
+    def unread(self) -> bool:
+        """Whether more may have arrived than was read: it was not read while too much waited."""
+        return self._missed
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]  # always a stream transport here
-        self.transport.set_write_buffer_limits(WRITE_AHEAD)
+    # --- called by the poller
 
-    def data_received(self, data: bytes) -> None:
-        self.buffer += data
-        if len(self.buffer) > READ_AHEAD and not self._paused_reading:
-            self._paused_reading = True
-            self.transport.pause_reading()
-        self._wake()
+    def ready(self, events: int) -> None:
+        """The socket may be readable or writable."""
+        if self.out is not None and events & WRITABLE:
+            self._flush()
+        if events & ~WRITABLE:
+            if self._paused:
+                self._missed = True
+            elif not self.eof and self.closing is None:
+                self._fill(events)
 
-    def eof_received(self) -> bool:
-        self.eof = True
-        self._wake()
-        if self.on_end is not None and not self.buffer:
+    def _fill(self, events: int) -> None:
+        """Read what is there, as far as it may be read ahead, and tell."""
+        buffer = self.buffer
+        try:
+            while True:
+                data = self.sock.recv(READ_BYTES)
+                if not data:
+                    self.eof = True
+                    break
+                buffer += data
+                if len(buffer) > READ_AHEAD:
+                    self._paused = self._missed = True
+                    break
+                if len(data) < READ_BYTES and not events & ENDED:
+                    break
+        except BlockingIOError:
+            if not buffer:
+                return
+        except OSError:
+            self._lose()
+            return
+        self._tell()
+        if self.eof and self.on_end is not None and not buffer:
             self.on_end()
-        return True  # half-closed: our side stays open until we close it
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.eof = self.lost = True
-        self._wake()
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+    def _tell(self) -> None:
+        if self._waiter is not None:
+            if not self._waiter.done():
+                self._waiter.set_result(None)
+        elif self.on_input is not None:
+            self.on_input()
+
+    def _flush(self) -> None:
+        """Send what waits; when all of it is gone, what waited for that happens."""
+        assert self.out is not None
+        try:
+            del self.out[: self.sock.send(self.out)]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._lose()
+            return
+        if self.out:
+            return
+        self.out = None
+        self._wake_writer()
+        if self.closing is not None:
+            self._shut()
+        elif self.eof_waits:
+            self._shut_down()
+
+    def _lose(self) -> None:
+        """The connection broke."""
+        if self.lost:
+            return
+        self._shut()
         if self.on_lost is not None:
             self.on_lost()
+        elif self.on_input is not None and self._waiter is None:
+            self.on_input()
 
-    def pause_writing(self) -> None:
-        self._paused_writing = True
+    def _shut(self) -> None:
+        """Close the socket; who waits for it, waits no more."""
+        if self.lost:
+            return
+        self.eof = self.lost = True
+        self.out = None
+        if self.closing is not None:
+            self.closing.cancel()
+        self.poller.forget(self.sock.fileno())
+        self.sock.close()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        self._wake_writer()
 
-    def resume_writing(self) -> None:
-        self._paused_writing = False
+    def _wake_writer(self) -> None:
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
+
+    # --- called by its owner
 
     def expire(self) -> None:
         """End all waiting on this connection."""
         self.expired = self.eof = True
-        self._wake()
-        self.resume_writing()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    # --- called by the coroutine that owns it
+        self._wake_writer()
+        self._tell()
 
     async def more(self) -> bool:
         """Wait until more arrived than is in the buffer now; False when nothing will come any more."""
-        if self.eof:
-            return False
-        if self._paused_reading:
-            self._paused_reading = False
-            self.transport.resume_reading()
         had = len(self.buffer)
+        if self._paused and not self.eof:
+            self.resume()
+        if self.eof or len(self.buffer) > had:
+            return len(self.buffer) > had
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter
         finally:
             self._waiter = None
         return len(self.buffer) > had
+
+    def resume(self) -> None:
+        """Read again, if reading was paused."""
+        self._paused = False
+        if self._missed:
+            self._missed = False
+            self._fill(ENDED)
 
     async def receive(self) -> bytes:
         """Everything that arrived, as soon as there is something; empty at the end."""
@@ -131,12 +221,26 @@ class Stream(asyncio.Protocol):
         del self.buffer[:count]
 
     def write(self, data: bytes) -> None:
-        if not self.lost:
-            self.transport.write(data)
+        """Send now what the kernel takes now, and the rest when it can. A broken connection is noticed a little later."""
+        if self.lost or self.closing is not None or not data:
+            return
+        if self.out is not None:
+            self.out += data
+            return
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.poller.loop.call_soon(self._lose)
+            return
+        if sent < len(data):
+            self.out = bytearray(memoryview(data)[sent:])
+            self.poller.watch_writable(self.sock.fileno())
 
     async def drain(self) -> bool:
         """Wait until the peer took enough of what was written; False when it is gone."""
-        if self._paused_writing and not self.lost and not self.expired:
+        if self.out is not None and len(self.out) > WRITE_AHEAD and not self.lost and not self.expired:
             self._drained = asyncio.get_running_loop().create_future()
             try:
                 await self._drained
@@ -145,22 +249,29 @@ class Stream(asyncio.Protocol):
         return not self.lost and not self.expired
 
     def write_eof(self) -> None:
-        if not self.lost and self.transport.can_write_eof():
-            self.transport.write_eof()
+        """Send no more, after what was written has gone out."""
+        if self.lost:
+            return
+        if self.out is not None:
+            self.eof_waits = True
+        else:
+            self._shut_down()
 
-    def hand_over(self, protocol: asyncio.Protocol) -> None:
-        """Give the transport to another protocol, which gets what happens from now on; reading goes on."""
-        self.transport.set_protocol(protocol)
-        if self._paused_reading:
-            self._paused_reading = False
-            self.transport.resume_reading()
+    def _shut_down(self) -> None:
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Close after what was written has gone out."""
-        if not self.lost:
-            self.transport.close()
+        if self.lost or self.closing is not None:
+            return
+        self.on_lost = self.on_end = self.on_input = None
+        if self.out is None:
+            self._shut()
+        else:
+            self.closing = self.poller.loop.call_later(CLOSING_S, self._shut)
 
     def abort(self) -> None:
         """Close now."""
-        if not self.lost:
-            self.transport.abort()
+        self.on_lost = self.on_end = self.on_input = None
+        self._shut()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from egress.names import IP
+from egress.poller import Poller
 from egress.stream import Stream
 from observability.events import Reason
 
@@ -78,17 +79,94 @@ def no_proxy_entry_matches(entry: str, host: str, port: int, ip: IP | None) -> b
     return bool(suffix) and (host == suffix or host.endswith("." + suffix))
 
 
-async def dial(address: IP, port: int, timeout_s: float = CONNECT_TIMEOUT_S) -> Stream:
+class Dialling:
+    """A connection to exactly one address, while it is made: `stream` when it is there, `error` when it cannot be.
+
+    `on_done` is called once, later, unless one of the two is set already. Who waits no more calls `abandon`.
+    """
+
+    __slots__ = ("address", "error", "on_done", "poller", "port", "sock", "stream")
+
+    def __init__(self, poller: Poller, address: IP, port: int) -> None:
+        self.poller = poller
+        self.address = address
+        self.port = port
+        self.stream: Stream | None = None
+        self.error: DialError | None = None
+        self.on_done: Callable[[], None] | None = None
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        try:
+            self.sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError as error:
+            self.error = DialError(*failure(address, port, error))
+            return
+        try:
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.connect()
+            if self.stream is None:
+                self.connect()  # from the same machine the answer is there as soon as the question was sent
+            if self.stream is None:
+                poller.watch(self.sock.fileno(), self.ready, writable=True)
+        except OSError as error:
+            self.fail(error)
+
+    def connect(self) -> None:
+        """Begin, or ask how it went. Raises OSError when it failed."""
+        code = self.sock.connect_ex((str(self.address), self.port))
+        if code in (0, errno.EISCONN):
+            self.stream = Stream(self.poller, self.sock, watched=self.sock.fileno() in self.poller.handlers)
+        elif code not in (errno.EINPROGRESS, errno.EALREADY):
+            raise OSError(code, os.strerror(code))
+
+    def ready(self, events: int) -> None:
+        """Called by the poller."""
+        try:
+            self.connect()
+        except OSError as error:
+            self.fail(error)
+        if (self.stream is not None or self.error is not None) and self.on_done is not None:
+            self.on_done()
+
+    def fail(self, error: OSError) -> None:
+        self.close()
+        self.error = DialError(*failure(self.address, self.port, error))
+
+    def close(self) -> None:
+        self.poller.forget(self.sock.fileno())
+        self.sock.close()
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more."""
+        if self.stream is not None:
+            self.stream.abort()
+        elif self.error is None:
+            self.close()
+            self.error = DialError(Reason.CONNECT_FAILED, "given up")
+
+    def late(self, timeout_s: float) -> DialError:
+        """The error of a connection that was not there after `timeout_s`."""
+        return DialError(Reason.CONNECT_TIMEOUT, f"{self.address} port {self.port} did not answer in {timeout_s:g} s")
+
+
+async def dial(poller: Poller, address: IP, port: int, timeout_s: float = CONNECT_TIMEOUT_S) -> Stream:
     """A connection to exactly that address. Raises DialError."""
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(timeout_s):
-            _, stream = await loop.create_connection(Stream, str(address), port)
-    except TimeoutError:
-        raise DialError(Reason.CONNECT_TIMEOUT, f"{address} port {port} did not answer in {timeout_s:g} s") from None
-    except OSError as error:
-        raise DialError(*failure(address, port, error)) from error
-    return stream
+    dialling = Dialling(poller, address, port)
+    if dialling.stream is None and dialling.error is None:
+        done = asyncio.Event()
+        dialling.on_done = done.set
+        try:
+            async with asyncio.timeout(timeout_s):
+                await done.wait()
+        except TimeoutError:
+            dialling.abandon()
+            raise dialling.late(timeout_s) from None
+        except asyncio.CancelledError:
+            dialling.abandon()
+            raise
+    if dialling.stream is None:
+        assert dialling.error is not None
+        raise dialling.error
+    return dialling.stream
 
 
 def failure(address: IP, port: int, error: OSError) -> tuple[Reason, str, int]:
@@ -98,15 +176,14 @@ def failure(address: IP, port: int, error: OSError) -> tuple[Reason, str, int]:
     return reason, f"connecting to {address} port {port} failed: {text}", error.errno or 0
 
 
-async def adopt(sock: socket.socket) -> Stream:
-    """A stream on a socket that is connected already. Raises DialError."""
-    sock.setblocking(False)
+def adopt(poller: Poller, sock: socket.socket) -> Stream:
+    """A stream on a socket that is connected already. Raises DialError, and has closed the socket then."""
     try:
-        _, stream = await asyncio.get_running_loop().create_connection(Stream, sock=sock)
+        sock.setblocking(False)
+        return Stream(poller, sock)
     except OSError as error:
         sock.close()
-        raise DialError(Reason.CONNECT_FAILED, f"the connector's socket failed: {error}") from error
-    return stream
+        raise DialError(Reason.CONNECT_FAILED, f"the socket failed: {error}") from error
 
 
 def connect_request(authority: str, authorization: bytes | None) -> bytes:
@@ -117,7 +194,9 @@ def connect_request(authority: str, authorization: bytes | None) -> bytes:
     return b"\r\n".join([*lines, b"", b""])
 
 
-async def dial_parent(parent: ParentProxy, resolve: Callable[[str], Awaitable[Sequence[IP]]]) -> Stream:
+async def dial_parent(
+    poller: Poller, parent: ParentProxy, resolve: Callable[[str], Awaitable[Sequence[IP]]]
+) -> Stream:
     """A connection to the parent proxy itself, at the first of its addresses that answers.
 
     Where the parent lives is the operator's word (`egress.upstream_proxy`), so its address is not checked against
@@ -130,7 +209,7 @@ async def dial_parent(parent: ParentProxy, resolve: Callable[[str], Awaitable[Se
     problem = DialError(Reason.UPSTREAM_PROXY_FAILED, f"the upstream proxy {parent.host} has no address")
     for address in addresses[:3]:
         try:
-            return await dial(address, parent.port)
+            return await dial(poller, address, parent.port)
         except DialError as error:
             problem = DialError(Reason.UPSTREAM_PROXY_FAILED, f"upstream proxy: {error.detail}", error.code)
     raise problem

