@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii as quoted
 
 from egress.record import MAX_DETAIL, MAX_HOST, Recorder
 from observability.events import Decision, Phase, Reason, Via
+
+KEPT = 512
+"""Descriptions remembered: each is made of bounded parts."""
 
 
 class Attempt:
@@ -122,52 +126,76 @@ class Attempt:
         self, phase: Phase, *, log: bool, duration_s: float | None = None, sent: int = 0, received: int = 0
     ) -> None:
         recorder = self.recorder
-        fields: dict[str, Any] = {
-            "kind": "egress",
-            "seq": recorder.seq + 1,
-            "epoch": recorder.epoch,
-            "phase": phase,
-            "time": recorder.clock(),
-            "connection": self.connection,
-            "backend": self.backend,
-            "decision": self.decision,
-        }
-        if self.door:
-            fields["door"] = self.door
-        if self.via is not Via.PROXY:
-            fields["via"] = self.via
-        if self.method:
-            fields["method"] = self.method[:32]
-        if self.host:
-            fields["host"] = self.host[:MAX_HOST]
-        if self.port:
-            fields["port"] = self.port
-        if self.client_address:
-            fields["client_address"] = self.client_address
-        if self.destination:
-            fields["destination"] = self.destination
-        if self.address:
-            fields["address"] = self.address
+        parts = [
+            f'{{"kind":"egress","seq":{recorder.seq + 1},"epoch":"{recorder.epoch}","time":{recorder.clock():.6f},'
+            f'"connection":{self.connection},"phase":"',
+            phase,
+            '","decision":"',
+            self.decision,
+            '"',
+            described(
+                self.backend,
+                self.door,
+                self.via,
+                self.method[:32],
+                self.host[:MAX_HOST],
+                self.port,
+                self.client_address,
+                self.destination,
+                self.address,
+                self.rule,
+                self.rule_port,
+                self.mode,
+            ),
+        ]
         if self.reason is not None:
-            fields["reason"] = self.reason
-        if self.rule:
-            fields["rule"] = self.rule
-        if self.rule_port is not None:
-            fields["rule_port"] = self.rule_port
-        if self.mode != "enforce":
-            fields["mode"] = self.mode
+            parts += (',"reason":"', self.reason, '"')
         if self.detail:
-            fields["detail"] = self.detail[:MAX_DETAIL]
-        if sent:
-            fields["bytes_sent"] = sent
-        if received:
-            fields["bytes_received"] = received
+            parts += (',"detail":', quoted(self.detail[:MAX_DETAIL]))
+        if sent or received:
+            parts.append(f',"bytes_sent":{sent},"bytes_received":{received}')
         if self.dns_s is not None:
-            fields["dns_s"] = round(self.dns_s, 6)
+            parts.append(f',"dns_s":{self.dns_s:.6f}')
         if self.connect_s is not None:
-            fields["connect_s"] = round(self.connect_s, 6)
+            parts.append(f',"connect_s":{self.connect_s:.6f}')
         if duration_s is not None:
-            fields["duration_s"] = round(duration_s, 6)
+            parts.append(f',"duration_s":{duration_s:.6f}')
         if self.count != 1:
-            fields["count"] = self.count
-        recorder.write(fields, log=log)
+            parts.append(f',"count":{self.count}')
+        parts.append("}")
+        recorder.write("".join(parts), log=log)
+
+
+@lru_cache(KEPT)
+def described(
+    backend: str,
+    door: str,
+    via: Via,
+    method: str,
+    host: str,
+    port: int,
+    client_address: str,
+    destination: str,
+    address: str,
+    rule: str,
+    rule_port: int | None,
+    mode: str,
+) -> str:
+    """The part of an event that many connections share, as JSON members; fields at their default are left out."""
+    members: list[tuple[str, str | int | None]] = [
+        ("backend", backend),
+        ("door", door),
+        ("via", "" if via is Via.PROXY else via),
+        ("method", method),
+        ("host", host),
+        ("port", port),
+        ("client_address", client_address),
+        ("destination", destination),
+        ("address", address),
+        ("rule", rule),
+        ("rule_port", rule_port),
+        ("mode", "" if mode == "enforce" else mode),
+    ]
+    return "".join(
+        f',"{name}":{quoted(value) if isinstance(value, str) else value}' for name, value in members if value
+    )

@@ -38,13 +38,14 @@ class Verdicts:
     same addresses: a changed lookup is another question.
     """
 
-    __slots__ = ("around", "by_address", "by_name", "policy")
+    __slots__ = ("around", "by_address", "by_name", "policy", "rule_ports")
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.around: Surroundings | None = None
         self.by_name: dict[tuple[str, int], Allow | Deny] = {}
         self.by_address: dict[tuple[str, int, tuple[IP, ...]], Allow | Deny] = {}
+        self.rule_ports: dict[tuple[str, int], int | None] = {}
 
     def name(self, target: Target, around: Surroundings) -> Allow | Deny:
         """`decide_name`."""
@@ -63,6 +64,15 @@ class Verdicts:
         if verdict is None:
             verdict = self.by_address[key] = decide(self.policy, target, addresses, around)
         return verdict
+
+    def rule_port(self, rule: Rule | None, port: int) -> int | None:
+        """`port` if the policy names it, so that it is bounded as a label."""
+        key = (rule.text if rule is not None else "", port)
+        if key not in self.rule_ports:
+            if len(self.rule_ports) >= MAX_VERDICTS:
+                self.rule_ports.clear()
+            self.rule_ports[key] = named_port(self.policy, rule, port)
+        return self.rule_ports[key]
 
     def belong_to(self, around: Surroundings) -> None:
         full = len(self.by_name) >= MAX_VERDICTS or len(self.by_address) >= MAX_VERDICTS
@@ -99,13 +109,6 @@ class Backend:
         """Count a refusal that a limit made; the sweep tells of it."""
         key = (door, reason)
         self.flooded[key] = self.flooded.get(key, 0) + 1
-
-    def rule_port(self, rule: Rule | None, port: int) -> int | None:
-        """`port` if the policy names it, so that it is bounded as a label."""
-        ranges = (*(rule.ports if rule is not None else ()), *self.policy.ports)
-        if any(port in allowed for allowed in ranges) or (not self.policy.ports and port in DEFAULT_PORTS):
-            return port
-        return None
 
 
 class Origin:
@@ -150,11 +153,19 @@ class Origin:
     def note_allow(self, attempt: Attempt, verdict: Allow) -> None:
         """Write into the attempt which rule carries it."""
         attempt.rule = verdict.rule.text if verdict.rule is not None else ""
-        attempt.rule_port = self.backend.rule_port(verdict.rule, attempt.port)
+        attempt.rule_port = self.backend.verdicts.rule_port(verdict.rule, attempt.port)
 
     def cut_all(self, reason: Reason) -> None:
         for live in list(self.live):
             live.cut(reason)
+
+
+def named_port(policy: Policy, rule: Rule | None, port: int) -> int | None:
+    """`port` if the rule or the policy names it."""
+    ranges = (*(rule.ports if rule is not None else ()), *policy.ports)
+    if any(port in allowed for allowed in ranges) or (not policy.ports and port in DEFAULT_PORTS):
+        return port
+    return None
 
 
 def direct_ports(policy: Policy) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from egress.names import Target, parse_authority
@@ -29,6 +30,8 @@ MAX_HEAD: Final = 64 * 1024
 MAX_LINE: Final = 16 * 1024
 MAX_HEADERS: Final = 128
 MAX_LENGTH_DIGITS: Final = 18
+KEPT_LINE: Final = 256
+KEPT_LINES: Final = 1024
 HTTP_PORT: Final = 80
 
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
@@ -160,12 +163,20 @@ def _fields(lines: list[bytes]) -> tuple[Header, ...]:
 def _field(line: bytes) -> Header:
     if len(line) > MAX_LINE:
         raise BadRequest(Reason.TOO_LARGE, f"a header field is longer than {MAX_LINE} bytes")
+    return _short_field(line) if len(line) <= KEPT_LINE else _parse_field(line)
+
+
+def _parse_field(line: bytes) -> Header:
     match = _FIELD.fullmatch(line)
     if match is None:
         if line[:1] in (b" ", b"\t"):
             raise _bad("a folded header line (obs-fold)")
         raise _bad("a header field with a malformed name, or a control character in its value")
     return match[1], match[2].rstrip(b"\t ")
+
+
+_short_field = lru_cache(KEPT_LINES)(_parse_field)
+"""Programs send the same fields again and again; the same line reads the same way."""
 
 
 def _assemble(first: bytes, headers: tuple[Header, ...], inside: bool, size: int) -> RequestHead:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 IP: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 MAX_HOST: Final = 253
+KEPT: Final = 1024
+"""Readings remembered: the same text reads the same way. Only what is a host is kept, so each is short."""
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
 _NUMBERISH: Final = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)", re.ASCII)
 _PORT: Final = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
@@ -39,6 +42,7 @@ class Target:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+@lru_cache(KEPT)
 def parse_authority(raw: bytes | str, default_port: int | None = None) -> Target:
     """The target of `HOST[:PORT]` as a backend sent it (RFC 3986 3.2, without userinfo).
 
@@ -78,6 +82,7 @@ def parse_port(text: str) -> int:
     return int(text)
 
 
+@lru_cache(KEPT)
 def parse_host(host: str) -> tuple[str, IP | None]:
     """Canonical host and, for a literal, its address. `[…]` marks IPv6. Raises ValueError."""
     if host.startswith("["):
@@ -114,6 +119,12 @@ def parse_name(host: str) -> str:
         # WHATWG URL 3.5: a last label that is a number makes resolvers read the whole as an IPv4 address.
         raise ValueError("its last label is a number: an IPv4 address in an unusual spelling")
     return name
+
+
+@lru_cache(KEPT)
+def text_of(address: IP) -> str:
+    """The canonical text of an address."""
+    return str(address)
 
 
 def canonical_host(text: str) -> str:

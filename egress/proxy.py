@@ -23,7 +23,7 @@ from egress.backend import Origin, Verdicts
 from egress.client import stream_of
 from egress.exchange import Exchange
 from egress.http1 import BadRequest, BodyFraming, RequestHead, parse_head
-from egress.names import IP
+from egress.names import IP, text_of
 from egress.plan import plan_request
 from egress.policy import Allow, Protocol
 from egress.reach import Reached, Refusal
@@ -120,7 +120,7 @@ class ProxyClient(ProxyRequests):
         assert address is not None
         self.verdict, self.verdicts = verdict, self.origin.backend.verdicts
         self.origin.note_allow(attempt, verdict)
-        attempt.address = str(address)
+        attempt.address = text_of(address)
         if self.kept is not None and head.method != "CONNECT" and self.kept.fits(head.target, address):
             self.address = address
             self.ask()

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from egress.attempt import Attempt
 from egress.backend import Backend, Origin
-from egress.names import IP
+from egress.names import IP, text_of
 from egress.policy import Allow, Deny, Surroundings, Target
 from egress.poller import Poller
 from egress.resolver import ResolveError, Resolver
@@ -266,7 +266,7 @@ class Outside:
             address = verdict.address
             assert address is not None
             origin.note_allow(attempt, verdict)
-            attempt.address = str(address)
+            attempt.address = text_of(address)
             if kept is not None and kept.fits(target, address):
                 return Reached(stream=kept.stream, verdict=verdict, address=address)
             started = time.monotonic()

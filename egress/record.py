@@ -26,7 +26,6 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from observability.events import NoticeEvent, Severity, to_json
 
@@ -71,10 +70,9 @@ class Recorder:
         self.connections += 1
         return self.connections
 
-    def write(self, fields: dict[str, Any], *, log: bool) -> None:
-        """Number and keep one event, given as the JSON object that `to_json` would make."""
+    def write(self, line: str, *, log: bool) -> None:
+        """Number and keep one event, given as the JSON text of what `to_json` would make."""
         self.seq += 1
-        line = encode(fields)
         self.lines[self.seq % self.capacity] = line
         if self.mapped is not None:
             pack_seq(self.mapped, 0, self.seq)
@@ -96,7 +94,7 @@ class Recorder:
             message=message,
             count=count,
         )
-        self.write(to_json(event), log=True)
+        self.write(encode(to_json(event)), log=True)
 
     def read(self, after: int, most: int = 256) -> tuple[list[str], int, int]:
         """Lines after number `after`: (wire lines, the last number read, how many were lost before them)."""

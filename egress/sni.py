@@ -8,6 +8,7 @@ than one record. An Encrypted Client Hello is taken for what it shows, its outer
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +22,8 @@ _HANDSHAKE: Final = 22
 _CLIENT_HELLO: Final = 1
 _SERVER_NAME: Final = 0
 _ECH: Final = 0xFE0D
+_NUMBER: Final = struct.Struct("!H").unpack_from
+_TWO_NUMBERS: Final = struct.Struct("!HH").unpack_from
 
 
 class NotTLS(ValueError):
@@ -98,74 +101,61 @@ def _message_length(message: bytearray) -> int | None:
     return 4 + length
 
 
-class _Cursor:
-    """Takes length-prefixed pieces off bytes. Raises NotTLS when they do not add up."""
-
-    __slots__ = ("data", "position")
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.position = 0
-
-    def take(self, count: int) -> bytes:
-        piece = self.data[self.position : self.position + count]
-        if len(piece) != count:
-            raise NotTLS("a length in the ClientHello is wrong")
-        self.position += count
-        return piece
-
-    def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "big")
-
-    def vector(self, size: int, least: int = 0, most: int = 0xFFFF) -> bytes:
-        length = self.number(size)
-        if not least <= length <= most:
-            raise NotTLS("a length in the ClientHello is wrong")
-        return self.take(length)
-
-    def at_end(self) -> bool:
-        return self.position == len(self.data)
-
-
 def _parse_body(message: bytes, size: int) -> ClientHello:
-    cursor = _Cursor(message)
-    if cursor.take(2)[0] != 3:
-        raise NotTLS("not a TLS version")
-    cursor.take(32)  # random
-    cursor.vector(1, most=32)  # session id
-    if len(cursor.vector(2, least=2)) % 2:
-        raise NotTLS("a cipher suite of one byte")
-    cursor.vector(1, least=1)  # compression methods
-    if cursor.at_end():
-        return ClientHello(server_name=None, size=size)
-    extensions = _extensions(cursor.vector(2))
-    if not cursor.at_end():
-        raise NotTLS("something follows the extensions")
-    name = extensions.get(_SERVER_NAME)
-    return ClientHello(server_name=None if name is None else _server_name(name), ech=_ECH in extensions, size=size)
+    """RFC 8446 4.1.2: every length must add up to exactly the end."""
+    total = len(message)
+    try:
+        session, at = message[34], 35  # after version and random
+        (suites,) = _NUMBER(message, at + session)
+        at += session + 2 + suites
+        compressions = message[at]
+        at += 1 + compressions
+        if message[0] != 3:
+            raise NotTLS("not a TLS version")
+        if session > 32 or not suites or suites % 2 or not compressions:
+            raise NotTLS("a length in the ClientHello is wrong")
+        if at == total:
+            return ClientHello(server_name=None, size=size)
+        (length,) = _NUMBER(message, at)
+    except (IndexError, struct.error):
+        raise NotTLS("a length in the ClientHello is wrong") from None
+    if at + 2 + length != total:
+        raise NotTLS("the extensions do not end where the ClientHello does")
+    name, ech = _extensions(message, at + 2)
+    return ClientHello(server_name=None if name is None else _server_name(name), ech=ech, size=size)
 
 
-def _extensions(data: bytes) -> dict[int, bytes]:
-    cursor = _Cursor(data)
-    found: dict[int, bytes] = {}
-    while not cursor.at_end():
-        kind = cursor.number(2)
-        if kind in found:
-            raise NotTLS("an extension is there twice")
-        found[kind] = cursor.vector(2)
-    return found
+def _extensions(message: bytes, at: int) -> tuple[bytes | None, bool]:
+    """The server_name extension, and whether one for ECH is there; they reach to the end of the message."""
+    name: bytes | None = None
+    seen: set[int] = set()
+    total = len(message)
+    try:
+        while at < total:
+            kind, length = _TWO_NUMBERS(message, at)
+            at += 4 + length
+            if kind == _SERVER_NAME:
+                name = message[at - length : at]
+            if kind in seen:
+                raise NotTLS("an extension is there twice")
+            seen.add(kind)
+    except struct.error:
+        raise NotTLS("a length in the ClientHello is wrong") from None
+    if at != total:
+        raise NotTLS("a length in the ClientHello is wrong")
+    return name, _ECH in seen
 
 
 def _server_name(data: bytes) -> str:
     """The one host_name of a server_name extension (RFC 6066 3)."""
-    outer = _Cursor(data)
-    names = _Cursor(outer.vector(2, least=1))
-    if not outer.at_end() or names.number(1) != 0:
+    if len(data) < 6 or _NUMBER(data, 0)[0] != len(data) - 2 or data[2] != 0:
         raise NotTLS("a malformed server_name extension")
-    raw = names.vector(2, least=1)
-    if not names.at_end():
+    (length,) = _NUMBER(data, 3)
+    if not length or length > len(data) - 5:
+        raise NotTLS("a length in the ClientHello is wrong")
+    if length < len(data) - 5:
         raise NotTLS("more than one server name")
     try:
-        return parse_host(raw.decode("ascii"))[0]
+        return parse_host(data[5:].decode("ascii"))[0]
     except ValueError:
         raise NotTLS("the server name is not a host name") from None

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from egress.names import IP
+from egress.names import IP, text_of
 from egress.poller import Poller
 from egress.stream import Stream
 from observability.events import Reason
@@ -112,7 +112,7 @@ class Dialling:
 
     def connect(self) -> None:
         """Begin, or ask how it went. Raises OSError when it failed."""
-        code = self.sock.connect_ex((str(self.address), self.port))
+        code = self.sock.connect_ex((text_of(self.address), self.port))
         if code in (0, errno.EISCONN):
             self.stream = Stream(self.poller, self.sock, watched=self.sock.fileno() in self.poller.handlers)
         elif code not in (errno.EINPROGRESS, errno.EALREADY):
