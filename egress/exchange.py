@@ -33,9 +33,9 @@ from observability.events import Reason
 MAX_INTERIM = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RequestPlan:
-    """How one request is to be carried."""
+    """How one request is to be carried. Nobody changes it."""
 
     method: str
     head: bytes

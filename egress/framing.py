@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import lru_cache
 
 MAX_HEAD = 64 * 1024
 MAX_LINE = 16 * 1024
@@ -40,6 +41,8 @@ END_TO_END = frozenset({b"content-length", b"cache-control", b"content-type", b"
 """Fields that naming them in Connection does not remove (RFC 9110 7.6.1)."""
 OURS = b"x-stockade-"
 """What starts like this is said by the proxy alone."""
+FRAMING_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"connection"})
+KEPT_LINE, KEPT_LINES = 256, 1024
 NO_TRAILER = frozenset({b"content-length", b"host", b"trailer", b"authorization", b"set-cookie", b"content-encoding"})
 """Fields that mean nothing good in a trailer section (RFC 9110 6.5.1), besides the hop-by-hop ones."""
 
@@ -49,14 +52,29 @@ class BadFraming(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """A header field."""
+
+    lowered: bytes
+    """Its name, in lower case."""
+    value: bytes
+    """Without surrounding blanks."""
+    line: bytes
+    """As it is sent on."""
+    frames: bool
+    """It says how the message ends, or what ends with this connection."""
+    passes: bool
+    """It may go on, unless Connection names it."""
+
+
+@dataclass(slots=True, kw_only=True)
 class ResponseHead:
-    """A response's head as the upstream sent it."""
+    """A response's head as the upstream sent it. Nobody changes it."""
 
     status: int
     phrase: bytes
     minor: int
-    headers: tuple[tuple[bytes, bytes], ...]
-    """Names as sent; values without surrounding blanks."""
+    fields: list[Field]
     length: int | None
     """Content-Length."""
     chunked: bool
@@ -73,13 +91,16 @@ def parse_response_head(data: bytes) -> ResponseHead:
         raise BadFraming("the status line is not HTTP/1")
     if len(lines) > MAX_HEADERS:
         raise BadFraming(f"more than {MAX_HEADERS} header fields")
-    headers = tuple([parse_field(line) for line in lines])
+    fields = [kept_field(line) if len(line) <= KEPT_LINE else read_field(line) for line in lines]
     minor = int(status[1])
     length: int | None = None
     chunked = False
     options: set[bytes] = set()
-    for name, value in headers:
-        match name.lower():
+    for field in fields:
+        if not field.frames:
+            continue
+        value = field.value
+        match field.lowered:
             case b"content-length":
                 if length is not None or not value.isdigit() or len(value) > 18:
                     raise BadFraming("Content-Length is repeated or is not a number")
@@ -97,12 +118,29 @@ def parse_response_head(data: bytes) -> ResponseHead:
         status=int(status[2]),
         phrase=status[3] or b"",
         minor=minor,
-        headers=headers,
+        fields=fields,
         length=length,
         chunked=chunked,
         keep_alive=keep_alive,
         connection=frozenset(options),
     )
+
+
+def read_field(line: bytes) -> Field:
+    """One header field. Raises BadFraming as `parse_field`."""
+    name, value = parse_field(line)
+    lowered = name.lower()
+    return Field(
+        lowered=lowered,
+        value=value,
+        line=b"%b: %b\r\n" % (name, value),
+        frames=lowered in FRAMING_FIELDS,
+        passes=lowered not in HOP_BY_HOP and not lowered.startswith(OURS),
+    )
+
+
+kept_field = lru_cache(KEPT_LINES)(read_field)
+"""Servers send the same fields with each response; the same line reads the same way."""
 
 
 def parse_field(line: bytes) -> tuple[bytes, bytes]:
@@ -141,12 +179,11 @@ def serialise_response(head: ResponseHead, framing: Framing, *, close: bool, upg
     HTTP/1.1, as RFC 9110 2.5 asks of a proxy.
     """
     parts = [b"HTTP/1.1 %d %b\r\n" % (head.status, head.phrase)]
-    dropped = HOP_BY_HOP | (head.connection - END_TO_END)
-    for name, value in head.headers:
-        lowered = name.lower()
-        if lowered in dropped or lowered.startswith(OURS):
-            continue
-        parts.append(b"%b: %b\r\n" % (name, value))
+    if head.connection:
+        dropped = head.connection - END_TO_END
+        parts += [field.line for field in head.fields if field.passes and field.lowered not in dropped]
+    else:
+        parts += [field.line for field in head.fields if field.passes]
     if framing is Framing.CHUNKED:
         parts.append(b"Transfer-Encoding: chunked\r\n")
     if upgrade is not None:

@@ -30,8 +30,9 @@ MAX_HEAD: Final = 64 * 1024
 MAX_LINE: Final = 16 * 1024
 MAX_HEADERS: Final = 128
 MAX_LENGTH_DIGITS: Final = 18
-KEPT_LINE: Final = 256
-KEPT_LINES: Final = 1024
+KEPT_BLOCK: Final = 2048
+"""Longer field blocks are read each time."""
+KEPT_BLOCKS: Final = 256
 HTTP_PORT: Final = 80
 
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
@@ -86,9 +87,9 @@ class BadRequest(ValueError):
         """One sentence for a person; never has what the caller sent in it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RequestHead:
-    """A request's head in parts."""
+    """A request's head in parts. Nobody changes it; it is not frozen because one is made for every request."""
 
     method: str
     form: Form
@@ -124,10 +125,10 @@ def parse_head(data: bytes | bytearray, *, inside: bool = False) -> RequestHead 
     if end < 0:
         _check_beginning(data, start)
         return None
-    head = bytes(data[start:end])
-    _check_line_ends(head)
-    first, *lines = head.split(b"\r\n")
-    return _assemble(first, _fields(lines), inside, end + 4)
+    first, _, lines = bytes(data[start:end]).partition(b"\r\n")
+    _check_line_ends(first)
+    fields = _kept_fields(lines) if len(lines) <= KEPT_BLOCK else _read_fields(lines)
+    return _assemble(first, fields, inside, end + 4)
 
 
 def _bad(detail: str) -> BadRequest:
@@ -154,19 +155,34 @@ def _check_line_ends(head: bytes) -> None:
         raise _bad("a bare CR in the request head")
 
 
-def _fields(lines: list[bytes]) -> tuple[Header, ...]:
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The field lines of a head, read."""
+
+    headers: tuple[Header, ...]
+    named: dict[bytes, list[bytes]]
+    """Values by name in lower case; nobody changes it."""
+    options: frozenset[bytes]
+    """The options of Connection and Proxy-Connection, in lower case."""
+
+
+def _read_fields(block: bytes) -> Fields:
+    _check_line_ends(block)
+    lines = block.split(b"\r\n") if block else []
     if len(lines) > MAX_HEADERS:
         raise BadRequest(Reason.TOO_LARGE, f"more than {MAX_HEADERS} header fields")
-    return tuple([_field(line) for line in lines])
+    headers = tuple([_field(line) for line in lines])
+    named = _by_name(headers)
+    return Fields(headers, named, _options(named))
+
+
+_kept_fields = lru_cache(KEPT_BLOCKS)(_read_fields)
+"""Programs send the same fields with each request, and the same lines read the same way."""
 
 
 def _field(line: bytes) -> Header:
     if len(line) > MAX_LINE:
         raise BadRequest(Reason.TOO_LARGE, f"a header field is longer than {MAX_LINE} bytes")
-    return _short_field(line) if len(line) <= KEPT_LINE else _parse_field(line)
-
-
-def _parse_field(line: bytes) -> Header:
     match = _FIELD.fullmatch(line)
     if match is None:
         if line[:1] in (b" ", b"\t"):
@@ -175,17 +191,12 @@ def _parse_field(line: bytes) -> Header:
     return match[1], match[2].rstrip(b"\t ")
 
 
-_short_field = lru_cache(KEPT_LINES)(_parse_field)
-"""Programs send the same fields again and again; the same line reads the same way."""
-
-
-def _assemble(first: bytes, headers: tuple[Header, ...], inside: bool, size: int) -> RequestHead:
+def _assemble(first: bytes, fields: Fields, inside: bool, size: int) -> RequestHead:
     method, raw_target, version = _request_line(first)
-    named = _by_name(headers)
+    named, options = fields.named, fields.options
     form, target, path = _target(method, raw_target, named, inside)
     _check_host(form, target, version, named)
     framing, length = _framing(method, version, named)
-    options = _options(named)
     upgrade = (
         method == "GET" and version == (1, 1) and framing is BodyFraming.NONE and _wants_websocket(named, options)
     )
@@ -195,7 +206,7 @@ def _assemble(first: bytes, headers: tuple[Header, ...], inside: bool, size: int
         target=target,
         path=path,
         version=version,
-        headers=headers,
+        headers=fields.headers,
         framing=framing,
         length=length,
         keep_alive=b"close" not in options and (version == (1, 1) or b"keep-alive" in options),
@@ -356,32 +367,47 @@ def serialise(head: RequestHead) -> bytes:
     is for a WebSocket, Expect in HTTP/1.0. Added: nothing that tells of us (no Via, no X-Forwarded-For). Host is the
     canonical target. The version stays the caller's, so that a server never sends an HTTP/1.0 caller chunks.
     """
-    minor = head.version[1]
+    onward = _kept_onward if head.size <= KEPT_BLOCK else _onward
     parts = [
-        b"%b %b HTTP/1.%d\r\nHost: %b\r\n" % (head.method.encode("ascii"), head.path, minor, _host_field(head.target))
+        head.method.encode("ascii"),
+        b" ",
+        head.path,
+        b" HTTP/1.1\r\nHost: " if head.version[1] else b" HTTP/1.0\r\nHost: ",
+        _host_field(head.target.host, head.target.port),
+        b"\r\n",
+        onward(head.headers, head.connection, head.expect_continue),
+        _framing_field(head),
     ]
-    dropped = _HOP_BY_HOP | head.connection
-    for name, value in head.headers:
-        lowered = name.lower()
-        if lowered in dropped or lowered.startswith(b"proxy-") or (lowered == b"expect" and not head.expect_continue):
-            continue
-        parts.append(b"%b: %b\r\n" % (name, value))
-    parts.append(_framing_field(head))
     if head.upgrade:
         parts.append(b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
     parts.append(b"\r\n")
     return b"".join(parts)
 
 
-def _host_field(target: Target) -> bytes:
-    if target.port != HTTP_PORT:
-        return target.authority.encode("ascii")
-    return (f"[{target.host}]" if ":" in target.host else target.host).encode("ascii")
+def _onward(headers: tuple[Header, ...], connection: frozenset[bytes], expect_continue: bool) -> bytes:
+    """The field lines that go on to the server as they are."""
+    dropped = _HOP_BY_HOP | connection
+    parts = []
+    for name, value in headers:
+        lowered = name.lower()
+        if lowered in dropped or lowered.startswith(b"proxy-") or (lowered == b"expect" and not expect_continue):
+            if lowered == b"content-length" and not int(value):
+                parts.append(b"Content-Length: 0\r\n")  # any other length is said with the framing
+            continue
+        parts.append(b"%b: %b\r\n" % (name, value))
+    return b"".join(parts)
+
+
+_kept_onward = lru_cache(KEPT_BLOCKS)(_onward)
+
+
+@lru_cache(KEPT_BLOCKS)
+def _host_field(host: str, port: int) -> bytes:
+    name = f"[{host}]" if ":" in host else host
+    return (name if port == HTTP_PORT else f"{name}:{port}").encode("ascii")
 
 
 def _framing_field(head: RequestHead) -> bytes:
     if head.framing is BodyFraming.CHUNKED:
         return b"Transfer-Encoding: chunked\r\n"
-    if head.framing is BodyFraming.LENGTH or any(name.lower() == b"content-length" for name, _ in head.headers):
-        return b"Content-Length: %d\r\n" % head.length
-    return b""
+    return b"Content-Length: %d\r\n" % head.length if head.framing is BodyFraming.LENGTH else b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from pathlib import Path
 
@@ -205,7 +206,7 @@ def test_a_damaged_hello_never_shows_a_name_that_is_not_in_it(data: st.DataObjec
     except NotTLS:
         return
     if found is not None and found.server_name is not None:
-        flat = bytes(good) if len(good) > 500 else b"".join(bytes(good).split(b"\x16\x03\x01\x00\x07"))
+        flat = bytes(good) if len(good) > 500 else re.sub(rb"(?s)\x16\x03.\x00\x07", b"", bytes(good))
         assert found.server_name.encode() in flat.lower() or ":" in found.server_name
 
 
