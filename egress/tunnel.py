@@ -38,6 +38,8 @@ class Tunnel:
         self.over = False
         self.idle_since = now
         self.moved = -1
+        for stream in (client, upstream):
+            stream.on_lost = stream.on_end = stream.on_input = None
         self.outward = Flow(self, client.sock, upstream.sock, sent)
         self.inward = Flow(self, upstream.sock, client.sock, received)
         if client.lost or upstream.lost:
@@ -95,10 +97,13 @@ class Tunnel:
         if self.over or not (self.outward.done and self.inward.done):
             return self.over
         self.over = True
-        for sock in (self.outward.source, self.inward.source):
+        outward, inward = self.outward, self.inward
+        for sock in (outward.source, inward.source):
             self.poller.forget(sock.fileno())
             sock.close()
-        self.on_end(self.reason, *self.counts())
+        on_end = self.on_end
+        del self.on_end, self.outward, self.inward  # no cycle is left for the garbage collector
+        on_end(self.reason, outward.count, inward.count)
         return True
 
     # --- called by its owner
@@ -118,6 +123,8 @@ class Tunnel:
 
     def cut(self, reason: Reason | None) -> None:
         """End it now, whatever still waits to be sent."""
+        if self.over:
+            return
         self.reason = self.reason or reason
         self.outward.give_up()
         self.inward.give_up()

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import os
 import random
 
 import pytest
 
+from egress.attempt import Attempt
 from egress.carry import CarriedTunnel
+from egress.flow import Flow
+from egress.proxy import ProxyClient
+from egress.stream import Stream
+from egress.tunnel import Tunnel
 from observability.events import Phase, Reason
 
-from .harness import Client, Running, echo, running, upstream
+from .harness import OK, Client, Running, client_hello, echo, http_server, running, upstream
 
 pytestmark = pytest.mark.anyio
 
@@ -20,8 +26,9 @@ NAME = "db.example"
 SIZE = 12 * 1024 * 1024
 
 
-def block(port: int) -> dict[str, object]:
-    return {"allowed_hosts": [{"host": NAME, "port": port, "protocol": "tcp"}]}
+def block(port: int, way: str = "tcp") -> dict[str, object]:
+    rule = {"host": NAME, "port": port}
+    return {"allowed_hosts": [{**rule, "protocol": "tcp"} if way == "tcp" else rule]}
 
 
 async def connected(proxy: Running, port: int) -> Client:
@@ -94,3 +101,33 @@ async def test_a_busy_tunnel_whose_client_stops_reading_idles_out() -> None:
         await proxy.until(lambda: only_tunnel(proxy).tunnel.inward.pipe is not None)
         closed = await proxy.event(lambda event: event.phase is Phase.CLOSED)
         assert closed.reason is Reason.IDLE_TIMEOUT
+
+
+def parts() -> list[type]:
+    """Of what connections are made, all that is alive now."""
+    kinds = (Attempt, CarriedTunnel, Flow, ProxyClient, Stream, Tunnel)
+    return [type(part) for part in gc.get_objects() if isinstance(part, kinds)]
+
+
+@pytest.mark.parametrize("way", ["tcp", "tls", "http"])
+async def test_what_ended_leaves_nothing_for_the_garbage_collector(way: str) -> None:
+    """Connections come and go by the thousand: none may wait for a collection, which stops everything."""
+    server = http_server(OK) if way == "http" else echo
+    async with upstream(server) as port, running(block(port, way), resolve=[f"{NAME}:{port}:127.0.0.1"]) as proxy:
+        gc.collect()
+        gc.disable()
+        try:
+            if way == "http":
+                client = await proxy.client()
+                assert (await client.get(f"http://{NAME}:{port}/"))[1] == b"hello"
+            else:
+                client = await connected(proxy, port)
+                await client.send(client_hello(NAME))
+                await client.exactly(100)
+            assert parts()
+            client.writer.close()
+            await client.writer.wait_closed()
+            await proxy.until(lambda: proxy.egress.open == 0)
+            assert parts() == []
+        finally:
+            gc.enable()
