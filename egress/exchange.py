@@ -190,7 +190,7 @@ class Exchange:
             head = parse_response_head(bytes(buffer[:end]))
         except BadFraming:
             return False
-        if head.status < 200 or head.status == 407 or self.client.out is not None:
+        if head.status < 200 or head.status == 407 or self.client.out is not None:  # it does not read
             return False
         framing = response_framing(head, self.plan.method)
         length = head.length or 0 if framing is Framing.LENGTH else 0

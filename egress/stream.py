@@ -30,6 +30,7 @@ class Stream:
         "_missed",
         "_paused",
         "_waiter",
+        "_watched",
         "buffer",
         "closing",
         "eof",
@@ -45,7 +46,7 @@ class Stream:
     )
 
     def __init__(self, poller: Poller, sock: socket.socket, *, watched: bool = False) -> None:
-        """Owns the connected, non-blocking socket from here on; `watched`: it is in the poller already.
+        """Owns the connected, non-blocking socket from here on; `watched`: it is in the poller already, for both directions.
 
         Raises OSError, and the socket is still the caller's then.
         """
@@ -53,8 +54,8 @@ class Stream:
         self.sock = sock
         self.buffer = bytearray()
         """What arrived and was not taken yet."""
-        self.out: bytearray | None = None
-        """What was written and the kernel has not taken yet."""
+        self.out: bytes | None = None
+        """What was written and the kernel has not been given or not taken yet."""
         self.eof = False
         """The peer sends no more."""
         self.lost = False
@@ -74,6 +75,7 @@ class Stream:
         self._drained: asyncio.Future[None] | None = None
         self._paused = False
         self._missed = False
+        self._watched = watched
         if watched:
             poller.handlers[sock.fileno()] = self.ready
         else:
@@ -132,13 +134,15 @@ class Stream:
         """Send what waits; when all of it is gone, what waited for that happens."""
         assert self.out is not None
         try:
-            del self.out[: self.sock.send(self.out)]
+            sent = self.sock.send(self.out)
         except BlockingIOError:
-            return
+            sent = 0
         except OSError:
-            self._lose()
+            self.poller.loop.call_soon(self._lose)
             return
-        if self.out:
+        if sent < len(self.out):
+            self.out = self.out[sent:]
+            self._watch_writable()
             return
         self.out = None
         self._wake_writer()
@@ -221,21 +225,29 @@ class Stream:
         del self.buffer[:count]
 
     def write(self, data: bytes) -> None:
-        """Send now what the kernel takes now, and the rest when it can. A broken connection is noticed a little later."""
+        """Send at the end of the poller's batch, or now when there is none; what the kernel does not take, when it can.
+
+        A broken connection is noticed a little later.
+        """
         if self.lost or self.closing is not None or not data:
             return
         if self.out is not None:
             self.out += data
             return
-        try:
-            sent = self.sock.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self.poller.loop.call_soon(self._lose)
-            return
-        if sent < len(data):
-            self.out = bytearray(memoryview(data)[sent:])
+        self.out = data
+        if self.poller.corked is None:
+            self._flush()
+        else:
+            self.poller.corked.append(self)
+
+    def uncork(self) -> None:
+        """Send now what was held back."""
+        if self.out is not None:
+            self._flush()
+
+    def _watch_writable(self) -> None:
+        if not self._watched:
+            self._watched = True
             self.poller.watch_writable(self.sock.fileno())
 
     async def drain(self) -> bool:
@@ -252,6 +264,7 @@ class Stream:
         """Send no more, after what was written has gone out."""
         if self.lost:
             return
+        self.uncork()
         if self.out is not None:
             self.eof_waits = True
         else:
@@ -266,6 +279,7 @@ class Stream:
         if self.lost or self.closing is not None:
             return
         self.on_lost = self.on_end = self.on_input = None
+        self.uncork()
         if self.out is None:
             self._shut()
         else:

@@ -57,9 +57,10 @@ class Tunnel:
             return
         waiting = source.take()
         flow.count += len(waiting)
+        sink.uncork()
         if sink.out is not None:
-            flow.rest = bytes(sink.out) + waiting
-            flow.watched = True
+            flow.rest, sink.out = sink.out + waiting, None
+            flow.watch_sink()
         elif waiting and not flow.give(waiting):
             return
         if source.eof:
