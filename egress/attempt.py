@@ -25,6 +25,7 @@ class Attempt:
         "connection",
         "count",
         "decision",
+        "description",
         "destination",
         "detail",
         "dns_s",
@@ -39,6 +40,7 @@ class Attempt:
         "rule_port",
         "started",
         "via",
+        "way",
     )
 
     def __init__(
@@ -78,6 +80,8 @@ class Attempt:
         self.connect_s: float | None = None
         self.carried = False
         """`decided` was written with allow or report, so `closed` must follow."""
+        self.way: tuple[str, str, int | None] | None = None
+        self.description = ""
         self.started = time.monotonic()
 
     def allow(self, would_deny: Reason | None = None) -> None:
@@ -133,20 +137,7 @@ class Attempt:
             '","decision":"',
             self.decision,
             '"',
-            described(
-                self.backend,
-                self.door,
-                self.via,
-                self.method[:32],
-                self.host[:MAX_HOST],
-                self.port,
-                self.client_address,
-                self.destination,
-                self.address,
-                self.rule,
-                self.rule_port,
-                self.mode,
-            ),
+            self._described(),
         ]
         if self.reason is not None:
             parts += (',"reason":"', self.reason, '"')
@@ -164,6 +155,25 @@ class Attempt:
             parts.append(f',"count":{self.count}')
         parts.append("}")
         recorder.write("".join(parts), log=log)
+
+    def _described(self) -> str:
+        """`described`, the same as in the event before when it goes to the same address by the same rule."""
+        way = (self.address, self.rule, self.rule_port)
+        if way != self.way:
+            self.way = way
+            self.description = described(
+                self.backend,
+                self.door,
+                self.via,
+                self.method[:32],
+                self.host[:MAX_HOST],
+                self.port,
+                self.client_address,
+                self.destination,
+                *way,
+                self.mode,
+            )
+        return self.description
 
 
 @lru_cache(KEPT)

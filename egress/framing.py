@@ -41,6 +41,7 @@ END_TO_END = frozenset({b"content-length", b"cache-control", b"content-type", b"
 """Fields that naming them in Connection does not remove (RFC 9110 7.6.1)."""
 OURS = b"x-stockade-"
 """What starts like this is said by the proxy alone."""
+NO_OPTIONS: frozenset[bytes] = frozenset()
 FRAMING_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 KEPT_LINE, KEPT_LINES = 256, 1024
 NO_TRAILER = frozenset({b"content-length", b"host", b"trailer", b"authorization", b"set-cookie", b"content-encoding"})
@@ -86,13 +87,10 @@ class ResponseHead:
 def parse_response_head(data: bytes) -> ResponseHead:
     """Parse a head without its final empty line. Raises BadFraming."""
     first, *lines = data.split(b"\r\n")
-    status = STATUS_LINE.fullmatch(first)
-    if status is None:
-        raise BadFraming("the status line is not HTTP/1")
+    minor, status, phrase = kept_status(first) if len(first) <= KEPT_LINE else read_status(first)
     if len(lines) > MAX_HEADERS:
         raise BadFraming(f"more than {MAX_HEADERS} header fields")
     fields = [kept_field(line) if len(line) <= KEPT_LINE else read_field(line) for line in lines]
-    minor = int(status[1])
     length: int | None = None
     chunked = False
     options: set[bytes] = set()
@@ -115,15 +113,26 @@ def parse_response_head(data: bytes) -> ResponseHead:
         raise BadFraming("both Content-Length and Transfer-Encoding")
     keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
     return ResponseHead(
-        status=int(status[2]),
-        phrase=status[3] or b"",
+        status=status,
+        phrase=phrase,
         minor=minor,
         fields=fields,
         length=length,
         chunked=chunked,
         keep_alive=keep_alive,
-        connection=frozenset(options),
+        connection=frozenset(options) if options else NO_OPTIONS,
     )
+
+
+def read_status(line: bytes) -> tuple[int, int, bytes]:
+    """Minor version, status and phrase of a status line. Raises BadFraming."""
+    status = STATUS_LINE.fullmatch(line)
+    if status is None:
+        raise BadFraming("the status line is not HTTP/1")
+    return int(status[1]), int(status[2]), status[3] or b""
+
+
+kept_status = lru_cache(KEPT_LINES)(read_status)
 
 
 def read_field(line: bytes) -> Field:

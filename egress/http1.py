@@ -36,6 +36,8 @@ KEPT_BLOCKS: Final = 256
 HTTP_PORT: Final = 80
 
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
+_PLAIN: Final = re.compile(rb"([A-Z]{1,32}) http://([0-9A-Za-z.:-]+)(/[!\"$-\[\]-~]*) HTTP/1\.1")
+"""The usual absolute form, of which nothing has to be looked at twice."""
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t ]*([\t\x20-\x7e\x80-\xff]*)")
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HTTP_URL: Final = re.compile(rb"http://([^/?]*)(.*)", re.IGNORECASE | re.DOTALL)
@@ -192,13 +194,24 @@ def _field(line: bytes) -> Header:
 
 
 def _assemble(first: bytes, fields: Fields, inside: bool, size: int) -> RequestHead:
-    method, raw_target, version = _request_line(first)
     named, options = fields.named, fields.options
-    form, target, path = _target(method, raw_target, named, inside)
-    _check_host(form, target, version, named)
+    plain = None if inside or len(first) > MAX_LINE else _PLAIN.fullmatch(first)
+    if plain is not None and plain[1] != b"CONNECT":
+        method, version, form, path = plain[1].decode("ascii"), (1, 1), Form.ABSOLUTE, plain[3]
+        target = _authority(plain[2], HTTP_PORT)
+        if named.get(b"host") != [plain[2]]:
+            _check_host(form, target, version, named)
+    else:
+        method, raw_target, version = _request_line(first)
+        form, target, path = _target(method, raw_target, named, inside)
+        _check_host(form, target, version, named)
     framing, length = _framing(method, version, named)
     upgrade = (
-        method == "GET" and version == (1, 1) and framing is BodyFraming.NONE and _wants_websocket(named, options)
+        bool(options)
+        and method == "GET"
+        and version == (1, 1)
+        and framing is BodyFraming.NONE
+        and _wants_websocket(named, options)
     )
     return RequestHead(
         method=method,
