@@ -13,6 +13,10 @@ KEPT = 512
 """Descriptions remembered: each is made of bounded parts."""
 
 
+PHASES = {str(phase): f',"phase":"{phase}"' for phase in Phase}
+DECISIONS = {str(decision): f',"decision":"{decision}"' for decision in Decision}
+
+
 class Attempt:
     """One attempt of a backend to reach something, from its first byte to its end."""
 
@@ -130,31 +134,30 @@ class Attempt:
         self, phase: Phase, *, log: bool, duration_s: float | None = None, sent: int = 0, received: int = 0
     ) -> None:
         recorder = self.recorder
-        parts = [
+        line = (
             f'{{"kind":"egress","seq":{recorder.seq + 1},"epoch":"{recorder.epoch}","time":{recorder.clock():.6f},'
-            f'"connection":{self.connection},"phase":"',
-            phase,
-            '","decision":"',
-            self.decision,
-            '"',
-            self._described(),
-        ]
-        if self.reason is not None:
-            parts += (',"reason":"', self.reason, '"')
-        if self.detail:
-            parts += (',"detail":', quoted(self.detail[:MAX_DETAIL]))
+            f'"connection":{self.connection}{PHASES[phase]}{DECISIONS[self.decision]}{self._described()}'
+        )
         if sent or received:
-            parts.append(f',"bytes_sent":{sent},"bytes_received":{received}')
-        if self.dns_s is not None:
-            parts.append(f',"dns_s":{self.dns_s:.6f}')
-        if self.connect_s is not None:
-            parts.append(f',"connect_s":{self.connect_s:.6f}')
+            line += f',"bytes_sent":{sent},"bytes_received":{received}'
         if duration_s is not None:
-            parts.append(f',"duration_s":{duration_s:.6f}')
-        if self.count != 1:
-            parts.append(f',"count":{self.count}')
-        parts.append("}")
-        recorder.write("".join(parts), log=log)
+            line += f',"duration_s":{duration_s:.6f}'
+        if self.connect_s is not None:
+            line += f',"connect_s":{self.connect_s:.6f}'
+        if self.reason is not None or self.detail or self.dns_s is not None or self.count != 1:
+            line += self._rarer()
+        recorder.write(line + "}", log=log)
+
+    def _rarer(self) -> str:
+        """Members that most events do not have."""
+        text = f',"count":{self.count}' if self.count != 1 else ""
+        if self.reason is not None:
+            text += f',"reason":"{self.reason}"'
+        if self.detail:
+            text += f',"detail":{quoted(self.detail[:MAX_DETAIL])}'
+        if self.dns_s is not None:
+            text += f',"dns_s":{self.dns_s:.6f}'
+        return text
 
     def _described(self) -> str:
         """`described`, the same as in the event before when it goes to the same address by the same rule."""

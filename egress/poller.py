@@ -45,6 +45,8 @@ class Poller:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.handlers: dict[int, Handler] = {}
+        self.passed: set[int] = set()
+        """Descriptors that another process may have a copy of."""
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         """Where bytes pass through that nobody keeps."""
         self.corked: list[Corked] | None = None
@@ -55,10 +57,12 @@ class Poller:
         self.epoll = select.epoll()
         loop.add_reader(self.epoll.fileno(), self.dispatch)
 
-    def watch(self, fd: int, handler: Handler, *, writable: bool = False) -> None:
-        """Watch a descriptor. Raises OSError (no memory, too many watches)."""
+    def watch(self, fd: int, handler: Handler, *, writable: bool = False, passed: bool = False) -> None:
+        """Watch a descriptor; `passed`: another process made it. Raises OSError (no memory, too many watches)."""
         self.epoll.register(fd, READABLE | WRITABLE if writable else READABLE)
         self.handlers[fd] = handler
+        if passed:
+            self.passed.add(fd)
 
     def watch_writable(self, fd: int) -> None:
         """From now on also tell when it can be written to; at once if it can already."""
@@ -66,8 +70,13 @@ class Poller:
             self.epoll.modify(fd, READABLE | WRITABLE)
 
     def forget(self, fd: int) -> None:
-        """Call its handler no more. Before the descriptor is closed: a copy of it elsewhere would keep it in the epoll."""
-        if self.handlers.pop(fd, None) is not None:
+        """Call its handler no more. To be called just before the descriptor is closed.
+
+        Closing takes it out of the epoll, unless there is a copy elsewhere (epoll(7), question 6).
+        """
+        self.handlers.pop(fd, None)
+        if fd in self.passed:
+            self.passed.discard(fd)
             with contextlib.suppress(OSError):
                 self.epoll.unregister(fd)
 

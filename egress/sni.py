@@ -30,9 +30,9 @@ class NotTLS(ValueError):
     """Raised for bytes that are no well-formed ClientHello; the text says why."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ClientHello:
-    """What a ClientHello shows to everyone on the way."""
+    """What a ClientHello shows to everyone on the way. Nobody changes it."""
 
     server_name: str | None
     """Canonical (lower case, no trailing dot), None when there is none."""
@@ -128,22 +128,22 @@ def _parse_body(message: bytes, size: int) -> ClientHello:
 def _extensions(message: bytes, at: int) -> tuple[bytes | None, bool]:
     """The server_name extension, and whether one for ECH is there; they reach to the end of the message."""
     name: bytes | None = None
-    seen: set[int] = set()
+    kinds: list[int] = []
     total = len(message)
     try:
         while at < total:
             kind, length = _TWO_NUMBERS(message, at)
             at += 4 + length
+            kinds.append(kind)
             if kind == _SERVER_NAME:
                 name = message[at - length : at]
-            if kind in seen:
-                raise NotTLS("an extension is there twice")
-            seen.add(kind)
     except struct.error:
         raise NotTLS("a length in the ClientHello is wrong") from None
     if at != total:
         raise NotTLS("a length in the ClientHello is wrong")
-    return name, _ECH in seen
+    if len(set(kinds)) != len(kinds):
+        raise NotTLS("an extension is there twice")
+    return name, _ECH in kinds
 
 
 def _server_name(data: bytes) -> str:

@@ -45,10 +45,11 @@ class Stream:
         "sock",
     )
 
-    def __init__(self, poller: Poller, sock: socket.socket, *, watched: bool = False) -> None:
-        """Owns the connected, non-blocking socket from here on; `watched`: it is in the poller already, for both directions.
+    def __init__(self, poller: Poller, sock: socket.socket, *, watched: bool = False, passed: bool = False) -> None:
+        """Owns the connected, non-blocking socket from here on.
 
-        Raises OSError, and the socket is still the caller's then.
+        `watched`: it is in the poller already, for both directions. `passed`: another process made it. Raises OSError, and
+        the socket is still the caller's then.
         """
         self.poller = poller
         self.sock = sock
@@ -79,7 +80,7 @@ class Stream:
         if watched:
             poller.handlers[sock.fileno()] = self.ready
         else:
-            poller.watch(sock.fileno(), self.ready)
+            poller.watch(sock.fileno(), self.ready, passed=passed)
 
     @property
     def unread(self) -> bool:

@@ -177,10 +177,10 @@ def failure(address: IP, port: int, error: OSError) -> tuple[Reason, str, int]:
 
 
 def adopt(poller: Poller, sock: socket.socket) -> Stream:
-    """A stream on a socket that is connected already. Raises DialError, and has closed the socket then."""
+    """A stream on a connected socket that another process passed. Raises DialError, and has closed the socket then."""
     try:
         sock.setblocking(False)
-        return Stream(poller, sock)
+        return Stream(poller, sock, passed=True)
     except OSError as error:
         sock.close()
         raise DialError(Reason.CONNECT_FAILED, f"the socket failed: {error}") from error
