@@ -13,6 +13,9 @@ KEPT = 512
 """Descriptions remembered: each is made of bounded parts."""
 
 
+PROGRESS_S = 15.0
+NOTHING = (0, 0)
+
 PHASES = {str(phase): f',"phase":"{phase}"' for phase in Phase}
 DECISIONS = {str(decision): f',"decision":"{decision}"' for decision in Decision}
 
@@ -43,6 +46,8 @@ class Attempt:
         "rule",
         "rule_port",
         "started",
+        "tells_at",
+        "told",
         "via",
         "way",
     )
@@ -87,6 +92,9 @@ class Attempt:
         self.way: tuple[str, str, int | None] | None = None
         self.description = ""
         self.started = time.monotonic()
+        self.told = NOTHING
+        """Bytes sent and received, as the last event of progress said."""
+        self.tells_at = self.started + PROGRESS_S
 
     def allow(self, would_deny: Reason | None = None) -> None:
         """It is carried; `would_deny` says what enforcing would have said. Only the first verdict counts."""
@@ -123,6 +131,18 @@ class Attempt:
         duration_s = time.monotonic() - self.started
         self._write(Phase.CLOSED, log=cut_or_failed, duration_s=duration_s, sent=sent, received=received)
 
+    def progress(self, now: float, sent: int, received: int) -> None:
+        """Called by the sweep: tell every `PROGRESS_S` what an open connection has moved, if it has. `now`: monotonic."""
+        if not self.carried or now < self.tells_at:
+            return
+        self.tells_at = now + PROGRESS_S
+        if (sent, received) == self.told:
+            return
+        self._write(
+            Phase.PROGRESS, log=False, duration_s=time.monotonic() - self.started, sent=sent, received=received
+        )
+        self.told = sent, received
+
     def count_only(self, reason: Reason, detail: str = "") -> None:
         """`count` attempts that were refused without being looked at one by one."""
         self.decision = Decision.DENY
@@ -144,13 +164,15 @@ class Attempt:
             line += f',"duration_s":{duration_s:.6f}'
         if self.connect_s is not None:
             line += f',"connect_s":{self.connect_s:.6f}'
-        if self.reason is not None or self.detail or self.dns_s is not None or self.count != 1:
+        if self.reason or self.detail or self.told is not NOTHING or self.dns_s is not None or self.count != 1:
             line += self._rarer()
         recorder.write(line + "}", log=log)
 
     def _rarer(self) -> str:
         """Members that most events do not have."""
         text = f',"count":{self.count}' if self.count != 1 else ""
+        if self.told != NOTHING:
+            text += f',"told_sent":{self.told[0]},"told_received":{self.told[1]}'
         if self.reason is not None:
             text += f',"reason":"{self.reason}"'
         if self.detail:

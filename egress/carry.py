@@ -51,6 +51,7 @@ class CarriedTunnel:
         self.egress.released(self.backend)
 
     def tick(self, now: float) -> None:
+        self.attempt.progress(now, *self.tunnel.counts())
         self.tunnel.tick(now, self.backend.budget.idle_timeout_s)
 
     def revalidate(self) -> None:

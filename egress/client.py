@@ -99,6 +99,8 @@ class Client:
             if moved != self.moved:
                 self.moved = moved
                 self.deadline = now + self.backend.budget.idle_timeout_s
+            if self.attempt is not None:
+                self.attempt.progress(now, self.exchange.sent, self.exchange.received)
         if now >= self.deadline:
             self.deadline = math.inf
             self.expire()

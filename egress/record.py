@@ -14,6 +14,8 @@ Which events a connection makes:
   same decision, the bytes and, when it did not end by itself, the reason (`connect_failed`, `idle_timeout`,
   `policy_revoked`, …).
 
+* open for long: `progress` every 15 s while bytes move, each with what was `told` before.
+
 So `decided` minus `closed` of the carried ones is what is open now.
 """
 

@@ -103,8 +103,8 @@ class Tunnel:
             self.poller.forget(sock.fileno())
             sock.close()
         on_end = self.on_end
-        del self.on_end, self.outward, self.inward  # no cycle is left for the garbage collector
-        on_end(self.reason, outward.count, inward.count)
+        del self.on_end, outward.tunnel, inward.tunnel  # no cycle is left for the garbage collector
+        on_end(self.reason, *self.counts())
         return True
 
     # --- called by its owner

@@ -41,7 +41,7 @@ from gateway.runtime.rundir import RunDirectory
 from gateway.runtime.slot import Slot
 from gateway.runtime.supervisor import Supervisor
 from gateway.watch import ConfigWatcher
-from observability.events import BackendState, EgressEvent, Event, NoticeEvent, Severity
+from observability.events import BackendState, EgressEvent, Event, NoticeEvent, Phase, Severity
 from observability.hub import Hub
 from observability.instruments import Instruments
 from observability.logs import configure, log_event
@@ -136,7 +136,7 @@ class Gateway:
         self.hub.publish(event)
 
     def _on_egress(self, event: EgressEvent | NoticeEvent) -> None:
-        if isinstance(event, EgressEvent):
+        if isinstance(event, EgressEvent) and event.phase is not Phase.PROGRESS:  # what runs now did not make it
             inflight = self.endpoint.inflight
             event = replace(event, calls=inflight.calls_at(event.backend, event.door, event.time))
             inflight.note_denial(event)

@@ -39,6 +39,8 @@ class Phase(StrEnum):
     """Which moment of a connection an event tells of."""
 
     DECIDED = "decided"
+    PROGRESS = "progress"
+    """A carried connection that is still open: what it has moved so far."""
     CLOSED = "closed"
     COUNTED = "counted"
     """Attempts the kernel refused before the egress saw them; only `count` and the door's counters are known."""
@@ -158,6 +160,9 @@ class EgressEvent:
     bytes_sent: int = 0
     """From the backend to the outside."""
     bytes_received: int = 0
+    told_sent: int = 0
+    """Of `bytes_sent`, what earlier `PROGRESS` events of this connection told already."""
+    told_received: int = 0
     dns_s: float | None = None
     connect_s: float | None = None
     duration_s: float | None = None

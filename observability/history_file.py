@@ -110,7 +110,8 @@ def connection_row(number: int, event: EgressEvent) -> Row:
     tools = ", ".join(sorted({call.tool or call.method for call in event.calls}))
     connection = -event.seq if event.phase is Phase.COUNTED or event.connection == 0 else event.connection
     closed = event.time if event.phase is Phase.CLOSED else None
-    started = event.time - (event.duration_s or 0.0) if closed is not None else event.time
+    later = event.phase in (Phase.CLOSED, Phase.PROGRESS)
+    started = event.time - (event.duration_s or 0.0) if later else event.time
     row: Row = (
         number, event.epoch, connection, started, closed, event.backend, event.door, event.via,
         event.method, event.host, event.port, event.destination, event.address, event.decision,

@@ -255,6 +255,8 @@ class Instruments:
         match event.phase:
             case Phase.DECIDED:
                 self._decided(event)
+            case Phase.PROGRESS:
+                self._moved(event)
             case Phase.CLOSED:
                 self._closed(event)
             case Phase.COUNTED:
@@ -285,11 +287,16 @@ class Instruments:
         self._open[key] = (backend, event.reason)
         self._active.add((backend,))
 
+    def _moved(self, event: EgressEvent) -> None:
+        """Each byte counts once: a long transfer tells of itself while it runs."""
+        backend = self._words.backend(event.backend)
+        self._io.add((backend, "transmit"), event.bytes_sent - event.told_sent)
+        self._io.add((backend, "receive"), event.bytes_received - event.told_received)
+
     def _closed(self, event: EgressEvent) -> None:
         opened = self._open.pop((event.epoch, event.connection), None)
         backend = self._words.backend(event.backend)
-        self._io.add((backend, "transmit"), event.bytes_sent)
-        self._io.add((backend, "receive"), event.bytes_received)
+        self._moved(event)
         if opened is None:
             return
         label, reported = opened

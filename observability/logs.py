@@ -82,10 +82,15 @@ def severity(event: EgressEvent | CallEvent) -> int:
     return logging.WARNING if event.error else logging.INFO
 
 
+def is_progress(event: EgressEvent | CallEvent) -> bool:
+    """Whether it only says how far a connection has got: no line of the log, which has one at the beginning and the end."""
+    return isinstance(event, EgressEvent) and event.phase is Phase.PROGRESS
+
+
 def log_event(item: Sequenced) -> None:
     """The hub's sink: writes the canonical line of an egress or call event to `stockade.events`."""
     event = item.event
-    if not isinstance(event, (EgressEvent, CallEvent)):
+    if not isinstance(event, (EgressEvent, CallEvent)) or is_progress(event):
         return
     level = severity(event)
     if event_logger.isEnabledFor(level):

@@ -292,7 +292,7 @@ class EgressSpans:
             self.on_event(item.event)
 
     def on_event(self, event: EgressEvent) -> None:
-        if event.via is Via.DNS or event.phase is Phase.COUNTED:
+        if event.via is Via.DNS or event.phase in (Phase.COUNTED, Phase.PROGRESS):
             return
         key = (event.epoch, event.connection)
         if event.phase is Phase.CLOSED:

@@ -60,7 +60,9 @@ def tail(
 
 def _wanted(event: Mapping[str, Any], everything: bool) -> bool:
     """An end is told only when it is news: the connection was cut or failed."""
-    return everything or event["phase"] != "closed" or (bool(event.get("reason")) and event["decision"] != "report")
+    if event["phase"] == "closed":
+        return everything or (bool(event.get("reason")) and event["decision"] != "report")
+    return everything or event["phase"] != "progress"
 
 
 def _event(event: Mapping[str, Any], as_json: bool) -> None:
@@ -75,6 +77,8 @@ def verdict(event: Mapping[str, Any]) -> tuple[str, str]:
     """The word for what happened, and its colour."""
     if event["phase"] == "closed":
         return ("CUT", "yellow") if event.get("reason") else ("END", "dim")
+    if event["phase"] == "progress":
+        return "OPEN", "dim"
     return {"allow": ("ALLOW", "green"), "deny": ("DENY", "red")}.get(event["decision"], ("REPORT", "yellow"))
 
 

@@ -10,6 +10,7 @@ import random
 
 import pytest
 
+from egress import attempt as attempt_module
 from egress.attempt import Attempt
 from egress.carry import CarriedTunnel
 from egress.flow import Flow
@@ -101,6 +102,25 @@ async def test_a_busy_tunnel_whose_client_stops_reading_idles_out() -> None:
         await proxy.until(lambda: only_tunnel(proxy).tunnel.inward.pipe is not None)
         closed = await proxy.event(lambda event: event.phase is Phase.CLOSED)
         assert closed.reason is Reason.IDLE_TIMEOUT
+
+
+async def test_a_long_transfer_tells_how_far_it_is_and_a_silent_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempt_module, "PROGRESS_S", 0.0)
+    async with upstream(echo) as port, running(block(port), resolve=[f"{NAME}:{port}:127.0.0.1"]) as proxy:
+        client = await connected(proxy, port)
+        told = []
+        for text, total in ((b"12345", 5), (b"678", 8)):
+            await client.send(text)
+            await client.exactly(len(text))
+            await proxy.until(lambda total=total: proxy.events()[-1].bytes_sent == total)  # type: ignore[misc]
+            told.append(proxy.events()[-1])
+        assert [(event.bytes_sent, event.bytes_received, event.told_sent) for event in told] == [(5, 5, 0), (8, 8, 5)]
+        sweeps = proxy.egress.loop.time() + 2.2
+        await proxy.until(lambda: proxy.egress.loop.time() > sweeps)
+        client.writer.close()
+        closed = await proxy.event(lambda event: event.phase is Phase.CLOSED)
+        assert (closed.bytes_sent, closed.told_sent, closed.told_received) == (8, 8, 8)
+        assert [event.phase for event in proxy.events()].count(Phase.PROGRESS) == 2
 
 
 def parts() -> list[type]:

@@ -74,6 +74,18 @@ def closed(connection: int = 1, **changes: Any) -> EgressEvent:
     return decided(connection, **(ALLOWED | ending | changes))
 
 
+def moved(connection: int = 1, **changes: Any) -> EgressEvent:
+    """That connection is still open after 15 seconds."""
+    so_far: dict[str, Any] = {
+        "phase": Phase.PROGRESS,
+        "time": 1015.0 + connection,
+        "duration_s": 15.0,
+        "bytes_sent": 400,
+        "bytes_received": 8000,
+    }
+    return decided(connection, **(ALLOWED | so_far | changes))
+
+
 def called(**changes: Any) -> CallEvent:
     values: dict[str, Any] = {
         "time": 1003.0,

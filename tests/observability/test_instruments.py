@@ -24,7 +24,7 @@ from observability.events import (
     Via,
 )
 from observability.instruments import Instruments
-from tests.observability.samples import allowed, called, closed, decided
+from tests.observability.samples import allowed, called, closed, decided, moved
 
 
 @pytest.fixture
@@ -130,6 +130,22 @@ def test_a_carried_connection_counts_once_and_is_active_until_it_closes(instrume
     assert sample(instruments, "stockade_egress_io_bytes_total", network_io_direction="receive") == 9000
     assert sample(instruments, "stockade_egress_connection_duration_seconds_bucket", le="2.0") == 1
     assert sample(instruments, "stockade_egress_dns_duration_seconds_count", backend="fetch") == 1
+
+
+def test_a_long_connection_is_counted_while_it_runs_and_each_byte_once(instruments: Instruments) -> None:
+    def sent() -> float:
+        return sample(instruments, "stockade_egress_io_bytes_total", network_io_direction="transmit")
+
+    instruments.on_event(allowed())
+    instruments.on_event(moved())
+    assert sent() == 400
+    instruments.on_event(moved(bytes_sent=450, told_sent=400, told_received=8000))
+    assert sent() == 450
+    assert sample(instruments, "stockade_egress_connection_active", backend="fetch") == 1
+    instruments.on_event(closed(told_sent=450, told_received=8000))
+    assert sent() == 500
+    assert sample(instruments, "stockade_egress_io_bytes_total", network_io_direction="receive") == 9000
+    assert sample(instruments, "stockade_egress_connections_total") == 1
 
 
 @pytest.mark.parametrize("decision", [Decision.DENY, Decision.ALLOW])

@@ -11,7 +11,7 @@ import pytest
 
 from observability.events import BackendEvent, BackendState, Sequenced
 from observability.logs import configure, log_event
-from tests.observability.samples import allowed, call_ref, called, closed, decided
+from tests.observability.samples import allowed, call_ref, called, closed, decided, moved
 
 
 @pytest.fixture
@@ -59,6 +59,7 @@ def test_ends_and_calls_are_lines_too_and_other_events_are_not(stream: io.String
         closed(),
         called(error="tool_error", denied=("evil.example:443 (host_not_allowed)",)),
         BackendEvent(time=1.0, backend="fetch", state=BackendState.RUNNING),
+        moved(),
     ):
         log_event(Sequenced(id=1, event=event))
 

@@ -12,7 +12,7 @@ from opentelemetry.trace import StatusCode, Tracer
 
 from observability.events import Decision, EgressEvent, Phase, Reason, Sequenced, Via
 from observability.spans import CallInfo, EgressSpans, finish, server_span
-from tests.observability.samples import SPAN_ID, TRACE_ID, allowed, call_ref, called, closed, decided
+from tests.observability.samples import SPAN_ID, TRACE_ID, allowed, call_ref, called, closed, decided, moved
 
 
 @pytest.fixture
@@ -44,6 +44,7 @@ def of(span: ReadableSpan) -> dict[str, Any]:
         pytest.param([decided()], ["deny"], id="a denial at once"),
         pytest.param([allowed()], [], id="an open connection not yet"),
         pytest.param([allowed(), closed()], ["allow"], id="a carried one when it closes"),
+        pytest.param([allowed(), moved(), closed()], ["allow"], id="what it moved meanwhile is none of its own"),
         pytest.param([closed()], [], id="an end without a beginning not at all"),
         pytest.param([decided(via=Via.DNS)], [], id="a lookup not at all"),
         pytest.param([decided(phase=Phase.COUNTED, count=3)], [], id="a mere count not at all"),

@@ -26,7 +26,7 @@ from observability.events import (
 )
 from observability.history_queries import By, ConnectionFilter
 from observability.store import History
-from tests.observability.samples import allowed, call_ref, called, closed, decided, numbered
+from tests.observability.samples import allowed, call_ref, called, closed, decided, moved, numbered
 
 NOW = 2000.0
 
@@ -159,6 +159,15 @@ def test_top_counts_connections_denials_and_bytes(history: History) -> None:
     assert [row.name for row in history.top(By.REASON, decision="deny")] == ["host_not_allowed"]
     assert history.top(By.BACKEND, backend="nobody") == []
     assert history.top(By.RULE, limit=1)[0].name == "api.github.com"
+
+
+def test_an_open_connection_shows_what_it_has_moved(history: History) -> None:
+    fill(history, allowed(), moved())
+    (row,) = history.search("github")
+    assert (row.bytes_sent, row.bytes_received, row.closed, row.time) == (400, 8000, None, allowed().time)
+    fill(history, closed())
+    (row,) = history.search("github")
+    assert (row.bytes_sent, row.closed) == (500, closed().time)
 
 
 def test_kernel_refused_attempts_count_with_their_number(history: History) -> None:

@@ -55,7 +55,7 @@ function take(event) {
   const old = byKey.get(key);
   if (old && old.phase === 'closed') return;
   const row = old
-    ? { ...old, ...event, time: old.time, calls: event.calls || old.calls, was: old.decision, ended: event.time, id: old.id }
+    ? { ...old, ...event, time: old.time, calls: event.calls || old.calls, was: old.decision, ended: event.phase === 'progress' ? old.ended : event.time, id: old.id }
     : { ...event, key, n: (arrivals += 1) };
   row.verdict = verdict(row);
   byKey.set(key, row);
