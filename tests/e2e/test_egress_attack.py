@@ -23,7 +23,8 @@ pytestmark = pytest.mark.docker
 
 SOAK = bool(os.environ.get("STOCKADE_SOAK"))
 HOSTS = {"allowed_hosts": ["direct.example"]}
-LIMITS = {"connections": 300}
+LIMITS = {"hostile": {"connections": 300}, "calm": {"rate": 5000}}
+"""The calm one asks in a tight loop, more than the usual 200 times a second: what it lacks must be the other's doing."""
 GET = """
 import socket
 def get():
@@ -121,9 +122,8 @@ ATTACKS = {"connections": CONNECTIONS, "forks": FORKS, "slow heads": SLOW, "look
 @pytest.fixture(scope="module")
 def site(internet: stage.Internet) -> Iterator[Yard]:
     with yard() as found:
-        hostile = found.rogue(network={**HOSTS, "limits": LIMITS})
-        hostile["args"] = ["-u", "-c", FIRST + hostile["args"][-1]]
-        servers = {"hostile": hostile, "calm": found.rogue(network=HOSTS)}
+        servers = {name: found.rogue(network={**HOSTS, "limits": limits}) for name, limits in LIMITS.items()}
+        servers["hostile"]["args"] = ["-u", "-c", FIRST + servers["hostile"]["args"][-1]]
         found.up(servers, egress={"resolve": resolve(internet)})
         for backend in servers:
             found.ask(GET, backend)
@@ -178,9 +178,8 @@ def test_whoever_binds_first_finds_the_doors_ports_taken(site: Yard) -> None:
 def test_a_port_that_the_policy_names_later_and_the_backend_holds_is_told_and_fails_closed(
     site: Yard, internet: stage.Internet
 ) -> None:
-    more: dict[str, Any] = {"limits": LIMITS}
-    more["allowed_hosts"] = ["direct.example", {"host": "direct.example", "port": 5432, "protocol": "tcp"}]
-    servers = {name: entry_with(site, name, more) for name in site.supervisor.config.servers}
+    hosts = ["direct.example", {"host": "direct.example", "port": 5432, "protocol": "tcp"}]
+    servers = {name: entry_with(site, name, {"allowed_hosts": hosts, "limits": LIMITS[name]}) for name in LIMITS}
     containers = site.pair("hostile").containers
     site.portal.call(site.supervisor.apply, site.config(servers, egress={"resolve": resolve(internet)}))
 
