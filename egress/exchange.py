@@ -223,7 +223,7 @@ class Exchange:
             case Framing.CLOSE:
                 await self.pump_response_to_end()
             case Framing.NONE:
-                pass
+                await self.give(b"")
         self.client_reusable = keep
         clean = not self.upstream.buffer and not self.upstream.eof
         self.upstream_reusable = clean and self.uploaded and head.keep_alive and framing is not Framing.CLOSE
@@ -239,6 +239,7 @@ class Exchange:
                 return head
             if self.plan.minor == 1:
                 self.client.write(serialise_response(head, Framing.NONE, close=False))
+                await self.give(b"")
         raise self.fault("it sends interim responses without end")
 
     async def read_head(self) -> ResponseHead:
@@ -267,6 +268,8 @@ class Exchange:
 
     async def pump_response_length(self, left: int) -> None:
         buffer = self.upstream.buffer
+        if not left:
+            await self.give(b"")
         while left:
             if not buffer and not await self.upstream.more():
                 raise self.fault("it hung up in the middle of its response")
