@@ -30,6 +30,9 @@ class Live(Protocol):
     def cut(self, reason: Reason) -> None:
         """End it now."""
 
+    def waiting(self) -> int:
+        """Bytes that wait in this process to be taken by either side."""
+
 
 class Verdicts:
     """What the policy said of a target before: the same question to the same pure function has the same answer.

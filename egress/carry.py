@@ -59,5 +59,9 @@ class CarriedTunnel:
         if isinstance(verdict, Deny):
             self.cut(Reason.POLICY_REVOKED)
 
+    def waiting(self) -> int:
+        """Bytes that were read of one side and not taken by the other; what is in a pipe waits in the kernel."""
+        return len(self.tunnel.outward.rest) + len(self.tunnel.inward.rest)
+
     def cut(self, reason: Reason) -> None:
         self.tunnel.cut(reason)

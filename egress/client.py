@@ -126,6 +126,11 @@ class Client:
         self.stream.on_lost = None
         self.gone()
 
+    def waiting(self) -> int:
+        """Bytes that came and were not used yet, or that were written and not taken yet."""
+        streams = (self.stream,) if self.upstream is None else (self.stream, self.upstream)
+        return sum(len(stream.buffer) + unsent(stream) for stream in streams)
+
     # --- for its coroutine
 
     def wait_at_most(self, seconds: float) -> None:
@@ -160,7 +165,10 @@ class Client:
         else:
             self.stream.close()
         self.origin.live.discard(self)
-        self.egress.released(self.backend)
+        if self.reason is None and unsent(self.stream):
+            Leaving(self)
+        else:
+            self.egress.released(self.backend)
 
     def become_tunnel(self, *, sent: int = 0, received: int = 0) -> None:
         """Join client and upstream; nothing is parsed any more."""
@@ -203,6 +211,13 @@ class Client:
         )
         self.stream.write(answer(reason, text, close=close, with_body=body))
 
+    async def delivered(self) -> bool:
+        """Wait until the caller took enough of what it was answered; False when it does not."""
+        self.wait_at_most(self.backend.budget.idle_timeout_s)
+        taken = await self.stream.drain()
+        self.wait_for_ever()
+        return taken
+
     async def linger(self) -> None:
         """Close so that the caller can still read our answer: closing with its bytes unread would reset it."""
         self.stream.write_eof()
@@ -210,6 +225,46 @@ class Client:
         taken = 0
         while taken < LINGER_BYTES and (data := await self.stream.receive()):
             taken += len(data)
+
+
+class Leaving:
+    """A connection that is over but for what its caller has not taken yet: it keeps its place until it did.
+
+    Otherwise one that never reads would hold a descriptor that no cap counts.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.left = unsent(client.stream)
+        self.since = client.egress.loop.time()
+        client.stream.on_lost = self.gone
+        client.origin.live.add(self)
+
+    def tick(self, now: float) -> None:
+        left = unsent(self.client.stream)
+        if left != self.left:
+            self.left, self.since = left, now
+        elif now - self.since >= self.client.backend.budget.idle_timeout_s:
+            self.cut(Reason.IDLE_TIMEOUT)
+
+    def revalidate(self) -> None:
+        """What was answered was allowed."""
+
+    def cut(self, reason: Reason) -> None:
+        self.client.stream.abort()
+        self.gone()
+
+    def waiting(self) -> int:
+        return self.client.waiting()
+
+    def gone(self) -> None:
+        self.client.origin.live.discard(self)
+        self.client.egress.released(self.client.backend)
+
+
+def unsent(stream: Stream) -> int:
+    """Bytes that were written and that the kernel has not taken yet."""
+    return len(stream.out) if stream.out is not None else 0
 
 
 def stream_of(egress: Egress, origin: Origin, sock: socket.socket) -> Stream | None:

@@ -204,7 +204,7 @@ class Control:
 
     async def ask_host_port(self, port: int) -> str:
         """Which listeners the host has on that TCP port: `none`, `loopback`, `all`, or `unknown`."""
-        if self.gateway is None:
+        if self.gateway is None or self.gateway.paused:
             return "unknown"
         number = next(self.numbers)
         future: asyncio.Future[str] = self.loop.create_future()

@@ -53,6 +53,8 @@ OTHER_NAMES = "(more names)"
 
 TRANSIENT = frozenset({errno.ECONNREFUSED, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.EHOSTUNREACH})
 STREAM_IDLE_S = 10.0
+STREAM_ANSWER_S = 30.0
+"""For a lookup, and until the asker took the answer."""
 Reply: TypeAlias = Callable[[bytes], None]
 
 logger = logging.getLogger(__name__)
@@ -301,7 +303,7 @@ async def answer_queries(client: Client, asked: str) -> None:
         data = await read_message(stream)
         if data is None or not client.backend.dns_rate.take(egress.loop.time()):
             return
-        client.wait_for_ever()
+        client.wait_at_most(STREAM_ANSWER_S)
         names = egress.names_of(origin)
         if names is None:
             return

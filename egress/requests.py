@@ -130,7 +130,7 @@ class ProxyRequests(TargetClient):
         self.settle()
         if not keep:
             await self.linger()
-        return keep
+        return keep and await self.delivered()
 
     async def conclude(
         self, target: Target, parent: ParentProxy | None, fault: UpstreamFault | ClientFault | None

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from egress.door import DNS_PORT, PROXY_PORT
 from egress.doors import DoorError, Doors, ListenerKey, Ticket
 from egress.limits import Budget, FdReserve, connection_budget
 from egress.listeners import Acceptor
+from egress.memory import MOST_WAITING, too_much
 from egress.names import IP
 from egress.nameserver import NameServer, serve_dns_stream
 from egress.policy import Policy, PolicyError, parse_policy
@@ -66,6 +68,7 @@ class Egress:
         self.most = connection_budget()
         self.open = 0
         """Client connections open now, over all backends."""
+        self.most_waiting = MOST_WAITING
         self.shed = 0
         self.refused = 0
         self.accepted = 0
@@ -183,7 +186,8 @@ class Egress:
 
     def share(self) -> int:
         """The most that one backend may hold while descriptors are scarce: half of what is left to all."""
-        return max(8, (self.most - self.open) // 2 + 1) if self.open * 2 > self.most else self.most
+        scarce = self.open * 2 > self.most and len(self.backends) > 1
+        return max(8, (self.most - self.open) // 2 + 1) if scarce else self.most
 
     def turn_away(self, origin: Origin, sock: socket.socket, reason: Reason, serve: Serve) -> bool:
         self.refused += 1
@@ -218,6 +222,19 @@ class Egress:
                 names.tick(now)
             for backend in list(self.backends.values()):
                 self.tell_floods(backend)
+            self.relieve_memory()
+
+    def relieve_memory(self) -> None:
+        """Cut what makes too many bytes wait for peers that do not read them."""
+        cut = Counter[str]()
+        for backend, live in list(too_much(self.origins, self.most_waiting)):
+            live.cut(Reason.LIMIT_CONNECTIONS)
+            cut[backend] += 1
+        for backend, count in cut.items():
+            message = (
+                f"{count} connections of {backend} were cut: too many bytes waited for peers that do not read them"
+            )
+            self.recorder.notice("memory_short", message, severity=Severity.WARNING, backend=backend, count=count)
 
     def tell_floods(self, backend: Backend) -> None:
         floods, backend.flooded = backend.flooded, {}

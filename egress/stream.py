@@ -18,8 +18,6 @@ READ_BYTES = 64 * 1024
 READ_AHEAD = 64 * 1024
 """Stop reading when this much waits to be taken; one read may go above it."""
 WRITE_AHEAD = 256 * 1024
-CLOSING_S = 30.0
-"""How long what was written before a close may take to go out."""
 
 
 class Stream:
@@ -63,11 +61,11 @@ class Stream:
         """The socket is closed."""
         self.expired = False
         """Its owner waited long enough: reads end and writes are not waited for."""
-        self.closing: asyncio.TimerHandle | None = None
-        """It closes when `out` has gone, or when this fires."""
+        self.closing = False
+        """It closes when `out` has gone."""
         self.eof_waits = False
         self.on_lost: Callable[[], None] | None = None
-        """Called when the connection breaks, if set; not when we close it."""
+        """Called when the connection breaks, or closes after what waited has gone out, if set."""
         self.on_end: Callable[[], None] | None = None
         """Called when the peer ends having sent nothing that was not taken, if set."""
         self.on_input: Callable[[], None] | None = None
@@ -96,7 +94,7 @@ class Stream:
         if events & ~WRITABLE:
             if self._paused:
                 self._missed = True
-            elif not self.eof and self.closing is None:
+            elif not self.eof and not self.closing:
                 self._fill(events)
 
     def _fill(self, events: int) -> None:
@@ -147,8 +145,8 @@ class Stream:
             return
         self.out = None
         self._wake_writer()
-        if self.closing is not None:
-            self._shut()
+        if self.closing:
+            self._lose()
         elif self.eof_waits:
             self._shut_down()
 
@@ -168,8 +166,6 @@ class Stream:
             return
         self.eof = self.lost = True
         self.out = None
-        if self.closing is not None:
-            self.closing.cancel()
         self.poller.forget(self.sock.fileno())
         self.sock.close()
         if self._waiter is not None and not self._waiter.done():
@@ -230,7 +226,7 @@ class Stream:
 
         A broken connection is noticed a little later.
         """
-        if self.lost or self.closing is not None or not data:
+        if self.lost or self.closing or not data:
             return
         if self.out is not None:
             self.out += data
@@ -276,15 +272,15 @@ class Stream:
             self.sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Close after what was written has gone out."""
-        if self.lost or self.closing is not None:
+        """Close after what was written has gone out; who waits for that sets `on_lost` now."""
+        if self.lost or self.closing:
             return
         self.on_lost = self.on_end = self.on_input = None
         self.uncork()
         if self.out is None:
             self._shut()
         else:
-            self.closing = self.poller.loop.call_later(CLOSING_S, self._shut)
+            self.closing = True
 
     def abort(self) -> None:
         """Close now."""
