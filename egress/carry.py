@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from egress.attempt import Attempt
 from egress.backend import Backend, Origin
 from egress.names import IP
-from egress.policy import Deny, Target
+from egress.policy import Allow, Deny, Mode, Protocol, Target
 from egress.stream import Stream
 from egress.tunnel import Tunnel
 from observability.events import Reason
@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 class CarriedTunnel:
     """Joins two connections and stays on the books until both are gone."""
 
-    __slots__ = ("address", "attempt", "backend", "egress", "origin", "target", "tunnel")
+    __slots__ = (
+        "address",
+        "attempt",
+        "backend",
+        "egress",
+        "network",
+        "objection",
+        "opaque",
+        "origin",
+        "target",
+        "tunnel",
+    )
 
     def __init__(
         self,
@@ -32,16 +43,24 @@ class CarriedTunnel:
         upstream: Stream,
         *,
         backend: Backend,
+        opaque: bool = False,
+        objection: Reason | None = None,
         sent: int = 0,
         received: int = 0,
     ) -> None:
-        """`backend` admitted the connection; its place there is given back when the tunnel ends."""
+        """`backend` admitted the connection; its place there is given back when the tunnel ends.
+
+        `opaque`: nobody looked at what is inside. `objection`: somebody did, and `enforce` would not have carried it.
+        """
         self.egress = egress
         self.origin = origin
         self.backend = backend
         self.attempt = attempt
         self.target = target
         self.address = address
+        self.network = upstream.network
+        self.opaque = opaque
+        self.objection = objection
         origin.live.add(self)
         self.tunnel = Tunnel(client, upstream, self.ended, now=egress.loop.time(), sent=sent, received=received)
 
@@ -55,9 +74,15 @@ class CarriedTunnel:
         self.tunnel.tick(now, self.backend.budget.idle_timeout_s)
 
     def revalidate(self) -> None:
-        verdict = self.egress.outside.recheck(self.origin.backend, self.target, self.address)
-        if isinstance(verdict, Deny):
+        policy = self.origin.backend.policy
+        verdict = self.egress.outside.recheck(self.origin.backend, self.target, self.address, self.network)
+        if isinstance(verdict, Deny) or (policy.mode is Mode.ENFORCE and not self.may_be_inside(verdict)):
             self.cut(Reason.POLICY_REVOKED)
+
+    def may_be_inside(self, verdict: Allow) -> bool:
+        """Whether a rule would now carry what was carried unseen, or against an objection."""
+        opaque = verdict.rule is not None and verdict.rule.protocol is Protocol.TCP
+        return opaque or (not self.opaque and self.objection is None)
 
     def waiting(self) -> int:
         """Bytes that were read of one side and not taken by the other; what is in a pipe waits in the kernel."""

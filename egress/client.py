@@ -52,6 +52,10 @@ class Client:
         self.moved = 0
         self.reason: Reason | None = None
         """Why it was cut."""
+        self.opaque = False
+        """A rule carries it without a look at what is inside."""
+        self.objection: Reason | None = None
+        """What `enforce` would have against what is inside."""
         self.over = False
         """It ended, or a tunnel has its place."""
         self.task: asyncio.Task[None] | None = None
@@ -115,7 +119,8 @@ class Client:
         attempt, target = self.attempt, self.target
         if attempt is None or target is None or (self.upstream is None and not attempt.carried):
             return  # nothing is connected yet; `Outside.reach` looks again once it is
-        verdict = self.egress.outside.recheck(self.origin.backend, target, self.address)
+        network = self.upstream.network if self.upstream is not None else ""
+        verdict = self.egress.outside.recheck(self.origin.backend, target, self.address, network)
         if isinstance(verdict, Deny):
             if not attempt.carried:  # a tunnel that has not shown its first bytes
                 attempt.deny(Reason.POLICY_REVOKED, "the policy changed meanwhile")
@@ -186,6 +191,8 @@ class Client:
             self.stream,
             self.upstream,
             backend=self.backend,
+            opaque=self.opaque,
+            objection=self.objection,
             sent=sent,
             received=received,
         )

@@ -102,10 +102,11 @@ class DirectClient(TargetClient):
     async def connect_named(self, name: str) -> None:
         """A name was shown: it must be one that this backend was told this address for."""
         names = self.egress.names_of(self.origin)
-        if names is None or not names.fits(name, self.destination):
+        network = names.told_of(name, self.destination) if names is not None else None
+        if network is None:
             self.deny(name, f"{self.destination} was not answered to a lookup of that name")
             return
-        await self.connect(Target(host=name, ip=None, port=self.port), Via.DIRECT, self.destination)
+        await self.connect(Target(host=name, ip=None, port=self.port), Via.DIRECT, self.destination, network)
 
     def deny(self, name: str, detail: str) -> None:
         host = name or str(self.destination)
@@ -119,7 +120,7 @@ class DirectClient(TargetClient):
         )
         attempt.deny(Reason.DIRECT_ATTEMPT, detail)
 
-    async def connect(self, target: Target, via: Via, only: IP | None) -> None:
+    async def connect(self, target: Target, via: Via, only: IP | None, network: str = "") -> None:
         """Carry the connection to `target` under the policy."""
         self.target = target
         self.attempt = self.origin.attempt(
@@ -130,7 +131,7 @@ class DirectClient(TargetClient):
             client_address=self.client_address,
             destination=f"{self.destination}:{self.port}",
         )
-        reached = await self.egress.outside.reach(self.origin, target, self.attempt, only=only)
+        reached = await self.egress.outside.reach(self.origin, target, self.attempt, only=only, network=network)
         if isinstance(reached, Refusal):
             self.refuse(self.attempt, reached)
             return

@@ -104,6 +104,7 @@ class TargetClient(Client):
         assert self.target is not None
         if verdict.rule is not None and verdict.rule.protocol is Protocol.TCP:
             self.attempt.allow(verdict.would_deny)
+            self.opaque = True
             self.become_tunnel()
             return
         self.wait_at_most(self.backend.budget.head_timeout_s)
@@ -119,7 +120,8 @@ class TargetClient(Client):
         if no is not None and (self.backend.policy.mode is Mode.ENFORCE or shown.kind is Kind.NOTHING):
             self.attempt.deny(*no)
             return
-        self.attempt.allow(verdict.would_deny or (no[0] if no is not None else None))
+        self.objection = no[0] if no is not None else None
+        self.attempt.allow(verdict.would_deny or self.objection)
         self.become_tunnel()
 
     async def serve_inner(self, verdict: Allow) -> None:
@@ -144,7 +146,8 @@ class TargetClient(Client):
             self.say(Reason.INNER_HOST_MISMATCH, detail, inner.host, inner.port, close=True)
             await self.linger()
             return False
-        self.attempt.allow(verdict.would_deny or (None if fits else Reason.INNER_HOST_MISMATCH))
+        self.objection = None if fits else Reason.INNER_HOST_MISMATCH
+        self.attempt.allow(verdict.would_deny or self.objection)
         fault = await self.carry(plan_request(head, None))
         exchange = self.exchange
         assert exchange is not None

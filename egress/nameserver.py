@@ -71,8 +71,8 @@ class NameServer:
         """Lookups not told yet, by name."""
         self.proxied: dict[str, float] = {}
         """Names that came through the proxy lately."""
-        self.answered: dict[str, dict[IP, float]] = {}
-        """Addresses told to this backend: name → address → until."""
+        self.answered: dict[str, dict[IP, tuple[float, str]]] = {}
+        """Addresses told to this backend: name → address → until when, and the joined network whose DNS knew it."""
         self.synthetic: dict[str, IP] = {}
         self.named: dict[IP, str] = {}
 
@@ -157,7 +157,7 @@ class NameServer:
             addresses = await self.addresses(query.name)
         except Exception:
             logger.exception("a lookup for %s failed", self.origin.door)
-            addresses = []
+            addresses = {}
         until = self.egress.loop.time() + REMEMBER_S
         if addresses:
             if len(self.answered) >= MAX_ANSWERED:
@@ -165,31 +165,35 @@ class NameServer:
             told = self.answered.setdefault(query.name, {})
             if len(told) >= MAX_TOLD:
                 told.clear()
-            told.update(dict.fromkeys(addresses, until))
-        reply(build_response(query, addresses=addresses, ttl=TTL_S))
+            told.update((address, (until, network)) for address, network in addresses.items())
+        reply(build_response(query, addresses=list(addresses), ttl=TTL_S))
 
-    async def addresses(self, name: str) -> list[IP]:
-        """IPv4 addresses of `name` that may be dialled on at least one port."""
+    async def addresses(self, name: str) -> dict[IP, str]:
+        """IPv4 addresses of `name` that may be dialled on at least one port, and the joined network that knows each."""
         backend, outside = self.origin.backend, self.egress.outside
-        found: dict[IP, None] = {}
-        looked_up: Sequence[IP] | None = None
+        found: dict[IP, str] = {}
+        looked_up: tuple[Sequence[IP], str] | None = None
         for port in backend.direct_ports:
             target = Target(host=name, ip=None, port=port)
             if isinstance(decide_name(backend.policy, target, outside.surroundings), Deny):
                 continue
-            known: Sequence[IP] | None = outside.surroundings.overrides.get((name, port)) or looked_up
-            if known is None:
+            override = outside.surroundings.overrides.get((name, port))
+            if not override and looked_up is None:
                 result = await outside.look_up(backend, target, self.origin.attempt(via=Via.DNS))
-                known = looked_up = () if isinstance(result, Refusal) else result[0]
+                looked_up = ((), "") if isinstance(result, Refusal) else result
+            known, network = (override, "") if override else looked_up or ((), "")
             if known and isinstance(decide(backend.policy, target, tuple(known), outside.surroundings), Allow):
-                found.update(dict.fromkeys(address for address in known if address.version == 4))
-        return list(found)
+                found.update((address, network) for address in known if address.version == 4)
+        return found
 
     # --- what was answered
 
-    def fits(self, name: str, address: IP) -> bool:
-        """Whether this backend was told that address for that name."""
-        return self.answered.get(name, {}).get(address, 0.0) > self.egress.loop.time()
+    def told_of(self, name: str, address: IP) -> str | None:
+        """The joined network (empty: none) where that address is, if this backend was told it for that name."""
+        until, network = self.answered.get(name, {}).get(address, (0.0, ""))
+        if until <= self.egress.loop.time() or (network and network not in self.origin.backend.policy.join):
+            return None
+        return network
 
     def synthetic_address(self, name: str) -> IP | None:
         """The address made up for a name; None when there are too many."""
@@ -229,7 +233,7 @@ class NameServer:
                 del self.held[name]
                 self.tell(name, held)
         for name, told in list(self.answered.items()):
-            left = {address: until for address, until in told.items() if until > now}
+            left = {address: kept for address, kept in told.items() if kept[0] > now}
             if left:
                 self.answered[name] = left
             else:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from egress.addresses import AddressClass, classify
 from egress.attempt import Attempt
 from egress.backend import Backend, Origin
 from egress.names import IP, text_of
@@ -51,10 +52,10 @@ class Kept:
     parent: ParentProxy | None = None
     """The parent proxy that it leads to."""
 
-    def fits(self, target: Target, address: IP | None, parent: ParentProxy | None = None) -> bool:
-        """Whether a request for `target`, decided to go to `address` (through `parent`), may use it: same name, port,
-        address and parent, and nothing came that was not asked for."""
-        if self.stream.buffer or self.stream.eof or self.parent != parent:
+    def fits(self, target: Target, address: IP | None, parent: ParentProxy | None = None, network: str = "") -> bool:
+        """Whether a request for `target`, decided to go to `address` (through `parent`, or on a joined `network`), may
+        use it: same name, port, address and way, and nothing came that was not asked for."""
+        if self.stream.buffer or self.stream.eof or self.parent != parent or self.stream.network != network:
             return False
         return (self.target.host, self.target.port, self.address) == (target.host, target.port, address)
 
@@ -129,6 +130,7 @@ class Outside:
         *,
         plain: bool = False,
         only: IP | None = None,
+        network: str = "",
         kept: Kept | None = None,
         failed: tuple[IP, DialError] | None = None,
     ) -> Reached | Refusal:
@@ -136,7 +138,8 @@ class Outside:
 
         `plain`: the caller will speak plain HTTP, so a parent proxy is left to be spoken to in absolute form.
         `kept`: used instead of a new connection when it leads to the address that this request was decided for.
-        `only`: connect to this address, which was answered to the caller before; it is checked like any other.
+        `only`: connect to this address, which was answered to the caller before (by the DNS of a joined `network`, or
+        by the usual one); it is checked like any other.
         `failed`: this address was dialled already, and how it went.
         """
         backend = origin.backend
@@ -149,7 +152,7 @@ class Outside:
         if parent is not None:
             reached = await self.through_parent(backend, target, attempt, parent, plain=plain, kept=kept)
         else:
-            reached = await self.straight(origin, target, attempt, only, kept, failed)
+            reached = await self.straight(origin, target, attempt, only, network, kept, failed)
         if isinstance(reached, Reached) and backend.policy is not policy:
             return self.still_allowed(backend, target, reached)
         return reached
@@ -164,14 +167,16 @@ class Outside:
 
     def still_allowed(self, backend: Backend, target: Target, reached: Reached) -> Reached | Refusal:
         """The policy changed while we dialled: what is not allowed any more does not begin."""
-        verdict = self.recheck(backend, target, reached.address)
+        verdict = self.recheck(backend, target, reached.address, reached.stream.network)
         if isinstance(verdict, Allow):
             return reached
         reached.stream.abort()
         return Refusal(reason=Reason.POLICY_REVOKED, detail="the policy changed meanwhile", denied=True)
 
-    def recheck(self, backend: Backend, target: Target, address: IP | None) -> Allow | Deny:
-        """Whether the policy that holds now allows a connection that exists."""
+    def recheck(self, backend: Backend, target: Target, address: IP | None, network: str = "") -> Allow | Deny:
+        """Whether the policy that holds now allows a connection that exists (on a joined `network`)."""
+        if network and network not in backend.policy.join:
+            return Deny(reason=Reason.POLICY_REVOKED, detail=f"{network} is not joined any more")
         if address is None:
             return backend.verdicts.name(target, self.surroundings)
         verdict = backend.verdicts.name(target, self.surroundings)
@@ -202,11 +207,11 @@ class Outside:
         target: Target,
         attempt: Attempt,
         only: IP | None,
+        network: str,
         kept: Kept | None,
         failed: tuple[IP, DialError] | None,
     ) -> Reached | Refusal:
         """Look up, check every answer, dial."""
-        network = ""
         addresses: Sequence[IP]
         if only is not None:
             addresses = (only,)
@@ -237,7 +242,9 @@ class Outside:
         started = time.monotonic()
         try:
             for network in backend.policy.join:
-                if known := await self.networks.resolve(network, target.host):
+                known = await self.networks.resolve(network, target.host)
+                # An engine's DNS asks the outside for what it does not know: a public name is none of that network's.
+                if any(classify(address) is not AddressClass.PUBLIC for address in known):
                     return known, network
             return await self.resolver.resolve(target.host), ""
         except ResolveError as error:
@@ -267,7 +274,7 @@ class Outside:
             assert address is not None
             origin.note_allow(attempt, verdict)
             attempt.address = text_of(address)
-            if kept is not None and kept.fits(target, address):
+            if kept is not None and kept.fits(target, address, network=network):
                 return Reached(stream=kept.stream, verdict=verdict, address=address)
             started = time.monotonic()
             try:
@@ -290,7 +297,9 @@ class Outside:
 
     async def dial(self, network: str, address: IP, port: int) -> Stream:
         if network:
-            return await self.networks.dial(network, address, port)
+            stream = await self.networks.dial(network, address, port)
+            stream.network = network
+            return stream
         return await dial(self.poller, address, port, self.connect_timeout_s)
 
     async def explain_failure(self, target: Target, failed: DialError) -> Refusal:

@@ -35,6 +35,7 @@ class Stream:
         "eof_waits",
         "expired",
         "lost",
+        "network",
         "on_end",
         "on_input",
         "on_lost",
@@ -59,6 +60,8 @@ class Stream:
         """The peer sends no more."""
         self.lost = False
         """The socket is closed."""
+        self.network = ""
+        """The joined network that it was dialled on."""
         self.expired = False
         """Its owner waited long enough: reads end and writes are not waited for."""
         self.closing = False
@@ -100,6 +103,7 @@ class Stream:
     def _fill(self, events: int) -> None:
         """Read what is there, as far as it may be read ahead, and tell."""
         buffer = self.buffer
+        had = len(buffer)
         try:
             while True:
                 data = self.sock.recv(READ_BYTES)
@@ -113,7 +117,7 @@ class Stream:
                 if len(data) < READ_BYTES and not events & ENDED:
                     break
         except BlockingIOError:
-            if not buffer:
+            if len(buffer) == had:
                 return
         except OSError:
             self._lose()
@@ -189,13 +193,12 @@ class Stream:
         had = len(self.buffer)
         if self._paused and not self.eof:
             self.resume()
-        if self.eof or len(self.buffer) > had:
-            return len(self.buffer) > had
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        while not self.eof and len(self.buffer) == had:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
         return len(self.buffer) > had
 
     def resume(self) -> None:

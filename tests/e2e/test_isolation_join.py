@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from gateway.runtime.base import ContainerPlan, NetworkPlan
-from observability.events import NoticeEvent
+from observability.events import Decision, NoticeEvent, Via
 from tests.gateway.runtime.real import Yard, yard
 
 pytestmark = pytest.mark.docker
@@ -114,10 +114,46 @@ def test_a_killed_connector_comes_back(stray: Stray) -> None:
     assert get(site, f"{stray.network}-wanted").endswith("wanted")
 
 
+STRAIGHT = """
+import socket
+try:
+    address = socket.gethostbyname("{host}")
+    with socket.create_connection((address, 80), timeout=15) as sock:
+        sock.sendall(b"GET / HTTP/1.1\\r\\nHost: {host}\\r\\nConnection: close\\r\\n\\r\\n")
+        answer = address, sock.makefile("rb").read(4000).decode()
+except socket.gaierror as error:
+    answer = "", str(error)
+"""
+
+
+def test_a_program_that_ignores_the_proxy_reaches_it_through_the_connector_too(stray: Stray) -> None:
+    site, allowed = stray.site, f"{stray.network}-wanted"
+    network = {"allowed_hosts": [{"host": allowed, "private": True}], "join": [stray.network], "direct": "allow"}
+    site.portal.call(site.supervisor.apply, site.config({"rogue": site.rogue(network=network)}))
+    address, page = site.ask(STRAIGHT.format(host=allowed))
+    assert address == stray.addresses()["wanted"]
+    assert page.endswith("wanted")
+    (event, *_) = [e for e in site.egress_events() if e.via is Via.DIRECT and e.decision is Decision.ALLOW]
+    assert (event.host, event.address) == (allowed, address)
+    assert site.ask(STRAIGHT.format(host=f"{stray.network}-other"))[0] == ""
+    other = stray.addresses()["other"]
+    lie = STRAIGHT.format(host=allowed).replace(f'socket.gethostbyname("{allowed}")', f'"{other}"')
+    assert site.ask(lie) == [other, ""], "its name does not fit that address"
+
+
 def test_without_join_the_workload_is_out_of_reach_and_the_connector_is_gone(stray: Stray) -> None:
     site, allowed = stray.site, f"{stray.network}-wanted"
     rules = [{"host": allowed, "private": True}]
+    site.ask(
+        f"""
+        import socket
+        kept = socket.create_connection(("127.0.0.1", 3128), timeout=15)
+        kept.sendall(b"CONNECT {allowed}:80 HTTP/1.1\\r\\nHost: {allowed}:80\\r\\n\\r\\n")
+        assert b" 200 " in kept.recv(1000)
+        """
+    )
     site.portal.call(site.supervisor.apply, site.config({"rogue": site.rogue(network={"allowed_hosts": rules})}))
+    assert site.ask("answer = kept.recv(1000).decode()") == "", "a connection made there is cut"
     assert "200" not in get(site, allowed).partition("\r\n")[0]
     assert f"stockade-{site.project}-c-{stray.network}" not in site.containers()
 

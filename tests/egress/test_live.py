@@ -12,7 +12,7 @@ import pytest
 from egress.control import PoliciesRefused
 from observability.events import Phase, Reason
 
-from .harness import OK, Client, Running, echo, http_server, running, set_budget, upstream
+from .harness import OK, Client, Running, client_hello, echo, http_server, running, set_budget, upstream
 
 pytestmark = pytest.mark.anyio
 
@@ -203,3 +203,32 @@ async def test_the_end_of_the_process_is_a_reason() -> None:
             await proxy.egress.drain(0)
             assert await client.rest() == b""
             assert (await proxy.event(lambda e: e.phase is Phase.CLOSED)).reason is Reason.SHUTDOWN
+
+
+async def test_a_tunnel_that_only_report_carried_for_what_is_inside_ends_with_enforce() -> None:
+    """Its host is allowed all the time; the server name inside is another's."""
+    async with upstream(echo) as port:
+        policy = {"allowed_hosts": [f"web.example.com:{port}"]}
+        resolve = [f"web.example.com:{port}:127.0.0.1"]
+        async with running({**policy, "mode": "report"}, resolve=resolve) as proxy:
+            clients = {}
+            for name in ("web.example.com", "other.example.com"):
+                client = clients[name] = await proxy.client()
+                assert "200" in await client.connect(f"web.example.com:{port}")
+                await client.send(client_hello(name))
+                assert await client.exactly(10)
+            proxy.replace(policy, resolve=resolve)
+            assert await clients["other.example.com"].rest()
+            event = await proxy.event(lambda event: event.phase is Phase.CLOSED)
+            assert event.reason is Reason.POLICY_REVOKED
+            await clients["web.example.com"].send(b"still")
+            while not (await clients["web.example.com"].exactly(1) == b"l"):
+                pass
+
+
+async def test_an_opaque_tunnel_ends_when_its_rule_does_not_say_tcp_any_more() -> None:
+    async with upstream(echo) as port, running(block(port), resolve=[f"{NAME}:{port}:127.0.0.1"]) as proxy:
+        client = await tunnel(proxy, port)
+        proxy.replace({"allowed_hosts": [f"{NAME}:{port}"]}, resolve=[f"{NAME}:{port}:127.0.0.1"])
+        assert await client.rest() == b""
+        assert (await proxy.event(lambda event: event.phase is Phase.CLOSED)).reason is Reason.POLICY_REVOKED
