@@ -88,7 +88,7 @@ class Verdicts:
 class Backend:
     """One backend's policy, budgets and counts. Its doors share them."""
 
-    def __init__(self, name: str, policy: Policy, budget: Budget) -> None:
+    def __init__(self, name: str, policy: Policy, budget: Budget, own_port: int = 0) -> None:
         self.name = name
         self.open = 0
         """Client connections open now."""
@@ -96,13 +96,13 @@ class Backend:
         """Lookups under way."""
         self.flooded: dict[tuple[str, Reason], int] = {}
         """Refusals that are told once a second, by (door, reason)."""
-        self.update(policy, budget)
+        self.update(policy, budget, own_port)
 
-    def update(self, policy: Policy, budget: Budget) -> None:
-        """Hold another policy from now on."""
+    def update(self, policy: Policy, budget: Budget, own_port: int = 0) -> None:
+        """Hold another policy from now on. `own_port` is one that it listens on itself, so nobody else does."""
         self.policy = policy
         self.mode = str(policy.mode)
-        self.direct_ports = direct_ports(policy)
+        self.direct_ports = direct_ports(policy, own_port)
         self.budget = budget
         self.rate = TokenBucket(budget.rate, budget.rate * 2)
         self.verdicts = Verdicts(policy)
@@ -171,12 +171,13 @@ def named_port(policy: Policy, rule: Rule | None, port: int) -> int | None:
     return None
 
 
-def direct_ports(policy: Policy) -> tuple[int, ...]:
-    """The TCP ports that a door listens on for programs that ignore the proxy: 80, 443 and what the policy names.
+def direct_ports(policy: Policy, own_port: int = 0) -> tuple[int, ...]:
+    """The TCP ports that a door listens on for programs that ignore the proxy: 80, 443 and what the policy names, but
+    for the port that the backend itself listens on.
 
     A range counts up to 64 ports: behind a wider one, other ports are refused by the kernel and counted.
     """
     ports = {80, 443}
     for named in (*policy.ports, *(named for rule in policy.rules for named in rule.ports)):
         ports.update(range(named.first, min(named.last, named.first + MAX_RANGE - 1) + 1))
-    return tuple(sorted(ports - OWN_PORTS))
+    return tuple(sorted(ports - OWN_PORTS - {own_port}))

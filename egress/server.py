@@ -97,22 +97,23 @@ class Egress:
                 ]
         try:
             around = parse_around(message.get("surroundings") or {}, self.own)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             problems.append({"backend": "", "path": ["surroundings"], "message": str(error)})
         if problems:
             raise PoliciesRefused(problems)
         self.outside.surroundings = around.surroundings
         self.outside.parent = around.parent
         self.generation = int(message.get("generation", 0))
-        self.hold(policies)
+        self.hold(policies, around.own_ports)
 
-    def hold(self, policies: Mapping[str, tuple[Policy, Budget]]) -> None:
+    def hold(self, policies: Mapping[str, tuple[Policy, Budget]], own_ports: Mapping[str, int]) -> None:
         """Hold these policies and no others from now on."""
         for name, (policy, budget) in policies.items():
+            own_port = own_ports.get(name, 0)
             if name in self.backends:
-                self.backends[name].update(policy, budget)
+                self.backends[name].update(policy, budget, own_port)
             else:
-                self.backends[name] = Backend(name, policy, budget)
+                self.backends[name] = Backend(name, policy, budget, own_port)
         for name in set(self.backends) - set(policies):
             self.backends.pop(name).update(*nothing_allowed())
         for origin in self.origins:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from egress.names import IP, canonical_host
@@ -18,13 +18,15 @@ class Around:
 
     surroundings: Surroundings
     parent: ParentProxy | None = None
+    own_ports: Mapping[str, int] = field(default_factory=dict)
+    """Backend → the port that it listens on itself."""
 
 
 def parse_around(block: Mapping[str, Any], own: frozenset[IP]) -> Around:
     """Read the `surroundings` of a push; what is not there is empty.
 
     Keys: host_addresses, self_addresses, gateway_ports, host_gateway, resolve (`HOST:PORT:ADDRESS`), upstream_proxy,
-    no_proxy, standalone. `own` are the addresses that this process sees on its own interfaces. Raises ValueError.
+    no_proxy, standalone, own_ports. `own` are the addresses that this process sees on its own interfaces. Raises ValueError.
     """
     gateway = block.get("host_gateway")
     surroundings = Surroundings(
@@ -37,7 +39,8 @@ def parse_around(block: Mapping[str, Any], own: frozenset[IP]) -> Around:
     )
     proxy = block.get("upstream_proxy")
     parent = ParentProxy.parse(str(proxy), block.get("no_proxy", ())) if proxy else None
-    return Around(surroundings=surroundings, parent=parent)
+    own_ports = {str(name): int(port) for name, port in block.get("own_ports", {}).items()}
+    return Around(surroundings=surroundings, parent=parent, own_ports=own_ports)
 
 
 def addresses(texts: Sequence[str]) -> frozenset[IP]:

@@ -12,7 +12,7 @@ from registry.document import Document, walk
 from registry.errors import ConfigError, Finding, Invalid, KeyPath, Problem
 from registry.fields import split_listen
 from registry.mounts import holds, missing_source
-from registry.network import ALWAYS_LISTENED, listens_on
+from registry.network import ALWAYS_LISTENED, carries_directly
 from registry.secrets import check_references, default_folder
 from registry.spec import ImageSource, PackageSource, Source, plan
 from registry.warnings import warn
@@ -90,18 +90,17 @@ def check_mounts(server: Server, source: Source | None, path: Path) -> Found:
 
 
 def check_own_port(server: Server) -> Found:
-    """The port a server listens on must not be one where its door listens."""
+    """The port a server listens on is left to it, but where its door must listen it cannot."""
     if server.port is None or not server.isolated:
         return
     if server.port in ALWAYS_LISTENED:
         hint = "Let the server listen on another port, such as 8000"
-        message = f"{server.port} is one of the ports that Stockade itself uses beside a server (53, 80, 443, 3128)"
+        message = f"{server.port} is one of the ports that Stockade itself uses beside a server (53, 3128)"
         yield Finding(("port",), message, hint)
-    elif listens_on(server.network.policy, server.port):
-        hint = "Let the server listen on another port, or take this one out of `network`"
-        yield Finding(
-            ("port",), f"{server.port} is also a port that `network` lets it reach; it cannot be both", hint
-        )
+    elif carries_directly(server.network.policy, server.port):
+        hint = "Let the server listen on another port, or take `direct: allow` or the `protocol: tcp` rule out of `network`"
+        message = f"{server.port} is also a port that `network` lets it reach without the proxy; it cannot be both"
+        yield Finding(("port",), message, hint)
 
 
 def effective_prefix(name: str, server: Server) -> str:

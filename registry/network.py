@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, StrictBool, WithJsonSchema, model_validator
 
+from egress.backend import direct_ports
 from egress.limits import Budget
-from egress.policy import Policy, PolicyError, parse_policy
+from egress.policy import Policy, PolicyError, Protocol, parse_policy
 from registry.errors import Finding, Invalid
 
 PORTS_SCHEMA = {
@@ -125,8 +126,8 @@ def check_block(block: Mapping[str, Any]) -> None:
         raise Invalid.all(findings) from None
 
 
-ALWAYS_LISTENED = frozenset({53, 80, 443, 3128})
-"""Where every door listens, whatever the policy says."""
+ALWAYS_LISTENED = frozenset({53, 3128})
+"""Where every door listens, whatever the policy says: DNS and the proxy."""
 
 
 def host_text(entry: Any) -> str:
@@ -136,10 +137,10 @@ def host_text(entry: Any) -> str:
     return host if colon and port.isdecimal() and (":" not in host or host.endswith("]")) else text
 
 
-def listens_on(policy: Policy, port: int) -> bool:
-    """Whether a door with this policy listens on the port, because the policy names it."""
-    named = [*policy.ports, *(ports for rule in policy.rules for ports in rule.ports)]
-    return any(port in ports for ports in named)
+def carries_directly(policy: Policy, port: int) -> bool:
+    """Whether connections to that port that ignore the proxy would be carried, so that the door must listen there."""
+    opaque = any(port in ports for rule in policy.rules if rule.protocol is Protocol.TCP for ports in rule.ports)
+    return opaque or (policy.direct and port in direct_ports(policy))
 
 
 def covers(item: Any, port: int) -> bool:

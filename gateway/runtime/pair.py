@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -23,7 +24,7 @@ from .base import Attachment, ContainerPlan, ExitInfo, LogLine
 from .door import Door
 from .errors import BackendUnavailable, EngineError
 from .logring import LogRing
-from .plans import backend_network_plan, check_hardening, check_mounts
+from .plans import OUR_PORTS, backend_network_plan, check_hardening, check_mounts
 from .record import Role
 from .tools import Tools, owned, start_watched
 
@@ -33,6 +34,7 @@ LAST_LINES_S: Final = 1.0
 KILLED: Final = 137
 """The exit code of a container that SIGKILL ended."""
 KEPT_LINES: Final = 200
+IN_USE: Final = re.compile(r"EADDRINUSE|address (?:is )?already in use", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +113,8 @@ class Pair:
             with contextlib.suppress(EngineError):
                 info = await self.tools.engine.inspect(self.container)
                 out_of_memory = info is not None and info.out_of_memory
-        return exit_sentence(self.backend, code, self.said, out_of_memory=out_of_memory)
+        listened = self.wanted.ports | OUR_PORTS if self.door is not None else frozenset()
+        return exit_sentence(self.backend, code, self.said, out_of_memory=out_of_memory, listened=listened)
 
     # -- up
 
@@ -250,8 +253,15 @@ class Pair:
         self.tools.exits.forget(self.container)
 
 
-def exit_sentence(backend: str, code: int, said: list[str], *, out_of_memory: bool = False) -> str:
-    """How a backend ended, in words, with what it printed last."""
+def exit_sentence(
+    backend: str,
+    code: int,
+    said: list[str],
+    *,
+    out_of_memory: bool = False,
+    listened: frozenset[int] = frozenset(),
+) -> str:
+    """How a backend ended, in words, with what it printed last. `listened`: the ports that its door has taken."""
     if out_of_memory:
         how = "ran out of memory (raise `resources.memory`)"
     elif code == KILLED:
@@ -259,7 +269,18 @@ def exit_sentence(backend: str, code: int, said: list[str], *, out_of_memory: bo
     else:
         how = f"exited with code {code}"
     last = f" It printed: {' / '.join(said)}" if said else " It printed nothing on standard error."
-    return f"Backend {backend} {how}.{last}"
+    return f"Backend {backend} {how}.{last}{taken_port(said, listened)}"
+
+
+def taken_port(said: list[str], listened: frozenset[int]) -> str:
+    """Why a backend found a port taken, when that is what it printed and the port may be one of ours."""
+    if not listened or not any(IN_USE.search(line) for line in said):
+        return ""
+    ports = ", ".join(map(str, sorted(listened)))
+    return (
+        f" Inside its container Stockade listens on {ports}, to see connections that ignore the proxy: let the server "
+        "listen on another port. A server that speaks MCP over HTTP may have any but 53 and 3128: write it as `port`."
+    )
 
 
 async def connect_plain(address: str, port: int) -> socket.socket:

@@ -72,9 +72,9 @@ class Planner:
         """What a pair is made from, its image at hand. Raises BuildError, PlanError, ConfigError, EngineError."""
         source = plan_source(server)
         assert not isinstance(source, RemoteSource)
-        ports = policy_ports(server.network.block)
+        ports = policy_ports(server.network.block, server.port)
         if server.isolated:
-            check_own_port(instance.partition("/")[0], server.port, ports)
+            check_own_port(instance.partition("/")[0], server.port)
         await asyncio.to_thread(self.secrets.resolve, source.env)  # a missing one is told before minutes of building
         image = await self.image_of(source)
         return Wanted(

@@ -310,14 +310,13 @@ def check_mounts(source: PackageSource | ImageSource) -> None:
             raise PlanError(f"The mount {finding.message}. {finding.hint}.") from None
 
 
-def check_own_port(backend: str, port: int | None, ports: frozenset[int]) -> None:
-    """Raises PlanError when a backend would listen where its door does."""
-    if port is None or port not in ports | OUR_PORTS:
+def check_own_port(backend: str, port: int | None) -> None:
+    """Raises PlanError when a backend would listen where its door must: any other port is left to it."""
+    if port is None or port not in OUR_PORTS:
         return
     raise PlanError(
-        f"Backend {backend} listens on port {port} inside its container, and Stockade listens there to see its "
-        "connections. Let the server listen on another port (8000, say) and write that as `port`, or take that "
-        "port out of `allowed_ports`."
+        f"Backend {backend} listens on port {port} inside its container, which Stockade itself needs there. Let the "
+        "server listen on another port (8000, say) and write that as `port`."
     )
 
 

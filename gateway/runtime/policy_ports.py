@@ -8,6 +8,6 @@ from egress.backend import direct_ports
 from egress.policy import parse_policy
 
 
-def policy_ports(block: Mapping[str, object]) -> frozenset[int]:
-    """The direct ports of a network block, as the egress counts them. Raises PolicyError."""
-    return frozenset(direct_ports(parse_policy(block)))
+def policy_ports(block: Mapping[str, object], own_port: int | None = None) -> frozenset[int]:
+    """The direct ports of a network block, as the egress counts them: never the backend's own. Raises PolicyError."""
+    return frozenset(direct_ports(parse_policy(block), own_port or 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from egress.backend import direct_ports
 from observability.events import BackendState
 from registry.config import Server
 
@@ -38,4 +39,8 @@ def warnings(server: Server) -> tuple[str, ...]:
         return ("runs elsewhere: not isolated, its connections are not observed",)
     if not server.network.isolated:
         return ("not isolated: it reaches everything, and its connections are not observed",)
+    if server.port is not None and server.port in direct_ports(server.network.policy):
+        return (
+            f"listens on port {server.port} itself: what it sends straight to that port of any host stays inside it, unseen",
+        )
     return ()

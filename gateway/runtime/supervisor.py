@@ -292,6 +292,7 @@ class Supervisor:
             host_gateway=network.gateway if network else "",
             engine_networks=[subnet for net in networks for subnet in net.subnets],
             gateway_ports=self.gateway_ports(),
+            own_ports={name: server.port for name, server in self.local_servers().items() if server.port},
             upstream_proxy=await asyncio.to_thread(
                 proxy_url, self.config.egress.upstream_proxy, self.planner.secrets.resolve
             ),

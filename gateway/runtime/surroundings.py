@@ -40,9 +40,10 @@ def surroundings(
     engine_networks: Iterable[str],
     gateway_ports: Iterable[int] = (),
     upstream_proxy: str | None = None,
+    own_ports: Mapping[str, int] | None = None,
 ) -> Mapping[str, Any]:
     """The `surroundings` of a push. `gateway_ports` are ports found out at run time (a setting of 0);
-    `upstream_proxy` has its secrets filled in."""
+    `upstream_proxy` has its secrets filled in; `own_ports`: where backends listen themselves."""
     ports = {*ports_of_listen(config.gateway.listen, config.gateway.admin), *gateway_ports}
     return {
         "host_addresses": sorted(str(address) for address in host_addresses),
@@ -54,4 +55,5 @@ def surroundings(
         "resolvers": list(config.egress.resolvers),
         "upstream_proxy": upstream_proxy,
         "no_proxy": list(config.egress.no_proxy),
+        "own_ports": dict(own_ports or {}),
     }

@@ -198,22 +198,22 @@ BAD = {
     "the proxy's port": (
         servers("a: {image: x, type: http, port: 3128}"),
         "stockade.yaml:3:35: mcpServers.a.port: 3128 is one of the ports that Stockade itself uses beside a server "
-        "(53, 80, 443, 3128). Let the server listen on another port, such as 8000.",
+        "(53, 3128). Let the server listen on another port, such as 8000.",
     ),
-    "a port that the policy names": (
-        servers(
-            "a: {image: x, type: http, port: 8004, network: {allowed_hosts: [b.example], allowed_ports: [8000-8010]}}"
-        ),
-        "stockade.yaml:3:35: mcpServers.a.port: 8004 is also a port that `network` lets it reach; it cannot be both. "
-        "Let the server listen on another port, or take this one out of `network`.",
+    "a port that the policy carries directly": (
+        servers("a: {image: x, type: http, port: 80, network: {allowed_hosts: [b.example], direct: allow}}"),
+        "stockade.yaml:3:35: mcpServers.a.port: 80 is also a port that `network` lets it reach without the proxy; it "
+        "cannot be both. Let the server listen on another port, or take `direct: allow` or the `protocol: tcp` rule out "
+        "of `network`.",
     ),
     "a port of a tcp rule": (
         servers(
             "a: {image: x, type: http, port: 5432,"
             " network: {allowed_hosts: [{host: db.example, port: 5432, protocol: tcp}]}}"
         ),
-        "stockade.yaml:3:35: mcpServers.a.port: 5432 is also a port that `network` lets it reach; it cannot be both. "
-        "Let the server listen on another port, or take this one out of `network`.",
+        "stockade.yaml:3:35: mcpServers.a.port: 5432 is also a port that `network` lets it reach without the proxy; it "
+        "cannot be both. Let the server listen on another port, or take `direct: allow` or the `protocol: tcp` rule out "
+        "of `network`.",
     ),
     "a mount that is not there": (
         servers("a: {image: x, mounts: ['/nonexistent/here:/data']}"),
@@ -346,7 +346,7 @@ def test_everything_wrong_is_said_at_once_in_file_order() -> None:
         """
         Bad: {comand: uvx}
         b: {command: /usr/bin/foo, args: [x]}
-        c: {image: x, port: 80, type: http}
+        c: {image: x, port: 53, type: http}
         """
     )
     said = problems(

@@ -357,9 +357,9 @@ async def test_a_probe_that_got_out_refuses_isolated_backends_only(stage: Stage)
         await supervisor.instance("open")
 
 
-async def test_a_port_of_its_own_where_the_door_listens_is_an_error(stage: Stage) -> None:
-    async with stage.running(config({"web": {**WEB, "port": 443}})) as supervisor:
-        with pytest.raises(BackendUnavailable, match=r"listens on port 443 .*another port"):
+async def test_a_port_of_its_own_where_the_door_must_listen_is_an_error(stage: Stage) -> None:
+    async with stage.running(config({"web": {**WEB, "port": 3128}})) as supervisor:
+        with pytest.raises(BackendUnavailable, match=r"listens on port 3128 .*another port"):
             await supervisor.instance("web")
 
 
