@@ -97,7 +97,7 @@ def test_a_port_that_is_not_named_is_refused_though_somebody_listens(
 def test_a_service_on_loopback_only_is_explained(site: Yard, services: Mapping[str, http.server.HTTPServer]) -> None:
     port = services["loopback"].server_port
     answer = get(site, "host.docker.internal", port)
-    assert answer.startswith("HTTP/1.1 502")
+    assert answer.startswith("HTTP/1.1 502 host_loopback_only")
     assert f"the host's service on port {port} listens on 127.0.0.1 only" in answer
     assert "make it listen on 0.0.0.0 or on " in answer
 
