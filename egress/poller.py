@@ -26,7 +26,7 @@ WRITABLE = select.EPOLLOUT
 ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 """Flags after which one read is not enough: an end or an error waits behind the data, and comes without a new event."""
 EVENTS_AT_ONCE = 256
-SCRATCH_BYTES = 256 * 1024
+SCRATCH_BYTES = 64 * 1024
 
 Handler = Callable[[int], None]
 """Called with the epoll flags."""

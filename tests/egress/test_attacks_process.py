@@ -194,8 +194,8 @@ async def test_who_leaves_answers_unread_keeps_its_place_and_is_cut_in_the_end(t
         assert "403" in await attacked.get("http://evil.example/")
 
 
-async def test_a_thousand_tunnels_that_nobody_reads_are_cut_before_memory_is_short(tmp_path: Path) -> None:
-    """Each side's buffers are bounded; a thousand times that is all that the egress's container has."""
+async def test_a_thousand_tunnels_that_nobody_reads_cost_bounded_memory(tmp_path: Path) -> None:
+    """Each direction holds one read at most; what is more waits in the kernel, which bounds it for itself."""
 
     async def floods(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         reader._transport.pause_reading()  # type: ignore[attr-defined]  # it never reads either
@@ -214,11 +214,9 @@ async def test_a_thousand_tunnels_that_nobody_reads_are_cut_before_memory_is_sho
                         for sock in held:
                             tasks.create_task(push_some(sock, head + bytes(1 << 20)))
                     highest = max(highest, attacked.memory_mib)
-                await until(lambda: attacked.counted("limit_connections") > 0)
                 assert "200 OK" in await attacked.get(f"http://{WEB}:{web}/")
-            assert highest < 700
-            (notice, *_) = attacked.events(code="memory_short")
-            assert "do not read" in notice["message"]
+            print(f"resident at most: {highest:.0f} MiB")
+            assert highest < 300
 
 
 async def push_some(sock: socket.socket, data: bytes) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import resource
 import socket
 
 import pytest
 
+from egress import flow
 from egress.control import PoliciesRefused
 from observability.events import Phase, Reason
 
@@ -232,3 +234,28 @@ async def test_an_opaque_tunnel_ends_when_its_rule_does_not_say_tcp_any_more() -
         proxy.replace({"allowed_hosts": [f"{NAME}:{port}"]}, resolve=[f"{NAME}:{port}:127.0.0.1"])
         assert await client.rest() == b""
         assert (await proxy.event(lambda event: event.phase is Phase.CLOSED)).reason is Reason.POLICY_REVOKED
+
+
+async def test_where_too_much_waits_the_one_that_holds_most_is_cut_and_it_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(flow, "BUSY_BYTES", math.inf)  # in a pipe it would wait in the kernel
+
+    async def floods(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1)
+        while True:
+            writer.write(bytes(65536))
+            await writer.drain()
+
+    async with upstream(floods) as port, running(block(port), resolve=[f"{NAME}:{port}:127.0.0.1"]) as proxy:
+        quiet = await proxy.client()
+        assert "200" in await quiet.connect(f"{NAME}:{port}")
+        proxy.egress.most_waiting = 1000
+        with socket.create_connection(("127.0.0.1", proxy.port)) as sock:
+            sock.sendall(f"CONNECT {NAME}:{port} HTTP/1.1\r\nHost: {NAME}:{port}\r\n\r\nx".encode())
+            closed = await proxy.event(lambda event: event.phase is Phase.CLOSED)
+        assert closed.reason is Reason.LIMIT_CONNECTIONS
+        lines, _, _ = proxy.egress.recorder.read(0)
+        assert any("too many bytes waited for peers that do not read them" in line for line in lines)
+        await quiet.send(b"x")
+        assert await quiet.exactly(1) == b"\0", "who holds nothing is left alone"

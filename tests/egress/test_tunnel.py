@@ -13,13 +13,13 @@ import pytest
 from egress import attempt as attempt_module
 from egress.attempt import Attempt
 from egress.carry import CarriedTunnel
-from egress.flow import Flow
+from egress.flow import BUSY_BYTES, Flow
 from egress.proxy import ProxyClient
 from egress.stream import Stream
 from egress.tunnel import Tunnel
 from observability.events import Phase, Reason
 
-from .harness import OK, Client, Running, client_hello, echo, http_server, running, upstream
+from .harness import OK, Client, Running, client_hello, echo, http_server, running, set_budget, upstream
 
 pytestmark = pytest.mark.anyio
 
@@ -82,24 +82,22 @@ async def test_a_busy_tunnel_is_cut_by_a_new_policy() -> None:
         reading = asyncio.ensure_future(client.rest())
         await proxy.until(lambda: only_tunnel(proxy).tunnel.inward.pipe is not None)
         proxy.replace({})
-        assert len(await reading) >= 4 * 1024 * 1024
+        assert len(await reading) >= BUSY_BYTES
         closed = await proxy.event(lambda event: event.phase is Phase.CLOSED)
         assert closed.reason is Reason.POLICY_REVOKED
 
 
 async def test_a_busy_tunnel_whose_client_stops_reading_idles_out() -> None:
-    from .harness import set_budget
-
     async def floods(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             writer.write(bytes(65536))
             await writer.drain()
 
     async with upstream(floods) as port, running(block(port), resolve=[f"{NAME}:{port}:127.0.0.1"]) as proxy:
-        set_budget(proxy.egress, idle_timeout_s=0.1)
         client = await connected(proxy, port)
         await client.exactly(6 * 1024 * 1024)
         await proxy.until(lambda: only_tunnel(proxy).tunnel.inward.pipe is not None)
+        set_budget(proxy.egress, idle_timeout_s=0.1)
         closed = await proxy.event(lambda event: event.phase is Phase.CLOSED)
         assert closed.reason is Reason.IDLE_TIMEOUT
 
