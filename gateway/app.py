@@ -309,7 +309,7 @@ class Gateway:
 
 def unsettled_s(slot: Slot) -> float:
     """How long to wait, at most, before looking again whether a backend's start held; 0 when that is known."""
-    if slot.done.is_set():
+    if slot.once or slot.done.is_set():
         return 0.0
     match slot.state:
         case BackendState.STOPPED | BackendState.BUILDING | BackendState.STARTING:

@@ -16,6 +16,7 @@ from registry.errors import Invalid
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,29}[a-z0-9])?")
 NAME_RULE = "lower-case letters, digits and single inner hyphens, at most 31"
 NAME_PATTERN = "^[a-z0-9]([a-z0-9-]{0,29}[a-z0-9])?$"
+MAX_SPARES = 8
 
 
 class Transport(StrEnum):
@@ -83,6 +84,12 @@ def check_positive(value: int) -> int:
 def check_port(value: int) -> int:
     if not 1 <= value <= 65535:
         raise Invalid(f"{value} is not a port", "Ports go from 1 to 65535")
+    return value
+
+
+def check_spares(value: int) -> int:
+    if not 0 <= value <= MAX_SPARES:
+        raise Invalid(f"{value} is too many or too few", f"Keep 0 to {MAX_SPARES} containers ready")
     return value
 
 
@@ -184,6 +191,9 @@ Name = Annotated[str, AfterValidator(check_name), WithJsonSchema({"type": "strin
 Flag = StrictBool
 PositiveInt = Annotated[StrictInt, AfterValidator(check_positive), Field(json_schema_extra={"minimum": 1})]
 Port = Annotated[StrictInt, AfterValidator(check_port), Field(json_schema_extra={"minimum": 1, "maximum": 65535})]
+Spares = Annotated[
+    StrictInt, AfterValidator(check_spares), Field(json_schema_extra={"minimum": 0, "maximum": MAX_SPARES})
+]
 Seconds = Annotated[float, Field(strict=True, gt=0, le=86_400)]
 Text = Annotated[str, BeforeValidator(to_text), WithJsonSchema({"type": ["string", "number"]})]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(to_tuple)]

@@ -32,6 +32,7 @@ from registry.fields import (
     Seconds,
     Sessions,
     Size,
+    Spares,
     Start,
     Text,
     Texts,
@@ -216,7 +217,7 @@ def check_prefix(text: str) -> str:
 
 KINDS = ("command", "image", "url")
 LOCAL_ONLY = (
-    "env", "port", "mounts", "resources", "packages", "user", "sessions", "entrypoint", "args", "network",
+    "env", "port", "mounts", "resources", "packages", "user", "sessions", "spares", "entrypoint", "args", "network",
 )  # fmt: skip
 REMOTE_ONLY = ("headers", "auth")
 
@@ -262,6 +263,8 @@ class Server(Frozen):
     """The user (and group) to run as, in numbers. Default: 65532, or the image's own user if that is not root."""
     sessions: Sessions = Sessions.AUTO
     """`shared`: one container for all clients; `per-client`: one for each client session; `auto`: as needed."""
+    spares: Spares = 1
+    """Where each client session has a container of its own: how many stand started for the next ones (0 to 8)."""
     start: Start = Start.EAGER
     """`eager`: with the gateway; `lazy`: at the first call."""
     pin: Pin = Pin.WARN

@@ -38,6 +38,7 @@ from gateway.mcp.peer import (
 from gateway.mcp.stdio import StdioPeer
 from gateway.mcp.tasks import Tasks
 from gateway.runtime.errors import BackendUnavailable
+from gateway.runtime.spares import MAX_OWN
 from registry.config import Server, Sessions, Transport
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BACKOFF_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
-MAX_OWN: Final = 32
-"""Connections of a backend that belong to one client session each (a container each on stdio)."""
+_MAX_OWN_HTTP: Final = 4 * 1024
+"""Connections of an HTTP backend that belong to one client session each; on stdio each is a container: `MAX_OWN`."""
 IDLE_OWN_S: Final = 300.0
 LIST_TIMEOUT_S: Final = 30.0
 SESSION_ID_LENGTH: Final = 32
@@ -366,7 +367,7 @@ class Backend:
     def _make_room(self, slot: Slot) -> None:
         """Keep the connections that belong to one session each below their cap. Raises RpcError."""
         owned = [(line.used, key) for key, line in self._lines.items() if key.owner]
-        if not slot.owner or len(owned) < (MAX_OWN if self.stdio else 4 * 1024):
+        if not slot.owner or len(owned) < (MAX_OWN if self.stdio else _MAX_OWN_HTTP):
             return
         for _, key in sorted(owned, key=lambda item: item[0]):
             if not self._lines[key].peer.calls:

@@ -615,6 +615,7 @@ def _route(path: str) -> str | None:
 
 _LIVE: Final = frozenset(
     {"tools", "prompts", "network", "pin", "prefix", "call_timeout_s", "start", "disabled", "sessions", "resources"}
+    | {"spares"}
 )
 
 

@@ -205,9 +205,12 @@ class Slot:
 
     def usable(self) -> Pair | None:
         """The pair, if it runs and has not ended a moment ago."""
-        if self.state is not BackendState.RUNNING or self.pair is None:
-            return None
-        return None if self.pair.is_over else self.pair
+        return self.pair if self.state is BackendState.RUNNING and not self.is_over else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it ran and ended a moment ago, even if nobody acted on it yet."""
+        return self.state is BackendState.RUNNING and (self.pair is None or self.pair.is_over)
 
     def late_sentence(self) -> str:
         """Why a caller waits no longer."""

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 from egress.interfaces import interface_addresses
-from observability.events import BackendEvent, EgressEvent, Event, NoticeEvent, Severity
+from observability.events import BackendEvent, BackendState, EgressEvent, Event, NoticeEvent, Severity
 from registry.config import Config, Server, Sessions, Start
 from registry.errors import ConfigError, Problem
 
@@ -37,6 +37,7 @@ from .probe import PROBE_BACKEND, Attempt, Probe, cache_key, listening, note_pas
 from .record import Record, Role
 from .rundir import RunDirectory
 from .slot import Slot
+from .spares import HOMES, MAX_OWN, Spares
 from .status import status_of
 from .surroundings import proxy_url, surroundings
 from .tools import Exits, Link, Tools
@@ -116,6 +117,7 @@ class Supervisor:
         )
         self.planner = Planner(self.tools, images, secrets, run_directory.ca_bundle)
         self.connectors = Connectors(self.tools, on_event)
+        self.spares = Spares(self.slot, self.forget, self.spares_wanted)
         self.info: EngineInfo | None = None
         self.slots: dict[str, Slot] = {}
         self.rings: dict[str, LogRing] = {}
@@ -224,6 +226,7 @@ class Supervisor:
 
     async def end(self) -> None:
         """Takes everything down, or lets go of it."""
+        await self.spares.stop_all()
         async with asyncio.TaskGroup() as tasks:
             for slot in list(self.slots.values()):
                 tasks.create_task(slot.stop(STOP_GRACE_S if self.remove else 0, keep=not self.remove))
@@ -266,8 +269,16 @@ class Supervisor:
             assert self.tasks is not None
             await self.connectors.reconcile(self.joined_networks(), self.tasks)
             for name, server in self.local_servers().items():
-                if server.start is Start.EAGER and server.sessions is not Sessions.PER_CLIENT:
-                    self.slot(name)
+                if server.start is Start.EAGER:
+                    self.set_going(name, server)
+            self.spares.reconcile()
+
+    def set_going(self, backend: str, server: Server) -> None:
+        """What runs before anybody calls: the shared instance, or a spare for the first session."""
+        if server.sessions is not Sessions.PER_CLIENT:
+            self.slot(backend)
+        elif self.tasks is not None:
+            self.spares.begin(backend, self.tasks)
 
     def local_servers(self) -> dict[str, Server]:
         """The servers that run here."""
@@ -347,12 +358,29 @@ class Supervisor:
     async def stop_backends(self, names: Iterable[str]) -> None:
         """Stops every instance of these backends."""
         gone = set(names)
+        await self.spares.stop(gone)
         slots = [slot for slot in self.slots.values() if slot.backend in gone]
         async with asyncio.TaskGroup() as tasks:
             for slot in slots:
                 tasks.create_task(slot.stop(STOP_GRACE_S))
         for slot in slots:
-            self.slots.pop(slot.instance, None)
+            self.forget(slot)
+
+    def forget(self, slot: Slot) -> None:
+        """An instance that is stopped."""
+        self.slots.pop(slot.instance, None)
+        self.spares.gone(slot)
+
+    def spares_wanted(self, backend: str) -> int:
+        """How many spares a backend may have now: what it asks for, as far as the cap allows."""
+        server = self.local_servers().get(backend)
+        if server is None or server.sessions is Sessions.SHARED or self.stopping.is_set():
+            return 0
+        spare = self.spares.pools[backend].slots if backend in self.spares.pools else {}
+        taken = [
+            slot for slot in self.slots.values() if slot.backend == backend and is_own(slot) and slot not in spare
+        ]
+        return max(0, min(server.spares, MAX_OWN - len(taken)))
 
     async def adopt_all(self) -> None:
         """Takes over running backends that are exactly what is wanted; removes every other thing of ours."""
@@ -391,14 +419,27 @@ class Supervisor:
             raise BackendUnavailable(backend, f"There is no backend {backend} that runs here.")
         if self.stopping.is_set():
             raise BackendUnavailable(backend, "The gateway is stopping.")
-        return await self.slot(f"{backend}/{session}" if session else backend).ready()
+        if not session or session in HOMES:
+            return await self.slot(f"{backend}/{session}" if session else backend).ready()
+        return await self.own(backend, f"{backend}/{session}")
+
+    async def own(self, backend: str, instance: str) -> Instance:
+        """A session's own backend: the one it has, else a spare, else a new one; and a spare for the next session."""
+        mine = self.slots.get(instance)
+        begun = mine is not None and not mine.done.is_set()
+        slot = None if begun else self.spares.for_session(instance)
+        found = await (slot or self.slot(instance)).ready()
+        if self.tasks is not None and not self.stopping.is_set():
+            self.spares.begin(backend, self.tasks)
+        return found
 
     async def release(self, instance_id: str) -> None:
         """Ends a session's own instance; a shared one goes on."""
         slot = self.slots.get(instance_id)
         if slot is not None and slot.once:
             await slot.stop(STOP_GRACE_S)
-            self.slots.pop(instance_id, None)
+            self.forget(slot)
+            self.spares.reconcile()
 
     async def restart(self, backend: str) -> None:
         """Makes a backend's containers anew."""
@@ -407,8 +448,7 @@ class Supervisor:
             server = self.local_servers().get(backend)
             if server is None:
                 raise BackendUnavailable(backend, f"There is no backend {backend} that runs here.")
-            if server.sessions is not Sessions.PER_CLIENT:
-                self.slot(backend)
+            self.set_going(backend, server)
 
     def status(self) -> list[BackendStatus]:
         """Every server of the configuration, in its order."""
@@ -440,7 +480,11 @@ class Supervisor:
     # -- background
 
     def state_changed(self, slot: Slot) -> None:
-        """A slot took a new state."""
+        """A slot took a new state. A session's own says nothing of its backend while that one runs."""
+        self.spares.changed(slot)
+        main = self.slots.get(slot.backend)
+        if slot.once and main is not None and main.state is BackendState.RUNNING:
+            return
         self.on_event(BackendEvent(time=slot.since, backend=slot.backend, state=slot.state, detail=slot.detail))
 
     def notice(self, code: str, message: str, severity: Severity = Severity.WARNING) -> None:
@@ -500,6 +544,11 @@ class Supervisor:
         info = await self.engine.inspect(container)
         if info is None or info.finished:
             self.exits.tell(container, info.exit_code if info else 137)
+
+
+def is_own(slot: Slot) -> bool:
+    """Whether the instance is, or can become, one session's own."""
+    return slot.once and slot.instance.partition("/")[2] not in HOMES
 
 
 def without_probe(

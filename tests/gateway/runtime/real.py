@@ -120,14 +120,14 @@ class Yard:
 
     # -- inside a backend
 
-    def ask(self, code: str, backend: str = "rogue", timeout_s: float = 30) -> Any:
+    def ask(self, code: str, backend: str = "rogue", timeout_s: float = 30, session: str = "") -> Any:
         """Runs code inside a backend; what it left in `answer`. Raises RuntimeError with its error."""
-        return self.portal.call(self.ask_inside, textwrap.dedent(code), backend, timeout_s)
+        return self.portal.call(self.ask_inside, textwrap.dedent(code), backend, timeout_s, session)
 
-    async def ask_inside(self, code: str, backend: str, timeout_s: float) -> Any:
+    async def ask_inside(self, code: str, backend: str, timeout_s: float, session: str = "") -> Any:
         """As `ask`, on the loop."""
         async with asyncio.timeout(timeout_s):
-            pair = await self.supervisor.instance(backend)
+            pair = await self.supervisor.instance(backend, session)
             assert isinstance(pair, Pair)
             reader, writer = await pair.attach()
             writer.write(json.dumps(code).encode() + b"\n")
@@ -141,9 +141,9 @@ class Yard:
 
     # -- looking
 
-    def pair(self, backend: str = "rogue") -> Pair:
+    def pair(self, backend: str = "rogue", session: str = "") -> Pair:
         """The running pair of a backend."""
-        pair = self.portal.call(self.supervisor.instance, backend)
+        pair = self.portal.call(self.supervisor.instance, backend, session)
         assert isinstance(pair, Pair)
         return pair
 

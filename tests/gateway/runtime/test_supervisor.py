@@ -263,7 +263,7 @@ async def test_a_removed_backend_is_down_before_its_policy_goes(stage: Stage) ->
 
 
 async def test_each_session_gets_a_backend_and_a_door_of_its_own(stage: Stage) -> None:
-    async with stage.running(config({"clock": {**TIME, "sessions": "per-client"}})) as supervisor:
+    async with stage.running(config({"clock": {**TIME, "sessions": "per-client", "spares": 0}})) as supervisor:
         assert stage.engine.running() == ["stockade-p-egress"]
         one = await supervisor.instance("clock", "one")
         two = await supervisor.instance("clock", "two")
