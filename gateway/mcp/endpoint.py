@@ -141,6 +141,9 @@ class Endpoint:
         }
         self._apply_backends(old, config)
         self._pins.apply({name: config.servers[name].pin for name in self._rules})
+        for name, backend in self._backends.items():
+            if (known := backend.lists.get(Kind.TOOLS)) is not None:
+                self._pins.seen(name, known.items)
         self._views.clear()
         self._directory = None
         self._end_orphans()

@@ -130,7 +130,7 @@ class Lists:
 
     def _shown(self, view: View, kind: Kind, backend: str, item: dict[str, Any]) -> dict[str, Any] | None:
         key = item[kind.key]
-        if not view.shows(kind, backend, key):
+        if not view.shows(kind, backend, key, item):
             return None
         if kind in (Kind.RESOURCES, Kind.TEMPLATES):
             return item

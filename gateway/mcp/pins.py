@@ -107,11 +107,16 @@ class Pins:
         detail = detail[:_MAX_DETAIL]
         self._emit(ToolEvent(time=time.time(), backend=backend, tool=tool, change=change, detail=detail))
 
-    def hidden(self, backend: str, tool: str) -> bool:
-        """Whether the tool's definition changed and waits for approval."""
+    def hidden(self, backend: str, tool: str, definition: Mapping[str, Any] | None = None) -> bool:
+        """Whether the tool waits for approval: it changed, or was never listed, or `definition` is not the pinned one."""
         if self._modes.get(backend) is not Pin.STRICT:
             return False
-        return tool in self._changed.get(backend, ())
+        if tool in self._changed.get(backend, ()):
+            return True
+        pinned = self._pinned.get(backend)
+        if pinned is None:
+            return False
+        return tool not in pinned or (definition is not None and pinned[tool] != fingerprint(definition))
 
     def differences(self, backend: str) -> list[Difference]:
         """The tools whose definitions are not the pinned ones, with what they said and say."""

@@ -21,6 +21,7 @@ from gateway.mcp.watch import Watches
 from observability.events import CallEvent, Event, ToolChange, ToolEvent
 from observability.instruments import Meters
 from observability.semconv import OTHER
+from registry.fields import Pin
 
 _LEGACY_ONLY: Final = frozenset({"ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"})
 _MODERN_ONLY: Final = frozenset({"server/discover", "subscriptions/listen"})
@@ -125,6 +126,8 @@ class Router:
         arguments = params.get("arguments")
         if arguments is not None and not isinstance(arguments, dict):
             raise RpcError(INVALID_PARAMS, "arguments must be an object")
+        if backend.server.pin is Pin.STRICT:
+            await self._check_pin(caller, backend, own, params["name"])
         if caller.modern:
             self._check_param_headers(caller, backend, own, arguments or {})
         shaped = rules.shape.arguments(own, arguments)
@@ -138,6 +141,14 @@ class Router:
         if b'"taskId"' in done[0]:
             self._tasks.learn(done[0], caller.principal, backend_name)
         return done
+
+    async def _check_pin(self, caller: Caller, backend: Backend, own: str, name: str) -> None:
+        """What is called is what was pinned: the list is read first, over the connection that will carry the call."""
+        await backend.peer(caller)
+        item = (await backend.listing(Kind.TOOLS, caller)).by_key(Kind.TOOLS, own)
+        if item is None or not caller.view.shows(Kind.TOOLS, backend.name, own, item):
+            self._refused(caller, name)
+            raise RpcError(INVALID_PARAMS, f"Unknown tool: {name}", kind="unknown_tool")
 
     def _check_param_headers(self, caller: Caller, backend: Backend, tool: str, arguments: Mapping[str, Any]) -> None:
         if not arguments and not any(name.startswith("mcp-param-") for name in caller.headers):

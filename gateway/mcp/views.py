@@ -7,7 +7,7 @@ tool and prompt its name on `/mcp`, over all backends, so that names do not depe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from gateway.mcp.catalogue import Kind, Listing, TemplatePattern
 from gateway.mcp.filters import Globs, Shape
@@ -111,6 +111,12 @@ def _items(listings: Mapping[tuple[str, Kind], Listing], backend: str, kind: Kin
     return listing.items if listing is not None else []
 
 
+class Hidden(Protocol):
+    """Whether a pin hides a backend's tool (`pins.Pins.hidden`)."""
+
+    def __call__(self, backend: str, tool: str, definition: Mapping[str, Any] | None = None) -> bool: ...
+
+
 class View:
     """One client's view on one route (empty: `/mcp`)."""
 
@@ -121,7 +127,7 @@ class View:
         route: str,
         backends: Sequence[str],
         directory: Callable[[], Directory],
-        hidden: Callable[[str, str], bool],
+        hidden: Hidden,
         *,
         restricted: bool,
     ) -> None:
@@ -149,9 +155,9 @@ class View:
         """The directory as it stands now."""
         return self._directory()
 
-    def shows(self, kind: Kind, backend: str, key: str) -> bool:
-        """Whether the client may see, and so use, a backend's item with this name or URI."""
-        if backend not in self.backends or (kind is Kind.TOOLS and self._hidden(backend, key)):
+    def shows(self, kind: Kind, backend: str, key: str, item: Mapping[str, Any] | None = None) -> bool:
+        """Whether the client may see, and so use, a backend's item with this name or URI, as `item` defines it."""
+        if backend not in self.backends or (kind is Kind.TOOLS and self._hidden(backend, key, item)):
             return False
         directory = self._directory()
         question = (directory, kind, backend, key)
@@ -201,7 +207,7 @@ def view_for(
     client: str,
     route: str,
     directory: Callable[[], Directory],
-    hidden: Callable[[str, str], bool],
+    hidden: Hidden,
 ) -> View | None:
     """The view, or None where the client may not use the route."""
     visible = config.visible_servers(client)
