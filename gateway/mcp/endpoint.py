@@ -24,6 +24,7 @@ from gateway.mcp.backend import Backend, Instances
 from gateway.mcp.caller import Caller, Principal
 from gateway.mcp.calls import Calls, Fence
 from gateway.mcp.catalogue import CHANGED, Kind, Listing
+from gateway.mcp.claims import Claims
 from gateway.mcp.errors import INTERNAL_ERROR, STATUS, UNSUPPORTED_VERSION, PeerClosed, RpcError
 from gateway.mcp.http import (
     HostGuard,
@@ -56,7 +57,7 @@ from gateway.mcp.tasks import Tasks
 from gateway.mcp.views import Directory, Rules, View, view_for
 from gateway.mcp.watch import Watches
 from gateway.mcp.wording import Difference
-from observability.events import Event, ToolChange, ToolEvent
+from observability.events import Event, NoticeEvent, Severity, ToolChange, ToolEvent
 from observability.instruments import Meters
 from registry.config import Config, Server, Start
 
@@ -65,6 +66,7 @@ logger = logging.getLogger(__name__)
 _HOUSEKEEPING_S: Final = 10.0
 _LEGACY: Final = frozenset(LEGACY_VERSIONS)
 _ACCEPTED: Final = 202
+_MAX_TOLD: Final = 10_000
 _MAX_GREETING: Final = 64 * 1024
 """Bytes of an `initialize`, of which each session keeps a part."""
 
@@ -115,7 +117,8 @@ class Endpoint:
         self._keep = Keep(cache_dir)
         self._guard = HostGuard("127.0.0.1:0", (), ())
         self._rules: dict[str, Rules] = {}
-        self._renamed: set[tuple[str, str]] = set()
+        self._claims = Claims(self._keep.contested)
+        self._told: set[tuple[str, ...]] = set()
         self._running = False
         self._closing = False
         self._stopped = asyncio.Event()
@@ -140,6 +143,7 @@ class Endpoint:
             if not server.disabled
         }
         self._apply_backends(old, config)
+        self._claims.keep(list(self._rules))
         self._pins.apply({name: config.servers[name].pin for name in self._rules})
         for name, backend in self._backends.items():
             if (known := backend.lists.get(Kind.TOOLS)) is not None:
@@ -209,8 +213,32 @@ class Endpoint:
                 for name, backend in self._backends.items()
                 for kind, listing in backend.lists.items()
             }
-            self._directory = Directory(self._rules, listings, self._config.gateway.separator)
+            self._directory = Directory(self._rules, listings, self._config.gateway.separator, self._claims)
+            self._keep.note_contested(self._claims.contested)
+            self._tell_conflicts(self._directory)
         return self._directory
+
+    def _tell_conflicts(self, directory: Directory) -> None:
+        """Say once what two backends wanted, and who has it."""
+        for name, tool, instead in directory.tables[Kind.TOOLS].conflicts:
+            detail = f"another backend has that name already; this one is {instead}"
+            event = ToolEvent(time=_now(), backend=name, tool=tool, change=ToolChange.RENAMED, detail=detail)
+            self._tell_once(event, name, tool)
+        for kind, name, owner, key in directory.contested:
+            message = (
+                f"Backend {name} lists a resource that backend {owner} had first, such as {key[:200]!r}. On /mcp it stays "
+                f"{owner}'s; /servers/{name}/mcp has this one's."
+            )
+            notice = NoticeEvent(
+                time=_now(), source="gateway", code="resource_contested", severity=Severity.WARNING, backend=name,
+                message=message,
+            )  # fmt: skip
+            self._tell_once(notice, kind.value, name, owner)
+
+    def _tell_once(self, event: Event, *about: str) -> None:
+        if about not in self._told and len(self._told) < _MAX_TOLD:
+            self._told.add(about)
+            self._emit(event)
 
     def _view(self, client: str, route: str) -> View | None:
         key = (client, route)
@@ -235,15 +263,13 @@ class Endpoint:
             if kind in kinds:
                 self._watches.lists_changed(backend.name, method)
         if kind is not Kind.TOOLS:
+            if backend.lists[kind].items:
+                self.directory()
             return
         tools = backend.lists[kind].items
         self.on_tools(backend.name, frozenset(tool["name"] for tool in tools))
         self._pins.seen(backend.name, tools)
-        for name, tool, instead in self.directory().tables[Kind.TOOLS].conflicts:
-            if (name, tool) not in self._renamed:
-                self._renamed.add((name, tool))
-                detail = f"another backend has that name already; this one is {instead}"
-                self._emit(ToolEvent(time=_now(), backend=name, tool=tool, change=ToolChange.RENAMED, detail=detail))
+        self.directory()
 
     def _listed_own(self, backend: Backend, kind: Kind, listing: Listing) -> None:
         """One session's process has been read: its definitions are pinned like everybody's."""

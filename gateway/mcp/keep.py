@@ -25,6 +25,8 @@ class Keep:
 
     def __init__(self, directory: Path | None) -> None:
         self._path = directory / _FILE if directory is not None else None
+        self.contested: dict[str, dict[str, str]] = {}
+        """Whose a name on `/mcp` is that several backends wanted (`claims.Claims.contested`)."""
         self._known: dict[str, Any] = self._load()
         self.dirty = False
 
@@ -36,7 +38,10 @@ class Keep:
         except (OSError, ValueError) as error:
             logger.warning("the kept tool lists cannot be read: %s", error)
             return {}
-        known = document.get("backends") if isinstance(document, dict) and document.get("version") == _VERSION else {}
+        if not isinstance(document, dict) or document.get("version") != _VERSION:
+            return {}
+        known, contested = document.get("backends"), document.get("contested")
+        self.contested = contested if isinstance(contested, dict) else {}
         return known if isinstance(known, dict) else {}
 
     def recall(self, backend: Backend, entry: Mapping[str, Any]) -> None:
@@ -62,15 +67,22 @@ class Keep:
         }
         self.dirty = True
 
+    def note_contested(self, contested: dict[str, dict[str, str]]) -> None:
+        """Remember whose is what."""
+        if contested != self.contested:
+            self.contested = contested
+            self.dirty = True
+
     def save(self) -> None:
         """Write the file, when there is something new."""
         if self._path is None or not self.dirty:
             return
         self.dirty = False
         draft = self._path.with_suffix(".new")
+        document = {"version": _VERSION, "contested": self.contested, "backends": self._known}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps({"version": _VERSION, "backends": self._known}))
+            draft.write_text(json.dumps(document))
             os.replace(draft, self._path)
         except (OSError, ValueError, RecursionError) as error:
             logger.warning("the tool lists cannot be kept: %s", error)

@@ -133,7 +133,8 @@ class Lists:
         if not view.shows(kind, backend, key, item):
             return None
         if kind in (Kind.RESOURCES, Kind.TEMPLATES):
-            return item
+            owner = view.directory.claimant(kind, key, view.backends)
+            return item if owner in (None, backend) else None
         name = view.name_of(kind, backend, key)
         rules = view.directory.rules[backend]
         if kind is Kind.TOOLS and not rules.plain:

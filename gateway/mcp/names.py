@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 MAX_NAME: Final = 64
@@ -19,11 +19,30 @@ def exposed_name(prefix: str, separator: str, name: str) -> str:
     return f"{full[: MAX_NAME - _DIGEST - 1]}_{digest}"
 
 
-class NameTable:
-    """Which backend owns which exposed name, in the order in which the backends stand in the configuration."""
+def reserved_starts(prefixes: Mapping[str, str], separator: str) -> dict[str, tuple[str, ...]]:
+    """For each backend (with its prefix): the beginnings that belong to others, where they say more than its own."""
+    starts = {name: {f"{name}{separator}", f"{prefix}{separator}"} for name, prefix in prefixes.items()}
+    found = {}
+    for name, prefix in prefixes.items():
+        others = {start for other in starts if other != name for start in starts[other]} - starts[name]
+        own = len(prefix + separator) if prefix else 0
+        found[name] = tuple(sorted(start for start in others if len(start) > max(own, len(separator))))
+    return found
 
-    def __init__(self, separator: str) -> None:
+
+class NameTable:
+    """Which backend owns which exposed name."""
+
+    def __init__(
+        self,
+        separator: str,
+        take: Callable[[str, str], str] = lambda _wanted, backend: backend,
+        reserved: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
+        """`take` claims (a name, for a backend) and says whose it is; `reserved` is how others' names begin."""
         self._separator = separator
+        self._take = take
+        self._reserved = reserved or {}
         self._owners: dict[str, tuple[str, str]] = {}
         self._names: dict[tuple[str, str], str] = {}
         self._bare: dict[str, list[tuple[str, str]]] = {}
@@ -34,13 +53,21 @@ class NameTable:
         """Give each of the backend's names an exposed one; a taken one is prefixed with the backend's name."""
         for name in names:
             wanted = exposed_name(prefix, self._separator, name)
-            if self._owners.get(wanted, (backend, name)) != (backend, name):
+            if not self._free(wanted, backend, name):
                 instead = exposed_name(backend, self._separator, name)
                 self.conflicts.append((backend, name, instead))
                 wanted = instead
             if self._owners.setdefault(wanted, (backend, name)) == (backend, name):
                 self._names[backend, name] = wanted
                 self._bare.setdefault(name, []).append((backend, name))
+
+    def _free(self, wanted: str, backend: str, name: str) -> bool:
+        if self._owners.get(wanted, (backend, name)) != (backend, name):
+            return False
+        return not wanted.startswith(self._reserved.get(backend, ())) and self._take(wanted, backend) == backend
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._owners)
 
     def exposed(self, backend: str, name: str) -> str | None:
         """The exposed name, or None where it could not get one."""

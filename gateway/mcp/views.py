@@ -6,12 +6,13 @@ tool and prompt its name on `/mcp`, over all backends, so that names do not depe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from gateway.mcp.catalogue import Kind, Listing, TemplatePattern
+from gateway.mcp.claims import Claims
 from gateway.mcp.filters import Globs, Shape
-from gateway.mcp.names import NameTable, exposed_name
+from gateway.mcp.names import NameTable, exposed_name, reserved_starts
 from registry.config import ClientSettings, Config, Server
 from registry.fields import ToolMode
 
@@ -53,22 +54,42 @@ class Directory:
     """Names on the aggregate endpoint, and the owners of resources."""
 
     def __init__(
-        self, rules: Mapping[str, Rules], listings: Mapping[tuple[str, Kind], Listing], separator: str
+        self,
+        rules: Mapping[str, Rules],
+        listings: Mapping[tuple[str, Kind], Listing],
+        separator: str,
+        claims: Claims | None = None,
     ) -> None:
         self.rules = rules
-        self.tables = {kind: NameTable(separator) for kind in (Kind.TOOLS, Kind.PROMPTS)}
-        self._owners: dict[str, list[str]] = {}
-        self._templates: list[tuple[TemplatePattern, str, str]] = []
+        self.claims = claims or Claims()
+        self.contested: list[tuple[Kind, str, str, str]] = []
+        """(list, the backend that wanted it, whose it is, name or URI)."""
+        reserved = reserved_starts({name: rule.prefix for name, rule in rules.items()}, separator)
+        self.tables = {kind: NameTable(separator, self._taker(kind), reserved) for kind in (Kind.TOOLS, Kind.PROMPTS)}
         for kind, table in self.tables.items():
             for name, rule in rules.items():
                 names = [item["name"] for item in _items(listings, name, kind) if rule.passes(kind, item["name"])]
                 table.add(name, rule.prefix, [rule.shown(kind, item) for item in names])
+        self._listers: dict[tuple[Kind, str], list[str]] = {}
         for name in rules:
-            for item in _items(listings, name, Kind.RESOURCES):
-                self._owners.setdefault(item["uri"], []).append(name)
-            for item in _items(listings, name, Kind.TEMPLATES)[:_MAX_TEMPLATES]:
-                template = item["uriTemplate"]
-                self._templates.append((TemplatePattern(template), template, name))
+            for kind, most in ((Kind.RESOURCES, None), (Kind.TEMPLATES, _MAX_TEMPLATES)):
+                for item in _items(listings, name, kind)[:most]:
+                    self._claim(kind, item[kind.key], name)
+        for name, kind in listings:
+            self.claims.read(kind, name)
+        known = [key for kind, key in self._listers if kind is Kind.TEMPLATES]
+        self._templates = [(TemplatePattern(one), one) for one in self.claims.in_order(Kind.TEMPLATES, known)]
+        self.claims.prune([*self._listers, *((kind, name) for kind, table in self.tables.items() for name in table)])
+
+    def _taker(self, kind: Kind) -> Callable[[str, str], str]:
+        return lambda wanted, backend: self.claims.take(kind, wanted, backend)
+
+    def _claim(self, kind: Kind, key: str, backend: str) -> None:
+        owner = self.claims.take(kind, key, backend)
+        listers = self._listers.setdefault((kind, key), [owner])
+        if owner != backend:
+            listers.append(backend)
+            self.contested.append((kind, backend, owner, key))
 
     def exposed(self, kind: Kind, backend: str, name: str) -> str:
         """The name of a backend's tool or prompt on `/mcp`."""
@@ -94,14 +115,18 @@ class Directory:
                 return backend, exposed[len(start) :]
         return None
 
+    def claimant(self, kind: Kind, key: str, visible: Collection[str]) -> str | None:
+        """Whose listed resource or template it is, for one who sees these backends: its owner's, if that is one."""
+        return next((owner for owner in self._listers.get((kind, key), ()) if owner in visible), None)
+
     def resource_owner(self, uri: str, visible: Sequence[str]) -> str | None:
-        """The first visible backend that lists the URI, has a template for it, or lists the template itself."""
+        """Who lists the URI, has a template for it, or lists the template itself."""
         seen = frozenset(visible)
-        for owner in self._owners.get(uri, ()):
-            if owner in seen:
-                return owner
-        for pattern, template, owner in self._templates:
-            if owner in seen and (template == uri or pattern.matches(uri)):
+        if (owner := self.claimant(Kind.RESOURCES, uri, seen)) is not None:
+            return owner
+        for pattern, template in self._templates:
+            owner = self.claimant(Kind.TEMPLATES, template, seen)
+            if owner is not None and (template == uri or pattern.matches(uri)):
                 return owner
         return visible[0] if len(visible) == 1 else None
 
