@@ -1,9 +1,10 @@
-"""What the gateway adds to a call: `python bench/gateway.py [--quick] [--rivals] [--json FILE]`.
+"""What the gateway adds to a call: `python bench/gateway.py [--quick] [--rivals] [--containers] [--json FILE]`.
 
 Three kinds of process, all on this machine and on loopback: backends (a bare HTTP server and a bare stdio server that
 answer at once, so that what is measured is not theirs), the gateway (its real endpoint under uvicorn, with a token,
-filters and the real instruments; no containers), and the load (raw bytes over kept connections, one at a time on
-each). Prints a table, and with `--check` exits 1 where the bar of the project is missed.
+filters and the real instruments), and the load (raw bytes over kept connections, one at a time on each). Prints a
+table, and with `--check` exits 1 where the bar of the project is missed. `--rivals` measures other gateways in the
+same run, `--containers` the same bare HTTP server in a container behind its door, against the one on loopback.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass
@@ -60,7 +62,7 @@ def answer(message: dict[str, Any], tools: int) -> dict[str, Any] | None:
     return {"jsonrpc": "2.0", "id": message["id"], "result": result}
 
 
-def serve_http(tools: int) -> None:
+def serve_http(tools: int, port: int = 0) -> None:
     """A bare streamable HTTP server: httptools on asyncio, a session id, JSON answers."""
     import httptools
     import uvloop
@@ -93,7 +95,7 @@ def serve_http(tools: int) -> None:
             self.transport.write(head % len(text) + text)
 
     async def main() -> None:
-        server = await asyncio.get_running_loop().create_server(Bare, "127.0.0.1", 0)
+        server = await asyncio.get_running_loop().create_server(Bare, "127.0.0.1", port)
         print(f"listening {server.sockets[0].getsockname()[1]}", file=sys.stderr, flush=True)
         await server.serve_forever()
 
@@ -114,20 +116,14 @@ def serve_stdio(tools: int) -> None:
 
 def serve_gateway(kind: str, backends: int, tools: int) -> None:
     """The real endpoint over bare backends, one process."""
-    import uvicorn
     import uvloop
 
-    from gateway.mcp.endpoint import Endpoint
-    from gateway.mcp.serving import listener
-    from observability.hub import Hub
-    from observability.instruments import Instruments
     from tests.gateway.mcp.fakes import FakeFence, FakeSupervisor, config, server
 
     names = [f"b{number}" for number in range(backends)]
-    http = frozenset(names if kind == "http" else ())
-    command = (sys.executable, __file__, "--serve", f"bare-{kind}", "--tools", str(tools))
+    entry = contained_server() if kind == "container" else server(http=kind == "http")
     settings = config(
-        {name: server(http=kind == "http", tools={"deny": ["secret_*"]}) for name in names},
+        {name: {**entry, "tools": {"deny": ["secret_*"]}} for name in names},
         clients={
             "bench": {
                 "token_sha256": hashlib.sha256(TOKEN.encode()).hexdigest(),
@@ -137,28 +133,104 @@ def serve_gateway(kind: str, backends: int, tools: int) -> None:
     )
 
     async def main() -> None:
-        supervisor = FakeSupervisor(dict.fromkeys(names, command), http)
-        instruments = Instruments()
-        instruments.known(backends=names, rules={}, clients=["bench"])
-        hub = Hub()
-        hub.attach(instruments.on_sequenced)
-        endpoint = Endpoint(supervisor=supervisor, fence=FakeFence(), emit=hub.publish, meters=instruments)
-        endpoint.on_tools = instruments.known_tools
-        endpoint.apply(settings)
-        sock = socket.socket()
-        sock.bind(("127.0.0.1", 0))
-        running = uvicorn.Server(listener(endpoint.app))
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(endpoint.run())
-            serving = tasks.create_task(running.serve(sockets=[sock]))
-            while not running.started:  # noqa: ASYNC110  # uvicorn has no event for it
-                await asyncio.sleep(0.01)
-            print(f"listening {sock.getsockname()[1]}", file=sys.stderr, flush=True)
-            await serving
-            await endpoint.close(1)
-            await supervisor.stop()
+        if kind == "container":
+            async with contained(settings) as (supervisor, link):
+                await serve_endpoint(settings, supervisor, link, names)
+            return
+        command = (sys.executable, __file__, "--serve", f"bare-{kind}", "--tools", str(tools))
+        processes = FakeSupervisor(dict.fromkeys(names, command), frozenset(names if kind == "http" else ()))
+        await serve_endpoint(settings, processes, FakeFence(), names)
+        await processes.stop()
 
     uvloop.run(main())
+
+
+async def serve_endpoint(settings: Any, supervisor: Any, fence: Any, names: list[str]) -> None:
+    """The endpoint on a port of its own, until it is told to end."""
+    from gateway.mcp.endpoint import Endpoint
+    from gateway.mcp.serving import listener
+    from observability.hub import Hub
+    from observability.instruments import Instruments
+    from tests.gateway.mcp.fakes import QuietServer
+
+    instruments = Instruments()
+    instruments.known(backends=names, rules={}, clients=["bench"])
+    hub = Hub()
+    hub.attach(instruments.on_sequenced)
+    endpoint = Endpoint(supervisor=supervisor, fence=fence, emit=hub.publish, meters=instruments)
+    endpoint.on_tools = instruments.known_tools
+    endpoint.apply(settings)
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    running = QuietServer(listener(endpoint.app))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, setattr, running, "should_exit", True)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(endpoint.run())
+        serving = tasks.create_task(running.serve(sockets=[sock]))
+        await running.up.wait()
+        for name in names if settings.servers[names[0]].image != "fixture" else ():
+            await supervisor.instance(name)
+        print(f"listening {sock.getsockname()[1]}", file=sys.stderr, flush=True)
+        await serving
+        await endpoint.close(1)
+
+
+def contained_server() -> dict[str, Any]:
+    """The bare HTTP server's entry: this very file, in the egress's image, which has a Python with httptools."""
+    return {
+        "image": os.environ["BENCH_IMAGE"],
+        "entrypoint": ["python3", "/bench/gateway.py", "--serve", "bare-http", "--port", "8000"],
+        "mounts": [f"{Path(__file__).parent}:/bench:ro"],
+        "port": 8000,
+        "resources": {"cpus": 2},
+    }
+
+
+@contextlib.asynccontextmanager
+async def contained(settings: Any) -> AsyncIterator[tuple[Any, Any]]:
+    """A real supervisor and link: egress, doors, containers, and all of it removed at the end."""
+    from gateway.runtime.build_settings import gather
+    from gateway.runtime.docker import DockerEngine
+    from gateway.runtime.egress_link import EgressLink
+    from gateway.runtime.host import host_listeners
+    from gateway.runtime.images import Images
+    from gateway.runtime.rundir import RunDirectory
+    from gateway.runtime.supervisor import Supervisor
+    from registry.secrets import SecretStore
+
+    with tempfile.TemporaryDirectory(prefix="skb") as name:
+        directory = RunDirectory(path=Path(name) / "r", persistent=Path(name) / "p")
+        engine = DockerEngine()
+        link = EgressLink(directory.control, on_event=lambda _: None, host_listeners=host_listeners)
+        supervisor = Supervisor(
+            engine, link, project=f"bench{os.getpid()}", run_directory=directory, images=Images(engine, gather),
+            secrets=SecretStore(), on_event=lambda _: None, probe=False,
+        )  # fmt: skip
+        await supervisor.apply(settings)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(supervisor.run())
+            try:
+                await supervisor.wait_begun()
+                yield supervisor, link
+            finally:
+                await supervisor.stop()
+        await engine.close()
+
+
+def egress_image() -> str:
+    """The image of the egress, built if it is not there."""
+    from gateway.runtime.build_settings import gather
+    from gateway.runtime.docker import DockerEngine
+    from gateway.runtime.images import Images
+
+    async def ready() -> str:
+        engine = DockerEngine()
+        try:
+            return await Images(engine, gather).egress()
+        finally:
+            await engine.close()
+
+    return asyncio.run(ready())
 
 
 # the load
@@ -249,7 +321,7 @@ async def latency(target: Target, count: int) -> list[float]:
     """Milliseconds of each of `count` calls, one after the other."""
     line, headers = await target.session()
     data = target.call(headers)
-    for _ in range(200):
+    for _ in range(min(200, count)):
         said = await line.ask(data)
     assert b"hello" in said, said
     taken = []
@@ -307,7 +379,7 @@ def running(*arguments: str) -> Iterator[tuple[int, int]]:
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(10)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -339,30 +411,37 @@ class Row:
     calls_s_256: float = 0.0
     cpu_ms: float = 0.0
     rss_mib: float = 0.0
+    barred: bool = True
+    """Whether the project's bar is for this row."""
 
 
 def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-async def measure_pair(direct: Target | None, via: Target, pid: int, name: str, quick: bool) -> Row:
+async def measure_pair(
+    direct: Target | None, via: Target, pid: int, name: str, quick: bool, *, rival: bool = False
+) -> Row:
     """Direct and through the gateway, in turns, so that what else the machine does falls on both."""
     count, rounds, seconds = (300, 3, 1.5) if quick else (1000, 5, 4.0)
+    if rival:
+        count //= 5  # some take 50 ms a call
     direct_ms: list[float] = []
     via_ms: list[float] = []
     for _ in range(rounds):
         if direct is not None:
             direct_ms += await latency(direct, count)
         via_ms += await latency(via, count)
-    row = Row(name)
+    row = Row(name, barred=not rival)
     row.direct_p50_ms = statistics.median(direct_ms) if direct_ms else 0.0
     row.p50_ms, row.p99_ms = statistics.median(via_ms), percentile(via_ms, 0.99)
     row.added_p50_ms = row.p50_ms - row.direct_p50_ms
     row.added_p99_ms = row.p99_ms - (percentile(direct_ms, 0.99) if direct_ms else 0.0)
     before = cpu_s(pid)
     row.calls_s_32, calls = await throughput(via, 32, seconds)
-    row.cpu_ms = (cpu_s(pid) - before) * 1000 / calls
-    row.calls_s_256, _ = await throughput(via, 256, seconds)
+    row.cpu_ms = (cpu_s(pid) - before) * 1000 / max(1, calls)
+    if not rival:  # some start a process for each session
+        row.calls_s_256, _ = await throughput(via, 256, seconds)
     row.rss_mib = rss_mib(pid)
     return row
 
@@ -394,6 +473,7 @@ async def idle_sessions(target: Target, pid: int, count: int) -> float:
     hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "bench", "version": "1"}}
     first = post(target.path, {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello}, target.headers())
     await line.ask(first)
+    await asyncio.sleep(1)
     before = rss_mib(pid)
     for _ in range(count):
         await line.ask(first)
@@ -417,6 +497,7 @@ async def list_ms(target: Target, count: int) -> tuple[float, float, int]:
     return first, statistics.median(taken), tools
 
 
+CONTAINER_BAR_MS = 0.1
 BAR = {"added_p50_ms": (0.45, "<="), "calls_s_32": (3000, ">="), "cpu_ms": (0.35, "<="), "rss_mib": (120, "<=")}
 
 
@@ -446,7 +527,9 @@ async def bench(quick: bool) -> list[Row]:
         rows.append(await measure_pair(direct, via, pid, "HTTP backend, /mcp", quick))
         per_backend = Target(via.port, "/servers/b0/mcp", "echo", TOKEN)
         rows.append(await measure_pair(direct, per_backend, pid, "HTTP backend, /servers/b0/mcp", quick))
-        print(f"memory: {await idle_sessions(via, pid, 1000):.1f} KiB for each of 1,000 idle sessions")
+    async with http_pair() as (_, via, pid):
+        each = await idle_sessions(via, pid, 1000)
+        print(f"memory: {each:.1f} KiB for each of 1,000 idle sessions, {each * 1000 / 1024:.1f} MiB for all of them")
     with running("--serve", "gateway", "--kind", "stdio") as (pid, port):
         await asyncio.sleep(0.5)
         via = Target(port, "/mcp", "b0__echo", TOKEN)
@@ -465,14 +548,75 @@ async def bench(quick: bool) -> list[Row]:
     return rows
 
 
+async def bench_containers(quick: bool) -> Row:
+    """The bare server behind its door, in turns with the one on loopback, both through a gateway."""
+    os.environ["BENCH_IMAGE"] = await asyncio.to_thread(egress_image)
+    count, rounds = (300, 3) if quick else (1000, 5)
+    async with http_pair() as (direct, plain, _):
+        with running("--serve", "gateway", "--kind", "container") as (pid, port):
+            via = Target(port, "/mcp", "b0__echo", TOKEN)
+            row = await measure_pair(direct, via, pid, "HTTP backend in a container, /mcp", quick)
+            taken: dict[int, list[float]] = {plain.port: [], port: []}
+            for _ in range(rounds):
+                for target in (plain, via):
+                    taken[target.port] += await latency(target, count)
+    boxed, bare = statistics.median(taken[port]), statistics.median(taken[plain.port])
+    print(
+        f"in a container: p50 {boxed:.3f} ms, on loopback {bare:.3f} ms; the container adds {boxed - bare:.3f} ms "
+        f"(the bar: at most {CONTAINER_BAR_MS})"
+    )
+    row.barred = False
+    return row
+
+
+async def bench_rivals(quick: bool) -> list[Row]:
+    """Other gateways over the same backends."""
+    from bench import rivals
+
+    rows = []
+    for rival in rivals.RIVALS:
+        if why := await asyncio.to_thread(rivals.install, rival.package):
+            print(f"{rival.name}: not installed: {why}")
+            continue
+        name = f"{rival.name} {rivals.version(rival.package)}, {rival.kind} backend"
+        try:
+            with running("--serve", "bare-http") as (_, backend):
+                url = [f"http://127.0.0.1:{backend}/mcp"]
+                pipe = [sys.executable, __file__, "--serve", "bare-stdio"]
+                with rivals.running(rival, url if rival.kind == "http" else pipe) as (pid, port):
+                    direct = Target(backend) if rival.kind == "http" else None
+                    async with asyncio.timeout(300):
+                        row = await measure_pair(direct, Target(port), pid, name, quick, rival=True)
+        except (RuntimeError, OSError, AssertionError, TimeoutError) as error:
+            print(f"{name}: {type(error).__name__}: {str(error)[:200]}")
+            continue
+        if rival.kind == "stdio":
+            row.direct_p50_ms = await pipe_latency(500)
+            row.added_p50_ms, row.added_p99_ms = row.p50_ms - row.direct_p50_ms, row.p99_ms - row.direct_p50_ms
+        rows.append(row)
+    return rows
+
+
+def print_ratios(rows: list[Row], rivals: list[Row]) -> None:
+    """How many times ours each rival is: its own kind of backend, in the same run."""
+    for row in rivals:
+        ours = rows[0] if "http" in row.what else rows[2]
+        print(
+            f"{row.what}: {row.added_p50_ms / ours.added_p50_ms:.1f} times the added p50, "
+            f"{ours.calls_s_32 / max(row.calls_s_32, 0.01):.1f} times fewer calls a second, "
+            f"{row.cpu_ms / ours.cpu_ms:.1f} times the CPU"
+        )
+
+
 def print_table(rows: list[Row]) -> None:
     print(
         f"{'':42}{'direct':>8}{'p50':>8}{'p99':>8}{'+p50':>8}{'+p99':>8}{'/s @32':>8}{'/s @256':>8}{'cpu ms':>8}{'MiB':>7}"
     )
     for row in rows:
+        many = f"{row.calls_s_256:.0f}" if row.calls_s_256 else "-"
         print(
             f"{row.what:42}{row.direct_p50_ms:8.3f}{row.p50_ms:8.3f}{row.p99_ms:8.3f}{row.added_p50_ms:8.3f}"
-            f"{row.added_p99_ms:8.3f}{row.calls_s_32:8.0f}{row.calls_s_256:8.0f}{row.cpu_ms:8.3f}{row.rss_mib:7.0f}"
+            f"{row.added_p99_ms:8.3f}{row.calls_s_32:8.0f}{many:>8}{row.cpu_ms:8.3f}{row.rss_mib:7.0f}"
         )
 
 
@@ -480,25 +624,36 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     options.add_argument("--quick", action="store_true")
     options.add_argument("--check", action="store_true", help="exit 1 where the bar is missed")
+    options.add_argument("--rivals", action="store_true", help="measure other gateways too (installs them)")
+    options.add_argument(
+        "--containers", action="store_true", help="measure a backend in a container (needs an engine)"
+    )
     options.add_argument("--json", type=Path)
     options.add_argument("--serve", help=argparse.SUPPRESS)
     options.add_argument("--kind", default="http", help=argparse.SUPPRESS)
     options.add_argument("--backends", type=int, default=1, help=argparse.SUPPRESS)
     options.add_argument("--tools", type=int, default=5, help=argparse.SUPPRESS)
+    options.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
     chosen = options.parse_args()
     match chosen.serve:
         case "bare-http":
-            serve_http(chosen.tools)
+            serve_http(chosen.tools, chosen.port)
         case "bare-stdio":
             serve_stdio(chosen.tools)
         case "gateway":
             serve_gateway(chosen.kind, chosen.backends, chosen.tools)
         case _:
+            print(f"load average before: {' '.join(f'{load:.1f}' for load in os.getloadavg())}")
             rows = asyncio.run(bench(chosen.quick))
+            rivals = asyncio.run(bench_rivals(chosen.quick)) if chosen.rivals else []
+            boxed = [asyncio.run(bench_containers(chosen.quick))] if chosen.containers else []
+            print(f"load average after: {' '.join(f'{load:.1f}' for load in os.getloadavg())}")
+            print_ratios(rows, rivals)
+            rows += boxed + rivals
             print_table(rows)
             if chosen.json:
                 chosen.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
-            problems = [problem for row in rows for problem in missed(row)]
+            problems = [problem for row in rows if row.barred for problem in missed(row)]
             print("\n".join(problems) or "the bar is met")
             return 1 if chosen.check and problems else 0
     return 0
