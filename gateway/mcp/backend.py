@@ -446,6 +446,10 @@ class Backend:
             await self.peer(None)
         return self.abouts.get(modern) or next(iter(self.abouts.values()))
 
+    def unheard(self, *, modern: bool) -> bool:
+        """Whether it may speak that era and was never asked in it."""
+        return modern not in self.abouts and self._speaks.get(modern) is not False
+
     async def set_level(self, peer: Peer, level: str) -> None:
         """Have a legacy connection log at this level; a shared one only ever logs more."""
         if "logging" not in peer.about.capabilities or not self._more(peer, level):

@@ -61,6 +61,11 @@ class Caller:
             return False
         return level not in LEVELS or LEVELS.index(level) >= LEVELS.index(self.level)
 
+    def has_extension(self, name: str) -> bool:
+        """Whether the client declared an extension of the protocol."""
+        extensions = self.capabilities.get("extensions")
+        return isinstance(extensions, Mapping) and name in extensions
+
     def can(self, method: str, params: Mapping[str, Any]) -> bool:
         """Whether the client declared the capability that a request to it needs."""
         match method:

@@ -20,6 +20,7 @@ from gateway.mcp.errors import INTERNAL_ERROR, PeerClosed, RpcError
 from gateway.mcp.http_client import Connection, Pool, SseParser
 from gateway.mcp.peer import MAX_MESSAGE, About, Call, Ghosts, Reply, Sink, failed
 from gateway.mcp.tasks import Tasks
+from gateway.mcp.tasktable import METHODS as TASK_METHODS
 
 SESSION_GONE: Final = "the session is gone"
 NOT_AUTHORIZED: Final = "it refused our credentials"
@@ -236,7 +237,7 @@ class HttpPeer:
     def _routing(self, call: Call) -> bytes:
         """The headers that mirror the body on the 2026-07-28 wire."""
         headers = {"Mcp-Method": call.method}
-        key = NAME_BEARING_METHODS.get(call.method)
+        key = "taskId" if call.method in TASK_METHODS else NAME_BEARING_METHODS.get(call.method)
         name = call.params.get(key) if key is not None else None
         if isinstance(name, str):
             headers["Mcp-Name"] = encode_header_value(name)

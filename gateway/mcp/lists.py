@@ -17,6 +17,7 @@ from gateway.mcp.catalogue import Kind, Listing
 from gateway.mcp.connect import US
 from gateway.mcp.errors import INVALID_PARAMS, RpcError
 from gateway.mcp.peer import LATEST_LEGACY, LEGACY_VERSIONS, META, MODERN, About
+from gateway.mcp.tasktable import EXTENSION
 from gateway.mcp.views import View
 from registry.config import Start
 
@@ -33,6 +34,8 @@ _AGGREGATE: Final[Mapping[str, Any]] = {
     "completions": {},
     "logging": {},
 }
+
+_APPS: Final = "io.modelcontextprotocol/ui"
 
 
 class Lists:
@@ -159,21 +162,36 @@ class Lists:
             return {**about.result, "protocolVersion": version}
         return {"protocolVersion": version, **_plain(about)}
 
-    async def discovered(self, view: View) -> dict[str, Any]:
+    async def discovered(self, caller: Caller) -> dict[str, Any]:
         """The DiscoverResult on this route. Raises RpcError."""
+        view = caller.view
         fixed = {"resultType": "complete", "supportedVersions": [MODERN]}
         private = {"ttlMs": 0, "cacheScope": "private"}
         if not view.route:
             meta = {"_meta": {META + "serverInfo": dict(US)}}
-            capabilities = {"capabilities": dict(_AGGREGATE)}
-            return {**fixed, **capabilities, **await self._instructions(view), **private, **meta}
-        about = await self.backends[view.route].about(True)
+            instructions = await self._instructions(view)
+            capabilities = {"capabilities": {**_AGGREGATE, **self._extensions(view)}}
+            return {**fixed, **capabilities, **instructions, **private, **meta}
+        backend = self.backends[view.route]
+        if backend.unheard(modern=True) and not _may_wait(backend):
+            await backend.peer(caller)
+        about = await backend.about(True)
         if about.modern:
             result = {**private, **about.result, "supportedVersions": [MODERN]}
             return {**result, "cacheScope": "private"} if view.restricted else result
         plain = _plain(about)
         info = plain.pop("serverInfo")
         return {**fixed, **plain, **private, "_meta": {META + "serverInfo": info}}
+
+    def _extensions(self, view: View) -> dict[str, Any]:
+        """The extensions that work through `/mcp`: tasks always (a backend on a pipe may not have said so yet)."""
+        found: dict[str, Any] = {EXTENSION: {}}
+        for name in view.backends:
+            about = self.backends[name].abouts.get(True)
+            offered = about.capabilities.get("extensions") if about is not None else None
+            if isinstance(offered, dict) and _APPS in offered:
+                found.setdefault(_APPS, offered[_APPS])
+        return {"extensions": found}
 
     async def _instructions(self, view: View) -> dict[str, str]:
         """The instructions of all visible backends that can be had soon, each under its name."""

@@ -6,17 +6,25 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from mcp.shared.inbound import InboundLadderRejection, validate_mcp_param_headers
+from mcp.shared.inbound import InboundLadderRejection, decode_header_value, validate_mcp_param_headers
 
 from gateway.mcp import wire
 from gateway.mcp.backend import Backend
 from gateway.mcp.caller import LEVELS, Caller
 from gateway.mcp.calls import Calls, Done
 from gateway.mcp.catalogue import KIND_OF_METHOD, Kind
-from gateway.mcp.errors import INVALID_PARAMS, METHOD_NOT_FOUND, RESOURCE_NOT_FOUND, STATUS, RpcError
+from gateway.mcp.errors import (
+    HEADER_MISMATCH,
+    INVALID_PARAMS,
+    METHOD_NOT_FOUND,
+    MISSING_CAPABILITY,
+    RESOURCE_NOT_FOUND,
+    STATUS,
+    RpcError,
+)
 from gateway.mcp.lists import Lists
 from gateway.mcp.search import SEARCH_TOOLS, Search
-from gateway.mcp.tasktable import TaskTable
+from gateway.mcp.tasktable import EXTENSION, METHODS, Known, TaskTable
 from gateway.mcp.watch import Watches
 from observability.events import CallEvent, Event, ToolChange, ToolEvent
 from observability.instruments import Meters
@@ -139,7 +147,7 @@ class Router:
             caller, backend, "tools/call", params, key=own, label=self._label(backend, Kind.TOOLS, own)
         )
         if b'"taskId"' in done[0]:
-            self._tasks.learn(done[0], caller.principal, backend_name)
+            self._tasks.learn(done[0], caller.principal, backend_name, own)
         return done
 
     async def _check_pin(self, caller: Caller, backend: Backend, own: str, name: str) -> None:
@@ -263,13 +271,28 @@ class Router:
     # by task
 
     async def _task(self, caller: Caller, method: str, params: dict[str, Any]) -> Done:
-        if method == "tasks/list":
-            return success(caller, {"tasks": self._tasks.of(caller.principal, caller.view.backends)})
-        task = _text(params, "taskId")
-        name = self._tasks.owner(task, caller.principal)
-        if name is None or name not in caller.view.backends:
-            raise RpcError(INVALID_PARAMS, f"Unknown task: {task}", kind="unknown_task")
-        return await self._calls.run(caller, self._backends[name], method, params)
+        if caller.modern:
+            _check_task_request(caller, method, params)
+        elif method == "tasks/list":
+            known = self._tasks.of(caller.principal, caller.view.backends)
+            return success(caller, {"tasks": [one.task for one in known if self._may_use(caller, one)]})
+        task_id = _text(params, "taskId")
+        found = self._tasks.find(task_id, caller.principal, caller.view.backends)
+        found = [one for one in found if self._may_use(caller, one)]
+        if len(found) > 1:
+            names = ", ".join(one.backend for one in found)
+            raise RpcError(
+                INVALID_PARAMS,
+                f"Task {task_id} could be of {names}: use /servers/NAME/mcp for it",
+                kind="ambiguous_task",
+            )
+        if not found:
+            raise RpcError(INVALID_PARAMS, f"Unknown task: {task_id}", kind="unknown_task")
+        return await self._calls.run(caller, self._backends[found[0].backend], method, params, key=task_id)
+
+    def _may_use(self, caller: Caller, task: Known) -> bool:
+        """A task can be used by who may still see the tool that began it."""
+        return caller.view.shows(Kind.TOOLS, task.backend, task.tool)
 
     # what the gateway answers itself
 
@@ -296,7 +319,7 @@ class Router:
         return await self._call_tool(caller, target, inner)
 
     async def _discover(self, caller: Caller, params: dict[str, Any]) -> Done:
-        return success(caller, await self._lists.discovered(caller.view))
+        return success(caller, await self._lists.discovered(caller))
 
     async def _ping(self, caller: Caller, params: dict[str, Any]) -> Done:
         return success(caller, {})
@@ -331,6 +354,17 @@ def failure(caller: Caller, error: RpcError) -> Done:
     """An error of our own."""
     status = STATUS.get(error.code, 200) if caller.modern else 200
     return wire.error_response(caller.request_id, error.body()), status
+
+
+def _check_task_request(caller: Caller, method: str, params: Mapping[str, Any]) -> None:
+    """What the Tasks extension asks of a request, before anybody is told whether there is such a task."""
+    if method not in METHODS:
+        raise RpcError(METHOD_NOT_FOUND, "Method not found", method, kind="unknown_method")
+    if not caller.has_extension(EXTENSION):
+        needed: dict[str, Any] = {"requiredCapabilities": {"extensions": {EXTENSION: {}}}}
+        raise RpcError(MISSING_CAPABILITY, "Missing required client capability", needed)
+    if decode_header_value(caller.headers.get("mcp-name", "")) != params.get("taskId"):
+        raise RpcError(HEADER_MISMATCH, "Mcp-Name must be the request's taskId")
 
 
 def _text(params: Mapping[str, Any], key: str) -> str:

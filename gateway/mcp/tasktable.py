@@ -1,45 +1,79 @@
-"""Which backend a task belongs to, and whose it is: a task's id says neither."""
+"""Which backend a task belongs to, and whose it is: a task's id says neither.
+
+An id is a backend's own word, so two backends may choose the same one (many count), and a hostile one may choose its
+neighbour's. A task is therefore known by its principal, id *and* backend; where a route shows several backends and the
+id alone does not say which, nobody is asked.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.mcp import wire
 from gateway.mcp.caller import Principal
 
-_MAX_TASKS: Final = 10_000
+EXTENSION: Final = "io.modelcontextprotocol/tasks"
+METHODS: Final = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
+"""What the extension has; the tasks of 2025-11-25 had more."""
+_MAX_TASKS: Final = 2_000
+"""Of one principal; the oldest is forgotten first."""
+_MAX_PRINCIPALS: Final = 1_000
 _MAX_ID: Final = 1024
 _MAX_TASK: Final = 16 * 1024
 """Bytes of a response whose task is kept whole; of a larger one only the id is."""
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A task as it began."""
+
+    task_id: str
+    backend: str
+    tool: str
+    """As the backend names it."""
+    task: Mapping[str, Any] = field(default_factory=dict)
+
+
 class TaskTable:
-    """The newest tasks, by id."""
+    """The newest tasks of each principal."""
 
     def __init__(self) -> None:
-        self._tasks: OrderedDict[str, tuple[Principal, str, dict[str, Any]]] = OrderedDict()
+        self._tasks: OrderedDict[Principal, OrderedDict[tuple[str, str], Known]] = OrderedDict()
 
-    def learn(self, message: bytes, principal: Principal, backend: str) -> None:
+    def learn(self, message: bytes, principal: Principal, backend: str, tool: str) -> None:
         """Remember the task that a response began, if it did."""
         result = wire.loads(message).get("result")
-        if not isinstance(result, dict):
+        task = _task_of(result) if isinstance(result, dict) else None
+        if task is None:
             return
-        task = result.get("task")
-        task = task if isinstance(task, dict) else result
-        task_id = task.get("taskId")
-        if isinstance(task_id, str) and len(task_id) <= _MAX_ID and task_id not in self._tasks:
-            task = task if len(message) <= _MAX_TASK else {"taskId": task_id}
-            self._tasks[task_id] = (principal, backend, task)
-            if len(self._tasks) > _MAX_TASKS:
-                self._tasks.popitem(last=False)
+        task_id = task["taskId"]
+        mine: OrderedDict[tuple[str, str], Known] = self._tasks.setdefault(principal, OrderedDict())
+        self._tasks.move_to_end(principal)
+        if (task_id, backend) not in mine:
+            kept = task if len(message) <= _MAX_TASK else {"taskId": task_id}
+            mine[task_id, backend] = Known(task_id, backend, tool, kept)
+        if len(mine) > _MAX_TASKS:
+            mine.popitem(last=False)
+        if len(self._tasks) > _MAX_PRINCIPALS:
+            self._tasks.popitem(last=False)
 
-    def owner(self, task_id: str, principal: Principal) -> str | None:
-        """The backend of this principal's task; None for anybody else's."""
-        known = self._tasks.get(task_id)
-        return known[1] if known is not None and known[0] == principal else None
+    def find(self, task_id: str, principal: Principal, backends: Collection[str]) -> list[Known]:
+        """This principal's tasks of that id on these backends."""
+        mine: Mapping[tuple[str, str], Known] = self._tasks.get(principal, {})
+        return [mine[task_id, backend] for backend in backends if (task_id, backend) in mine]
 
-    def of(self, principal: Principal, backends: Collection[str]) -> list[dict[str, Any]]:
-        """The principal's tasks on these backends, as they began."""
-        return [task for owner, backend, task in self._tasks.values() if owner == principal and backend in backends]
+    def of(self, principal: Principal, backends: Collection[str]) -> list[Known]:
+        """The principal's tasks on these backends."""
+        return [known for known in self._tasks.get(principal, {}).values() if known.backend in backends]
+
+
+def _task_of(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The task that a result is (2026-07-28) or holds (2025-11-25)."""
+    task = result if result.get("resultType") == "task" else result.get("task")
+    if not isinstance(task, dict):
+        return None
+    task_id = task.get("taskId")
+    return task if isinstance(task_id, str) and len(task_id) <= _MAX_ID else None

@@ -39,6 +39,11 @@ from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
 
+try:
+    from tests.fixture_server.background import WORK, Background
+except ImportError:  # in a container there is only this folder
+    from background import WORK, Background  # type: ignore[import-not-found, no-redef]
+
 warnings.filterwarnings("ignore", message=".*deprecated.*")
 
 MODERN = "2026-07-28"
@@ -153,7 +158,8 @@ class Fixture:
             for name, (_, schema) in self.tools.items()
         ]
         tools += [
-            t.Tool(name=name, description="One more", input_schema={"type": "object"}) for name in self.extra_tools
+            t.Tool(name=name, description="One more", input_schema={"type": "object"})
+            for name in (*WORK, *self.extra_tools)
         ]
         return t.ListToolsResult(tools=tools, ttl_ms=0, cache_scope="private")
 
@@ -220,6 +226,9 @@ class Fixture:
         return text("Reconnection test completed successfully")
 
     # tools of our own
+
+    async def tool_greet(self, ctx: Any, params: Any) -> Result:
+        return text(f"Hello, {(params.arguments or {}).get('name')}!")
 
     async def tool_echo(self, ctx: Any, params: Any) -> Result:
         return text(json.dumps(params.arguments or {}))
@@ -580,6 +589,7 @@ def build() -> Server:
         get_tool_input_schema=lambda name: fixture.tools[name][1] if name in fixture.tools else None,
     )
     server.middleware.append(one_era)
+    server.middleware.append(Background(counted="FIXTURE_COUNTS" in os.environ).middleware)
     return server
 
 

@@ -157,10 +157,26 @@ def test_a_backend_with_other_tools_each_time_does_not_fill_the_pins(
 
 def test_a_huge_task_is_kept_by_its_id_alone() -> None:
     tasks, alice = TaskTable(), Principal("alice")
-    tasks.learn(json.dumps({"result": {"taskId": "t1", "content": "x" * 1_000_000}}).encode(), alice, "bad")
-    tasks.learn(json.dumps({"result": {"taskId": "x" * 100_000}}).encode(), alice, "bad")
-    assert tasks.of(alice, ["bad"]) == [{"taskId": "t1"}]
-    assert tasks.owner("t1", Principal("bob")) is None
+    for task in ({"taskId": "t1", "content": "x" * 1_000_000}, {"taskId": "x" * 100_000}):
+        tasks.learn(json.dumps({"result": {"resultType": "task", **task}}).encode(), alice, "bad", "tool")
+    assert [known.task for known in tasks.of(alice, ["bad"])] == [{"taskId": "t1"}]
+    assert tasks.find("t1", Principal("bob"), ["bad"]) == []
+
+
+def test_one_principal_cannot_push_out_the_tasks_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.mcp.tasktable._MAX_TASKS", 5)
+    tasks, alice, bob = TaskTable(), Principal("alice"), Principal("bob")
+
+    def begin(who: Principal, task_id: str) -> None:
+        tasks.learn(json.dumps({"result": {"task": {"taskId": task_id}}}).encode(), who, "one", "tool")
+
+    begin(bob, "precious")
+    for number in range(100):
+        begin(alice, f"t{number}")
+    assert len(tasks.of(alice, ["one"])) == 5
+    assert len(tasks.find("precious", bob, ["one"])) == 1
+    tasks.learn(b'{"result": {"taskId": "plain", "resultType": "complete"}}', bob, "one", "tool")
+    assert tasks.find("plain", bob, ["one"]) == [], "a result that speaks of a task is none"
 
 
 @pytest.mark.anyio
