@@ -23,7 +23,7 @@ from egress.policy import DEFAULT_PORTS, HOST_NAME
 from registry.config import Config, load_text
 from registry.document import Document, decode, parse, read_text
 from registry.errors import ConfigError, Problem
-from registry.importers.adopt import is_foreign, names_of, section
+from registry.importers.adopt import OURS, is_foreign, names_of, section
 from registry.network import covers, host_text
 from registry.problems import unknown_key
 from registry.splice import block_value, splice
@@ -95,7 +95,7 @@ class Tree:
         return names_of(self.servers()).get(name, name) if self.foreign else name
 
     def clients(self) -> dict[str, Any]:
-        if self.foreign:
+        if self.foreign and not OURS & self.root.keys():
             hint = "Make a stockade.yaml with these servers, and keep the clients there"
             raise self.error("is an AI client's own file, which has no place for `clients`", hint)
         if not isinstance(self.root.get("clients"), dict):
@@ -284,7 +284,7 @@ def remove_server(name: str) -> Change:
     def change(tree: Tree) -> None:
         tree.server(name)
         del tree.servers()[tree.key(name)]
-        for client in (tree.root.get("clients") or {}).values() if not tree.foreign else ():
+        for client in (tree.root.get("clients") or {}).values():
             if isinstance(client, dict) and name in (client.get("servers") or []):
                 client["servers"] = [item for item in client["servers"] if item != name]
 

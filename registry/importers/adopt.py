@@ -1,7 +1,8 @@
 """Takes a file as AI clients keep it (`mcpServers`, or VS Code's `servers`) as a configuration of ours.
 
 Such a file says nothing about networks, so everything in it is isolated and reaches nothing until someone adds a
-`network` to it. What cannot run behind a wall is left out with a warning, and the rest is served.
+`network` to it. What cannot run behind a wall is left out with a warning, and the rest is served. Our own sections may
+stand beside its servers (`gateway`, to take another port); it stays a client's file until it says `version`.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ SECTIONS: tuple[KeyPath, ...] = (
     ("mcp",),
 )
 OURS = frozenset({"project", "gateway", "egress", "extra_ca", "clients"})
+"""Sections of ours that a client's file may have."""
 
 
 def is_foreign(document: Document) -> bool:
-    """Whether the file is a client's: JSON, servers in it, and nothing that only we write."""
-    value = document.value
-    return document.is_json and "version" not in value and not OURS & value.keys() and section(value) is not None
+    """Whether the file is a client's: JSON, servers in it, and no `version`, which only we write."""
+    return document.is_json and "version" not in document.value and section(document.value) is not None
 
 
 def section(value: Mapping[str, Any]) -> KeyPath | None:
@@ -74,7 +75,8 @@ def adopt_servers(document: Document, servers: Mapping[str, Any], path: KeyPath)
         imported = convert(raw, variables=variables)
         entries[name] = imported.entry
         notes += [document.problem((*here, *note.path), note.message, note.hint) for note in imported.notes]
-    value = {"version": 1, "mcpServers": entries}
+    ours = {key: document.value[key] for key in document.value if key in OURS}
+    value = {"version": 1, **ours, "mcpServers": entries}
     return dataclasses.replace(document, value=value, spans=spans), notes
 
 

@@ -262,6 +262,16 @@ def test_a_clients_json_is_edited_by_the_name_it_is_served_as(tmp_path: Path) ->
         edit_config(path, add_client("c", HASH))
 
 
+def test_a_clients_json_with_sections_of_ours_takes_clients_and_loses_them(tmp_path: Path) -> None:
+    path = tmp_path / "mcp.json"
+    servers = {"My Server": {"command": "uvx", "args": ["x"]}, "b": {"command": "uvx", "args": ["y"]}}
+    path.write_text(json.dumps({"gateway": {"listen": "127.0.0.1:8520"}, "mcpServers": servers}, indent=2))
+    apply(edit_config(path, add_client("c", HASH, {"servers": ["my-server", "b"]})))
+    edit = edit_config(path, remove_server("my-server"))
+    assert list(edit.config.servers) == ["b"]
+    assert edit.config.clients["c"].servers == ("b",)
+
+
 KEYS = st.sampled_from(["a", "b", "c", "key", "x y"])
 LEAVES = (
     st.none() | st.booleans() | st.integers(0, 99) | st.sampled_from(["x", "a: b", "# no", "", "yes", "${secret:a}"])

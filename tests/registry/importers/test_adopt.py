@@ -43,6 +43,24 @@ def test_a_clients_file_loads_with_its_own_keys_comments_and_names() -> None:
     ]
 
 
+def test_sections_of_ours_beside_a_clients_servers_leave_the_rest_as_it_is() -> None:
+    token = "b" * 64
+    file = {
+        "gateway": {"listen": "127.0.0.1:8520"},
+        "clients": {"cursor": {"token_sha256": token, "servers": ["my-fetch"]}},
+        "mcpServers": {
+            "My Fetch": {"command": "uvx", "args": ["mcp-server-fetch"], "alwaysAllow": []},
+            "local": {"command": "python3", "args": ["-m", "foo"]},
+        },
+    }
+    config = load(file)
+    assert list(config.servers) == ["my-fetch"]
+    assert config.gateway.listen == "127.0.0.1:8520"
+    assert config.clients["cursor"].servers == ("my-fetch",)
+    with pytest.raises(ConfigError, match=r"gateway.lisen: unknown key 'lisen'. Did you mean 'listen'"):
+        load({**file, "gateway": {"lisen": "127.0.0.1:8520"}})
+
+
 def test_two_names_that_would_become_one_stay_two() -> None:
     entry = {"command": "uvx", "args": ["x"]}
     assert list(load({"mcpServers": {"My Server": entry, "my-server": entry, "MY_SERVER": entry}}).servers) == [
