@@ -166,11 +166,11 @@ class Gateway:
     async def edit(self, change: Change, *, dry_run: bool = False) -> Edited:
         edit = await asyncio.to_thread(edit_config, self.config_path, change)
         if dry_run or not edit.changed:
-            return Edited(diff=edit.diff, applied=False)
+            return Edited(diff=edit.diff, applied=False, warnings=edit.worth_knowing)
         await asyncio.to_thread(apply_edit, edit)
         self._watcher.acknowledge()
         await self.reload()
-        return Edited(diff=edit.diff, applied=True)
+        return Edited(diff=edit.diff, applied=True, warnings=edit.worth_knowing)
 
     async def reload(self) -> None:
         config = await asyncio.to_thread(load_config, self.config_path)

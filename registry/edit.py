@@ -15,7 +15,7 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -51,6 +51,13 @@ class Edit:
     """What the file will mean."""
     warnings: tuple[Problem, ...]
     """Warnings that the change brings with it."""
+
+    @property
+    def worth_knowing(self) -> tuple[str, ...]:
+        """The warnings as a person reads them beside the change, which shows where they are."""
+        return tuple(
+            str(replace(one, file="", line=0, column=0)).removeprefix("mcpServers.") for one in self.warnings
+        )
 
     @property
     def changed(self) -> bool:

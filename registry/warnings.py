@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 
+from egress.addresses import AddressClass, classify
 from egress.policy import Mode, Rule, RuleKind
 from registry.config import Config, Server
 from registry.document import Document
@@ -61,9 +62,41 @@ def warn_network(network: Network) -> Found:
         hint = "Set enforce once the policy is complete (`stockade egress suggest` proposes one)"
         yield Finding(("network", "mode"), f"{policy.mode} lets through what enforce would deny", hint)
     for index, rule in enumerate(policy.rules):
-        if is_below_public_suffix(rule):
-            message = f"allows every host below {rule.host}, which anybody can register names in"
-            yield Finding(("network", "allowed_hosts", index), message, "Name the hosts that the server needs")
+        yield from warn_rule(rule, ("network", "allowed_hosts", index))
+
+
+METADATA_NAMES = frozenset(
+    {
+        "metadata",
+        "metadata.google.internal",
+        "metadata.goog",
+        "instance-data",
+        "instance-data.ec2.internal",
+        "metadata.tencentyun.com",
+        "metadata.platformequinix.com",
+    }
+)
+
+
+def warn_rule(rule: Rule, where: KeyPath) -> Found:
+    """What one entry of `allowed_hosts` opens, or does not, without looking like it."""
+    kind = rule_class(rule)
+    if kind is AddressClass.METADATA or rule.host in METADATA_NAMES:
+        message = f"{rule.pattern} is where clouds hand out credentials of the machine"
+        yield Finding(where, message, "Hardly any server has a good reason to ask there")
+    elif kind in (AddressClass.LOOPBACK, AddressClass.UNSPECIFIED):
+        message = f"{rule.pattern} is the server's own container, and no rule opens it"
+        yield Finding(where, message, "The machine that it runs on is host.docker.internal, with a port")
+    elif is_below_public_suffix(rule):
+        message = f"{rule.pattern} allows every host below {rule.host}, which anybody can register names in"
+        yield Finding(where, message, "Name the hosts that the server needs")
+
+
+def rule_class(rule: Rule) -> AddressClass | None:
+    """The class of the one address that a rule is for; None for names and ranges."""
+    if rule.network is None or rule.network.num_addresses > 1:
+        return None
+    return classify(rule.network.network_address)
 
 
 NOT_FOR_ALL = frozenset({"githubusercontent.com"})

@@ -12,7 +12,7 @@ from gateway.cli.options import say, screen
 
 if TYPE_CHECKING:
     from registry.config import Config
-    from registry.edit import Change
+    from registry.edit import Change, Edit
 
 
 def change(
@@ -24,15 +24,15 @@ def change(
     """
     if where.running():
         answer = online(where.api())
-        _show(str(answer["diff"]), where.config(), dry_run)
+        show_change(answer, where.config(), dry_run=dry_run)
         return bool(answer["applied"])
-    diff = edit_file(where.config_to_write(), offline(), dry_run=dry_run)
-    _show(diff, where.config_to_write(), dry_run)
+    edit = edit_file(where.config_to_write(), offline(), dry_run=dry_run)
+    show_change({"diff": edit.diff, "warnings": edit.worth_knowing}, where.config_to_write(), dry_run=dry_run)
     return False
 
 
-def edit_file(path: Path, wanted: Change, *, dry_run: bool) -> str:
-    """Change the file itself; returns the diff. Raises Failure with all problems when the result would not load."""
+def edit_file(path: Path, wanted: Change, *, dry_run: bool) -> Edit:
+    """Change the file itself. Raises Failure with all problems when the result would not load."""
     from registry.config import ConfigError
     from registry.edit import apply, edit_config
 
@@ -42,14 +42,17 @@ def edit_file(path: Path, wanted: Change, *, dry_run: bool) -> str:
             apply(edit)
     except ConfigError as error:
         raise Failure(str(error)) from error
-    return edit.diff
+    return edit
 
 
-def _show(diff: str, path: Path, dry_run: bool) -> None:
-    if not diff:
+def show_change(edited: Mapping[str, Any], path: Path, *, dry_run: bool) -> None:
+    """The diff of a change, and what a person should know of it before it is made, or now that it is."""
+    if not edited["diff"]:
         say(f"{display(path)} says so already; nothing to change.")
         return
-    screen.diff(diff)
+    screen.diff(str(edited["diff"]))
+    for warning in edited["warnings"]:
+        say(f"! {warning}")
     say(f"Not written (dry run): {display(path)}" if dry_run else f"Written: {display(path)}")
 
 

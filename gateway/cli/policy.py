@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from egress.names import suggest_host
 from gateway.cli import offline
 from gateway.cli.client import url
 from gateway.cli.failure import Failure
@@ -36,6 +37,8 @@ def register(app: typer.Typer) -> None:
 
 def split_target(target: str) -> tuple[str, int | None]:
     """`HOST`, `HOST:PORT`, `[IPV6]:PORT`; an IPv6 address or network without brackets has no port. Raises Failure."""
+    if "://" in target:
+        raise Failure(f"{target!r} is a URL; keep only the host: {suggest_host(target, keep_port=True)}")
     host, colon, port = target.rpartition(":")
     if not colon or (":" in host and not host.endswith("]")):
         return target.strip("[]"), None
@@ -155,8 +158,9 @@ def suggest(
         raise Failure(f"{name} has reached nothing yet{also}. Set `mode: learn`, use it for a while, and ask again.")
     if write:
         answer = api.put(url("backends", name, "network"), {"block": found["block"], "dry_run": dry_run})
-        screen.diff(answer["diff"])
-        say("In force now." if answer["applied"] else "Nothing was written.")
+        offline.show_change(answer, place(context, file, project).config(), dry_run=dry_run)
+        if answer["applied"]:
+            say("In force now.")
         return
     say(f"From {found['connections']} connections of {name}; --write puts it into the file.")
     screen.block(yaml_text({"network": found["block"]}))

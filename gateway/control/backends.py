@@ -30,7 +30,7 @@ def need_backend(config: Config, name: str) -> str:
 
 def edited_json(edited: Edited) -> dict[str, Any]:
     """What a change did."""
-    return {"diff": edited.diff, "applied": edited.applied}
+    return {"diff": edited.diff, "applied": edited.applied, "warnings": list(edited.warnings)}
 
 
 class BackendRoutes:

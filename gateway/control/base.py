@@ -46,6 +46,8 @@ class Edited:
     diff: str
     """Unified diff of the file; empty when nothing changes."""
     applied: bool
+    warnings: tuple[str, ...] = ()
+    """What the change opens, or does not do, although it may look otherwise."""
 
 
 class BackendStatus(Protocol):

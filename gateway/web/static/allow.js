@@ -12,9 +12,6 @@ export function allowable(row) {
   return explain(row.reason).fix === 'allow';
 }
 
-/** Names at which clouds serve credentials to their machines. */
-const CREDENTIALS = /^(metadata|instance-data)(\.|$)/;
-
 /** The end of a name with many parts, where the beginning could mislead; empty for ordinary names. Only for words. */
 export function owner(host) {
   const labels = host.split('.');
@@ -34,7 +31,6 @@ export function AllowDialog({ backend, host, port, onClose }) {
   return html`<${Confirm}
     title=${html`Allow <code class="in-title"><${Shown} text=${name} /></code> for <${Shown} text=${backend} />?`}
     words=${html`<p>From now on <b><${Shown} text=${backend} /></b> may connect to it and send it anything it knows. Allow it only if that is what this server is for.</p>
-      ${CREDENTIALS.test(host) && html`<p class="meaning danger">At this name, clouds hand out credentials of the machine. Hardly any server has a good reason to ask there.</p>`}
       ${owner(host) && html`<p class="meaning warn">This is a long name. Who owns its <b>end</b> owns it all: <b class="mono"><${Shown} text=${owner(host)} /></b></p>`}
       <p class="quiet-text">This is the change to your file. It takes effect at once; the server is not restarted.</p>`}
     preview=${() => api.allow(backend, host, port, true)}

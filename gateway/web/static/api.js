@@ -12,7 +12,7 @@
      GET    egress/lookups                      -> {lookups: [{backend, host, method, count, last, direct_attempts}]}, via is `dns`
      GET    events?follow=1&since=ID            -> SSE, id: hub id, data: to_json(event)
      POST   backends/N/egress/allow {host, port, dry_run} and PUT backends/N/network {block, dry_run}
-            and POST backends {name, entry, dry_run} and DELETE backends/N   -> {diff, applied}
+            and POST backends {name, entry, dry_run} and DELETE backends/N   -> {diff, applied, warnings}
      POST   backends/N/network/check {block}    -> {problems: [{path, message}]}
      GET    backends/N/egress/suggest           -> {connections, block};  POST explain {backend, url} -> {decision, rule, reason, sentence}
      GET    catalog?q=                          -> {servers: [summary]};  GET catalog/NAME -> summary + {entry, secrets, tools, …}

@@ -87,6 +87,7 @@ export function Confirm({ title, words, preview, apply, label, danger = false, o
   return html`<${Dialog} title=${title} onClose=${onClose} wide>
     <div class="words">${words}</div>
     ${shown && html`<${Diff} diff=${shown.diff} />`}
+    ${(shown?.warnings || []).map((text) => html`<p class="meaning warn"><${Shown} text=${text} /></p>`)}
     ${!shown && !error && html`<p class="note">Working out the change …</p>`}
     <${Problems} error=${error} />
     <div class="actions">

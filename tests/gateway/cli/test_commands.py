@@ -244,7 +244,23 @@ def test_allow_refuses_what_is_no_host(
     result = stockade("egress", "allow", "fetch", target)
     assert result.code == 1
     assert result.err.startswith("Error: ")
+    assert ("keep only the host: api.github.com\n" in result.err) is target.startswith("https:")
     assert (work / "stockade.yaml").read_text() == CONFIG
+
+
+@pytest.mark.parametrize("online", [True, False])
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_allow_says_what_a_host_opens_beyond_its_looks(
+    stockade: Any, request: pytest.FixtureRequest, dry: list[str], online: bool
+) -> None:
+    work: Path = request.getfixturevalue("work")
+    (work / "stockade.yaml").write_text(CONFIG)
+    if online:
+        request.getfixturevalue("running")
+    said = stockade("egress", "allow", "fetch", ".co.uk", *dry).err
+    assert "! fetch.network.allowed_hosts[1]: .co.uk allows every host below co.uk" in said
+    assert "where clouds hand out credentials" in stockade("egress", "allow", "fetch", "169.254.169.254", *dry).err
+    assert "!" not in stockade("egress", "allow", "fetch", "docs.python.org", *dry).err
 
 
 @pytest.mark.parametrize(
@@ -291,7 +307,7 @@ def test_suggest_prints_a_policy_and_writes_it(stockade: Any, running: Running) 
     assert "evil.example" in stockade("egress", "suggest", "fetch", "--denied").out
     running.publish(egress_event(seq=2, connection=2, host="api.example.com", decision=Decision.REPORT))
     assert "api.example.com" in stockade("egress", "suggest", "fetch").out
-    assert stockade("egress", "suggest", "fetch", "--write").code == 0
+    assert "In force now." in stockade("egress", "suggest", "fetch", "--write").err
     assert "api.example.com" in str(running.control.config.servers["fetch"].network.block)
 
 

@@ -171,10 +171,10 @@ class FakeControl:
     async def edit(self, change: Change, *, dry_run: bool = False) -> Edited:
         edit = edit_config(self.config_path, change)
         if dry_run or not edit.changed:
-            return Edited(diff=edit.diff, applied=False)
+            return Edited(diff=edit.diff, applied=False, warnings=edit.worth_knowing)
         apply(edit)
         await self.reload()
-        return Edited(diff=edit.diff, applied=True)
+        return Edited(diff=edit.diff, applied=True, warnings=edit.worth_knowing)
 
     async def reload(self) -> None:
         self.config = load_config(self.config_path)

@@ -86,7 +86,7 @@ async def test_allowing_a_host_shows_the_diff_first_and_keeps_comments(
     assert dry["applied"] is False
     assert control.config_path.read_text() == before
     done = (await api.post("backends/fetch/egress/allow", json=body)).json()
-    assert done == {"diff": dry["diff"], "applied": True}
+    assert done == {"diff": dry["diff"], "applied": True, "warnings": []}
     assert "raw.githubusercontent.com" in control.config_path.read_text()
     assert "# keep this comment" in control.config_path.read_text()
     assert "raw.githubusercontent.com" in control.config.servers["fetch"].network.allowed_hosts

@@ -73,6 +73,14 @@ async def test_blocked_connection_is_allowed_with_one_click_after_its_diff_and_t
     await page.see("Allowed, and it got through.", ".blocked-rows")
 
 
+@pytest.mark.parametrize("host", ["169.254.169.254", "metadata.google.internal"])
+async def test_what_hands_out_credentials_is_not_allowed_without_a_warning(site: Site, page: Page, host: str) -> None:
+    await site.enter(page)
+    site.control.tries("fetch", host, 80, reason=Reason.HOST_NOT_ALLOWED)
+    await page.click(".blocked-rows button", "Allow this host")
+    await page.see("is where clouds hand out credentials of the machine", "dialog .meaning")
+
+
 async def test_cancel_and_escape_write_nothing(site: Site, page: Page) -> None:
     await site.enter(page)
     site.control.tries("fetch", "docs.python.org")
