@@ -127,6 +127,9 @@ class SecretStore:
         path = self._path(name)
         try:
             path.unlink()
+        except FileNotFoundError:
+            hint = "`stockade secret set` keeps one"
+            raise SecretError([Problem(message=f"there is no secret {name!r} in {self.folder}", hint=hint)]) from None
         except OSError as error:
             raise SecretError([Problem(file=str(path), message=f"cannot be removed: {error.strerror}")]) from error
 

@@ -305,7 +305,8 @@ def npx_source(server: Server, words: Words) -> PackageSource:
 
 def first_word(words: Sequence[str], tool: str, where: tuple[str | int, ...]) -> tuple[str, Sequence[str]]:
     if not words:
-        hint = "Write it as the first of args, such as args: [mcp-server-fetch]"
+        example = '"@modelcontextprotocol/server-everything"' if tool == "npx" else "mcp-server-fetch"
+        hint = f"Write it as the first of args, such as args: [{example}]"
         raise Invalid(f"{tool} is not told which package to run", hint, path=where[:1])
     return words[0], words[1:]
 

@@ -23,6 +23,16 @@ def allowed(config: Config, server: str, target: str) -> bool:
     return explain(policy(config, server), target, Surroundings()).decision.value == "allow"
 
 
+def test_the_demo_shows_the_gist_of_an_answer() -> None:
+    from examples.demo.__main__ import gist
+
+    page = 'Content type application/json, here is the raw content:\nContents of https://a.example/:\n{"a": 1}'
+    assert gist(page) == '{"a": 1}'
+    assert gist("Failed\nStockade blocked a.example:443 (host_not_allowed).\nmore") == (
+        "Stockade blocked a.example:443 (host_not_allowed)."
+    )
+
+
 def test_the_demo_loads_beside_its_certificate_and_warns_of_its_overrides_alone(tmp_path: Path) -> None:
     shutil.copy(EXAMPLES / "demo.yaml", tmp_path)
     (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")

@@ -48,13 +48,17 @@ def tell(shown: story.Shown) -> bool:
     mark = Text(" ok ", style="green") if shown.as_expected else Text("FAIL", style="bold red")
     console.print(mark, Text(shown.scene.says))
     console.print(Text(f"       {shown.scene.tool} {dict(shown.scene.arguments)}", style="dim"))
-    said = next((line for line in shown.text.splitlines() if line.startswith("Stockade ")), "")
-    if not said:
-        said = " ".join(shown.text.split())[:110]
     for denial in shown.denials:
         console.print(Text(f"       blocked: {denial['host']}:{denial['port']} {denial['reason']}", style="yellow"))
-    console.print(Text(f"       {said}", style="dim"))
+    console.print(Text(f"       {gist(shown.text)}", style="dim"))
     return shown.as_expected
+
+
+def gist(text: str) -> str:
+    """What a person wants to see of an answer: Stockade's own line, else its content without what leads up to it."""
+    lines = text.splitlines()
+    told = [line for line in lines if line.startswith("Stockade ")][:1]
+    return " ".join(" ".join(told or [line for line in lines if not line.endswith(":")]).split())[:160]
 
 
 async def tell_the_story() -> bool:
@@ -99,7 +103,8 @@ def main() -> int:
     console.print(
         f"\nThe gateway keeps running at [bold]{ENDPOINT}[/] (demo token: demo-developer)\n"
         "  watch it:   .venv/bin/stockade -f var/demo/demo.yaml egress tail -f\n"
-        "  the page:   http://127.0.0.1:8421/\n"
+        "  the page:   http://127.0.0.1:8421/   (its token was printed at the first start; a new one:\n"
+        "              .venv/bin/stockade -f var/demo/demo.yaml admin token --new)\n"
         "  stop it:    scripts/demo --down"
     )
     if not good:

@@ -96,7 +96,8 @@ def _needs(name: str, overrides: Overrides) -> None:
     from registry import catalog
 
     for need in catalog.needs(name, overrides):
-        say(f"Needs {need.kind} {need.name}: {need.description} {need.hint}")
+        what = "a host" if need.kind == "host" else f"{need.kind} {need.name}"
+        say(f"Needs {what}: {need.description} {need.hint}")
 
 
 def run(
@@ -132,7 +133,7 @@ def run(
     )
     entry = catalog.entry(name, overrides)
     screen.block(yaml_text({called or name: entry}))
-    _remark(entry)
+    _remark(called or name, entry)
     _needs(name, overrides)
     if not dry_run and not confirmed(f"Add {called or name} with these settings?", yes):
         raise Failure("Nothing was changed.")
@@ -150,12 +151,14 @@ def _pairs(items: list[str]) -> dict[str, str]:
     return pairs
 
 
-def _remark(entry: Mapping[str, Any]) -> None:
+def _remark(name: str, entry: Mapping[str, Any]) -> None:
     network = entry.get("network") or {}
     if not network.get("isolated", True):
         say("Not isolated: it can reach everything that this machine can, and its connections are not observed.")
     elif not network.get("allowed_hosts"):
-        say("It may reach nothing outside. Allow hosts with --allow-host, or later: stockade egress allow")
+        say(
+            f"It may reach nothing outside. Allow hosts with --allow-host, or later: stockade egress allow {name} HOST"
+        )
 
 
 def add(where: Place, name: str, entry: Mapping[str, Any], *, dry_run: bool, start: bool) -> None:

@@ -50,6 +50,8 @@ def tail(
     shown = [event for event in answer["events"] if _wanted(event, everything)][-count:] if count else []
     for event in shown:
         _event(event, as_json)
+    if not (shown or follow or as_json):
+        say("No connection is known yet.")
     if follow:
         for kind, event in api.stream(url("events", follow=True, since=answer["last_id"], **wanted)):
             if kind == "gap":
@@ -85,12 +87,10 @@ def verdict(event: Mapping[str, Any]) -> tuple[str, str]:
 def event_line(event: Mapping[str, Any], word: str) -> str:
     """One event on one line, every part cleaned."""
     clock = time.strftime("%H:%M:%S", time.localtime(event["time"]))
-    parts = [clock, f"{clean(event['backend']):<12}", f"{word:<6}", where(event)]
-    why = event.get("reason") or event.get("rule") or ""
-    parts.append(f"{clean(why)}{_times(event)}")
-    if calls := event.get("calls"):
-        parts.append(called_by(calls))
-    return "  ".join(part for part in parts if part)
+    why = f"{clean(event.get('reason') or event.get('rule') or '')}{_times(event)}"
+    calls = called_by(event["calls"]) if event.get("calls") else ""
+    columns = [f"{clean(event['backend']):<12}", f"{word:<6}", f"{where(event):<32}", f"{why:<20}", calls]
+    return "  ".join([clock, *columns]).rstrip()
 
 
 def _times(event: Mapping[str, Any]) -> str:
@@ -177,13 +177,16 @@ def blocked(
 def _blocked_row(row: Mapping[str, Any]) -> list[object]:
     from egress.answers import NAMED_BY_HOST
 
-    hint = f"stockade egress allow {row['backend']} {row['host']}:{row['port']}"
-    allowable = NAMED_BY_HOST & set(row["reasons"]) and HOST.fullmatch(row["host"])  # people paste it into a shell
+    hint = ""
+    if row["allowed_now"]:
+        hint = "(it is allowed now)"
+    elif NAMED_BY_HOST & set(row["reasons"]) and HOST.fullmatch(row["host"]):  # people paste it into a shell
+        hint = f"stockade egress allow {row['backend']} {row['host']}:{row['port']}"
     return [
         row["backend"],
         Cell(clean(row["host"], 80)),
         row["port"],
         row["count"],
         row["reason"],
-        hint if allowable else "",
+        hint,
     ]

@@ -58,7 +58,7 @@ class Place:
     def _not_running(self) -> str:
         name = f"project {self.project}" if self.project else display(self.config())
         others = [f"{info.project} ({info.config})" for _, info in known_gateways() if info.alive]
-        also = f" Running now: {', '.join(others)}; name one with --project." if others else ""
+        also = f"\nRunning now: {', '.join(others)}; name one with --project." if others else ""
         flag = "" if self.project or self.file is None else f" {display(self.file)}"
         return f"No gateway is running for {name}. Start it: stockade up -d{flag}{also}"
 

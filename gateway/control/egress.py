@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from egress.answers import NAMED_BY_HOST
 from egress.explain import explain
-from egress.policy import parse_policy
+from egress.policy import Policy, parse_policy
 from egress.suggest import suggest
 from gateway.control.backends import need_backend
 from gateway.control.base import Control
@@ -88,7 +89,21 @@ class EgressRoutes:
     async def blocked(self, request: Request) -> Response:
         """Denied hosts grouped by backend, host and port."""
         rows = await asyncio.to_thread(self._control.history.blocked, **self._narrow(request))
-        return JSONResponse({"blocked": [blocked_json(row) for row in rows]})
+        policies = {name: parse_policy(one.network.block) for name, one in self._control.config.servers.items()}
+        return JSONResponse({"blocked": [self._blocked(row, policies.get(row.backend)) for row in rows]})
+
+    def _blocked(self, row: Blocked, policy: Policy | None) -> dict[str, Any]:
+        """With `allowed_now`: the policy lets through meanwhile what it had denied."""
+        allowed_now = policy is not None and set(row.reasons) <= NAMED_BY_HOST and self._passes(policy, row)
+        return {**blocked_json(row), "allowed_now": allowed_now}
+
+    def _passes(self, policy: Policy, row: Blocked) -> bool:
+        host = f"[{row.host}]" if ":" in row.host else row.host
+        try:
+            found = explain(policy, f"{host}:{row.port}", self._control.surroundings())
+        except ValueError:  # a host that is none: it came from a server
+            return False
+        return found.decision is Decision.ALLOW
 
     async def lookups(self, request: Request) -> Response:
         """Names that servers looked up themselves and never asked the proxy for."""

@@ -76,7 +76,7 @@ def test_a_secret_is_removed_and_one_that_is_not_there_is_said(tmp_path: Path) -
     assert secrets.lookup("one") == "line\r\nline"
     secrets.remove("one")
     assert secrets.lookup("one") is None
-    with pytest.raises(SecretError, match="cannot be removed"):
+    with pytest.raises(SecretError, match="there is no secret 'one' in"):
         secrets.remove("one")
 
 

@@ -148,6 +148,20 @@ def test_egress_tail_says_it_all_on_one_line(
     assert line.split()[1:] == words
 
 
+def test_egress_tail_has_columns(stockade: Any, running: Running) -> None:
+    call = CallRef(request_id="1", method="tools/call", tool="fetch", client="cursor")
+    running.publish(egress_event(host="a.example", calls=(call,)))
+    running.publish(egress_event(seq=2, connection=2, host="raw.githubusercontent.com", calls=(call,)))
+    one, two = stockade("egress", "tail").out.splitlines()
+    assert one.index("host_not_allowed") == two.index("host_not_allowed")
+    assert one.index("←") == two.index("←")
+
+
+def test_egress_tail_says_when_there_is_nothing(stockade: Any, running: Running) -> None:
+    assert stockade("egress", "tail").err == "No connection is known yet.\n"
+    assert stockade("egress", "tail", "--json").err == ""
+
+
 def test_egress_tail_leaves_out_the_normal_ends_unless_asked(stockade: Any, running: Running) -> None:
     running.publish(egress_event(phase=Phase.CLOSED, decision=Decision.ALLOW, reason=None))
     assert stockade("egress", "tail").out == ""
@@ -196,6 +210,18 @@ def test_what_is_blocked_comes_with_the_command_that_allows_it(stockade: Any, ru
 
     running.publish(egress_event(time=time.time(), reason=Reason.EMPTY_POLICY))
     assert "stockade egress allow fetch evil.example:443" in stockade("egress", "blocked").out
+    stockade("egress", "allow", "fetch", "evil.example:443")
+    said = stockade("egress", "blocked").out
+    assert "it is allowed now" in said
+    assert "stockade egress allow" not in said
+
+
+def test_what_no_host_lifts_is_never_called_allowed(stockade: Any, running: Running) -> None:
+    import time
+
+    running.publish(egress_event(time=time.time(), host="api.github.com", reason=Reason.SNI_MISMATCH))
+    running.publish(egress_event(seq=2, connection=2, time=time.time(), host="::1", reason=Reason.IP_NOT_ALLOWED))
+    assert "allowed now" not in stockade("egress", "blocked").out
 
 
 def test_nothing_blocked_and_nothing_reached_is_said_in_words(stockade: Any, running: Running) -> None:
