@@ -20,6 +20,13 @@ from gateway.control.rundir import find_gateway, process_started
 from tests.gateway.control.fakes import CONFIG, Running, egress_event, gateway_for_cli
 
 STOCKADE = [sys.executable, "-m", "gateway.cli.main"]
+HEEDING = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from gateway.cli.main import main
+main()
+"""
+"""The command, also where the tests run in the background: a shell tells such processes to ignore Ctrl-C."""
 ROOT = Path(__file__).parents[3]
 
 
@@ -35,7 +42,8 @@ def run(*args: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
 @contextmanager
 def following(*args: str) -> Iterator[subprocess.Popen[str]]:
     """A command that goes on; stopped with Ctrl-C."""
-    process = subprocess.Popen([*STOCKADE, *args], stdout=subprocess.PIPE, text=True, env=environment())
+    command = [sys.executable, "-c", HEEDING, *args]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
     try:
         yield process
     finally:

@@ -54,6 +54,14 @@ class Page:
                     answer.set_result(data)
             else:
                 self._heard(data["method"], data["params"])
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(ConnectionError("the tab is gone"))
+
+    async def close(self) -> None:
+        """Close the tab. It may be gone before it has answered."""
+        with suppress(ConnectionError):
+            await self.send("Page.close")
 
     def _heard(self, method: str, params: dict[str, Any]) -> None:
         match method:
@@ -243,7 +251,7 @@ async def tab(browser: Browser) -> AsyncIterator[Page]:
     """A tab that must end without a complaint in its console and without an `alert`."""
     page = await browser.page()
     yield page
-    await page.send("Page.close")
+    await page.close()
     assert page.complaints == []
     assert page.dialogs == []
 
