@@ -65,7 +65,7 @@ class OtlpReceiver:
                     self._spans.extend(map(received, scope.spans))
             self._arrived.notify_all()
 
-    def wait_for(self, name: str, timeout_s: float = 15, **attributes: Any) -> ReceivedSpan:
+    def wait_for(self, name: str, timeout_s: float = 60, **attributes: Any) -> ReceivedSpan:
         """The first span of that name with all these attributes (`_` for `.` is not translated; pass a dict with **).
 
         Raises AssertionError when none arrives in time.

@@ -56,4 +56,4 @@ def start_database(engine: docker.DockerClient, image: str, name: str, network: 
         detach=True,
         ports={"5432/tcp": (publish, 5432)} if publish else {},
     )
-    until(lambda: b"ready to accept connections" in container.logs(), f"database {name} up", 30)
+    until(lambda: b"ready to accept connections" in container.logs(), f"database {name} up")

@@ -72,7 +72,7 @@ max_filedescriptors 1024
 """)
     process = subprocess.Popen([program, "-N", "-f", str(directory / "squid.conf")])
     try:
-        until(lambda: listens(port, address), "squid listening", 20)
+        until(lambda: listens(port, address), "squid listening")
         yield Parent(port, directory / "access.log")
     finally:
         process.terminate()

@@ -161,6 +161,6 @@ def test_the_address_of_a_network_made_later_is_closed_at_once(
         f"stkhost{secrets.token_hex(3)}", ipam=docker.types.IPAMConfig(pool_configs=[pool])
     )
     try:
-        site.until(lambda: "403 address_host" in get(site, f"10.219.{third}.1", port), 5)
+        site.until(lambda: "403 address_host" in get(site, f"10.219.{third}.1", port))
     finally:
         later.remove()

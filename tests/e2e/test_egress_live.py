@@ -136,10 +136,10 @@ async def test_a_bad_file_is_refused_whole_and_the_old_policy_stays(gateway: Sto
     refused = gateway.run("validate", check=False)
     assert refused.returncode != 0
     assert "lurn" in refused.stdout + refused.stderr
-    until(lambda: reload_failed(gateway), "the failed reload noted", 30)
+    until(lambda: reload_failed(gateway), "the failed reload noted")
     assert await status(gateway, "puppet", "evil.example", 80) == "403 host_not_allowed"
     gateway.config.write_text(widened)
-    until(lambda: not reload_failed(gateway), "the corrected file in force", 30)
+    until(lambda: not reload_failed(gateway), "the corrected file in force")
     assert await status(gateway, "puppet", "evil.example", 80) == "200"
     gateway.config.write_text(before)
 
@@ -223,4 +223,4 @@ async def test_mcp_server_fetch_without_its_proxy_variables(gateway: StockadePro
     assert answers[0].is_error
     assert "hello from api.github.com" in str(answers[1].content)
     assert {event["via"] for event in events(gateway, "fetch", decision="allow")} == {"direct"}
-    until(lambda: bool(events(gateway, "blocked", via="dns", host="api.github.com")), "the lookup told", 30)
+    until(lambda: bool(events(gateway, "blocked", via="dns", host="api.github.com")), "the lookup told")

@@ -61,7 +61,7 @@ class Lying:
 
     def asked_until(self, last: str) -> set[str]:
         """The same, once this name is among them: the log comes in order, a moment later."""
-        until(lambda: last in self.asked(), f"{last} at the DNS server", 20)
+        until(lambda: last in self.asked(), f"{last} at the DNS server")
         return self.asked()
 
 
@@ -84,7 +84,7 @@ def lying(engine: docker.DockerClient) -> Iterator[Lying]:
             ports={"53/udp": (address, 53)},
         )
         try:
-            until(lambda: b"READY" in server.logs(), "the DNS server", 20)
+            until(lambda: b"READY" in server.logs(), "the DNS server")
             network_block = {"allowed_hosts": [*LIES, "absent.example", LAST]}
             site.up({"rogue": site.rogue(network=network_block)}, egress={"resolvers": [address]})
             yield Lying(site, server)

@@ -110,7 +110,7 @@ def test_a_killed_connector_comes_back(stray: Stray) -> None:
     site = stray.site
     site.kill(f"stockade-{site.project}-c-{stray.network}")
     site.until(lambda: stray.network not in site.supervisor.connectors.ready)
-    site.until(lambda: stray.network in site.supervisor.connectors.ready, 20)
+    site.until(lambda: stray.network in site.supervisor.connectors.ready)
     assert get(site, f"{stray.network}-wanted").endswith("wanted")
 
 

@@ -211,7 +211,7 @@ async def test_names_are_not_resolved_and_the_lookup_is_recorded(story: Stockade
         events = story.json_lines("egress", "tail")
         return any(e.get("via") == "dns" and e["host"] == "exfiltrated-secret.evil.example" for e in events)
 
-    until(recorded, "the lookup in the tail", 30)
+    until(recorded, "the lookup in the tail")
 
 
 async def test_a_backend_sees_lo_and_nothing_else_of_the_world(story: StockadeProcess) -> None:

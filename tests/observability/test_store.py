@@ -233,7 +233,7 @@ def test_rows_and_days_are_bounded(path: Path) -> None:
 def test_events_beyond_the_queue_are_counted_not_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate, told = threading.Event(), list[int]()
     write = History._write
-    monkeypatch.setattr(History, "_write", lambda self, db, batch: (gate.wait(5), write(self, db, batch)))
+    monkeypatch.setattr(History, "_write", lambda self, db, batch: (gate.wait(60), write(self, db, batch)))
     history = History(path, queue_size=2, on_drop=told.append)
     for item in numbered(*(decided(n) for n in range(1, 9))):
         history.record(item)

@@ -41,8 +41,8 @@ async def receiver(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[OtlpReceive
 
 
 async def stop(telemetry: Telemetry) -> None:
-    async with asyncio.timeout(20):
-        assert await asyncio.to_thread(telemetry.shutdown, 15.0)
+    async with asyncio.timeout(60):
+        assert await asyncio.to_thread(telemetry.shutdown, 45.0)
 
 
 async def test_an_allowed_and_a_blocked_connection_arrive_as_linked_spans(receiver: OtlpReceiver) -> None:

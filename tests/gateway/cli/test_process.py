@@ -48,7 +48,7 @@ def following(*args: str) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
 
 def test_egress_tail_follows_until_interrupted(running: Running) -> None:
@@ -73,7 +73,7 @@ def test_a_reader_that_leaves_ends_the_command_quietly(running: Running) -> None
         process.stdout.close()
         for n in range(5):
             running.publish(egress_event(seq=n, connection=n))
-        assert process.wait(20) == 1
+        assert process.wait(60) == 1
         process.stdout = None
 
 
@@ -84,7 +84,7 @@ def test_the_gateway_that_vanishes_ends_a_follower_with_words(running: Running) 
         process.stdout.readline()
         assert running._loop is not None
         running._loop.call_soon_threadsafe(running.control.hub.close)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 def test_heavy_modules_are_not_loaded_at_start() -> None:
@@ -160,7 +160,7 @@ def test_down_stops_the_process_and_waits_for_its_end(work: Path) -> None:
     with stand_in(work) as process:
         result = run("down")
         assert (result.returncode, result.stdout) == (0, "Stopped.\n")
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_down_gives_up_on_a_process_that_does_not_stop_and_says_what_to_do(home: Path, work: Path) -> None:

@@ -44,7 +44,7 @@ class Ends:
         self._in.put_nowait(b"")
 
     async def receive(self) -> Any:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return json.loads(await self._out.get())
 
 
@@ -53,7 +53,7 @@ async def bridged(app: Any, token: str = "") -> AsyncIterator[Ends]:
     ends = Ends()
     listener = bind_tcp("127.0.0.1:0", "x")
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
-    async with asyncio.timeout(30), serving(app, listener), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(120), serving(app, listener), asyncio.TaskGroup() as tasks:
         tasks.create_task(Bridge(url, token, ends._in.get, ends._out.put_nowait).run())
         yield ends
         ends.close()
@@ -138,7 +138,7 @@ async def test_cancelling_a_modern_request_closes_its_stream() -> None:
         while not endpoint.seen:  # bounded by the bridge's timeout
             await asyncio.sleep(0)
         ends.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}})
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await endpoint.cancelled.wait()
     assert len(endpoint.seen) == 1
 
@@ -196,7 +196,7 @@ async def test_no_gateway_is_said_with_how_to_start_one() -> None:
     ends = Ends()
     with bind_tcp("127.0.0.1:0", "x") as listener:
         port = listener.getsockname()[1]
-    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
         tasks.create_task(Bridge(f"http://127.0.0.1:{port}/mcp", "", ends._in.get, ends._out.put_nowait).run())
         ends.request(1, "initialize")
         assert "stockade up -d" in (await ends.receive())["error"]["message"]

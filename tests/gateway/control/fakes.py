@@ -214,7 +214,7 @@ class Running:
         assert self._loop is not None
         done = threading.Event()
         self._loop.call_soon_threadsafe(lambda: (self.control.hub.publish(event), done.set()))
-        assert done.wait(5)
+        assert done.wait(60)
         assert self.control.history.flush()
 
     async def _serve(self) -> None:
@@ -236,7 +236,7 @@ class Running:
             started=time.time(), endpoint=urls.endpoint, admin=urls.admin,
         ).write(self.directory)  # fmt: skip
         self._thread.start()
-        assert self._up.wait(10)
+        assert self._up.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -26,7 +26,7 @@ async def api(control: FakeControl, tmp_path: Path) -> AsyncIterator[httpx2.Asyn
     path = tmp_path / "control.sock"
     transport = httpx2.AsyncHTTPTransport(uds=str(path))
     async with (
-        asyncio.timeout(20),
+        asyncio.timeout(60),
         serving(control_app(control), bind_unix(path)),
         httpx2.AsyncClient(transport=transport, base_url="http://localhost/api/v1/", timeout=10) as client,
     ):

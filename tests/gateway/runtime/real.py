@@ -151,7 +151,7 @@ class Yard:
         """What the egress said of a backend."""
         return [event for event in self.events if isinstance(event, EgressEvent) and event.backend == backend]
 
-    def until(self, condition: Callable[[], bool], timeout_s: float = 15) -> None:
+    def until(self, condition: Callable[[], bool], timeout_s: float = 60) -> None:
         """Waits, on this thread, until the condition holds."""
         deadline = time.monotonic() + timeout_s
         while not condition():

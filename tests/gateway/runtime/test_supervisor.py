@@ -67,7 +67,7 @@ class Stage:
     async def running(self, first: Config, *, remove: bool = True) -> AsyncIterator[Supervisor]:
         supervisor = self.supervisor()
         await supervisor.apply(first)
-        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
             task = tasks.create_task(supervisor.run())
             await supervisor.wait_begun()
             try:
@@ -81,7 +81,7 @@ class Stage:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Lets the supervisor's tasks run until the condition holds."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not condition():  # the condition reads plain values that many tasks change
                 await asyncio.sleep(0)
 
@@ -394,7 +394,7 @@ async def test_logs_are_kept_over_restarts_and_followed(stage: Stage) -> None:
 async def test_a_run_that_is_cancelled_leaves_nothing(stage: Stage) -> None:
     supervisor = stage.supervisor()
     await supervisor.apply(config({"clock": TIME}))
-    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
         task = tasks.create_task(supervisor.run())
         await supervisor.wait_begun()
         await supervisor.instance("clock")

@@ -25,7 +25,7 @@ FLAGS = (
     "--disable-component-update --disable-sync --disable-default-apps --disable-extensions --mute-audio "
     "--disable-dev-shm-usage --hide-scrollbars --force-color-profile=srgb --remote-debugging-port=0"
 ).split()
-WAIT_S = 15.0
+WAIT_S = 45.0
 
 
 def chromium() -> str | None:
@@ -96,7 +96,7 @@ class Page:
             raise RuntimeError(result["exceptionDetails"].get("exception", {}).get("description", "?"))
         return result["result"].get("value")
 
-    async def until(self, expression: str, what: str = "") -> Any:
+    async def until(self, expression: str, what: str = "", wait_s: float = WAIT_S - 2) -> Any:
         """Wait until an expression is true, looking at each frame and each change of the page."""
         look = f"""new Promise((done) => {{
           const finish = (v) => {{ watch.disconnect(); clearInterval(timer); clearTimeout(end); done(v); }};
@@ -105,7 +105,7 @@ class Page:
           const watch = new MutationObserver(look);
           watch.observe(document, {{subtree: true, childList: true, attributes: true, characterData: true}});
           const timer = setInterval(look, 50);
-          const end = setTimeout(() => finish(null), {WAIT_S * 1000 - 2000});
+          const end = setTimeout(() => finish(null), {wait_s * 1000});
           look(); }})"""
         value = await self.js(look)
         if not value:
@@ -161,18 +161,24 @@ class Page:
 
     async def open(self, url: str) -> None:
         """Go to an address and wait until it is loaded; again when a network of this machine changed meanwhile."""
-        for _ in range(5):
+        for _ in range(20):
             before = self.network_changes
-            await self.send("Page.navigate", url=url)
-            try:
-                await self.until(
-                    "document.readyState === 'complete' && document.getElementById('app')?.children.length", url
-                )
-            except AssertionError:
-                if self.network_changes == before:
-                    raise
-            else:
+            if "errorText" not in await self.send("Page.navigate", url=url) and await self._loaded(url, before):
                 return
+        raise AssertionError(f"never loaded: {url}\ncomplaints: {self.complaints}")
+
+    async def _loaded(self, url: str, changes: int) -> bool:
+        """Whether the page came; False as soon as it has not and a network changed, which drops what was under way."""
+        there = "document.readyState === 'complete' && document.getElementById('app')?.children.length"
+        deadline = asyncio.get_running_loop().time() + WAIT_S
+        while True:
+            try:
+                return bool(await self.until(there, url, wait_s=1))
+            except AssertionError:
+                if self.network_changes != changes:
+                    return False
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
 
     async def size(self, width: int, height: int, scale: float = 1) -> None:
         """The size of the window, in CSS pixels."""
@@ -237,7 +243,7 @@ async def launch() -> AsyncIterator[Browser]:
 
 
 async def _port(file: Path, process: asyncio.subprocess.Process) -> int:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             if process.returncode is not None:
                 raise RuntimeError(f"chromium ended at once with {process.returncode}")
