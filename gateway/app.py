@@ -63,13 +63,16 @@ LOOK_AGAIN_S = 60.0
 class Gateway:
     """One running gateway: what `gateway.control.base.Control` describes."""
 
-    def __init__(self, path: Path, config: Config, project: str, directory: RunDirectory) -> None:
+    def __init__(
+        self, path: Path, config: Config, project: str, directory: RunDirectory, *, first: bool = False
+    ) -> None:
         self.config_path = path
         self.config = config
         self.project = project
         self.version = VERSION
         self.started = time.time()
         self.directory = directory
+        self._first = first
         self.urls = Urls(endpoint="", admin="")
         self.admin_token = AdminToken(directory.persistent / ADMIN_FILE)
         self.secrets = SecretStore()
@@ -213,7 +216,10 @@ class Gateway:
                 self._write_gateway_file(cleanup)
                 await self._serve([server for server, _ in servers], dict(servers), on_ready)
         finally:
+            await self.engine.close()
             await asyncio.to_thread(self._close_records)
+            if self._first and not self.supervisor.ownership.record.owned:
+                self.directory.forget()
 
     async def _serve(
         self,
@@ -239,8 +245,9 @@ class Gateway:
         control = bind_unix(self.directory.control_socket)
         cleanup.callback(self._tidy)
         cleanup.callback(self.directory.control_socket.unlink, missing_ok=True)
-        mcp = self._bind("listen", settings.listen)
-        admin = self._bind("admin", settings.admin)
+        cleanup.callback(control.close)
+        mcp = cleanup.enter_context(self._bind("listen", settings.listen))
+        admin = cleanup.enter_context(self._bind("admin", settings.admin))
         self._ports = tuple(listener.getsockname()[1] for listener in (mcp, admin))
         self.urls = Urls(endpoint=f"http://{_authority(mcp)}/mcp", admin=f"http://{_authority(admin)}/")
         page = admin_app(self, self.admin_token, port=admin.getsockname()[1])
@@ -282,6 +289,7 @@ class Gateway:
         await self.supervisor.wait_begun()
         await self._settled()
         self._ready = Readiness(ready=True)
+        self._first = False
         if on_ready is not None:
             on_ready(self)
 
@@ -337,8 +345,8 @@ def prepare(path: Path, project: str | None = None) -> Gateway:
     config = load_config(path)
     name = project or project_name(config, path)
     directory = RunDirectory.of(name)
-    directory.create()
-    return Gateway(path, config, name, directory)
+    first = directory.create()
+    return Gateway(path, config, name, directory, first=first)
 
 
 def run(path: Path, *, project: str | None = None, on_ready: Callable[[Gateway], None] | None = None) -> None:

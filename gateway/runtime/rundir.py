@@ -87,14 +87,22 @@ class RunDirectory:
         with contextlib.suppress(OSError):  # a log or a record is in it
             self.path.rmdir()
 
-    def create(self) -> None:
-        """Makes what is missing. Raises ValueError for a path that is too long for sockets, or somebody else's."""
+    def forget(self) -> None:
+        """After a first start that came to nothing: what was made to remember it by."""
+        shutil.rmtree(self.persistent, ignore_errors=True)
+
+    def create(self) -> bool:
+        """Makes what is missing; returns whether this is the project's first start.
+
+        Raises ValueError for a path that is too long for sockets, or somebody else's.
+        """
         longest = len(os.fsencode(self.control / "ingress.sock"))
         if longest > MAX_SOCKET_PATH:
             raise ValueError(
                 f"The run directory {self.path} is too long: a socket in it would have a path of {longest} bytes "
                 f"({MAX_SOCKET_PATH} at most). Set STOCKADE_STATE_DIR to a shorter directory."
             )
+        first = not self.persistent.exists()
         for directory in (self.path, self.persistent):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             refuse_foreign(directory)
@@ -102,6 +110,7 @@ class RunDirectory:
         for directory in (self.control, self.doors):
             directory.mkdir(exist_ok=True)
             directory.chmod(0o777)
+        return first
 
 
 def refuse_foreign(directory: Path) -> None:

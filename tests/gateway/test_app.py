@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.app import HELD_S, prepare, unsettled_s
+from gateway.control.listen import ListenError
 from observability.events import BackendState
 
 pytestmark = pytest.mark.anyio
@@ -31,6 +33,25 @@ async def test_a_trust_override_is_told_as_one_and_not_as_a_warning_too(
         assert ["isolated" in warning for warning in gateway.warnings] == [True]
     finally:
         await asyncio.to_thread(gateway._close_records)
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_first_start_that_fails_leaves_no_history_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    monkeypatch.setenv("STOCKADE_STATE_DIR", str(tmp_path / "s"))
+    kept = tmp_path / "s" / "test"
+    if not first:
+        kept.mkdir(parents=True)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        file = tmp_path / "stockade.yaml"
+        file.write_text(f"gateway: {{listen: '127.0.0.1:{taken.getsockname()[1]}'}}\nmcpServers: {{}}\n")
+        gateway = prepare(file, "test")
+        with pytest.raises(ListenError, match="is already in use"):
+            await gateway.serve()
+    assert kept.exists() is not first
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        gateway.engine.threads.submit(list)
 
 
 def slot(state: BackendState, *, for_s: float = 0.0, done: bool = False) -> Any:
