@@ -7,8 +7,8 @@ import { Watch } from './watch.js';
 import { Server, Servers } from './servers.js';
 import { Registry } from './registry.js';
 import { Clients } from './clients.js';
-import { isDirectOnly } from './blocked.js';
-import { allowedKey, say, start, stop, useStore } from './store.js';
+import { undecided } from './blocked.js';
+import { say, start, stop, useStore } from './store.js';
 
 const PARTS = [['watch', 'Watch', '#/'], ['servers', 'Servers', '#/servers'], ['add', 'Add a server', '#/add'], ['clients', 'Clients', '#/clients']];
 const THEMES = { auto: 'Theme: system', light: 'Theme: light', dark: 'Theme: dark' };
@@ -50,7 +50,7 @@ function Logo() {
 
 function Chrome({ where, children }) {
   const store = useStore();
-  const waiting = (store.blocked || []).filter((row) => !isDirectOnly(row) && !store.allowed[allowedKey(row.backend, row.host, row.port)] && !store.kept.has(allowedKey(row.backend, row.host, row.port))).length;
+  const waiting = undecided(store).length;
   return html`<div class="page">
     <a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById('main').focus(); }}>Skip to the content</a>
     <header class="bar">
@@ -107,7 +107,7 @@ function SignIn({ unreachable }) {
       <p id="token-help" class="quiet-text">It was printed once, when the gateway first started. Lost it? <code>stockade admin token --new</code> makes a new one.</p>
       <${Problems} error=${error} />
       ${unreachable && !error && html`<p class="problems" role="alert">The gateway does not answer. Is it running? <code>stockade ps</code> tells. <button type="button" class="link" onClick=${start}>Try again</button></p>`}
-      <button class="primary" disabled=${busy || !token.trim()}>${busy ? 'Signing in …' : 'Sign in'}</button>
+      <button class="primary" disabled=${busy}>${busy ? 'Signing in …' : 'Sign in'}</button>
     </form>
   </main>`;
 }

@@ -29,11 +29,8 @@ const chief = (row) => reasonsOf(row).find((code) => explain(code).fix === 'allo
 /** Direct attempts have a panel of their own. */
 export const isDirectOnly = (row) => reasonsOf(row).every((code) => code === 'direct_attempt') || !row.host;
 
-/** `only`: the blocked hosts of one server. */
-export function Blocked({ only = '' }) {
-  const { blocked, backends, allowed, kept } = useStore();
-  const [showKept, setShowKept] = useState(false);
-  if (!blocked) return html`<section class="panel"><h2>Blocked hosts</h2><${Loading} /></section>`;
+/** What settled a blocked host, by row: a click here (`passed` once it got through), or the rules meanwhile (`old`); else null. */
+function settlement({ backends, allowed }) {
   const blocks = Object.fromEntries((backends || []).map((one) => [one.name, one.network]));
   const onlyRules = (row) => reasonsOf(row).every((code) => explain(code).fix === 'allow');
   const mine = (row) => {
@@ -41,9 +38,26 @@ export function Blocked({ only = '' }) {
     const undone = click && Date.now() / 1000 - click.at > 10 && !covers(blocks[row.backend], row.host, row.port);
     return undone ? null : click;
   };
-  const settled = (row) => mine(row) || (onlyRules(row) && covers(blocks[row.backend], row.host, row.port) ? { passed: false, old: true } : null);
-  const all = blocked.filter((row) => (!only || row.backend === only) && !isDirectOnly(row) && !settled(row)?.old);
-  const isKept = (row) => kept.has(allowedKey(row.backend, row.host, row.port));
+  return (row) => mine(row) || (onlyRules(row) && covers(blocks[row.backend], row.host, row.port) ? { passed: false, old: true } : null);
+}
+
+const keptBy = ({ kept }) => (row) => kept.has(allowedKey(row.backend, row.host, row.port));
+
+/** The blocked hosts that wait for a person: what every count of them counts. */
+export function undecided(store) {
+  const settled = settlement(store);
+  const isKept = keptBy(store);
+  return (store.blocked || []).filter((row) => !isDirectOnly(row) && !settled(row) && !isKept(row));
+}
+
+/** `only`: the blocked hosts of one server. */
+export function Blocked({ only = '' }) {
+  const store = useStore();
+  const [showKept, setShowKept] = useState(false);
+  if (!store.blocked) return html`<section class="panel"><h2>Blocked hosts</h2><${Loading} /></section>`;
+  const settled = settlement(store);
+  const isKept = keptBy(store);
+  const all = store.blocked.filter((row) => (!only || row.backend === only) && !isDirectOnly(row) && !settled(row)?.old);
   const rows = all.filter((row) => showKept || !isKept(row));
   const keptCount = all.filter(isKept).length;
   return html`<section class="panel" aria-labelledby="blocked-title">

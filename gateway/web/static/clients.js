@@ -38,7 +38,7 @@ function AddClient({ onMade }) {
   };
   return html`<form class="inline-form" onSubmit=${add}>
     <label for="client-name">Name of the client</label>
-    <div class="cells"><input id="client-name" placeholder="cursor" autocomplete="off" spellcheck=${false} value=${name} onInput=${(event) => setName(event.target.value)} required /><button class="primary" disabled=${busy || !name.trim()}>Add client</button></div>
+    <div class="cells"><input id="client-name" placeholder="cursor" autocomplete="off" spellcheck=${false} value=${name} onInput=${(event) => setName(event.target.value)} required /><button class="primary" disabled=${busy}>Add client</button></div>
     <${Problems} error=${error} />
   </form>`;
 }

@@ -6,7 +6,7 @@ import { Confirm, Diff, Empty, Loading, Problems, State, lineDiff } from './ui.j
 import { NetworkForm, blockOf, draftOf, meaning } from './network.js';
 import { Logs } from './logs.js';
 import { Around } from './around.js';
-import { Blocked } from './blocked.js';
+import { Blocked, undecided } from './blocked.js';
 import { refreshBackends, refreshBlocked, say, useStore } from './store.js';
 
 const link = (name, part = '') => `#/servers/${encodeURIComponent(name)}${part && `/${part}`}`;
@@ -33,10 +33,12 @@ function RestartButton({ name }) {
 }
 
 export function Servers() {
-  const { backends, blocked, status } = useStore();
+  const store = useStore();
+  const { backends, status } = store;
+  const waiting = undecided(store);
   if (!backends) return html`<${Loading} />`;
   if (!backends.length) return html`<${Empty} title="No servers yet"><p>A server you add runs in its own container, with no network but the gate you open for it.</p><p><a class="button primary" href="#/add">Add a server</a></p></${Empty}>`;
-  const blockedOf = (name) => (blocked || []).filter((row) => row.backend === name).length;
+  const blockedOf = (name) => waiting.filter((row) => row.backend === name).length;
   return html`<section aria-labelledby="servers-title">
     <div class="section-head"><h1 id="servers-title">Servers</h1><p class="section-note">Each in its own container, behind its own gate.</p><a class="button small push" href="#/add">Add a server</a></div>
     ${status?.overrides?.length > 0 && html`<p class="note">Trust overrides in force (<code>egress.resolve</code>): ${status.overrides.map((text) => html`<code class="tag"><${Shown} text=${text} /></code> `)}</p>`}
@@ -129,10 +131,11 @@ function Ask({ name }) {
   const [answer, setAnswer] = useState(null);
   const ask = async (event) => {
     event.preventDefault();
+    if (!url.trim()) return;
     try { setAnswer(await api.explain(name, url.trim())); } catch (error) { setAnswer({ decision: '', sentence: error.message }); }
   };
   return html`<section class="panel" aria-labelledby="ask-title"><h2 id="ask-title">Would it get through?</h2>
-    <form class="cells ask" onSubmit=${ask}><input class="mono grow" aria-label="Host, host and port, or URL" placeholder="docs.python.org:443" autocomplete="off" spellcheck=${false} value=${url} onInput=${(event) => { setUrl(event.target.value); setAnswer(null); }} /><button disabled=${!url.trim()}>Ask</button></form>
+    <form class="cells ask" onSubmit=${ask}><input class="mono grow" aria-label="Host, host and port, or URL" placeholder="docs.python.org:443" autocomplete="off" spellcheck=${false} value=${url} onInput=${(event) => { setUrl(event.target.value); setAnswer(null); }} /><button>Ask</button></form>
     ${answer && html`<p class=${`meaning ${{ allow: 'good', report: 'warn' }[answer.decision] || 'danger'}`} role="status">${answer.decision && html`<b>${{ allow: 'Yes.', report: 'Yes, for now.', deny: 'No.' }[answer.decision] || answer.decision}</b> `}<${Shown} text=${answer.sentence} /></p>`}
   </section>`;
 }

@@ -165,6 +165,9 @@ class Page:
             before = self.network_changes
             if "errorText" not in await self.send("Page.navigate", url=url) and await self._loaded(url, before):
                 return
+            # To the address where it is (but for what is behind #) a page would go without being loaded again.
+            await self.send("Page.navigate", url="about:blank")
+            await self.until("location.href === 'about:blank'")
         raise AssertionError(f"never loaded: {url}\ncomplaints: {self.complaints}")
 
     async def _loaded(self, url: str, changes: int) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.mcp.wording import Difference
 from observability.events import CallRef, Decision, NoticeEvent, Reason, Severity, ToolChange, ToolEvent, Via
-from registry.edit import set_network
+from registry.edit import allow_host, set_network
 from tests.gateway.web import scene
 from tests.gateway.web.browser import Page
 from tests.gateway.web.conftest import Site
@@ -71,6 +71,23 @@ async def test_blocked_connection_is_allowed_with_one_click_after_its_diff_and_t
     site.control.tries("fetch", "docs.python.org", calls=(CALL,))
     await page.see("docs.python.org", ".row[data-verdict=allowed] .c-out")
     await page.see("Allowed, and it got through.", ".blocked-rows")
+
+
+async def test_blocked_hosts_are_counted_alike_everywhere(site: Site, page: Page) -> None:
+    """What the rules allow meanwhile, and what went around the proxy, waits for nobody."""
+    await site.enter(page)
+    for host in ("docs.python.org", "evil.example"):
+        site.control.tries("fetch", host)
+    around = {"via": Via.DIRECT, "method": "TCP", "destination": "203.0.113.7:443"}
+    site.control.tries("fetch", "direct.example", reason=Reason.DIRECT_ATTEMPT, **around)
+    await page.see("2", "nav .count.bad")
+    await site.control.edit(allow_host("fetch", "docs.python.org"))
+    await page.until("document.querySelectorAll('.blocked-rows li').length === 1")
+    await page.see("1", "nav .count.bad")
+    await page.js("location.hash = '#/servers'")
+    await page.see("1 blocked host", ".card")
+    await page.gone(".blocked-rows")
+    assert "hosts" not in await page.text(".card-foot")
 
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "metadata.google.internal"])
