@@ -14,8 +14,7 @@ from examples.demo import stage
 from examples.demo.story import Scene, Shown, client, play
 from tests.e2e import lean
 from tests.e2e.stockade_process import StockadeProcess, until
-from tests.gateway.web import steps
-from tests.gateway.web.browser import Browser, Page, launch, tab
+from tests.gateway.web.browser import Browser, Page, launch, sign_in, tab
 from tests.gateway.web.steps import ALLOWED_ROW, BLOCKED_ROW, add_host, choose, install, save_rules, unharmed
 
 pytestmark = [pytest.mark.docker, pytest.mark.anyio, pytest.mark.timeout(180)]
@@ -63,7 +62,7 @@ def admin_token(gateway: StockadeProcess) -> str:
 async def enter(page: Page, gateway: StockadeProcess, token: str, where: str = "") -> None:
     """Sign in as a person does, whoever was in before."""
     await page.send("Network.clearBrowserCookies")
-    await steps.enter(page, str(gateway.gateway["admin"]), token, where)
+    await sign_in(page, str(gateway.gateway["admin"]), token, where)
 
 
 async def call(gateway: StockadeProcess, tool: str, token: str = DEVELOPER, **arguments: Any) -> Shown:

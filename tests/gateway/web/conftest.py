@@ -13,7 +13,6 @@ import pytest
 from gateway.control.apps import admin_app
 from gateway.control.auth import AdminToken
 from gateway.control.listen import HttpServer
-from tests.gateway.web import steps
 from tests.gateway.web.browser import Browser, Page, chromium, launch, sign_in, tab
 from tests.gateway.web.control import PageControl
 
@@ -43,13 +42,9 @@ class Site:
     server: HttpServer
     port: int
 
-    async def sign_in(self, page: Page, where: str = "") -> None:
+    async def enter(self, page: Page, where: str = "") -> None:
         """Open the page and use the token."""
         await sign_in(page, self.url, self.token, where)
-
-    async def enter(self, page: Page, where: str = "") -> None:
-        """The same, the first answer 401 forgotten."""
-        await steps.enter(page, self.url, self.token, where)
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,7 @@ async def main(folder: Path, only: list[str]) -> None:
             for shot in SHOTS:
                 if shot.name in only if only else shot.kept:
                     await take(page, url, shot, folder)
-        print("complaints:", [line for line in page.complaints if "401" not in line], page.dialogs)
+        print("complaints:", page.complaints, page.dialogs)
     for file in sorted(folder.glob("*.png")):  # noqa: ASYNC240
         print(f"{file.name} {file.stat().st_size // 1000} kB")
 

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import re
 
-from tests.gateway.web.browser import Page, sign_in
+from tests.gateway.web.browser import Page
 
 BLOCKED_ROW = ".row[data-verdict=blocked]"
 ALLOWED_ROW = ".row[data-verdict=allowed]"
 LAST_HOST = ".form-row:last-child input[aria-label=Host]"
-
-
-async def enter(page: Page, url: str, token: str, where: str = "") -> None:
-    """Sign in, and forget that the first look was answered 401."""
-    await sign_in(page, url, token, where)
-    page.complaints[:] = [line for line in page.complaints if "401" not in line]
 
 
 async def add_host(page: Page, host: str) -> None:

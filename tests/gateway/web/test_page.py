@@ -36,7 +36,7 @@ async def test_wrong_token_is_refused_in_words_and_the_right_one_opens_the_page(
 
 
 async def test_session_survives_a_reload_and_ends_with_sign_out(site: Site, page: Page) -> None:
-    await site.sign_in(page)
+    await site.enter(page)
     page.complaints.clear()
     await page.open(site.url)
     await page.see("Live", ".link-state")
