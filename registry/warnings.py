@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import stat
 from collections.abc import Iterator
 
 from egress.addresses import AddressClass, classify
@@ -121,6 +122,8 @@ def warn_mounts(server: Server, config: Config) -> Found:
             yield Finding(where, "shows the whole home folder to the server", "Mount only what it works on")
         elif config.path is not None and holds(mount, config.path):
             yield Finding(where, f"shows {config.path.name} to the server")
+        if not mount.read_only:
+            yield from warn_unwritable(server, mount.source, where)
     targets = [mount.target for mount in server.mounts]
     for index, text in enumerate(server.args if server.command else ()):
         path = os.path.expanduser(text)
@@ -128,6 +131,30 @@ def warn_mounts(server: Server, config: Config) -> Found:
             continue
         message = f"{text} is on this machine, and the server's container does not see it"
         yield Finding(("args", index), message, f'Add it: mounts: ["{text}:{path}:ro"]')
+
+
+def warn_unwritable(server: Server, source: str, where: KeyPath) -> Found:
+    """A folder in which the server may write, but for the user that it runs as. (An image's own user is not known.)"""
+    if server.user is None and server.command not in ("uvx", "npx", "uv"):
+        return
+    user, _, group = (server.user or "65532:65532").partition(":")
+    try:
+        found = os.stat(source)
+    except OSError:  # it went away since it was looked for
+        return
+    if may_write(found, int(user), int(group or 0)):
+        return
+    hint = f'Write user: "{found.st_uid}:{found.st_gid}", or add :ro'
+    if found.st_uid == 0:
+        hint = f"Give it to the server (chown -R {user} {source}), or add :ro"
+    yield Finding(where, f"the server runs as user {user}, who may not write in {source}", hint)
+
+
+def may_write(found: os.stat_result, user: int, group: int) -> bool:
+    """Whether the file's mode lets this user write, who has no capability."""
+    if user == found.st_uid:
+        return bool(found.st_mode & stat.S_IWUSR)
+    return bool(found.st_mode & (stat.S_IWGRP if group == found.st_gid else stat.S_IWOTH))
 
 
 def covered(path: str, targets: list[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from pathlib import Path
 
@@ -406,6 +407,28 @@ def test_an_extra_ca_must_hold_certificates_and_no_key(tmp_path: Path) -> None:
     assert "holds a private key" in problems(f"version: 1\nextra_ca: {ca}\n")
     ca.write_text("-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n")
     assert load_text(f"version: 1\nextra_ca: {ca}\n", Path("stockade.yaml")).extra_ca == ca
+
+
+@pytest.mark.parametrize(
+    ("mode", "keys", "said"),
+    [
+        (0o755, "command: uvx, args: [x], mounts: ['./data:/d']", "runs as user 65532, who may not write in"),
+        (0o755, "command: npx, args: [x], user: '4711:4711', mounts: ['./data:/d']", "runs as user 4711"),
+        (0o755, "command: npx, args: [x], user: 'ME', mounts: ['./data:/d']", ""),
+        (0o755, "command: npx, args: [x], mounts: ['./data:/d:ro']", ""),
+        (0o777, "command: uvx, args: [x], mounts: ['./data:/d']", ""),
+        (0o755, "image: x, mounts: ['./data:/d']", ""),
+    ],
+)
+def test_a_folder_that_the_server_cannot_write_in_is_warned_about(
+    tmp_path: Path, mode: int, keys: str, said: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data").chmod(mode)
+    text = servers(f"a: {{{keys.replace('ME', f'{os.getuid()}:{os.getgid()}')}}}")
+    warned = " ".join(map(str, load_text(text, tmp_path / "stockade.yaml").warnings))
+    assert said in warned
+    assert ("may not write" in warned) is bool(said)
 
 
 WARNINGS = {
