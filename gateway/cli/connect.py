@@ -71,7 +71,7 @@ def connect(
         _print_snippets(rows, endpoint, no_token, inline)
         return
     plans = _plans(rows, endpoint, repo, inline, no_token)
-    if not plans or not confirmed(f"Write {len(plans)} file(s)?", yes):
+    if not plans or not confirmed(f"Write {len(plans)} file(s)?", yes, look="--print"):
         raise Failure("Nothing was changed.")
     for plan in plans:
         _write(where, plan, endpoint, inline, no_token)
@@ -168,7 +168,7 @@ def disconnect(
         raise Failure(str(error)) from error
     for plan in plans:
         screen.diff(plan.diff()) if plan.needed else say(f"{plan.row.title}: {plan.path} does not name Stockade.")
-    if any(plan.needed for plan in plans) and not confirmed("Write these files?", yes):
+    if any(plan.needed for plan in plans) and not confirmed("Write these files?", yes, look=""):
         raise Failure("Nothing was changed.")
     for plan in plans:
         if plan.needed:

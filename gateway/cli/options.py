@@ -49,12 +49,14 @@ def say(message: str) -> None:
     sys.stderr.flush()
 
 
-def confirmed(question: str, yes: bool) -> bool:
-    """Ask once. Raises Failure where nobody can answer."""
+def confirmed(question: str, yes: bool, *, look: str = "--dry-run") -> bool:
+    """Ask once. Raises Failure where nobody can answer, naming the option that only looks, if the command has one."""
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise Failure(f"{question} Nobody is here to answer: add --yes to do it, or --dry-run to only look.")
+        raise Failure(
+            f"{question} Nobody is here to answer: add --yes to do it{f', or {look} to only look' if look else ''}."
+        )
     return typer.confirm(question)
 
 

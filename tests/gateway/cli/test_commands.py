@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -483,6 +484,19 @@ def test_connect_writes_the_clients_file_once_asked(stockade: Any, running: Runn
     assert "${env:STOCKADE_TOKEN_CURSOR}" in text
     assert "export STOCKADE_TOKEN_CURSOR=stockade_client_" in result.out
     assert running.control.config.clients["cursor"].servers == ("fetch",)
+
+
+@pytest.mark.parametrize("command", [["run", "time"], ["connect", "cursor"], ["disconnect", "cursor"]])
+def test_where_nobody_can_answer_only_options_that_exist_are_named(
+    stockade: Any, running: Running, home: Path, command: list[str]
+) -> None:
+    if command[0] == "disconnect":
+        stockade("connect", "cursor", "--yes")
+    refused = stockade(*command)
+    assert refused.code == 1
+    (line,) = [line for line in refused.err.splitlines() if "Nobody is here to answer" in line]
+    told = stockade(command[0], "--help").out
+    assert [option for option in re.findall(r"--[a-z-]+", line) if option not in told] == []
 
 
 def test_connect_inline_writes_the_token_itself(stockade: Any, running: Running, home: Path) -> None:
