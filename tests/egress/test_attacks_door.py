@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 
 from egress.passing import receive_packet, send_packet
 from gateway.runtime.egress_link import DoorTicket
-from observability.events import Decision, Reason, Via
+from observability.events import Decision, EgressEvent, Reason, Via
 
 from .harness import client_hello
-from .site import NONCE, OUTSIDE, site
+from .site import NONCE, OUTSIDE, PRELUDE, enter, site
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")]
 
@@ -118,3 +120,67 @@ async def test_what_is_no_registration_harms_nobody() -> None:
                 sock.connect(str(path))
                 sock.send(packet)
         assert (await running.inside("one", "print(http('web.example')[-5:])")) == "hello"
+
+
+HORDE = """
+import resource, select
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+held = []
+request = b"CONNECT db.example:5432 HTTP/1.1\\r\\nHost: db.example:5432\\r\\n\\r\\n"
+for _ in range(3400):
+    s = socket.socket(); s.setblocking(False); s.connect_ex(("127.0.0.1", 3128)); held.append(s)
+    try: s.send(request)
+    except OSError: pass
+print("held", flush=True)
+while not select.select([sys.stdin], [], [], 0.2)[0]:
+    for s in held:
+        try: s.send(request if not s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) else b"")
+        except OSError: pass
+"""
+"""Opens very many connections, asks for a tunnel on each, and pushes on until its standard input ends."""
+
+
+@pytest.mark.slow
+async def test_ten_thousand_connections_of_three_hostile_backends_leave_a_fourth_its_service() -> None:
+    """More than the egress has descriptors for. All is bounded, what was turned away is counted, all of it comes back."""
+    opaque = {"host": "db.example", "port": 5432, "protocol": "tcp"}
+    greedy = {"allowed_hosts": [opaque], "limits": {"connections": 4000, "rate": 20000}}
+    hostile = [f"greedy{number}" for number in range(3)]
+    backends = {**dict.fromkeys(hostile, greedy), "calm": {"allowed_hosts": ["web.example"]}}
+    async with site(backends) as running:
+        for name in backends:
+            await running.start_door(name)
+        assert running.egress is not None
+        page = "print(http('web.example')[-5:])"
+        assert await running.inside("calm", page) == "hello"
+        pid = running.egress.pid
+        base, highest = descriptors(pid), 0
+        horde = [running.spawn([*enter(running.doors[n]), sys.executable, "-c", PRELUDE + HORDE]) for n in hostile]
+        for process in horde:
+            assert process.stdout is not None
+            assert await asyncio.to_thread(process.stdout.readline) == b"held\n"
+        for _ in range(5):
+            assert await running.inside("calm", page) == "hello"
+            highest = max(highest, descriptors(pid))
+        print(f"\n{highest} descriptors, {memory_mib(pid):.0f} MiB")
+        assert highest > 2000
+        assert memory_mib(pid) < 250
+        await running.event(
+            lambda event: event.reason is Reason.LIMIT_CONNECTIONS and event.backend.startswith("greedy")
+        )
+        for process in horde:
+            process.kill()
+        await running.until(lambda: descriptors(pid) <= base + 2)
+        assert await running.inside("calm", page) == "hello"
+        assert running.egress.poll() is None
+        assert not [e for e in running.events if isinstance(e, EgressEvent) and e.backend == "calm" and e.reason]
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def memory_mib(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
