@@ -87,7 +87,8 @@ class ProxyRequests(TargetClient):
         """An absolute-form request; False when the connection ends with it."""
         # To a parent, a request for a WebSocket goes through CONNECT (RFC 6455 4.1): a parent that takes a 101 for an
         # ordinary answer would read what follows as requests, for hosts that nobody decided on.
-        plain = not head.upgrade
+        # Neither is it asked to answer a TRACE, which would show our credentials for it to the caller.
+        plain = is_plain(head)
         reached = await self.egress.outside.reach(
             self.origin, head.target, attempt, plain=plain, kept=self.kept, failed=failed
         )
@@ -112,8 +113,7 @@ class ProxyRequests(TargetClient):
         attempt = self.attempt
         assert attempt is not None
         if isinstance(fault, UpstreamFault) and fault.silent and self.kept is not None and may_repeat(head):
-            plain = not head.upgrade
-            reached = await self.egress.outside.reach(self.origin, head.target, attempt, plain=plain)
+            reached = await self.egress.outside.reach(self.origin, head.target, attempt, plain=is_plain(head))
             self.close_upstream()
             self.kept = None
             if isinstance(reached, Reached):
@@ -161,6 +161,11 @@ class ProxyRequests(TargetClient):
         elif self.kept is None:
             self.kept = Kept(target=target, address=address, stream=upstream, parent=parent)
         return exchange.client_reusable
+
+
+def is_plain(head: RequestHead) -> bool:
+    """Whether a parent proxy may be asked in absolute form."""
+    return not head.upgrade and head.method != "TRACE"
 
 
 def may_repeat(head: RequestHead) -> bool:

@@ -91,6 +91,25 @@ async def test_options_for_a_whole_server_reaches_a_parent_with_a_clean_authorit
     assert heads[0].startswith(f"OPTIONS http://{NAME}:80 HTTP/1.1\r\n".encode())
 
 
+async def test_a_parent_that_answers_trace_itself_shows_nobody_its_password() -> None:
+    """With `Max-Forwards: 0` the parent's own answer repeats the request that it got (RFC 9110 9.3.8)."""
+
+    async def parent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            connect = head.startswith(b"CONNECT ")
+            body = b"" if connect else head
+            writer.write(
+                b"HTTP/1.1 200 OK\r\n" + (b"" if connect else b"Content-Length: %d\r\n" % len(body)) + b"\r\n" + body
+            )
+
+    async with upstream(parent) as port:
+        async with running({"allowed_hosts": [NAME]}, upstream_proxy=f"http://me:pw@127.0.0.1:{port}") as proxy:
+            client = await proxy.client()
+            _, body = await client.get(f"http://{NAME}/", "Max-Forwards: 0", method="TRACE")
+            assert body.startswith(b"TRACE / HTTP/1.1\r\n")
+            assert b"authorization" not in body.lower()
+
+
 async def test_requests_pipelined_behind_an_allowed_one_are_each_decided() -> None:
     seen: list[bytes] = []
     async with upstream(http_server(OK, seen)) as port, running(allow(port), resolve=to(port)) as proxy:
