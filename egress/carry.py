@@ -28,6 +28,7 @@ class CarriedTunnel:
         "objection",
         "opaque",
         "origin",
+        "over",
         "target",
         "tunnel",
     )
@@ -61,10 +62,13 @@ class CarriedTunnel:
         self.network = upstream.network
         self.opaque = opaque
         self.objection = objection
-        origin.live.add(self)
+        self.over = False
         self.tunnel = Tunnel(client, upstream, self.ended, now=egress.loop.time(), sent=sent, received=received)
+        if not self.over:
+            origin.live.add(self)
 
     def ended(self, reason: Reason | None, sent: int, received: int) -> None:
+        self.over = True
         self.attempt.close(reason, sent, received)
         self.origin.live.discard(self)
         self.egress.released(self.backend)

@@ -19,7 +19,8 @@ from egress.door import RETRY_S, DoorSettings
 from egress.passing import Message, close_all, receive_packet, send_packet
 from egress.privileges import drop_privileges
 
-WORKERS = 16
+WORKERS = 48
+"""Three backends' worth of lookups under way at once."""
 MAX_ANSWERS = 16
 DIAL_TIMEOUT_S = 10.0
 

@@ -41,8 +41,8 @@ HOLD_S = 5.0
 """How long a lookup waits for a proxied request of the same name."""
 MAX_HELD = 256
 MAX_NAME_KEPT = 128
-MAX_ANSWERED = 1024
-MAX_TOLD = 256
+MAX_ANSWERED = 512
+MAX_TOLD = 64
 """Addresses remembered of one name: its owner may answer with others each time."""
 REMEMBER_S = 900.0
 TTL_S = 30

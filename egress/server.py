@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from egress.backend import Backend, Origin
+from egress.backend import Backend, Live, Origin
 from egress.control import PoliciesRefused
 from egress.direct import serve_direct
 from egress.door import DNS_PORT, PROXY_PORT
@@ -134,6 +134,8 @@ class Egress:
                 await self.doors.listen(door, set(backend.direct_ports))
             except DoorError as error:
                 logger.info("door %s: %s", door, error)
+            except Exception:
+                logger.exception("the listeners of door %s could not be matched", door)
 
     def status(self) -> dict[str, Any]:
         """Counts, for the gateway."""
@@ -212,18 +214,23 @@ class Egress:
     # --- time
 
     async def sweep(self) -> None:
-        """Once a second: deadlines of everything, and what was counted meanwhile."""
+        """Once a second, whatever happens: deadlines of everything, and what was counted meanwhile."""
         while True:
             await asyncio.sleep(SWEEP_S)
-            now = self.loop.time()
-            for origin in list(self.origins):
-                for live in list(origin.live):
-                    live.tick(now)
-            for names in list(self.names.values()):
-                names.tick(now)
-            for backend in list(self.backends.values()):
-                self.tell_floods(backend)
-            self.relieve_memory()
+            try:
+                self.sweep_once(self.loop.time())
+            except Exception:
+                logger.exception("a sweep failed")
+
+    def sweep_once(self, now: float) -> None:
+        for origin in list(self.origins):
+            for live in list(origin.live):
+                tick(live, now)
+        for names in list(self.names.values()):
+            names.tick(now)
+        for backend in list(self.backends.values()):
+            self.tell_floods(backend)
+        self.relieve_memory()
 
     def relieve_memory(self) -> None:
         """Cut what makes too many bytes wait for peers that do not read them."""
@@ -324,6 +331,15 @@ class DoorOrigin(Origin):
         for task in list(self.tasks):
             task.cancel()
         self.egress.origins.discard(self)
+
+
+def tick(live: Live, now: float) -> None:
+    """Let a connection look at its deadlines; one that is broken ends alone."""
+    try:
+        live.tick(now)
+    except Exception:
+        logger.exception("a connection could not be looked at, and is cut")
+        live.cut(Reason.IDLE_TIMEOUT)
 
 
 def nothing_allowed() -> tuple[Policy, Budget]:

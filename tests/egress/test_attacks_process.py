@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -457,3 +458,31 @@ async def test_stopped_and_continued_it_serves_on(tmp_path: Path) -> None:
         assert "200 OK" in await attacked.get(f"http://{WEB}:{port}/")
         for sock in waiting:
             sock.close()
+
+
+async def test_a_server_that_resets_before_the_first_bytes_costs_its_own_tunnel_only(tmp_path: Path) -> None:
+    """It once ended the whole process: the tunnel was half made, and the sweep fell over it."""
+
+    now = asyncio.Semaphore(0)
+
+    async def resets(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await now.acquire()
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    async with upstream(resets) as port, upstream(http_server(EMPTY)) as web:
+        async with proxy(tmp_path, (WEB, port), (WEB, web)) as attacked:
+            base = attacked.descriptors
+            for _ in range(5):
+                client = await attacked.client()
+                assert "200" in await client.connect(f"{WEB}:{port}")
+                now.release()
+                assert "200 OK" in await attacked.get(f"http://{WEB}:{web}/"), "the reset has come by now"
+                await client.send(client_hello(WEB))
+                assert await client.rest() == b""
+                await gone(client)
+            await until(lambda: len(attacked.events(decision="allow", port=port)) == 5)
+            await asyncio.sleep(1.5)  # a sweep has been over them
+            assert "200 OK" in await attacked.get(f"http://{WEB}:{web}/")
+            await until(lambda: attacked.descriptors <= base)
