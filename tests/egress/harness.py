@@ -18,7 +18,7 @@ from egress.server import Egress
 from observability.events import EgressEvent, Event, event_from_json
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 @dataclass
