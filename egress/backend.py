@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from egress.attempt import Attempt
 from egress.limits import Budget, TokenBucket
-from egress.names import IP
+from egress.names import IP, text_of
 from egress.policy import Allow, Deny, Policy, Rule, Surroundings, Target, decide, decide_name
 from egress.record import Recorder
 from observability.events import Reason, Via
@@ -34,6 +34,17 @@ class Live(Protocol):
         """Bytes that wait in this process to be taken by either side."""
 
 
+class Route(NamedTuple):
+    """A yes with all that is said of it."""
+
+    verdict: Allow
+    address: IP
+    """The one to dial."""
+    address_text: str
+    rule: str
+    rule_port: int | None
+
+
 class Verdicts:
     """What the policy said of a target before: the same question to the same pure function has the same answer.
 
@@ -41,13 +52,14 @@ class Verdicts:
     same addresses: a changed lookup is another question.
     """
 
-    __slots__ = ("around", "by_address", "by_name", "policy", "rule_ports")
+    __slots__ = ("around", "by_address", "by_name", "policy", "routes", "rule_ports")
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.around: Surroundings | None = None
         self.by_name: dict[tuple[str, int], Allow | Deny] = {}
         self.by_address: dict[tuple[str, int, tuple[IP, ...]], Allow | Deny] = {}
+        self.routes: dict[tuple[str, int], tuple[tuple[IP, ...], Route | None]] = {}
         self.rule_ports: dict[tuple[str, int], int | None] = {}
 
     def name(self, target: Target, around: Surroundings) -> Allow | Deny:
@@ -68,6 +80,25 @@ class Verdicts:
             verdict = self.by_address[key] = decide(self.policy, target, addresses, around)
         return verdict
 
+    def route(self, target: Target, addresses: tuple[IP, ...], around: Surroundings) -> Route | None:
+        """What both verdicts together come to; None where one is a no."""
+        self.belong_to(around)
+        key = (target.host, target.port)
+        known = self.routes.get(key)
+        if known is None or known[0] != addresses:
+            known = self.routes[key] = addresses, self.find_route(target, addresses, around)
+        return known[1]
+
+    def find_route(self, target: Target, addresses: tuple[IP, ...], around: Surroundings) -> Route | None:
+        if isinstance(self.name(target, around), Deny):
+            return None
+        verdict = self.address(target, addresses, around)
+        if isinstance(verdict, Deny) or verdict.address is None:
+            return None
+        rule = verdict.rule.text if verdict.rule is not None else ""
+        rule_port = self.rule_port(verdict.rule, target.port)
+        return Route(verdict, verdict.address, text_of(verdict.address), rule, rule_port)
+
     def rule_port(self, rule: Rule | None, port: int) -> int | None:
         """`port` if the policy names it, so that it is bounded as a label."""
         key = (rule.text if rule is not None else "", port)
@@ -83,6 +114,7 @@ class Verdicts:
             self.around = around
             self.by_name.clear()
             self.by_address.clear()
+            self.routes.clear()
 
 
 class Backend:

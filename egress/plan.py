@@ -17,9 +17,11 @@ FRAMING = {
 def plan_request(head: RequestHead, parent: ParentProxy | None) -> RequestPlan:
     """How a request is carried; `parent` is the parent proxy it goes to, which wants an absolute form."""
     data = serialise(head)
+    if parent is not None:
+        data = for_parent(data, head, parent)
     return RequestPlan(
         method=head.method,
-        head=for_parent(data, head, parent) if parent is not None else data,
+        head=data,
         framing=FRAMING[head.framing],
         length=head.length,
         minor=head.version[1],

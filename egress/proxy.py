@@ -23,7 +23,7 @@ from egress.backend import Origin, Verdicts
 from egress.client import stream_of
 from egress.exchange import Exchange
 from egress.http1 import BadRequest, BodyFraming, RequestHead, parse_head
-from egress.names import IP, text_of
+from egress.names import IP
 from egress.plan import plan_request
 from egress.policy import Allow, Protocol
 from egress.reach import Reached, Refusal
@@ -113,14 +113,12 @@ class ProxyClient(ProxyRequests):
         """Dial, or use the connection that is kept; False when the address is not at hand."""
         head, attempt, outside = self.head, self.attempt, self.egress.outside
         assert attempt is not None
-        verdict = outside.at_hand(self.origin.backend, head.target)
-        if verdict is None:
+        route = outside.at_hand(self.origin.backend, head.target)
+        if route is None:
             return False
-        address = verdict.address
-        assert address is not None
-        self.verdict, self.verdicts = verdict, self.origin.backend.verdicts
-        self.origin.note_allow(attempt, verdict)
-        attempt.address = text_of(address)
+        address = route.address
+        self.verdict, self.verdicts = route.verdict, self.origin.backend.verdicts
+        attempt.rule, attempt.rule_port, attempt.address = route.rule, route.rule_port, route.address_text
         if self.kept is not None and head.method != "CONNECT" and self.kept.fits(head.target, address):
             self.address = address
             self.ask()

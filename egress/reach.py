@@ -16,7 +16,7 @@ from typing import Protocol
 
 from egress.addresses import AddressClass, classify
 from egress.attempt import Attempt
-from egress.backend import Backend, Origin
+from egress.backend import Backend, Origin, Route
 from egress.names import IP, text_of
 from egress.policy import Allow, Deny, Surroundings, Target
 from egress.poller import Poller
@@ -184,13 +184,11 @@ class Outside:
             return verdict
         return backend.verdicts.address(target, (address,), self.surroundings)
 
-    def at_hand(self, backend: Backend, target: Target) -> Allow | None:
-        """The verdict with the address that `reach` would dial first; None where it would say no or has to wait."""
+    def at_hand(self, backend: Backend, target: Target) -> Route | None:
+        """The address that `reach` would dial first, and why; None where it would say no or has to wait."""
         if self.parent is not None and self.parent_for(target) is not None:
             return None
-        around, verdicts = self.surroundings, backend.verdicts
-        if isinstance(verdicts.name(target, around), Deny):
-            return None
+        around = self.surroundings
         addresses = (target.ip,) if target.ip is not None else around.overrides.get((target.host, target.port))
         if not addresses:
             if target.host == HOST_NAME or backend.policy.join:
@@ -198,8 +196,7 @@ class Outside:
             addresses = self.resolver.known(target.host)
             if not addresses:
                 return None
-        verdict = verdicts.address(target, addresses, around)
-        return verdict if isinstance(verdict, Allow) else None
+        return backend.verdicts.route(target, addresses, around)
 
     async def straight(
         self,

@@ -1,4 +1,4 @@
-"""The egress runs on uvloop, and on asyncio's own loop where that is not installed: what runs in this process does on both."""
+"""The egress runs on uvloop, and on asyncio's own loop where that is not installed: tests in this process run on both."""
 
 from __future__ import annotations
 
