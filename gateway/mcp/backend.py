@@ -19,7 +19,7 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from gateway.mcp.caller import LEVELS
 from gateway.mcp.catalogue import LISTEN_FLAG, Kind, Listing, declares, read_list
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
 _BACKOFF_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 _MAX_OWN_HTTP: Final = 4 * 1024
 """Connections of an HTTP backend that belong to one client session each; on stdio each is a container: `MAX_OWN`."""
@@ -65,6 +66,10 @@ class Instances(Protocol):
 
     async def release(self, instance_id: str) -> None:
         """End a session's own instance."""
+        ...
+
+    async def renew(self, instance_id: str) -> None:
+        """End what runs there; it starts again, after the pause of a crash, or at the next call."""
         ...
 
 
@@ -235,7 +240,16 @@ class Backend:
             task = asyncio.get_running_loop().create_task(self._open(slot, greeting))
             self._opening[slot] = task
             task.add_done_callback(lambda done: self._opened(slot, done))
-        return await asyncio.shield(task)
+        return await self._outcome(task)
+
+    async def _outcome(self, task: asyncio.Task[_T]) -> _T:
+        """What a task of ours brings. Raises RpcError, also when we were closed meanwhile."""
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.cancelled() or not self.closed:
+                raise  # it is the caller who was cancelled
+            raise unavailable(self.name, "it was stopped, or its configuration changed, meanwhile") from None
 
     def _opened(self, slot: Slot, task: asyncio.Task[Line]) -> None:
         self._opening.pop(slot, None)
@@ -265,7 +279,7 @@ class Backend:
                 try:
                     await self._greet(line, slot, greeting)
                 except BaseException:
-                    line.peer.drop("the greeting failed")
+                    self._give_up(line)
                     raise
         except BackendUnavailable as error:
             raise unavailable(self.name, error.sentence) from error
@@ -274,6 +288,12 @@ class Backend:
         except (PeerClosed, OSError) as error:
             raise unavailable(self.name, str(error)) from error
         return self._settle(line, slot)
+
+    def _give_up(self, line: Line) -> None:
+        """The greeting failed. A process on a pipe cannot be greeted twice: it starts anew."""
+        line.peer.drop("the greeting failed")
+        if self.stdio and line.instance is not None and not self.closed:
+            self._tasks.spawn(self._instances.renew(line.instance.id))
 
     async def _connect(self, slot: Slot) -> Line:
         if self._remote is not None:
@@ -501,7 +521,7 @@ class Backend:
             task = asyncio.get_running_loop().create_task(self._read(kind))
             self._reading[kind] = task
             task.add_done_callback(lambda done: (self._reading.pop(kind, None), done.cancelled() or done.exception()))
-        return await asyncio.shield(task)
+        return await self._outcome(task)
 
     async def _own_listing(self, peer: Peer, kind: Kind) -> Listing:
         own = self._own_lists.setdefault(peer, {})

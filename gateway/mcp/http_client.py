@@ -61,11 +61,11 @@ class Connection(asyncio.Protocol):
 
     def request(self, data: bytes, receiver: Receiver) -> None:
         """Send a whole request and hand its response to `receiver`."""
-        assert self._transport is not None
         self._receiver = receiver
         self._headers = {}
         self._overhead = 0
         self._parser = httptools.HttpResponseParser(self)
+        assert self._transport is not None
         self._transport.write(data)
 
     def data_received(self, data: bytes) -> None:
@@ -79,6 +79,11 @@ class Connection(asyncio.Protocol):
             self._break(f"it does not speak HTTP: {error}")
         if self._overhead > _MAX_OVERHEAD:
             self._break(f"it sent {_MAX_OVERHEAD} bytes of headers without an end")
+
+    @property
+    def open(self) -> bool:
+        """Whether a request can be sent: the transport may be closing before anybody was told."""
+        return not self.closed and self._transport is not None and not self._transport.is_closing()
 
     def eof_received(self) -> bool:
         return False
@@ -166,7 +171,7 @@ class Pool:
         oldest = time.monotonic() - _IDLE_S
         while idle:
             connection = idle.pop()
-            if not connection.closed and connection.idle_since >= oldest:
+            if connection.open and connection.idle_since >= oldest:
                 return connection
             connection.drop()
         if self.closed:

@@ -75,8 +75,9 @@ class StdioPeer:
                 self._write(wire.dumps({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}))
 
     def drop(self, why: str) -> None:
-        """The other end is gone."""
+        """The other end is gone, or of no use: whoever attaches next reads alone."""
         self._ended(why)
+        self._reading.cancel()
 
     async def close(self) -> None:
         """Close the pipe."""
@@ -88,9 +89,12 @@ class StdioPeer:
         if self.closed:
             raise PeerClosed(self.closed)
         transport = self._writer.transport
-        if transport.get_write_buffer_size() > _MAX_UNREAD:
-            raise PeerClosed("it does not read its input")
-        self._writer.write(message + b"\n")
+        try:
+            if transport.get_write_buffer_size() > _MAX_UNREAD:
+                raise PeerClosed("it does not read its input")
+            self._writer.write(message + b"\n")
+        except (RuntimeError, OSError) as error:  # uvloop's way to say that the pipe broke, before we hear of it
+            raise PeerClosed(f"its input is closed: {error}") from error
 
     async def _run(self) -> None:
         try:

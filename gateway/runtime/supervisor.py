@@ -441,6 +441,15 @@ class Supervisor:
             self.forget(slot)
             self.spares.reconcile()
 
+    async def renew(self, instance_id: str) -> None:
+        """Ends what runs there, as if it had crashed: the endpoint can do nothing with it any more."""
+        slot = self.slots.get(instance_id)
+        if slot is not None and slot.once:
+            await self.release(instance_id)
+        elif slot is not None and slot.pair is not None and slot.state is BackendState.RUNNING:
+            with contextlib.suppress(EngineError):
+                await self.engine.stop(slot.pair.container, STOP_GRACE_S)
+
     async def restart(self, backend: str) -> None:
         """Makes a backend's containers anew."""
         async with self.applying:

@@ -9,7 +9,20 @@ import threading
 import time
 from typing import Any
 
-TOOLS = ("ok", "crash", "never", "garbage", "huge", "half", "flood", "noresult", "exit_soon", "list_flood")
+TOOLS = (
+    "ok",
+    "crash",
+    "never",
+    "garbage",
+    "huge",
+    "half",
+    "flood",
+    "noresult",
+    "exit_soon",
+    "list_flood",
+    "later",
+    "ask",
+)
 OUT = threading.Lock()
 
 
@@ -46,6 +59,14 @@ def call(number: Any, name: str, arguments: dict[str, Any]) -> None:
             os._exit(0)
         case "never":
             return
+        case "later":
+            line = json.dumps(result(number, "later"))
+            threading.Timer(float(arguments.get("seconds", 1)), write, [line]).start()
+        case "ask":  # and answer, whether or not anybody answered
+            question = {"messages": [], "maxTokens": 1}
+            say({"jsonrpc": "2.0", "id": f"q{number}", "method": "sampling/createMessage", "params": question})
+            say({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "asked"}})
+            threading.Timer(0.3, write, [json.dumps(result(number, "asked"))]).start()
         case "garbage":
             write("this is not JSON")
             write('{"jsonrpc": "2.0", "id": ')

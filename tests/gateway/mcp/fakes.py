@@ -109,6 +109,7 @@ class FakeSupervisor:
         self.instances: dict[tuple[str, str], ProcessInstance] = {}
         self.started: list[tuple[str, str]] = []
         self.released: list[str] = []
+        self.renewed: list[str] = []
         self.refuse: dict[str, str] = {}
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
 
@@ -132,6 +133,12 @@ class FakeSupervisor:
         for key, known in list(self.instances.items()):
             if known.id == instance_id:
                 del self.instances[key]
+                await known.stop()
+
+    async def renew(self, instance_id: str) -> None:
+        self.renewed.append(instance_id)
+        for known in list(self.instances.values()):
+            if known.id == instance_id:
                 await known.stop()
 
     async def stop(self) -> None:

@@ -274,6 +274,19 @@ async def test_each_session_gets_a_backend_and_a_door_of_its_own(stage: Stage) -
         assert len(stage.engine.running()) == 3
 
 
+async def test_what_the_endpoint_can_do_nothing_with_starts_anew(stage: Stage) -> None:
+    async with stage.running(config({"clock": TIME})) as supervisor:
+        first = await supervisor.instance("clock")
+        await supervisor.renew("clock")
+        await first.wait_exit()
+        await supervisor.instance("clock")
+        assert stage.engine.named("stockade-p-b-clock").starts == 2
+        own = await supervisor.instance("clock", "one")
+        await supervisor.renew(own.id)
+        assert own.id not in supervisor.slots
+        await supervisor.renew("nobody")
+
+
 async def test_the_next_gateway_takes_over_the_same_containers(stage: Stage) -> None:
     wanted = config({"clock": TIME, "web": WEB})
     async with stage.running(wanted, remove=False) as supervisor:
