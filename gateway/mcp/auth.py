@@ -107,6 +107,18 @@ class Gate:
                 raise Denied(401, "", "A token is needed")
 
 
+def still_admitted(principal: Principal, old: Config, new: Config) -> bool:
+    """Whether who came in under the old configuration could still, with the same token, under the new one."""
+    if principal.subject:
+        same = old.gateway.auth == new.gateway.auth
+        return same and (principal.client in old.clients) == (principal.client in new.clients)
+    if not principal.client:
+        shut = new.clients or new.gateway.auth is not None
+        return new.gateway.anonymous is Anonymous.ALWAYS or (new.gateway.anonymous is Anonymous.AUTO and not shut)
+    before, now = old.clients.get(principal.client), new.clients.get(principal.client)
+    return before is not None and now is not None and before.token_sha256 == now.token_sha256
+
+
 def is_loopback(address: str) -> bool:
     """Whether an address is this machine's own loopback."""
     try:

@@ -19,7 +19,7 @@ from opentelemetry.trace import Tracer
 
 from gateway.mcp import wire
 from gateway.mcp.answer import Answer, ClientGone, Headers, Receive, Send, reply_plain
-from gateway.mcp.auth import Denied, Gate
+from gateway.mcp.auth import Denied, Gate, still_admitted
 from gateway.mcp.backend import Backend, Instances
 from gateway.mcp.caller import Caller, Principal
 from gateway.mcp.calls import Calls, Fence
@@ -150,10 +150,10 @@ class Endpoint:
                 self._pins.seen(name, known.items)
         self._views.clear()
         self._directory = None
-        self._end_orphans()
+        self._end_orphans(old, config)
         for name in self._rules:
             for method in CHANGED:
-                self._watches.lists_changed(name, method)
+                self._watches.lists_changed(name, method, ours=True)
 
     def _make_verifier(self, config: Config) -> JwtVerifier | None:
         """The old one, with the keys it fetched, where nothing changed for it."""
@@ -197,11 +197,16 @@ class Endpoint:
         backend.on_lists = lambda kind, changed: self._listed(backend, kind, changed=changed)
         return backend
 
-    def _end_orphans(self) -> None:
-        """Sessions whose client or route is gone end; the client finds out by a 404 and begins anew."""
+    def _end_orphans(self, old: Config, config: Config) -> None:
+        """Sessions and streams whose client or route is gone end; what goes on sees what it may see from now on."""
+
+        def view(principal: Principal, route: str) -> View | None:
+            return self._view(principal.client, route) if still_admitted(principal, old, config) else None
+
         for session in self._sessions:
-            if self._view_of(session) is None:
+            if view(session.owner, session.route) is None:
                 self._sessions.close(session)
+        self._watches.look_again(view)
 
     # views
 
@@ -290,7 +295,7 @@ class Endpoint:
         """Accept a changed tool definition. Raises KeyError for a tool nobody knows."""
         self._pins.approve(backend, tool)
         self._directory = None
-        self._watches.lists_changed(backend, "notifications/tools/list_changed")
+        self._watches.lists_changed(backend, "notifications/tools/list_changed", ours=True)
 
     # outlets of the backends' pushes
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from gateway.mcp import wire
 from gateway.mcp.backend import Backend
-from gateway.mcp.caller import Caller
+from gateway.mcp.caller import Caller, Principal
 from gateway.mcp.calls import Done
 from gateway.mcp.catalogue import LISTEN_FLAG, declares
 from gateway.mcp.connect import US, ask
@@ -93,6 +93,17 @@ class Watches:
             self._listeners.discard(listener)
             for uri in listener.uris:
                 self._tasks.spawn(self._forget(uri, listener))
+
+    def look_again(self, view: Callable[[Principal, str], View | None]) -> None:
+        """What clients may see changed: streams go on under their new view, or end."""
+        for listener in self._listeners:
+            caller = listener.caller
+            found = view(caller.principal, caller.view.route)
+            if found is None:
+                listener.closing = True
+                caller.answer.bell.ring()
+            else:
+                caller.view = found
 
     def _listener(self, caller: Caller, wanted: dict[str, Any]) -> Listener:
         flags = frozenset(flag for flag in LISTEN_FLAG.values() if wanted.get(flag) is True)
@@ -177,15 +188,15 @@ class Watches:
 
     # news
 
-    def lists_changed(self, backend: str, method: str, owner: str = "") -> None:
-        """Tell of a changed list."""
+    def lists_changed(self, backend: str, method: str, owner: str = "", *, ours: bool = False) -> None:
+        """Tell of a changed list; `ours`: it is we who show it differently, which no backend tells anybody."""
         flag = LISTEN_FLAG[method]
         if not owner:
             for listener in list(self._listeners):
                 if flag in listener.flags and backend in listener.caller.view.backends:
                     listener.tell(method, {})
         message = wire.dumps({"jsonrpc": "2.0", "method": method})
-        for session in self._audience(backend, owner):
+        for session in self._audience(backend, owner, ours=ours):
             session.tell(message)
 
     def resource_updated(self, backend: str, params: dict[str, Any], owner: str) -> None:
@@ -200,17 +211,18 @@ class Watches:
                     listener.tell(_UPDATED, params)
         message = wire.dumps({"jsonrpc": "2.0", "method": _UPDATED, "params": params})
         for session in self._audience(backend, owner):
-            if uri in session.subscriptions:
+            view = self._view_of(session) if uri in session.subscriptions else None
+            if view is not None and view.owner_of(uri) == backend:
                 session.tell(message)
 
-    def _audience(self, backend: str, owner: str) -> list[Session]:
+    def _audience(self, backend: str, owner: str, *, ours: bool = False) -> list[Session]:
         audience = []
         for session in self._sessions():
             if owner:
                 wanted = session.id == owner
             else:
                 own = self.backends[backend].own_peer(session.id) if backend in self.backends else None
-                wanted = own is None
+                wanted = ours or own is None
             if wanted and session.stream is not None:
                 view = self._view_of(session)
                 if view is not None and backend in view.backends:

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.mcp.annotate import denial_line
 from observability.events import Certainty, Decision, EgressEvent, Phase, Reason, ToolChange, ToolEvent
-from tests.gateway.mcp.clients import Legacy, Modern, legacy, modern
+from tests.gateway.mcp.clients import Legacy, Modern, legacy, messages, modern
 from tests.gateway.mcp.fakes import Gateway, config, eventually, gateway, server, token_digest
 
 pytestmark = pytest.mark.anyio
@@ -130,6 +130,86 @@ async def test_a_new_configuration_changes_the_views_at_once_and_keeps_the_conne
         assert running.supervisor.started == before
         running.endpoint.apply(config(servers, clients={"bob": CLIENTS["bob"]}))
         assert (await alice.post({"jsonrpc": "2.0", "id": 1, "method": "ping"})).status_code == 401
+
+
+WATCHED = "test://watched-resource"
+
+
+@asynccontextmanager
+async def watching(client: Legacy | Modern) -> AsyncIterator[asyncio.Queue[str]]:
+    """The methods of what comes on a stream that the client keeps open; `end` when it ends."""
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    if isinstance(client, Modern):
+        wanted = {"resourceSubscriptions": [WATCHED], "toolsListChanged": True}
+        message = client.message("subscriptions/listen", {"notifications": wanted})
+        stream = client.http.stream("POST", client.url, json=message, headers=client.routing(message))
+    else:
+        await client.request("resources/subscribe", {"uri": WATCHED})
+        stream = client.http.stream("GET", client.url, headers=client.headers)
+
+    async def read() -> None:
+        async with stream as response:
+            async for line in response.aiter_lines():
+                if line.startswith(":"):
+                    heard.put_nowait("open")
+                for said in messages(line, "text/event-stream"):
+                    heard.put_nowait(said.get("method", "end"))
+        heard.put_nowait("end")
+
+    async with asyncio.TaskGroup() as tasks:
+        reading = tasks.create_task(read())
+        async with asyncio.timeout(30):
+            while await heard.get() not in ("open", "notifications/subscriptions/acknowledged"):
+                pass
+        yield heard
+        reading.cancel()
+
+
+async def until_heard(heard: asyncio.Queue[str], wanted: str) -> list[str]:
+    """What came up to and without `wanted`."""
+    found: list[str] = []
+    async with asyncio.timeout(30):
+        while (method := await heard.get()) != wanted:
+            found.append(method)
+    return found
+
+
+@pytest.mark.parametrize("connect", [legacy, modern])
+async def test_an_open_stream_tells_nothing_that_its_client_may_not_see_any_more(connect: Any) -> None:
+    servers = {"one": server(http=True)}
+    narrow = {"alice": {"token_sha256": token_digest("alice"), "resources": {"deny": ["*watched*"]}}}
+    wide = {"alice": {"token_sha256": token_digest("alice")}}
+    async with gateway(config(servers, clients=wide)) as running:
+        async with connect(running.url(), token="alice") as client, connect(running.url(), token="alice") as other:
+            doer = client if isinstance(client, Legacy) else other
+            await doer.request("resources/list")
+            async with watching(client) as heard:
+                await asyncio.sleep(0.3)  # the backend's own subscription is made after the answer
+                await doer.call("one__touch")
+                await until_heard(heard, "notifications/resources/updated")
+                running.endpoint.apply(config(servers, clients=narrow))
+                await until_heard(heard, "notifications/tools/list_changed")
+                await doer.call("one__touch")
+                await doer.call("one__test_trigger_tool_change")
+                assert "notifications/resources/updated" not in await until_heard(
+                    heard, "notifications/tools/list_changed"
+                )
+
+
+@pytest.mark.parametrize("connect", [legacy, modern])
+@pytest.mark.parametrize("change", ["removed", "another token", "another server"])
+async def test_an_open_stream_ends_with_the_right_to_it(connect: Any, change: str) -> None:
+    servers = {"one": server(http=True)}
+    clients = {"alice": {"token_sha256": token_digest("alice")}, "bob": {"token_sha256": token_digest("bob")}}
+    async with gateway(config(servers, clients=clients)) as running:
+        async with connect(running.url("one"), token="alice") as client:
+            await client.settled()
+            async with watching(client) as heard:
+                entry = {"token_sha256": token_digest("new")} if change == "another token" else clients["alice"]
+                entry = {**entry, "servers": []} if change == "another server" else entry
+                left = {"bob": clients["bob"], **({} if change == "removed" else {"alice": entry})}
+                running.endpoint.apply(config(servers, clients=left))
+                await until_heard(heard, "end")
 
 
 async def test_search_mode_shows_two_tools_and_finds_the_rest_under_the_same_filters() -> None:
