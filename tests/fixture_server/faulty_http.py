@@ -1,0 +1,140 @@
+"""A streamable HTTP server that misbehaves on request; standard library only, 2025-06-18 only.
+
+Run it: `python -m tests.fixture_server.faulty_http --http 0`; it prints `listening PORT` on standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+TOOLS = (
+    "ok crash never garbage huge half noresult html error500 empty sse_half sse_flood sse_other wrong_id"
+).split()
+CHUNK = b"x" * 1_000_000
+
+
+class Faulty(BaseHTTPRequestHandler):
+    """One connection."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: Any) -> None:
+        return
+
+    def do_GET(self) -> None:
+        self.reply(405, b"", "text/plain")
+
+    def do_DELETE(self) -> None:
+        self.reply(200, b"", "text/plain")
+
+    def do_POST(self) -> None:
+        message = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        number, params = message.get("id"), message.get("params") or {}
+        match message.get("method"):
+            case "initialize":
+                info = {"name": "faulty-http", "version": "1"}
+                self.result(
+                    number, {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": info}
+                )
+            case "tools/list":
+                self.result(number, {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in TOOLS]})
+            case "tools/call":
+                self.call(number, params["name"])
+            case _ if number is None:
+                self.reply(202, b"", "text/plain")
+            case _:
+                self.say({"id": number, "error": {"code": -32601, "message": "Method not found"}})
+
+    def reply(self, status: int, body: bytes, kind: str = "application/json") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def say(self, message: dict[str, Any]) -> None:
+        self.reply(200, json.dumps({"jsonrpc": "2.0", **message}).encode())
+
+    def result(self, number: Any, result: dict[str, Any]) -> None:
+        self.say({"id": number, "result": result})
+
+    def stream(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+
+    def cut(self) -> None:
+        self.close_connection = True
+        self.wfile.flush()
+
+    def call(self, number: Any, name: str) -> None:
+        match name:
+            case "ok":
+                self.result(number, {"content": [{"type": "text", "text": "ok"}]})
+            case "crash":
+                os._exit(7)
+            case "never":
+                time.sleep(600)
+            case "garbage":
+                self.wfile.write(b"this is not HTTP\r\n\r\n")
+                self.cut()
+            case "huge":
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(50 * len(CHUNK)))
+                self.end_headers()
+                for _ in range(50):
+                    self.wfile.write(CHUNK)
+            case "half":
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", "1000")
+                self.end_headers()
+                self.wfile.write(b'{"jsonrpc": "2.0", "id"')
+                self.cut()
+            case "noresult":
+                self.say({"id": number})
+            case "html":
+                self.reply(200, b"<html>Sign in</html>", "text/html")
+            case "error500":
+                self.reply(500, b"Traceback: boom", "text/plain")
+            case "empty":
+                self.reply(200, b"")
+            case "wrong_id":
+                self.result("somebody else's", {"content": [{"type": "text", "text": "not yours"}]})
+            case "sse_half":
+                self.stream()
+                self.wfile.write(b'event: message\r\ndata: {"jsonrpc": "2.0", "id": 1')
+                self.cut()
+            case "sse_other":
+                self.stream()
+                other = {
+                    "jsonrpc": "2.0",
+                    "id": 999_999,
+                    "result": {"content": [{"type": "text", "text": "not yours"}]},
+                }
+                self.wfile.write(b"data: " + json.dumps(other).encode() + b"\r\n\r\n")
+                self.cut()
+            case "sse_flood":
+                self.stream()
+                self.wfile.write(b"data: ")
+                for _ in range(50):
+                    self.wfile.write(CHUNK)
+                self.cut()
+
+
+def main() -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Faulty)
+    server.daemon_threads = True
+    print(f"listening {server.server_address[1]}", file=sys.stderr, flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
