@@ -34,9 +34,13 @@ class Globs:
 
     def passes(self, *names: str) -> bool:
         """Whether something known under all of `names` passes: one may allow it, one is enough to deny it."""
-        if self.deny is not None and any(self.deny.match(name) for name in names):
+        if self.denies(*names):
             return False
         return self.allow is None or any(self.allow.match(name) for name in names)
+
+    def denies(self, *names: str) -> bool:
+        """Whether one of them is denied."""
+        return self.deny is not None and any(self.deny.match(name) for name in names)
 
 
 @dataclass(frozen=True, slots=True)

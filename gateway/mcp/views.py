@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from gateway.mcp import uris
 from gateway.mcp.catalogue import Kind, Listing, TemplatePattern
 from gateway.mcp.claims import Claims
 from gateway.mcp.filters import Globs, Shape
@@ -201,7 +202,7 @@ class View:
         if rules is None or not rules.passes(kind, key):
             return False
         if kind in (Kind.RESOURCES, Kind.TEMPLATES):
-            return self._globs[kind].passes(key)
+            return uris.passes(self._globs[kind], key)
         names = (directory.exposed(kind, backend, key), f"{backend}{rules.separator}{key}")
         return self._globs[kind].passes(*names)
 
