@@ -14,43 +14,32 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mcp.shared.inbound import InboundLadderRejection, classify_inbound_request
 from opentelemetry.trace import Tracer
 
-from gateway.mcp import wire
-from gateway.mcp.answer import Answer, ClientGone, Headers, Receive, Send, reply_plain
+from gateway.mcp.answer import ClientGone, Headers, Receive, Send, reply_plain
 from gateway.mcp.auth import Denied, Gate, still_admitted
 from gateway.mcp.backend import Backend, Instances
-from gateway.mcp.caller import Caller, Principal
+from gateway.mcp.caller import Principal
 from gateway.mcp.calls import Calls, Fence
 from gateway.mcp.catalogue import CHANGED, Kind, Listing
 from gateway.mcp.claims import Claims
-from gateway.mcp.errors import INTERNAL_ERROR, STATUS, UNSUPPORTED_VERSION, PeerClosed, RpcError
+from gateway.mcp.errors import INTERNAL_ERROR, RpcError
 from gateway.mcp.http import (
     HostGuard,
     Refused,
-    accepts,
-    check_content_type,
-    parse_message,
-    read_body,
     read_headers,
 )
 from gateway.mcp.inflight import InFlight
 from gateway.mcp.keep import Keep
+from gateway.mcp.legacy import LegacyFront
 from gateway.mcp.lists import Lists
+from gateway.mcp.modern import ModernFront
 from gateway.mcp.oauth import WELL_KNOWN, JwtVerifier
-from gateway.mcp.peer import (
-    LEGACY_VERSIONS,
-    META_CAPABILITIES,
-    META_CLIENT,
-    META_LEVEL,
-    MODERN,
-    Peer,
-)
+from gateway.mcp.peer import LEGACY_VERSIONS
 from gateway.mcp.pins import Pins
 from gateway.mcp.pushes import Pushes
 from gateway.mcp.remote import Secrets, remote_site
-from gateway.mcp.route import Router, failure
+from gateway.mcp.route import Router
 from gateway.mcp.search import Search
 from gateway.mcp.sessions import IDLE_S, Session, Sessions
 from gateway.mcp.tasks import Tasks
@@ -65,10 +54,7 @@ logger = logging.getLogger(__name__)
 
 _HOUSEKEEPING_S: Final = 10.0
 _LEGACY: Final = frozenset(LEGACY_VERSIONS)
-_ACCEPTED: Final = 202
 _MAX_TOLD: Final = 10_000
-_MAX_GREETING: Final = 64 * 1024
-"""Bytes of an `initialize`, of which each session keeps a part."""
 
 
 class Endpoint:
@@ -110,6 +96,16 @@ class Endpoint:
             emit=emit,
             meters=meters,
         )
+        self._modern = ModernFront(self._router, self._tasks)
+        self._legacy = LegacyFront(
+            router=self._router,
+            sessions=self._sessions,
+            lists=self._lists,
+            calls=self._calls,
+            backends=self._backends,
+            tasks=self._tasks,
+            closing=lambda: self._closing,
+        )
         self._config = Config()
         self.verifier: JwtVerifier | None = None
         self._gate = Gate(self._config, None)
@@ -134,6 +130,7 @@ class Endpoint:
         gateway = config.gateway
         old, self._config = self._config, config
         self._calls.annotate = gateway.annotate_denials
+        self._modern.max_body_bytes = self._legacy.max_body_bytes = gateway.max_body_bytes
         self.verifier = self._make_verifier(config)
         self._gate = Gate(config, self.verifier)
         self._guard = HostGuard(gateway.listen, gateway.allowed_hosts, gateway.allowed_origins)
@@ -411,9 +408,9 @@ class Endpoint:
             raise Refused(503, "The gateway is stopping", INTERNAL_ERROR)
         version = headers.get("mcp-protocol-version")
         if version is None or version in _LEGACY:
-            await self._serve_legacy(scope["method"], principal, view, headers, receive, send)
+            await self._legacy.serve(scope["method"], principal, view, headers, receive, send)
         else:
-            await self._serve_modern(scope["method"], principal, view, version, headers, receive, send)
+            await self._modern.serve(scope["method"], principal, view, version, headers, receive, send)
 
     async def _metadata(
         self, verifier: JwtVerifier, scope: Mapping[str, Any], path: str, headers: Mapping[str, str], send: Send
@@ -429,207 +426,6 @@ class Endpoint:
         if self.verifier is None:
             return None
         return (self.verifier.origin or _base(scope, headers)) + WELL_KNOWN + str(scope["path"])
-
-    # 2026-07-28
-
-    async def _serve_modern(
-        self,
-        method: str,
-        principal: Principal,
-        view: View,
-        version: str,
-        headers: dict[str, str],
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        if method != "POST":
-            raise Refused(405, "Method Not Allowed", allow="POST")
-        message = await self._message(headers, receive)
-        if "id" not in message:
-            if version != MODERN:
-                supported = {"supported": [MODERN], "requested": version}
-                raise Refused(400, "Unsupported protocol version", UNSUPPORTED_VERSION, data=supported)
-            await reply_plain(send, _ACCEPTED)
-            return
-        if "method" not in message:
-            raise Refused(400, "Body must be a single JSON-RPC request or notification object")
-        verdict = classify_inbound_request(message, headers=headers)
-        if isinstance(verdict, InboundLadderRejection):
-            error = RpcError(verdict.code, verdict.message, verdict.data)
-            body = wire.error_response(message["id"], error.body())
-            await reply_plain(send, STATUS.get(verdict.code, 200), body)
-            return
-        params = message["params"]
-        meta = params["_meta"]
-        capabilities, client, level = meta[META_CAPABILITIES], meta.get(META_CLIENT), meta.get(META_LEVEL)
-        answer = Answer(receive, send, self._tasks, [])
-        caller = Caller(
-            principal=principal,
-            view=view,
-            modern=True,
-            version=version,
-            answer=answer,
-            request_id=message["id"],
-            capabilities=capabilities if isinstance(capabilities, dict) else {},
-            client=client if isinstance(client, dict) else None,
-            level=level if isinstance(level, str) else None,
-            headers=headers,
-        )
-        await self._answer(caller, message["method"], params)
-
-    async def _message(self, headers: dict[str, str], receive: Receive) -> dict[str, Any]:
-        check_content_type(headers)
-        if accepts(headers) != (True, True):
-            raise Refused(406, "Not Acceptable: Client must accept both application/json and text/event-stream")
-        return parse_message(await read_body(receive, headers, self._config.gateway.max_body_bytes))
-
-    async def _answer(self, caller: Caller, method: str, params: dict[str, Any]) -> None:
-        try:
-            done, status = await self._router.handle(caller, method, params)
-        except ClientGone:
-            return
-        except Exception:
-            logger.exception("a request failed: %s", method)
-            done, status = failure(caller, RpcError(INTERNAL_ERROR, "Internal error"))
-        finally:
-            caller.answer.stop_watching()
-        await caller.answer.finish(done, status)
-
-    # up to 2025-11-25
-
-    async def _serve_legacy(
-        self, method: str, principal: Principal, view: View, headers: dict[str, str], receive: Receive, send: Send
-    ) -> None:
-        match method:
-            case "POST":
-                await self._post(principal, view, headers, receive, send)
-            case "GET":
-                await self._get(self._find(principal, view, headers), headers, receive, send)
-            case "DELETE":
-                self._sessions.close(self._find(principal, view, headers))
-                await reply_plain(send, 200)
-            case _:
-                raise Refused(405, "Method Not Allowed", allow="GET, POST, DELETE")
-
-    def _find(self, principal: Principal, view: View, headers: Mapping[str, str]) -> Session:
-        session_id = headers.get("mcp-session-id")
-        if session_id is None:
-            raise Refused(400, "Bad Request: Missing session ID")
-        session = self._sessions.find(session_id, principal, view.route)
-        if session is None:
-            raise Refused(404, "Session not found")
-        return session
-
-    async def _post(
-        self, principal: Principal, view: View, headers: dict[str, str], receive: Receive, send: Send
-    ) -> None:
-        message = await self._message(headers, receive)
-        if message.get("method") == "initialize" and "id" in message:
-            await self._initialize(principal, view, message, receive, send)
-            return
-        session = self._find(principal, view, headers)
-        if "method" not in message:
-            session.take_answer(message)
-            await reply_plain(send, _ACCEPTED)
-        elif "id" not in message:
-            await self._notified(session, view, message)
-            await reply_plain(send, _ACCEPTED)
-        else:
-            await self._request(session, view, message, headers, receive, send)
-
-    async def _initialize(
-        self, principal: Principal, view: View, message: dict[str, Any], receive: Receive, send: Send
-    ) -> None:
-        params = message.get("params") or {}
-        try:
-            if not isinstance(params.get("protocolVersion"), str):
-                raise RpcError(-32602, "protocolVersion must be a string")
-            if len(wire.dumps(params)) > _MAX_GREETING:
-                raise RpcError(-32602, f"the greeting is larger than {_MAX_GREETING} bytes")
-            result = await self._lists.initialized(view, params["protocolVersion"])
-        except RpcError as error:
-            await reply_plain(send, 200, wire.error_response(message["id"], error.body()))
-            return
-        session = self._sessions.open(principal, view.route, result["protocolVersion"], params)
-        if session is None:
-            raise Refused(503, "Too many open sessions", INTERNAL_ERROR)
-        body = wire.response(message["id"], wire.dumps(result))
-        await reply_plain(send, 200, body, [(b"mcp-session-id", session.id.encode())])
-
-    async def _notified(self, session: Session, view: View, message: dict[str, Any]) -> None:
-        params = message.get("params") or {}
-        match message["method"]:
-            case "notifications/initialized":
-                session.initialized = True
-            case "notifications/cancelled":
-                request_id = params.get("requestId")
-                call = session.calls.get(request_id) if isinstance(request_id, int | str) else None
-                if call is not None:
-                    self._calls.cancel(call, str(params.get("reason", "cancelled by the client")))
-            case "notifications/roots/list_changed":
-                for name in view.backends:
-                    peer = self._backends[name].own_peer(session.id)
-                    if peer is not None:
-                        self._tasks.spawn(_notify(peer, message["method"]))
-            case _:
-                pass
-
-    async def _request(
-        self,
-        session: Session,
-        view: View,
-        message: dict[str, Any],
-        headers: dict[str, str],
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        answer = Answer(receive, send, self._tasks, [(b"mcp-session-id", session.id.encode())])
-        caller = Caller(
-            principal=session.owner,
-            view=view,
-            modern=False,
-            version=session.version,
-            answer=answer,
-            request_id=message["id"],
-            session=session,
-            capabilities=session.capabilities,
-            client=session.client,
-            level=session.level,
-            headers=headers,
-        )
-        session.busy += 1
-        try:
-            await self._answer(caller, message["method"], message.get("params") or {})
-        finally:
-            session.busy -= 1
-            session.last_used = _monotonic()
-
-    async def _get(self, session: Session, headers: Mapping[str, str], receive: Receive, send: Send) -> None:
-        if not accepts(headers)[1]:
-            raise Refused(406, "Not Acceptable: Client must accept text/event-stream")
-        if session.stream is not None:
-            raise Refused(409, "Conflict: Only one SSE stream is allowed per session")
-        stream = Answer(receive, send, self._tasks, [(b"mcp-session-id", session.id.encode())])
-        session.stream = stream
-        session.busy += 1
-        try:
-            await stream.open_stream()
-            await send({"type": "http.response.body", "body": b": open\r\n\r\n", "more_body": True})
-            await stream.until(lambda: self._closing)
-            await stream.end_stream()
-        except ClientGone:
-            with contextlib.suppress(Exception):
-                await stream.end_stream()
-        finally:
-            stream.stop_watching()
-            session.busy -= 1
-            session.stream = None
-            session.last_used = _monotonic()
-
-
-async def _notify(peer: Peer, method: str) -> None:
-    with contextlib.suppress(PeerClosed):
-        await peer.notify(method, None)
 
 
 def _base(scope: Mapping[str, Any], headers: Mapping[str, str]) -> str:

@@ -1,0 +1,82 @@
+"""Clients of 2026-07-28: each request stands by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcp.shared.inbound import InboundLadderRejection, classify_inbound_request
+
+from gateway.mcp import wire
+from gateway.mcp.answer import Answer, Receive, Send, reply_plain
+from gateway.mcp.caller import Caller, Principal
+from gateway.mcp.errors import STATUS, UNSUPPORTED_VERSION, RpcError
+from gateway.mcp.front import answer, read_message
+from gateway.mcp.http import Refused
+from gateway.mcp.peer import META_CAPABILITIES, META_CLIENT, META_LEVEL, MODERN
+from gateway.mcp.route import Router
+from gateway.mcp.tasks import Tasks
+from gateway.mcp.views import View
+
+
+class ModernFront:
+    """Serves them."""
+
+    def __init__(self, router: Router, tasks: Tasks) -> None:
+        self._router = router
+        self._tasks = tasks
+        self.max_body_bytes = 0
+
+    async def serve(
+        self,
+        method: str,
+        principal: Principal,
+        view: View,
+        version: str,
+        headers: dict[str, str],
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """One HTTP request. Raises Refused, EOFError."""
+        if method != "POST":
+            raise Refused(405, "Method Not Allowed", allow="POST")
+        message = await read_message(headers, receive, self.max_body_bytes)
+        if "id" not in message:
+            if version != MODERN:
+                supported = {"supported": [MODERN], "requested": version}
+                raise Refused(400, "Unsupported protocol version", UNSUPPORTED_VERSION, data=supported)
+            await reply_plain(send, 202)
+            return
+        if "method" not in message:
+            raise Refused(400, "Body must be a single JSON-RPC request or notification object")
+        verdict = classify_inbound_request(message, headers=headers)
+        if isinstance(verdict, InboundLadderRejection):
+            error = RpcError(verdict.code, verdict.message, verdict.data)
+            body = wire.error_response(message["id"], error.body())
+            await reply_plain(send, STATUS.get(verdict.code, 200), body)
+            return
+        caller = self._caller(message, principal, view, version, headers, Answer(receive, send, self._tasks, []))
+        await answer(self._router, caller, message["method"], message["params"])
+
+    def _caller(
+        self,
+        message: dict[str, Any],
+        principal: Principal,
+        view: View,
+        version: str,
+        headers: dict[str, str],
+        reply: Answer,
+    ) -> Caller:
+        meta = message["params"]["_meta"]
+        capabilities, client, level = meta[META_CAPABILITIES], meta.get(META_CLIENT), meta.get(META_LEVEL)
+        return Caller(
+            principal=principal,
+            view=view,
+            modern=True,
+            version=version,
+            answer=reply,
+            request_id=message["id"],
+            capabilities=capabilities if isinstance(capabilities, dict) else {},
+            client=client if isinstance(client, dict) else None,
+            level=level if isinstance(level, str) else None,
+            headers=headers,
+        )
