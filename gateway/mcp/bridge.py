@@ -9,6 +9,7 @@ from typing import Any, Final
 from gateway.mcp.caller import Caller
 from gateway.mcp.errors import INTERNAL_ERROR, RpcError
 from gateway.mcp.peer import META, META_LEVEL, Question, envelope
+from gateway.mcp.tasktable import EXTENSION
 
 MAX_ROUNDS: Final = 10
 _STATE_ONLY_S: Final = 0.05
@@ -22,10 +23,19 @@ CACHEABLE: Final = frozenset(
 def to_modern(params: dict[str, Any], caller: Caller) -> dict[str, Any]:
     """A legacy client's request as a modern backend wants it. State that we did not seal is nothing it can carry."""
     meta = params.get("_meta")
-    full = {**(meta if isinstance(meta, dict) else {}), **envelope(caller.capabilities, caller.client)}
+    full = {**(meta if isinstance(meta, dict) else {}), **envelope(_in_old_shape(caller.capabilities), caller.client)}
     if caller.level is not None:
         full[META_LEVEL] = caller.level
     return {**{key: value for key, value in params.items() if key not in _CARRIED}, "_meta": full}
+
+
+def _in_old_shape(capabilities: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Without the Tasks extension: a legacy client could not tell its tasks from a result."""
+    extensions = capabilities.get("extensions")
+    if not isinstance(extensions, Mapping) or EXTENSION not in extensions:
+        return capabilities
+    kept = {name: settings for name, settings in extensions.items() if name != EXTENSION}
+    return {**capabilities, "extensions": kept}
 
 
 def to_legacy(params: dict[str, Any]) -> dict[str, Any]:

@@ -143,8 +143,11 @@ async def test_requests_that_the_extension_forbids_are_refused() -> None:
             assert (await plain.call("one__failing_job"))["error"]["code"] == -32021
 
 
-async def test_an_older_client_gets_an_ordinary_answer() -> None:
-    async with two() as running, legacy(running.url(), token="alice") as client:
+@pytest.mark.parametrize("era", ["", "modern"], ids=["both eras", "a modern backend"])
+async def test_an_older_client_gets_an_ordinary_answer_whatever_it_declares(era: str) -> None:
+    command = ("env", f"FIXTURE_ERA={era}", *FIXTURE)
+    settings = config({"one": server()})
+    async with gateway(settings, {"one": command}) as running, legacy(running.url(), capabilities=TASKS) as client:
         assert (await client.text("one__slow_compute", {"label": "old"})).startswith("computed old")
         assert (await client.request("tasks/list"))["result"] == {"tasks": []}
 
