@@ -48,6 +48,12 @@ def ps(
     _remarks(status, backends)
 
 
+def _said(name: str, warnings: list[str]) -> bool:
+    """Whether the warnings of the file say already that this server is outside of the wall, and where it says so."""
+    keys = (f" mcpServers.{name}.network.isolated: ", f" mcpServers.{name}.url: ")
+    return any(key in text for key in keys for text in warnings)
+
+
 def _row(backend: Mapping[str, Any]) -> list[object]:
     isolated = (
         Cell("yes", "green") if backend["isolated"] else Cell("remote" if backend["remote"] else "NO", "red bold")
@@ -71,7 +77,7 @@ def _remarks(status: Mapping[str, Any], backends: list[Mapping[str, Any]]) -> No
     for text in status["warnings"]:
         screen.line(f"! {text}", "yellow")
     for backend in backends:
-        for text in backend["warnings"]:
+        for text in () if _said(backend["name"], status["warnings"]) else backend["warnings"]:
             screen.line(f"! {backend['name']}: {text}", "yellow")
     for override in status["overrides"]:
         host, port, address = override.split(":", 2)

@@ -81,6 +81,14 @@ def test_wrong_usage_is_exit_code_2(stockade: Any, args: list[str]) -> None:
     assert stockade(*args).code == 2
 
 
+def test_that_a_server_is_not_isolated_is_said_once(stockade: Any, running: Running) -> None:
+    assert "! open: Not isolated." in stockade("ps").out
+    running.control.warnings = [str(warning) for warning in running.control.config.warnings]
+    said = stockade("ps").out
+    assert "mcpServers.open.network.isolated: is not isolated" in said
+    assert said.lower().count("not isolated") == 1
+
+
 def test_logs_are_printed_and_escaped(stockade: Any, running: Running) -> None:
     from gateway.runtime.base import LogLine
 
