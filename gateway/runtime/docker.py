@@ -1,7 +1,8 @@
 """The Docker Engine behind the `Engine` protocol.
 
 The SDK is synchronous: its calls run on a few threads of this adapter's own. Its exceptions end here, as one
-sentence with the next step. Attaching is ours (`docker_attach.py`): it is the path of every stdio call.
+sentence with the next step (`docker_host.py`). Attaching is ours (`docker_attach.py`): it is the path of every stdio
+call.
 """
 
 from __future__ import annotations
@@ -10,21 +11,15 @@ import asyncio
 import contextlib
 import io
 import os
-import re
-import socket
 import tarfile
 import threading
-import urllib.parse
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
 import docker
 import docker.errors
-import docker.tls
-import requests.exceptions
 
 from . import docker_arguments as arguments
 from .base import (
@@ -40,127 +35,16 @@ from .base import (
     NetworkInfo,
     NetworkPlan,
 )
-from .docker_attach import Endpoint, HijackedStreams, attach, printable
-from .errors import BuildError, EngineError, EngineUnreachable, NameTaken
+from .docker_attach import HijackedStreams, attach
+from .docker_host import CALL_TIMEOUT_S, check_socket, endpoint_of, engine_host, require_this_kernel, translated
+from .docker_streams import follow_build, log_line, pump_changes
+from .errors import EngineError
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 OLDEST_API: Final = (1, 40)
 THREADS: Final = 16
-CALL_TIMEOUT_S: Final = 60
-DEFAULT_SOCKET: Final = "unix:///var/run/docker.sock"
-ACTIONS: Final = {"start": Change.STARTED, "die": Change.DIED, "destroy": Change.REMOVED}
-
-
-def engine_host() -> str:
-    """The engine's address: DOCKER_HOST, else the current context's, else the usual socket."""
-    if host := os.environ.get("DOCKER_HOST"):
-        return host
-    try:
-        context = docker.context.ContextAPI.get_current_context()
-        host = context.Host if context is not None else None
-    except Exception:  # a damaged context file is no reason not to try the usual socket
-        host = None
-    return str(host or DEFAULT_SOCKET).replace("http+unix://", "unix://")
-
-
-def require_this_kernel(host: str, kernel: str, here: str = os.uname().release) -> None:
-    """Raises EngineError when the engine's kernel is not this machine's: then no directory and no socket is shared."""
-    if kernel and kernel != here:
-        raise EngineError(
-            f"The Docker engine at {host} runs on another machine (kernel {kernel}, here {here}): a remote engine, or "
-            "the virtual machine of Docker Desktop. Stockade meets its egress over sockets in a shared directory, so "
-            "run it on the machine of the engine, or use an engine of this machine (Debian: apt-get install docker.io)."
-        )
-
-
-def endpoint_of(host: str) -> Endpoint:
-    """Where to open hijacked connections for an engine address. Raises EngineError for ssh and named pipes."""
-    parts = urllib.parse.urlsplit(host)
-    match parts.scheme:
-        case "unix" | "http+unix":
-            return Endpoint(unix=Path(parts.path))
-        case "tcp" | "http" | "https":
-            tls = docker.tls.TLSConfig() if parts.scheme == "https" or os.environ.get("DOCKER_TLS_VERIFY") else None
-            return Endpoint(
-                host=parts.hostname or "127.0.0.1", port=parts.port or 2375, tls=tls_context() if tls else None
-            )
-        case scheme:
-            raise EngineError(
-                f"An engine at {scheme}:// is not supported. Use a UNIX socket or tcp://, for example "
-                "`ssh -L /tmp/engine.sock:/var/run/docker.sock HOST` and DOCKER_HOST=unix:///tmp/engine.sock."
-            )
-
-
-def tls_context() -> Any:
-    """TLS as DOCKER_CERT_PATH says."""
-    import ssl
-
-    directory = Path(os.environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
-    context = ssl.create_default_context(cafile=str(directory / "ca.pem"))
-    context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
-    return context
-
-
-def check_socket(host: str) -> None:
-    """Raises OSError when an engine's UNIX socket does not answer (the SDK would lose its descriptor then)."""
-    if host.startswith("unix://"):
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(CALL_TIMEOUT_S)
-            probe.connect(host.removeprefix("unix://"))
-
-
-@contextlib.contextmanager
-def translated(host: str, what: str) -> Iterator[None]:
-    """Turns what the SDK raises into our sentences."""
-    try:
-        yield
-    except docker.errors.BuildError as error:
-        raise BuildError(str(error.msg)) from None
-    except docker.errors.APIError as error:
-        sentence = arguments.error_sentence(error.explanation or error)
-        if error.status_code == 409 and "already" in sentence:
-            raise NameTaken(f"Could not {what}: {sentence}") from None
-        raise EngineError(f"Could not {what}: {sentence}") from None
-    except docker.errors.DockerException as error:
-        raise unreachable(host, error) from None
-    except requests.exceptions.Timeout:
-        raise EngineUnreachable(f"The Docker engine at {host} did not answer in time to {what}.") from None
-    except (requests.exceptions.RequestException, OSError) as error:
-        raise unreachable(host, error) from None
-
-
-def unreachable(host: str, error: BaseException) -> EngineUnreachable:
-    """Why the engine cannot be talked to, and what to do."""
-    text = str(error)
-    where = f"{host} (from DOCKER_HOST)" if os.environ.get("DOCKER_HOST") == host else host
-    if "PermissionError" in text or "Permission denied" in text:
-        return EngineUnreachable(
-            f"This user may not use the Docker engine at {where}. Run `sudo usermod -aG docker $USER` and log in "
-            "again, or run stockade with sudo."
-        )
-    if "FileNotFoundError" in text or "No such file" in text:
-        return EngineUnreachable(
-            f"There is no Docker engine at {where}. Install one (Debian, Ubuntu: `sudo apt-get install docker.io`) or "
-            "say where it is with DOCKER_HOST."
-        )
-    return EngineUnreachable(
-        f"The Docker engine at {where} does not answer ({short_cause(text)}). Start it (`sudo systemctl start docker`) or "
-        "say where it is with DOCKER_HOST."
-    )
-
-
-CAUSE: Final = re.compile(
-    r"(?i)connection refused|timed out|no route to host|network is unreachable|connection reset by peer"
-    r"|name or service not known|temporary failure in name resolution|certificate verify failed"
-)
-
-
-def short_cause(text: str) -> str:
-    """The system's own words in what the SDK wraps around them; without such words, its beginning."""
-    found = CAUSE.search(text)
-    return found[0].lower() if found else text[:200]
 
 
 class DockerEngine:
@@ -461,47 +345,3 @@ def swallow(future: asyncio.Future[Any]) -> None:
     """Takes note of a failure that nobody waits for."""
     if not future.cancelled():
         future.exception()
-
-
-def follow_build(
-    stream: Iterator[Mapping[str, Any]], say: Callable[[str], object], abandoned: threading.Event
-) -> None:
-    """Reads a build's progress. Raises BuildError with all that was printed, when it fails."""
-    printed: list[str] = []
-    partial = error = ""
-    for chunk in stream:  # to its end, also after an error: only then is the connection given back
-        if abandoned.is_set():
-            return
-        if text := chunk.get("stream"):
-            *lines, partial = f"{partial}{text}".split("\n")
-            printed += [printable(line) for line in lines if line.strip()]
-            del printed[:-200]
-            say(str(text).rstrip())
-        if "error" in chunk:
-            error = str(chunk["error"])
-    if error:
-        raise BuildError("\n".join([*printed, printable(partial), error]))
-
-
-def pump_changes(stream: Iterator[Mapping[str, Any]], say: Callable[[ContainerChange | None], None]) -> None:
-    """Reads the engine's events on a thread of its own."""
-    try:
-        for event in stream:
-            if change := ACTIONS.get(str(event.get("Action"))):
-                actor = event["Actor"]
-                code = actor.get("Attributes", {}).get("exitCode")
-                say(ContainerChange(change=change, container=actor["ID"], exit_code=int(code or 0)))
-    except Exception:  # noqa: S110  # the top of a thread; however the stream ended, the watcher opens a new one
-        pass
-    finally:
-        say(None)
-
-
-def log_line(line: str) -> LogLine:
-    """One line of the engine's log, which begins with its time."""
-    stamp, _, text = line.partition(" ")
-    try:
-        when = datetime.fromisoformat(stamp[:26].rstrip("Z") + "+00:00").timestamp()
-    except ValueError:
-        when, text = 0.0, line
-    return LogLine(time=when, stream="stdout", text=printable(text))

@@ -13,15 +13,9 @@ from pathlib import Path
 import pytest
 
 from gateway.runtime.base import BuildContext, Change, ContainerPlan
-from gateway.runtime.docker import (
-    DockerEngine,
-    context_archive,
-    endpoint_of,
-    log_line,
-    require_this_kernel,
-    split_reference,
-    unreachable,
-)
+from gateway.runtime.docker import DockerEngine, context_archive, split_reference
+from gateway.runtime.docker_host import endpoint_of, require_this_kernel, unreachable
+from gateway.runtime.docker_streams import log_line
 from gateway.runtime.errors import EngineError, EngineUnreachable, NameTaken
 
 Answer = tuple[int, object]
