@@ -21,11 +21,12 @@ from observability.events import BackendEvent, BackendState, EgressEvent, Event,
 from registry.config import Config, Server, Sessions, Start
 from registry.errors import ConfigError, Problem
 
-from .base import BackendStatus, Change, ContainerChange, Engine, EngineInfo, Instance, LogLine
+from .base import BackendStatus, Engine, EngineInfo, Instance, LogLine
 from .connectors import Connectors
 from .door import door_ticket
 from .egress_keeper import EgressKeeper
 from .errors import BackendUnavailable, EngineError, PlanError
+from .exit_watch import ExitWatch
 from .host import AddressChanges
 from .images import Images
 from .logring import LogRing
@@ -45,7 +46,6 @@ from .tools import Exits, Link, Tools
 logger = logging.getLogger(__name__)
 
 REFRESH_S: Final = 30.0
-REWATCH_S: Final = 1.0
 STOP_GRACE_S: Final = 2.0
 
 
@@ -90,6 +90,7 @@ class Supervisor:
         self.config = Config()
         self.names = Names(project=project)
         self.exits = Exits()
+        self.exit_watch = ExitWatch(engine, project, self.exits, self.engine_away)
         self.egress_image = ""
         self.ownership = Ownership(engine, Record.load(run_directory.record_file))
         self.tools = Tools(
@@ -151,7 +152,7 @@ class Supervisor:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self.tasks = tasks
-                ears = [tasks.create_task(work) for work in (self.watch(), self.link.run())]
+                ears = [tasks.create_task(work) for work in (self.exit_watch.run(), self.link.run())]
                 await self.begin_or_tell()
                 keepers = [tasks.create_task(work) for work in (self.keep_egress(), self.refresh())]
                 await self.stopping.wait()
@@ -500,6 +501,10 @@ class Supervisor:
         """Tells of something about the runtime itself."""
         self.on_event(NoticeEvent(time=time.time(), source="runtime", code=code, severity=severity, message=message))
 
+    def engine_away(self, why: str) -> None:
+        """The engine cannot be listened to for now (`ExitWatch`)."""
+        self.notice("engine_away", why, Severity.ERROR)
+
     async def keep_egress(self) -> None:
         """Starts the egress again when it ends."""
         try:
@@ -520,39 +525,6 @@ class Supervisor:
                     await self.push()
                 except (EngineError, OSError, ValueError) as error:
                     logger.warning("the surroundings could not be refreshed: %s", error)
-
-    async def watch(self) -> None:
-        """Hears of containers that end, for as long as there is an engine; comes back when it does."""
-        told = ""
-        while True:
-            try:
-                async for change in self.engine.watch({"stockade.project": self.project}):
-                    told = ""
-                    await self.heard(change)
-            except EngineError as error:
-                if str(error) != told:
-                    told = str(error)
-                    self.notice("engine_away", told, Severity.ERROR)
-            await asyncio.sleep(REWATCH_S)
-
-    async def heard(self, change: ContainerChange) -> None:
-        """One change on the engine."""
-        match change.change:
-            case Change.RESYNC:
-                for container in [c for c, future in self.exits.waiting.items() if not future.done()]:
-                    await self.look(container)
-            case Change.DIED | Change.REMOVED:
-                await self.look(change.container)
-            case Change.STARTED:
-                pass
-
-    async def look(self, container: str) -> None:
-        """Tells who waits for that container, if it has ended (an event may be about an earlier life)."""
-        if container not in self.exits.waiting:
-            return
-        info = await self.engine.inspect(container)
-        if info is None or info.finished:
-            self.exits.tell(container, info.exit_code if info else 137)
 
 
 def is_own(slot: Slot) -> bool:

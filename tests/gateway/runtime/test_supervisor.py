@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.runtime import supervisor as supervisor_module
+from gateway.runtime import exit_watch
 from gateway.runtime.base import Change, ContainerChange
 from gateway.runtime.build_settings import BuildSettings
 from gateway.runtime.errors import BackendUnavailable, EngineError
@@ -89,7 +89,7 @@ class Stage:
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     monkeypatch.setattr("gateway.runtime.backoff.FIRST_S", 0.001)
-    monkeypatch.setattr(supervisor_module, "REWATCH_S", 0.001)
+    monkeypatch.setattr(exit_watch, "REWATCH_S", 0.001)
     return Stage(tmp_path)
 
 
