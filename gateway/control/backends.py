@@ -14,6 +14,7 @@ from gateway.control.base import BackendStatus, Control, Edited
 from gateway.control.streams import Streams
 from gateway.control.wire import ApiError, bad, flag, mapping, port_of, read_object, switch, text
 from gateway.runtime.errors import BackendUnavailable
+from observability.events import BackendState
 from registry import edit
 from registry.config import Config
 
@@ -62,7 +63,7 @@ class BackendRoutes:
         return {
             "name": status.name,
             "state": status.state,
-            "detail": status.detail,
+            "detail": status.detail or self._trouble(status),
             "transport": status.transport,
             "isolated": status.isolated,
             "image": status.image,
@@ -75,6 +76,10 @@ class BackendRoutes:
             "remote": server.remote if server else False,
             "disabled": server.disabled if server else False,
         }
+
+    def _trouble(self, status: BackendStatus) -> str:
+        """A process that runs is not yet a server that answers."""
+        return self._control.endpoint.trouble(status.name) if status.state is BackendState.RUNNING else ""
 
     async def list(self, _: Request) -> Response:
         """All backends with their state and policy."""

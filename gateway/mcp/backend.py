@@ -207,6 +207,11 @@ class Backend:
                 return slot.modern
         return not self.stdio
 
+    @property
+    def trouble(self) -> str:
+        """Why it could not be spoken to when that was last tried; empty when it could."""
+        return self._last_error
+
     # connections
 
     def ready(self, caller: Caller) -> Peer | None:
@@ -257,7 +262,7 @@ class Backend:
             return
         error = task.exception()
         if error is None:
-            self._failures, self._retry_at = 0, 0.0
+            self._failures, self._retry_at, self._last_error = 0, 0.0, ""
             return
         if isinstance(error, RpcError):
             self._last_error = error.message.removeprefix(f"Backend {self.name}: ")

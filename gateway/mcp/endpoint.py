@@ -284,6 +284,11 @@ class Endpoint:
         listing = known.lists.get(Kind.TOOLS) if known is not None else None
         return listing.items if listing is not None else []
 
+    def trouble(self, backend: str) -> str:
+        """Why a backend that runs could not be spoken to; empty when it could, or was not tried."""
+        found = self._backends.get(backend)
+        return found.trouble if found is not None else ""
+
     def differences(self, backend: str) -> list[Difference]:
         """The tools whose definitions are not the pinned ones, with what they said and say."""
         return self._pins.differences(backend)

@@ -14,7 +14,6 @@ fills and the backend blocks in `write`. A reader that waits for one longer line
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 import time
 from collections.abc import Iterable
@@ -99,6 +98,7 @@ class FrameProtocol(asyncio.StreamReaderProtocol):
         super().__init__(reader)
         self.reader = reader
         self.upgraded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.lost = asyncio.Event()
         self.head = bytearray()
         self.header = bytearray()
         self.remaining = 0
@@ -174,6 +174,7 @@ class FrameProtocol(asyncio.StreamReaderProtocol):
             self.stdout.end()
         self.stderr.end()
         super().connection_lost(exc)
+        self.lost.set()
 
     def eof_received(self) -> bool:
         """The container's output ended: close, nothing is left to write to."""
@@ -184,22 +185,23 @@ class FrameProtocol(asyncio.StreamReaderProtocol):
 class HijackedStreams:
     """An open attachment (the `Attachment` protocol)."""
 
-    def __init__(self, reader: BoundedReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: BoundedReader, writer: asyncio.StreamWriter, lost: asyncio.Event) -> None:
         self.reader: asyncio.StreamReader = reader
         self.writer = writer
+        self.lost = lost
 
     async def ended(self) -> None:
-        """Waits until the container's output ended and was taken in."""
-        with contextlib.suppress(OSError):
-            await self.writer.wait_closed()
+        """Waits until the container's output ended and was taken in. May be given up at any time, unlike the writer's
+        `wait_closed`, whose one future a cancelled caller cancels for everybody."""
+        await self.lost.wait()
 
     async def close(self) -> None:
         """Lets go of the container; it keeps running."""
         self.writer.close()
         try:
             async with asyncio.timeout(1):
-                await self.writer.wait_closed()
-        except (OSError, TimeoutError):
+                await self.lost.wait()
+        except TimeoutError:
             self.writer.transport.abort()
 
 
@@ -224,7 +226,7 @@ async def attach(
         ) from None
     except OSError as error:
         raise EngineUnreachable(f"The container engine could not be reached to attach: {error}.") from None
-    return HijackedStreams(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+    return HijackedStreams(reader, asyncio.StreamWriter(transport, protocol, reader, loop), protocol.lost)
 
 
 async def connect(loop: asyncio.AbstractEventLoop, endpoint: Endpoint, protocol: FrameProtocol) -> asyncio.Transport:

@@ -31,6 +31,8 @@ from .tools import Tools, owned, start_watched
 POLL_FIRST_S, POLL_LONGEST_S = 0.02, 0.5
 TELLING_LINES: Final = 5
 LAST_LINES_S: Final = 1.0
+DEAF_GRACE_S: Final = 5.0
+DEAF: Final = "Backend {} no longer had its standard input and output and went on all the same, so it was killed."
 KILLED: Final = 137
 """The exit code of a container that SIGKILL ended."""
 KEPT_LINES: Final = 200
@@ -72,6 +74,8 @@ class Pair:
         self.said: list[str] = []
         """The last lines on standard error."""
         self.ended: asyncio.Future[int] | None = None
+        self.was_deaf = False
+        """Its streams were gone, and it was killed for that."""
 
     # -- the Instance protocol
 
@@ -157,6 +161,7 @@ class Pair:
         """Attaches, then starts, then (http) waits for its port. Raises PlanError for a mount that leads elsewhere."""
         check_mounts(self.wanted.source)
         await self.attach_streams()
+        self.was_deaf = False
         self.started_at = time.monotonic()
         self.ended = await start_watched(self.tools.engine, self.tools.exits, self.container)
         await self.find_address()
@@ -204,10 +209,24 @@ class Pair:
         ends = [self.ended]
         if self.door is not None:
             ends.append(self.tools.exits.of(self.door.container))
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        async with asyncio.TaskGroup() as tasks:
+            deaf = tasks.create_task(self.end_deaf())
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            deaf.cancel()
         if self.ended.done():
-            return (await self.wait_exit()).detail
+            return DEAF.format(self.backend) if self.was_deaf else (await self.wait_exit()).detail
         return f"The door of backend {self.backend} ended; the backend starts anew behind a new one."
+
+    async def end_deaf(self) -> None:
+        """A stdio backend whose streams are gone (it closed them, or did not answer and was let go of) serves nobody.
+        It has a moment to end by itself; then it is killed, so that the next life begins."""
+        if self.transport != "stdio" or self.attachment is None:
+            return
+        await self.attachment.ended()
+        await asyncio.sleep(DEAF_GRACE_S)
+        self.was_deaf = True
+        with contextlib.suppress(EngineError):
+            await self.tools.engine.kill(self.container)
 
     @property
     def is_over(self) -> bool:

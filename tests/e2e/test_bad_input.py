@@ -252,6 +252,7 @@ MIXED = (
   no-secret: {command: uvx, args: [mcp-server-time], env: {TOKEN: "${secret:stockade-test-unset}"}}
   ends: {image: stockade-test-rogue, entrypoint: [/bin/sh, -c, "echo I need an API key >&2; exit 3"]}
   no-program: {image: stockade-test-rogue, entrypoint: [/bin/nonesuch]}
+  mute: {image: stockade-test-rogue, entrypoint: [sleep, infinity], start_timeout_s: 5}
 """
 )
 FAILURES = {
@@ -317,6 +318,17 @@ async def test_the_other_servers_work(mixed: tuple[StockadeProcess, str]) -> Non
         result = await connected.call_tool("time__get_current_time", {"timezone": "UTC"})
     assert "UTC" in str(result.content)
     assert state(process)["time"]["state"] == "running"
+
+
+@pytest.mark.docker
+def test_a_server_that_runs_and_does_not_answer_is_told_apart_and_started_again(
+    mixed: tuple[StockadeProcess, str],
+) -> None:
+    process, _ = mixed
+    until(lambda: state(process)["mute"]["restarts"] >= 1, "mute is started again")
+    until(lambda: "Backend mute " in state(process)["mute"]["detail"], "it is said of mute")
+    assert state(process)["time"]["detail"] == ""
+    assert state(process)["time"]["restarts"] == 0
 
 
 @pytest.mark.docker

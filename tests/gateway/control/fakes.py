@@ -109,6 +109,9 @@ class FakeEndpoint:
     def tools(self, backend: str) -> Sequence[Mapping[str, Any]]:
         return self.definitions.get(backend, [])
 
+    def trouble(self, backend: str) -> str:
+        return ""
+
     def differences(self, backend: str) -> Sequence[Difference]:
         return self.changed.get(backend, [])
 

@@ -37,7 +37,7 @@ class FakeContainer:
     exit_code: int = 0
     starts: int = 0
     stderr: LineSink | None = None
-    reader: asyncio.StreamReader | None = None
+    attachment: FakeAttachment | None = None
 
 
 class FakeWriter:
@@ -60,9 +60,15 @@ class FakeAttachment:
     def __init__(self) -> None:
         self.reader = asyncio.StreamReader()
         self.writer = FakeWriter()
+        self.over = asyncio.Event()
+
+    def end(self) -> None:
+        """The streams are gone."""
+        self.reader.feed_eof()
+        self.over.set()
 
     async def ended(self) -> None:
-        return
+        await self.over.wait()
 
     async def close(self) -> None:
         return
@@ -144,8 +150,8 @@ class FakeEngine:
         """Ends a container, as if it crashed; `silently` = the engine's event is lost."""
         found = self.named(name)
         found.running, found.finished, found.exit_code = False, True, code
-        if found.reader is not None:
-            found.reader.feed_eof()
+        if found.attachment is not None:
+            found.attachment.end()
         if not silently:
             self.tell(ContainerChange(change=Change.DIED, container=found.id, exit_code=code))
 
@@ -191,7 +197,7 @@ class FakeEngine:
         found = self.containers[container]
         self.log.append(f"attach {found.plan.name}")
         attachment = FakeAttachment()
-        found.stderr, found.reader = on_line, attachment.reader
+        found.stderr, found.attachment = on_line, attachment
         return attachment
 
     async def watch(self, labels: Mapping[str, str]) -> AsyncIterator[ContainerChange]:

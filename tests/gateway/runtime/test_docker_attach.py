@@ -113,6 +113,18 @@ async def test_bytes_go_both_ways_and_the_end_of_output_is_the_end(wire: Wire) -
     await streams.close()
 
 
+async def test_who_gives_up_waiting_for_the_end_takes_it_from_nobody(wire: Wire) -> None:
+    streams = await attach(Endpoint(unix=wire.path), "/x", lambda line: None, stdout_lines=False)
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(streams.ended())
+        given_up = tasks.create_task(streams.ended())
+        await wire.attached.wait()
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        await streams.close()
+        await waiting
+
+
 async def test_one_line_of_eight_megabytes_arrives_whole(wire: Wire) -> None:
     streams = await attach(Endpoint(unix=wire.path), "/x", lambda line: None, stdout_lines=False)
     await wire.attached.wait()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.runtime import exit_watch
+from gateway.runtime import exit_watch, pair
 from gateway.runtime.base import Change, ContainerChange
 from gateway.runtime.build_settings import BuildSettings
 from gateway.runtime.errors import BackendUnavailable, EngineError
@@ -169,6 +169,21 @@ async def test_a_crashed_backend_starts_again_behind_the_same_door(stage: Stage)
         await supervisor.instance("clock")
         assert stage.engine.named("stockade-p-b-clock").starts == 2
         assert stage.engine.named("stockade-p-b-clock-door").id == door
+        assert supervisor.status()[0].restarts == 1
+
+
+async def test_a_backend_that_outlives_its_streams_is_killed_and_starts_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could serve nobody: a server that did not answer was let go of, or closed its output itself."""
+    monkeypatch.setattr(pair, "DEAF_GRACE_S", 0.001)
+    async with stage.running(config({"clock": TIME})) as supervisor:
+        await supervisor.instance("clock")
+        left = stage.engine.named("stockade-p-b-clock").attachment
+        assert left is not None
+        left.end()
+        await stage.until(lambda: stage.engine.named("stockade-p-b-clock").starts == 2)
+        await supervisor.instance("clock")
         assert supervisor.status()[0].restarts == 1
 
 
