@@ -10,12 +10,12 @@ import typer
 
 from gateway.cli.client import url
 from gateway.cli.options import (
-    TROUBLED,
     FileNoShort,
     FileOption,
     FollowOption,
     JsonOption,
     ProjectOption,
+    is_troubled,
     place,
     say,
     screen,
@@ -65,7 +65,7 @@ def _row(backend: Mapping[str, Any]) -> list[object]:
         backend["transport"],
         backend["restarts"],
         _ago(backend["since"]),
-        Cell("see below" if backend["state"] in TROUBLED and backend["detail"] else clean(backend["detail"], 60)),
+        Cell("see below" if is_troubled(backend) else clean(backend["detail"], 60)),
     ]
 
 

@@ -89,11 +89,12 @@ def summary(backends: Iterable[Mapping[str, Any]]) -> None:
 
 def troubles(backends: Iterable[Mapping[str, Any]]) -> list[str]:
     """What is wrong with each server that failed or is being started again: a paragraph each."""
-    return [
-        f"! {backend['name']}: {backend['detail']}"
-        for backend in backends
-        if backend["state"] in TROUBLED and backend["detail"]
-    ]
+    return [f"! {backend['name']}: {backend['detail']}" for backend in backends if is_troubled(backend)]
+
+
+def is_troubled(backend: Mapping[str, Any]) -> bool:
+    """Whether a server failed, or was started again and has a reason to tell: one that ends at once is seen in between."""
+    return bool(backend["detail"]) and (backend["state"] in TROUBLED or backend["restarts"] > 0)
 
 
 class Group(TyperGroup):

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 MakePair = Callable[[str], Awaitable[Pair]]
 """From an instance's ID to a pair with its image at hand, not started."""
+YOUNG_S: Final = 5.0
+"""A life that has lasted for less may end as the one before."""
 NO_RETRY: Final = (BuildError, PlanError, ValueError)
 RETRY: Final = (EngineError, BackendUnavailable, OSError)
 
@@ -57,6 +59,8 @@ class Slot:
         self.changed = asyncio.Condition()
         self.wake = asyncio.Event()
         """Set to end a pause at once."""
+        self.last_end = ""
+        """How the last life ended, if one did."""
         self.stopping = asyncio.Event()
         self.done = asyncio.Event()
         self.grace_s = 0.0
@@ -130,8 +134,16 @@ class Slot:
         assert self.pair is not None
         return await self.pair.wait_end()
 
+    @property
+    def trouble(self) -> str:
+        """What is wrong with it: its state's reason or, while the next life only begins, how the last one ended."""
+        young = self.state is BackendState.RUNNING and time.time() - self.since < YOUNG_S
+        beginning = young or self.state in (BackendState.BUILDING, BackendState.STARTING)
+        return self.detail or (self.last_end if beginning else "")
+
     async def pause(self, sentence: str, *, permanent: bool) -> None:
         """After a crash or a failed start: waits, or gives up until `wake`."""
+        self.last_end = sentence
         ran_s = time.monotonic() - self.pair.started_at if self.pair and self.pair.started_at else 0.0
         if self.pair is not None and not self.pair.door_alive:
             await self.take_down(0)

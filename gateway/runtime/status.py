@@ -21,7 +21,7 @@ def status_of(name: str, server: Server, slots: Sequence[Slot], *, no_route: boo
     return BackendStatus(
         name=name,
         state=state,
-        detail=main.detail if main else "disabled" if server.disabled else "",
+        detail=main.trouble if main else "disabled" if server.disabled else "",
         transport=transport_of(server),
         isolated=server.isolated,
         image=server.image or " ".join([server.command or server.url or "", *server.args[:1]]),

@@ -167,6 +167,7 @@ async def test_a_crashed_backend_starts_again_behind_the_same_door(stage: Stage)
         exit_info = await first.wait_exit()
         assert exit_info.code == 1
         await supervisor.instance("clock")
+        assert "exited with code 1" in supervisor.status()[0].detail, "it has only just begun again"
         assert stage.engine.named("stockade-p-b-clock").starts == 2
         assert stage.engine.named("stockade-p-b-clock-door").id == door
         assert supervisor.status()[0].restarts == 1
