@@ -56,7 +56,11 @@ class Connectors:
             close_all(fds)
             raise DialError(Reason.CONNECT_FAILED, f"the connector on {network} sent no socket")
         sock = socket.socket(fileno=fds[0])
-        peer = sock.getpeername()
+        try:
+            peer = sock.getpeername()
+        except OSError as error:
+            sock.close()
+            raise DialError(Reason.CONNECT_FAILED, f"on {network}: {error.strerror}") from error
         if (ipaddress.ip_address(peer[0]), peer[1]) != (address, port):
             sock.close()
             raise DialError(Reason.CONNECT_FAILED, f"the connector on {network} dialled something else")

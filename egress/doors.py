@@ -82,7 +82,7 @@ class Session:
         self.connection.send({**question, "id": number})
         try:
             async with asyncio.timeout(timeout_s):
-                answer, fds = await future
+                answer, fds = await taken(future)
         except TimeoutError:
             raise DoorError(f"{self.ticket.role} {self.ticket.door} did not answer in {timeout_s:g} s") from None
         finally:
@@ -105,6 +105,16 @@ class Session:
                 future.set_exception(DoorError(f"{self.ticket.role} {self.ticket.door} went away"))
         if self.life is not None:
             self.life.close()
+
+
+async def taken(future: asyncio.Future[tuple[Message, list[int]]]) -> tuple[Message, list[int]]:
+    """The answer; who is cancelled in the moment that it comes leaves none of its descriptors open."""
+    try:
+        return await future
+    except asyncio.CancelledError:
+        if future.done() and not future.cancelled() and future.exception() is None:
+            close_all(future.result()[1])
+        raise
 
 
 @dataclass(slots=True)

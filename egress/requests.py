@@ -74,6 +74,7 @@ class ProxyRequests(TargetClient):
         if isinstance(reached, Refusal):
             await self.refuse_connect(attempt, reached)
             return
+        self.close_upstream()  # one that an earlier request left open
         self.upstream, self.address = reached.stream, reached.address
         self.stream.write(ESTABLISHED)
         await self.serve_inside(reached.verdict)

@@ -224,6 +224,9 @@ async def connect_through(stream: Stream, authority: str, parent: ParentProxy) -
     except TimeoutError:
         stream.abort()
         raise DialError(Reason.UPSTREAM_PROXY_FAILED, "the upstream proxy did not answer CONNECT") from None
+    except asyncio.CancelledError:
+        stream.abort()
+        raise
     if status != 200:
         stream.abort()
         raise DialError(

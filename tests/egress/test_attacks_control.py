@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from egress.doors import Session, Ticket
+from egress.packets import PacketConnection
 from egress.passing import send_packet
 
 from .harness import Client
@@ -120,6 +122,24 @@ async def be_denied(port: int, times: int) -> None:
 
 def memory_mib(pid: int) -> float:
     return int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0]) / 1024
+
+
+async def test_a_socket_that_comes_for_one_who_has_left_is_closed() -> None:
+    """A connector's answer and the end of the client that waited for it, in the same turn of the loop."""
+    loop = asyncio.get_running_loop()
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with here, there:
+        ticket = Ticket(door="join/app", backend="", nonce=NONCE, role="connector", network="app")
+        session = Session(ticket, PacketConnection(loop, here.dup()), None)
+        async with asyncio.TaskGroup() as tasks:
+            asking = tasks.create_task(session.ask({"op": "dial"}))
+            await asyncio.sleep(0)
+            reading, writing = os.pipe2(os.O_NONBLOCK)
+            session.answered({"id": 0}, [writing])
+            asking.cancel()
+        assert os.read(reading, 1) == b"", "its other end is still open"
+        os.close(reading)
+        session.connection.sock.close()
 
 
 async def test_events_that_nobody_takes_are_dropped_and_counted_and_hold_nobody_up() -> None:

@@ -430,6 +430,18 @@ def read_until_dropped(fd: int) -> list[bytes]:
     return lines[: next(n for n, line in enumerate(lines) if b'"dropped"' in line) + 1]
 
 
+async def test_a_connect_after_a_kept_request_leaves_no_connection_behind(tmp_path: Path) -> None:
+    """Each time it once lost sight of the connection that the request had left open, for ever."""
+    async with upstream(http_server(EMPTY)) as port, proxy(tmp_path, (WEB, port)) as attacked:
+        base = attacked.descriptors
+        for _ in range(20):
+            client = await attacked.client()
+            assert "200 OK" in (await client.get(f"http://{WEB}:{port}/"))[0]
+            assert "200" in await client.connect(f"{WEB}:{port}")
+            await gone(client)
+        await until(lambda: attacked.descriptors <= base)
+
+
 async def test_malformed_everything_is_answered_and_it_goes_on(tmp_path: Path) -> None:
     async with upstream(http_server(EMPTY)) as port, proxy(tmp_path, (WEB, port)) as attacked:
         base = attacked.descriptors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -108,6 +109,26 @@ async def test_a_parent_that_answers_trace_itself_shows_nobody_its_password() ->
             _, body = await client.get(f"http://{NAME}/", "Max-Forwards: 0", method="TRACE")
             assert body.startswith(b"TRACE / HTTP/1.1\r\n")
             assert b"authorization" not in body.lower()
+
+
+async def test_a_client_that_leaves_while_the_parent_is_silent_leaves_nothing_behind() -> None:
+    asked, ended = asyncio.Event(), asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        ended.set()
+
+    async with upstream(silent) as port:
+        async with running({"allowed_hosts": [NAME]}, upstream_proxy=f"http://127.0.0.1:{port}") as proxy:
+            client = await proxy.client()
+            await client.send(f"CONNECT {NAME}:443 HTTP/1.1\r\nHost: {NAME}:443\r\n\r\n".encode())
+            async with asyncio.timeout(5):
+                await asked.wait()
+                client.writer.transport.abort()
+                await ended.wait()
 
 
 async def test_requests_pipelined_behind_an_allowed_one_are_each_decided() -> None:
