@@ -180,8 +180,6 @@ class Client:
         assert self.attempt is not None
         assert self.target is not None
         assert self.upstream is not None
-        self.over = True
-        self.origin.live.discard(self)
         CarriedTunnel(
             self.egress,
             self.origin,
@@ -196,6 +194,8 @@ class Client:
             sent=sent,
             received=received,
         )
+        self.over = True
+        self.origin.live.discard(self)
 
     def refuse(self, attempt: Attempt, refusal: Refusal) -> None:
         """Put a refusal on record."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from tests.egress.fuzz.targets import TARGETS, seeds
 
 ROOT = Path(__file__).parents[2]
+PEERS = int(os.environ.get("STOCKADE_FUZZ_PEERS", "3000"))
 RUNS = int(os.environ.get("STOCKADE_FUZZ_RUNS", "100000"))
 SEEDS = {name: seeds(name) for name in TARGETS}
 
@@ -45,3 +47,16 @@ def test_what_coverage_leads_to_breaks_nothing(name: str, tmp_path: Path) -> Non
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=250)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert f"Done {RUNS} runs" in done.stderr
+
+
+@pytest.mark.netns
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a network namespace")
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_peers_that_end_at_any_moment_break_nothing(loop: str) -> None:
+    """Thousands of clients and servers that say what they like and end when they like."""
+    command = ["unshare", "--net", "--mount", sys.executable, "-m", "tests.egress.fuzz.peers", str(PEERS), "1"]
+    environment = {**os.environ, "STOCKADE_LOOP": loop}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=280)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == []
