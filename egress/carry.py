@@ -29,6 +29,7 @@ class CarriedTunnel:
         "opaque",
         "origin",
         "over",
+        "places",
         "target",
         "tunnel",
     )
@@ -63,18 +64,26 @@ class CarriedTunnel:
         self.opaque = opaque
         self.objection = objection
         self.over = False
+        self.places = 0
         self.tunnel = Tunnel(client, upstream, self.ended, now=egress.loop.time(), sent=sent, received=received)
         if not self.over:
             origin.live.add(self)
 
     def ended(self, reason: Reason | None, sent: int, received: int) -> None:
         self.over = True
+        self.book(0)
         self.attempt.close(reason, sent, received)
         self.origin.live.discard(self)
         self.egress.released(self.backend)
 
+    def book(self, places: int) -> None:
+        """Take so many places, beside its own, from those that all connections have: a pipe has two descriptors too."""
+        self.egress.most -= places - self.places
+        self.places = places
+
     def tick(self, now: float) -> None:
         self.attempt.progress(now, *self.tunnel.counts())
+        self.book(self.tunnel.pipes())
         self.tunnel.tick(now, self.backend.budget.idle_timeout_s)
 
     def revalidate(self) -> None:

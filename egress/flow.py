@@ -17,6 +17,7 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
+from egress.limits import scarce
 from egress.poller import ENDED, SCRATCH_BYTES
 
 if TYPE_CHECKING:
@@ -126,11 +127,14 @@ class Flow:
     # --- by the kernel
 
     def get_pipe(self) -> bool:
-        """From now on through a pipe, if there is one to be had."""
+        """From now on through a pipe, if there is one to be had that leaves enough for other connections."""
         self.busy_at = 1 << 62
         try:
             self.pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
+            return False
+        if scarce(self.pipe[1]):
+            self.close_pipe()
             return False
         with contextlib.suppress(OSError):
             fcntl.fcntl(self.pipe[1], F_SETPIPE_SZ, PIPE_BYTES)

@@ -71,6 +71,12 @@ def connection_budget() -> int:
     return max(16, (soft - RESERVED_FDS) // 2)
 
 
+def scarce(fd: int) -> bool:
+    """Whether few descriptors are left, by the number that a new one got: the kernel gives the lowest free one."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return fd > soft * 3 // 4
+
+
 def raise_fd_limit() -> int:
     """Lift the soft limit of descriptors to the hard one (at most a million); the limit that holds now."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

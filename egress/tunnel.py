@@ -113,6 +113,10 @@ class Tunnel:
         """Bytes that the client and the upstream sent."""
         return self.outward.count, self.inward.count
 
+    def pipes(self) -> int:
+        """How many directions the kernel moves."""
+        return (self.outward.pipe is not None) + (self.inward.pipe is not None)
+
     def tick(self, now: float, idle_timeout_s: float) -> None:
         """Called by the sweep: cut the tunnel when nothing moved for `idle_timeout_s`."""
         moved = self.outward.count + self.inward.count

@@ -338,6 +338,51 @@ async def test_with_few_descriptors_left_it_turns_away_counts_and_comes_back(tmp
             sock.close()
 
 
+async def test_busy_tunnels_take_no_descriptor_that_another_connection_needs(tmp_path: Path) -> None:
+    """One that the kernel moves has four descriptors more; a hundred of them were more than there are."""
+
+    async def gives(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1)
+        writer.write(bytes(MUCH))
+        await reader.read()
+
+    async with upstream(gives) as port, upstream(http_server(EMPTY)) as web:
+        async with proxy(tmp_path, (TCP, port), (WEB, web), nofile=600) as attacked:
+            base = attacked.descriptors
+            carried, _ = await open_tunnels(attacked.port, port, 120)
+            for sock in carried:
+                await take_much(sock)
+            clients = [await attacked.client() for _ in range(20)]
+            for client in clients:
+                assert "200 OK" in (await client.get(f"http://{WEB}:{web}/"))[0]
+            for client in clients:
+                await gone(client)
+            assert attacked.descriptors > 120 * 2 + 100, "none was handed to the kernel"
+            for sock in carried:
+                sock.close()
+            await until(lambda: attacked.descriptors <= base)
+            await exchange_much(attacked, port)
+
+
+MUCH = 5 * 1024 * 1024
+
+
+async def take_much(sock: socket.socket) -> None:
+    loop, left = asyncio.get_running_loop(), MUCH
+    async with asyncio.timeout(WAIT_S):
+        await loop.sock_sendall(sock, b"x")
+        while left:
+            piece = await loop.sock_recv(sock, 1 << 18)
+            assert piece
+            left -= len(piece)
+
+
+async def exchange_much(attacked: Proxy, port: int) -> None:
+    (sock,), _ = await open_tunnels(attacked.port, port, 1)
+    with sock:
+        await take_much(sock)
+
+
 # --- slow ones
 
 
