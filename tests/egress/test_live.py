@@ -12,6 +12,9 @@ import pytest
 
 from egress import flow
 from egress.control import PoliciesRefused
+from egress.direct import serve_direct
+from egress.proxy import serve_proxy
+from egress.server import Serve
 from observability.events import Phase, Reason
 
 from .harness import OK, Client, Running, client_hello, echo, http_server, running, set_budget, upstream
@@ -259,3 +262,33 @@ async def test_where_too_much_waits_the_one_that_holds_most_is_cut_and_it_is_tol
         assert any("too many bytes waited for peers that do not read them" in line for line in lines)
         await quiet.send(b"x")
         assert await quiet.exactly(1) == b"\0", "who holds nothing is left alone"
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        there = socket.create_connection(listener.getsockname())
+        return listener.accept()[0], there
+
+
+@pytest.mark.parametrize("serve", [serve_proxy, serve_direct])
+@pytest.mark.parametrize("turns", [0, 1, 2])
+async def test_connections_that_are_cut_as_they_arrive_give_their_places_back(turns: int, serve: Serve) -> None:
+    """A door that closes while its connections are accepted; each turn of the loop brings them further."""
+    async with running({"allowed_hosts": ["web.example.com"]}) as proxy:
+        (origin,) = proxy.egress.origins
+        pairs = [tcp_pair() for _ in range(20)]
+        for here, _ in pairs:
+            here.setblocking(False)
+            assert proxy.egress.admit(origin, here, "127.0.0.1", serve)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        origin.cut_all(Reason.DOOR_CLOSED)
+        for task in list(origin.tasks):
+            task.cancel()
+        await proxy.until(lambda: not origin.tasks and not origin.live)
+        assert proxy.egress.open == 0
+        assert origin.backend.open == 0
+        for _, there in pairs:
+            there.settimeout(5)
+            assert await asyncio.to_thread(there.recv, 1) == b""
+            there.close()
