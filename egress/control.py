@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 VERSION = 1
 MAX_LINE = 16 * 1024 * 1024
 ASK_TIMEOUT_S = 1.0
+ASK_AGAIN_S = 0.2
+"""A question makes the gateway read all of the host's sockets, and a backend can make us ask as often as it likes."""
 
 
 class PoliciesRefused(ValueError):
@@ -177,6 +179,7 @@ class Control:
         self.gateway: Gateway | None = None
         self.questions: dict[int, asyncio.Future[str]] = {}
         self.numbers = itertools.count(1)
+        self.next_question = 0.0
         self.server: asyncio.AbstractServer | None = None
 
     async def listen(self, path: Path) -> None:
@@ -204,8 +207,9 @@ class Control:
 
     async def ask_host_port(self, port: int) -> str:
         """Which listeners the host has on that TCP port: `none`, `loopback`, `all`, or `unknown`."""
-        if self.gateway is None or self.gateway.paused:
+        if self.gateway is None or self.gateway.paused or self.loop.time() < self.next_question:
             return "unknown"
+        self.next_question = self.loop.time() + ASK_AGAIN_S
         number = next(self.numbers)
         future: asyncio.Future[str] = self.loop.create_future()
         self.questions[number] = future

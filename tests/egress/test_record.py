@@ -121,6 +121,23 @@ async def test_the_gateway_sees_that_there_is_more_and_settles() -> None:
 
 
 @pytest.mark.anyio
+async def test_the_gateway_is_not_asked_of_the_hosts_ports_without_end() -> None:
+    """Each question makes it read all of the host's sockets; a backend can bring them about as fast as it likes."""
+    async with linked() as (egress, link, _):
+        asked: list[int] = []
+
+        async def listeners(port: int) -> str:
+            asked.append(port)
+            return "loopback"
+
+        link.host_listeners = listeners
+        control = egress.recorder.on_event.__self__.control  # type: ignore[union-attr]  # the gateway's end of the link
+        answers = [await control.ask_host_port(3000) for _ in range(50)]
+        assert (answers[0], answers[-1]) == ("loopback", "unknown")
+        assert len(asked) < 10
+
+
+@pytest.mark.anyio
 async def test_a_gap_becomes_a_notice() -> None:
     async with linked(recorder_size=8) as (egress, link, events):
         for _ in range(100):
