@@ -48,13 +48,18 @@ def answer(reason: Reason, text: str, *, close: bool, with_body: bool = True) ->
     return head + body if with_body else head
 
 
-def sentence(reason: Reason, *, backend: str, standalone: bool, host: str, port: int, detail: str) -> str:
-    """What happened to a request for `host`:`port`, and what to do, for a person."""
+def sentence(
+    reason: Reason, *, backend: str, standalone: bool, host: str, port: int, detail: str, port_named: bool = False
+) -> str:
+    """What happened to a request for `host`:`port`, and what to do, for a person.
+
+    `port_named`: the policy has that port for every host.
+    """
     place = f"{host}:{port}" if host else "the request"
     verb = "could not reach" if STATUS.get(reason, 403) in (502, 504) else "blocked"
     text = f"Stockade {verb} {place} ({reason})" + (f": {detail}" if detail else "") + "."
     if reason in NAMED_BY_HOST and host:
-        name = host if port in (80, 443) and reason is not Reason.PORT_NOT_ALLOWED else f"{host}:{port}"
+        name = host if port_named and reason is not Reason.PORT_NOT_ALLOWED else f"{host}:{port}"
         if standalone:
             text += f"\nTo allow it, add {name} to allowed_hosts in the policy file."
         else:

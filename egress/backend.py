@@ -12,7 +12,6 @@ from egress.policy import Allow, Deny, Policy, Rule, Surroundings, Target, decid
 from egress.record import Recorder
 from observability.events import Reason, Via
 
-DEFAULT_PORTS = (80, 443)
 OWN_PORTS = frozenset({53, 3128})
 MAX_RANGE = 64
 MAX_VERDICTS = 1024
@@ -197,10 +196,8 @@ class Origin:
 
 def named_port(policy: Policy, rule: Rule | None, port: int) -> int | None:
     """`port` if the rule or the policy names it."""
-    ranges = (*(rule.ports if rule is not None else ()), *policy.ports)
-    if any(port in allowed for allowed in ranges) or (not policy.ports and port in DEFAULT_PORTS):
-        return port
-    return None
+    own = rule is not None and any(port in allowed for allowed in rule.ports)
+    return port if own or policy.names_port(port) else None
 
 
 def direct_ports(policy: Policy, own_port: int = 0) -> tuple[int, ...]:

@@ -215,6 +215,7 @@ class Client:
             host=host,
             port=port,
             detail=detail,
+            port_named=self.attempt is not None and self.attempt.rule_port is not None,
         )
         self.stream.write(answer(reason, text, close=close, with_body=body))
 

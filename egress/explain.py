@@ -63,7 +63,7 @@ def explain(policy: Policy, where: str, surroundings: Surroundings, *, addresses
             decision=Decision.DENY,
             rule=verdict.rule,
             reason=verdict.reason,
-            sentence=f"{target.authority} is denied ({verdict.reason}): {verdict.detail}.{_advice(target, verdict)}",
+            sentence=f"{target.authority} is denied ({verdict.reason}): {verdict.detail}.{_advice(policy, target, verdict)}",
         )
     return Explanation(
         target=target,
@@ -115,10 +115,10 @@ def _still_checked(target: Target, verdict: Allow, known: bool) -> str:
     return f"{address}. The connection must carry {inside}."
 
 
-def _advice(target: Target, verdict: Deny) -> str:
+def _advice(policy: Policy, target: Target, verdict: Deny) -> str:
     match verdict.reason:
         case Reason.EMPTY_POLICY | Reason.HOST_NOT_ALLOWED | Reason.IP_NOT_ALLOWED:
-            plain = target.port in (80, 443) and target.host != HOST_NAME
+            plain = policy.names_port(target.port) and target.host != HOST_NAME
             return f" To allow it, add {target.host if plain else target.authority} to allowed_hosts."
         case Reason.PORT_NOT_ALLOWED:
             return f" To allow it, add {target.authority} to allowed_hosts, or {target.port} to allowed_ports."

@@ -146,7 +146,7 @@ class Outside:
         policy = backend.policy
         by_name = backend.verdicts.name(target, self.surroundings)
         if isinstance(by_name, Deny):
-            return refuse(attempt, by_name)
+            return refuse(backend, attempt, by_name)
         origin.note_allow(attempt, by_name)
         parent = self.parent_for(target)
         if parent is not None:
@@ -289,7 +289,7 @@ class Outside:
         if failed is None:
             assert isinstance(verdict, Deny)
             attempt.address = str(addresses[0]) if addresses else ""
-            return refuse(attempt, verdict)
+            return refuse(origin.backend, attempt, verdict)
         return await self.explain_failure(target, failed)
 
     async def dial(self, network: str, address: IP, port: int) -> Stream:
@@ -326,7 +326,7 @@ class Outside:
         """
         verdict = await self.check_for_parent(backend, target)
         if isinstance(verdict, Deny):
-            return refuse(attempt, verdict)
+            return refuse(backend, attempt, verdict)
         if plain and kept is not None and kept.fits(target, target.ip, parent):
             return Reached(stream=kept.stream, verdict=verdict, address=target.ip, parent=parent)
         started = time.monotonic()
@@ -356,8 +356,9 @@ class Outside:
         return backend.verdicts.address(target, tuple(addresses), self.surroundings)
 
 
-def refuse(attempt: Attempt, verdict: Deny) -> Refusal:
+def refuse(backend: Backend, attempt: Attempt, verdict: Deny) -> Refusal:
     """The refusal that a policy's no makes."""
+    attempt.rule_port = backend.verdicts.rule_port(verdict.rule, attempt.port)
     if verdict.rule is not None:
         attempt.rule = verdict.rule.text
     return Refusal(reason=verdict.reason, detail=verdict.detail, denied=True)

@@ -176,6 +176,10 @@ class Policy:
             return port in DEFAULT_PORTS and rule.kind is not RuleKind.HOST
         return any(port in allowed for allowed in ranges)
 
+    def names_port(self, port: int) -> bool:
+        """Whether a host that is allowed without ports of its own is allowed on this one."""
+        return any(port in allowed for allowed in self.ports) if self.ports else port in DEFAULT_PORTS
+
     def ports_text(self, rule: Rule) -> str:
         """The ports of a rule for a person: `80, 443`."""
         ranges = rule.ports or self.ports

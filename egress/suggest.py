@@ -20,6 +20,8 @@ from egress.rules import DEFAULT_PORTS, HOST_NAME
 if TYPE_CHECKING:
     from publicsuffixlist import PublicSuffixList
 
+HOPELESS: Final = (AddressClass.LOOPBACK, AddressClass.UNSPECIFIED, AddressClass.METADATA)
+"""Never proposed: no rule opens the first two, and who wants a metadata service names it himself."""
 Ports: TypeAlias = frozenset[int]
 SIBLINGS: Final = 3
 COUSINS: Final = 5
@@ -64,7 +66,7 @@ def _hopeless(name: str) -> bool:
     if name == "localhost" or name.endswith(".localhost"):
         return True
     address = _address(name)
-    return address is not None and classify(address) in (AddressClass.LOOPBACK, AddressClass.UNSPECIFIED)
+    return address is not None and classify(address) in HOPELESS
 
 
 def _common_ports(asked: Mapping[str, Ports]) -> Ports:

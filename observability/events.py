@@ -153,7 +153,7 @@ class EgressEvent:
     rule: str = ""
     """The rule that decided, as written in the policy."""
     rule_port: int | None = None
-    """`port` where the policy names it (so it is bounded as a label), else None."""
+    """`port` where the policy names it (so it is bounded as a label), else None. Of a denial too."""
     mode: str = "enforce"
     detail: str = ""
     """One sentence for a person: what was seen, and what to do."""

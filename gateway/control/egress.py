@@ -145,7 +145,8 @@ class EgressRoutes:
         wanted = ConnectionFilter(backend=name, since=_seconds(request, "since"), limit=MAX_ROWS)
         rows = await asyncio.to_thread(self._control.history.egress, wanted)
         asked = [row for row in rows if row.host and row.port and row.via != Via.DNS]
-        denied = [row for row in asked if row.decision == Decision.DENY]
+        denied = [row for row in asked if row.decision == Decision.DENY and row.reason in NAMED_BY_HOST]
+        asked = [row for row in asked if row.decision != Decision.DENY] + denied
         used = asked if switch(request, "denied") else [row for row in asked if row not in denied]
         kept = self._control.config.servers[name].network.block
         rest = {key: value for key, value in kept.items() if key not in {"allowed_hosts", "allowed_ports", "mode"}}

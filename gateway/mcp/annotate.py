@@ -27,7 +27,8 @@ def denial_line(event: EgressEvent, certainty: Certainty) -> str:
     told = f"Stockade {verb} {target} ({event.reason})."
     if event.reason not in NAMED_BY_HOST or not _HOST.fullmatch(host):
         return told
-    usual = event.port in (0, 80, 443) and event.reason is not Reason.PORT_NOT_ALLOWED
+    named = event.port == 0 or event.rule_port is not None  # the policy has that port for every host
+    usual = named and event.reason is not Reason.PORT_NOT_ALLOWED
     return f"{told} To allow it: stockade egress allow {event.backend} {host if usual else target}"
 
 

@@ -72,6 +72,7 @@ CASES = [
     ("host.docker.internal:3000", Decision.ALLOW, None, "host.docker.internal:3000", "the host"),
     ("http://api.github.com", Decision.DENY, Reason.PORT_NOT_ALLOWED, "api.github.com", "or 80 to allowed_ports"),
     ("evil.example", Decision.DENY, Reason.HOST_NOT_ALLOWED, None, "add evil.example to allowed_hosts"),
+    ("http://evil.example", Decision.DENY, Reason.HOST_NOT_ALLOWED, None, "add evil.example:80 to allowed_hosts"),
     ("evil.example:22", Decision.DENY, Reason.HOST_NOT_ALLOWED, None, "add evil.example:22 to allowed_hosts"),
     ("8.8.8.8", Decision.DENY, Reason.IP_NOT_ALLOWED, None, "add 8.8.8.8 to allowed_hosts"),
     ("https://[2606:4700::1]/", Decision.DENY, Reason.IP_NOT_ALLOWED, None, "add 2606:4700::1 to allowed_hosts"),

@@ -533,3 +533,16 @@ async def test_an_idle_tunnel_and_a_silent_server_time_out() -> None:
         assert head.startswith("HTTP/1.1 504 idle_timeout")
         reasons = [event.reason for event in proxy.events() if event.phase is Phase.CLOSED]
         assert reasons == [Reason.IDLE_TIMEOUT, Reason.IDLE_TIMEOUT]
+
+
+@pytest.mark.parametrize(("port", "advised"), [(443, "evil.example"), (80, "evil.example:80")])
+async def test_the_advice_in_a_refusal_lifts_it(port: int, advised: str) -> None:
+    """A host alone is allowed on the policy's ports only."""
+    async with running({"allowed_hosts": ["api.example"], "allowed_ports": [443]}) as proxy:
+        client = await proxy.client()
+        await client.send(f"CONNECT evil.example:{port} HTTP/1.1\r\nHost: evil.example:{port}\r\n\r\n".encode())
+        _, body = await client.response()
+        assert body.decode().rstrip().endswith(f"add {advised} to allowed_hosts in the policy file.")
+        proxy.replace({"allowed_hosts": ["api.example", advised], "allowed_ports": [443]})
+        again = await proxy.client()
+        assert "403" not in await again.connect(f"evil.example:{port}")

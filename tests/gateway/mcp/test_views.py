@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -244,9 +245,15 @@ def denial(host: str, when: float, backend: str = "one", connection: int = 1) ->
         backend=backend,
         host=host,
         port=443,
+        rule_port=443,
         decision=Decision.DENY,
         reason=Reason.HOST_NOT_ALLOWED,
     )
+
+
+def test_the_advice_names_the_port_where_the_policy_does_not() -> None:
+    other = replace(denial("evil.example", 0), port=80, rule_port=None)
+    assert denial_line(other, Certainty.CERTAIN).endswith("stockade egress allow one evil.example:80")
 
 
 @pytest.mark.parametrize("annotated", [True, False])
