@@ -54,17 +54,18 @@ async def test_a_first_start_that_fails_leaves_no_history_behind(
         gateway.engine.threads.submit(list)
 
 
-def slot(state: BackendState, *, for_s: float = 0.0, done: bool = False) -> Any:
+def slot(state: BackendState, *, for_s: float = 0.0, done: bool = False, once: bool = False) -> Any:
     ended = asyncio.Event()
     if done:
         ended.set()
-    return SimpleNamespace(state=state, since=time.time() - for_s, done=ended)
+    return SimpleNamespace(state=state, since=time.time() - for_s, done=ended, once=once)
 
 
 @pytest.mark.parametrize("state", [BackendState.STOPPED, BackendState.BUILDING, BackendState.STARTING])
 async def test_a_start_is_waited_for(state: BackendState) -> None:
     assert unsettled_s(slot(state)) > HELD_S
     assert unsettled_s(slot(state, done=True)) == 0
+    assert unsettled_s(slot(state, once=True)) == 0, "a spare, or a session's own"
 
 
 async def test_a_server_that_just_started_may_yet_end_at_once() -> None:
