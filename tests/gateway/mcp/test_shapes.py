@@ -38,9 +38,8 @@ FILLED: dict[str, dict[str, Any]] = {
 }
 REFS: list[Any] = [
     {"type": kind, key: value}
-    for kind in ("ref/prompt", "ref/resource", 5)
-    for key in ("name", "uri")
-    for value in VALUES
+    for kind, key in (("ref/prompt", "name"), ("ref/resource", "uri"), (5, "name"))
+    for value in VALUES[::2]
 ]
 META: list[Any] = [5, [], {"progressToken": {}}, {"progressToken": [1]}, {"progressToken": None}]
 
