@@ -21,10 +21,12 @@ from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
-READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+READABLE = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
 WRITABLE = select.EPOLLOUT
-ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-"""Flags after which one read is not enough: an end or an error waits behind the data, and comes without a new event."""
+BROKEN = select.EPOLLHUP | select.EPOLLERR
+ENDED = select.EPOLLRDHUP | select.EPOLLPRI | BROKEN
+"""Flags after which one read is not enough: an end, an error or more data (a read stops at an urgent mark) waits behind
+what it got, and comes without a new event."""
 EVENTS_AT_ONCE = 256
 SCRATCH_BYTES = 64 * 1024
 

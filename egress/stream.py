@@ -12,7 +12,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 
-from egress.poller import ENDED, WRITABLE, Poller
+from egress.poller import BROKEN, ENDED, WRITABLE, Poller
 
 READ_BYTES = 64 * 1024
 READ_AHEAD = 64 * 1024
@@ -99,6 +99,8 @@ class Stream:
                 self._missed = True
             elif not self.eof and not self.closing:
                 self._fill(events)
+            elif events & BROKEN and not self.lost and is_reset(self.sock):
+                self._lose()
 
     def _fill(self, events: int) -> None:
         """Read what is there, as far as it may be read ahead, and tell."""
@@ -289,3 +291,8 @@ class Stream:
         """Close now."""
         self.on_lost = self.on_end = self.on_input = None
         self._shut()
+
+
+def is_reset(sock: socket.socket) -> bool:
+    """Whether the connection broke, as the kernel tells once; for one whose end was read, so that no read tells."""
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0

@@ -122,6 +122,8 @@ class Dialling:
         """Called by the poller."""
         try:
             self.connect()
+            if self.stream is not None:
+                self.stream.ready(events)  # the server's first words may have come with the connection
         except OSError as error:
             self.fail(error)
         if (self.stream is not None or self.error is not None) and self.on_done is not None:
