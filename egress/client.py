@@ -224,6 +224,7 @@ class Client:
         self.wait_at_most(self.backend.budget.idle_timeout_s)
         taken = await self.stream.drain()
         self.wait_for_ever()
+        await asyncio.sleep(0)  # others have their turn before the next of many pipelined requests
         return taken
 
     async def linger(self) -> None:

@@ -168,7 +168,9 @@ class Exchange:
                 return
             if not await self.upstream.drain():
                 await self.never()
-            if not await self.client.more():
+            if body.stopped:
+                await asyncio.sleep(0)
+            elif not await self.client.more():
                 raise ClientFault("")
 
     async def never(self) -> None:
@@ -292,7 +294,9 @@ class Exchange:
                     self.client.write(encode_last_chunk(body.trailers))
                 return
             await self.give(b"")
-            if not await self.upstream.more():
+            if body.stopped:
+                await asyncio.sleep(0)
+            elif not await self.upstream.more():
                 raise self.fault("it hung up in the middle of its response")
 
     async def pump_response_to_end(self) -> None:

@@ -19,10 +19,13 @@ MAX_LINE = 16 * 1024
 MAX_CHUNK_LINE = 1024
 MAX_TRAILERS = 8 * 1024
 MAX_HEADERS = 256
+PARTS_AT_ONCE = 64
+"""Lines of a chunked body that are read in one turn of the loop: a megabyte of chunks of one byte takes a second."""
 
 STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
 NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 VALUE = re.compile(rb"[\t -~\x80-\xff]*")
+GOOD_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
 CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t -~\x80-\xff]*)?")
 
 HOP_BY_HOP = frozenset(
@@ -216,10 +219,12 @@ class ChunkState(Enum):
 class ChunkedBody:
     """Takes a chunked body off a buffer, bit by bit."""
 
-    __slots__ = ("left", "state", "trailer_bytes", "trailers")
+    __slots__ = ("left", "state", "stopped", "trailer_bytes", "trailers")
 
     def __init__(self) -> None:
         self.state = ChunkState.SIZE
+        self.stopped = False
+        """`decode` left off before it had used what it could: others have their turn first."""
         self.left = 0
         self.trailers: list[tuple[bytes, bytes]] = []
         self.trailer_bytes = 0
@@ -235,7 +240,10 @@ class ChunkedBody:
         """
         pieces: list[bytes] = []
         position = 0
-        while self.state is not ChunkState.DONE:
+        self.stopped = False
+        for _ in range(PARTS_AT_ONCE):
+            if self.state is ChunkState.DONE:
+                break
             if self.state is ChunkState.DATA:
                 piece = bytes(buffer[position : position + self.left])
                 position += len(piece)
@@ -244,11 +252,20 @@ class ChunkedBody:
                 if self.left:
                     break
                 self.state = ChunkState.DATA_END
+            if self.state is ChunkState.DATA_END and buffer.startswith(b"\r\n", position):
+                position += 2
+                self.state = ChunkState.SIZE
+            if self.state is ChunkState.SIZE and (size := GOOD_SIZE.match(buffer, position)):
+                self._begin(int(size[1], 16))
+                position = size.end()
+                continue
             line_end = self._line(buffer, position)
             if line_end < 0:
                 break
             self._take_line(bytes(buffer[position:line_end]))
             position = line_end + 2
+        else:
+            self.stopped = self.state is not ChunkState.DONE
         del buffer[:position]
         return b"".join(pieces)
 
@@ -268,6 +285,10 @@ class ChunkedBody:
             raise BadFraming("a bare line feed in the chunked body")
         return end
 
+    def _begin(self, size: int) -> None:
+        self.left = size
+        self.state = ChunkState.DATA if size else ChunkState.TRAILER
+
     def _take_line(self, line: bytes) -> None:
         if self.state is ChunkState.DATA_END:
             if line:
@@ -277,8 +298,7 @@ class ChunkedBody:
             size = CHUNK_SIZE.fullmatch(line)
             if size is None:
                 raise BadFraming("a chunk size is not a hexadecimal number")
-            self.left = int(size[1], 16)
-            self.state = ChunkState.DATA if self.left else ChunkState.TRAILER
+            self._begin(int(size[1], 16))
         elif line:
             self.trailer_bytes += len(line)
             if self.trailer_bytes > MAX_TRAILERS:

@@ -18,6 +18,8 @@ MAX_HELLO: Final = 64 * 1024
 """Of input, record headers included."""
 MAX_RECORD: Final = 1 << 14
 MAX_RECORDS: Final = 256
+MAX_EXTENSIONS: Final = 256
+"""A real one has some twenty; ten thousand took longer to read than a neighbour should wait."""
 _HANDSHAKE: Final = 22
 _CLIENT_HELLO: Final = 1
 _SERVER_NAME: Final = 0
@@ -137,6 +139,8 @@ def _extensions(message: bytes, at: int) -> tuple[bytes | None, bool]:
             kinds.append(kind)
             if kind == _SERVER_NAME:
                 name = message[at - length : at]
+            if len(kinds) > MAX_EXTENSIONS:
+                raise NotTLS("too many extensions")
     except struct.error:
         raise NotTLS("a length in the ClientHello is wrong") from None
     if at != total:

@@ -133,7 +133,7 @@ for _ in range(3400):
     try: s.send(request)
     except OSError: pass
 print("held", flush=True)
-while not select.select([sys.stdin], [], [], 0.2)[0]:
+while not select.select([sys.stdin], [], [], 1.0)[0]:
     for s in held:
         try: s.send(request if not s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) else b"")
         except OSError: pass

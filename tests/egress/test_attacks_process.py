@@ -226,6 +226,30 @@ async def push_some(sock: socket.socket, data: bytes) -> None:
             await asyncio.get_running_loop().sock_sendall(sock, data)
 
 
+async def test_bodies_in_chunks_of_one_byte_leave_others_their_turns(tmp_path: Path) -> None:
+    """What waits of thirty of them took the loop for twenty seconds, again and again."""
+
+    async def swallows(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1 << 18):
+            pass
+
+    async with upstream(swallows) as port, upstream(http_server(EMPTY)) as web:
+        async with proxy(tmp_path, (WEB, port), (WEB, web)) as attacked:
+            head = f"POST http://{WEB}:{port}/ HTTP/1.1\r\nHost: {WEB}:{port}\r\nTransfer-Encoding: chunked\r\n\r\n"
+            with contextlib.ExitStack() as stack:
+                greedy = [stack.enter_context(raw(attacked.port)) for _ in range(30)]
+                async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as tasks:
+                    pushing = []
+                    for sock in greedy:
+                        sock.sendall(head.encode())
+                        pushing.append(tasks.create_task(push(sock, b"1\r\na\r\n" * 10_000)))
+                    await until(lambda: len(attacked.events(decision="allow", port=port)) == 30)
+                    for _ in range(5):
+                        assert "200 OK" in await attacked.get(f"http://{WEB}:{web}/")
+                    for task in pushing:
+                        task.cancel()
+
+
 # --- very many
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from egress.framing import (
+    PARTS_AT_ONCE,
     BadFraming,
     ChunkedBody,
     Framing,
@@ -52,7 +53,24 @@ def test_a_chunked_body_reads_the_same_at_every_split(split: int) -> None:
 )
 def test_a_malformed_chunk_is_refused(data: bytes) -> None:
     with pytest.raises(BadFraming):
-        ChunkedBody().decode(bytearray(data))
+        decode_all(ChunkedBody(), bytearray(data))
+
+
+def decode_all(body: ChunkedBody, buffer: bytearray) -> list[bytes]:
+    """What each turn of the loop decodes."""
+    pieces = [body.decode(buffer)]
+    while body.stopped:
+        pieces.append(body.decode(buffer))
+    return pieces
+
+
+def test_very_many_chunks_are_read_a_few_at_a_time() -> None:
+    """So that one body of chunks of one byte does not hold up everybody's loop."""
+    buffer, body = bytearray(b"1\r\na\r\n" * 1000 + b"0\r\n\r\nNEXT"), ChunkedBody()
+    pieces = decode_all(body, buffer)
+    assert b"".join(pieces) == b"a" * 1000
+    assert max(map(len, pieces)) <= PARTS_AT_ONCE
+    assert (body.done, bytes(buffer)) == (True, b"NEXT")
 
 
 @given(st.lists(st.binary(min_size=1, max_size=300), max_size=8), st.integers(1, 50))

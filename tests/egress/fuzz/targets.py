@@ -144,6 +144,8 @@ def decode_pieces(pieces: list[bytes]) -> tuple[bytes, bool, bytes, list[tuple[b
         buffer += piece
         try:
             content += body.decode(buffer)
+            while body.stopped:
+                content += body.decode(buffer)
         except BadFraming:
             return None
     return content, body.done, bytes(buffer) if body.done else b"", body.trailers
