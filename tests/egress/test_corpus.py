@@ -55,7 +55,10 @@ def addresses_of(target: Target, surroundings: Surroundings) -> tuple[IP, ...]:
     if target.ip is not None:
         return (target.ip,)
     override = surroundings.overrides.get((target.host, target.port))
-    return override or tuple(map(ipaddress.ip_address, WORLD.zone.get(target.host, ())))
+    found = WORLD.zone.get(target.host, [])
+    if found and found[0].startswith("="):
+        found = WORLD.zone[found[0][1:]]
+    return override or tuple(map(ipaddress.ip_address, found))
 
 
 def first_decision(case: Case) -> str:
