@@ -73,6 +73,7 @@ class Egress:
         self.refused = 0
         self.accepted = 0
         self.draining = False
+        self.matching = asyncio.Lock()
         self.doors = Doors(self.open_door, self.door_state)
         self.on_door_state: Callable[[str, str, str], None] = lambda door, state, detail: None
         self.started = time.time()
@@ -125,17 +126,18 @@ class Egress:
         self.tasks.create_task(self.match_listeners())
 
     async def match_listeners(self) -> None:
-        """Let each door listen on the ports that its policy names."""
-        for door, session in list(self.doors.sessions.items()):
-            backend = self.backends.get(session.ticket.backend)
-            if backend is None or session.life is None:
-                continue
-            try:
-                await self.doors.listen(door, set(backend.direct_ports))
-            except DoorError as error:
-                logger.info("door %s: %s", door, error)
-            except Exception:
-                logger.exception("the listeners of door %s could not be matched", door)
+        """Let each door listen on the ports that its policy names; one push after the other, so that the last one holds."""
+        async with self.matching:
+            for door, session in list(self.doors.sessions.items()):
+                backend = self.backends.get(session.ticket.backend)
+                if backend is None or session.life is None:
+                    continue
+                try:
+                    await self.doors.listen(door, set(backend.direct_ports))
+                except DoorError as error:
+                    logger.info("door %s: %s", door, error)
+                except Exception:
+                    logger.exception("the listeners of door %s could not be matched", door)
 
     def status(self) -> dict[str, Any]:
         """Counts, for the gateway."""

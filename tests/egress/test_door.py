@@ -207,6 +207,23 @@ async def test_a_new_port_of_the_policy_is_listened_on_at_once_and_a_taken_one_i
                 await asyncio.sleep(0.05)
 
 
+async def test_of_many_policies_in_a_row_the_last_one_says_where_the_door_listens() -> None:
+    """Pushed faster than a door answers: no listener of an earlier policy is left."""
+    code = """
+def there(port):
+    s = socket.socket(); s.settimeout(5)
+    return s.connect_ex(("198.51.100.9", port)) == 0
+print([port for port in range(7000, 7012) if there(port)])
+"""
+    async with site({"fetch": {"allowed_hosts": ["web.example"]}}) as running:
+        await running.start_door("fetch")
+        for number in range(12):
+            await running.push({"fetch": {"allowed_hosts": [f"web.example:{7000 + number}"]}})
+        async with asyncio.timeout(15):
+            while await running.inside("fetch", code) != "[7011]":
+                await asyncio.sleep(0.1)
+
+
 async def test_the_gateway_connects_to_a_loopback_port_inside() -> None:
     code = "s = socket.socket(); s.bind(('127.0.0.1', 8000)); s.listen(); print('up', flush=True); s.accept()[0].send(b'hi')"
     async with site(FETCH) as running:
