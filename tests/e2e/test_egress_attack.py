@@ -226,7 +226,7 @@ def test_what_the_limits_dropped_is_counted(site: Yard) -> None:
 
 AWAY = (BackendUnavailable, RuntimeError, TimeoutError, OSError)
 """What a call meets while its backend, its door or the egress is down."""
-CYCLES = int(os.environ.get("STOCKADE_TEST_CYCLES", "200" if SOAK else "12"))
+CYCLES = int(os.environ.get("STOCKADE_TEST_CYCLES", "200" if SOAK else "10"))
 
 
 @pytest.mark.slow
