@@ -38,7 +38,9 @@ def tail(
     count: Annotated[int, typer.Option("--tail", "-n", help="How many events to begin with.")] = 20,
     backend: Annotated[str, typer.Option(help="Only this server.")] = "",
     decision: Annotated[str, typer.Option(help="Only allow, deny or report.")] = "",
-    everything: Annotated[bool, typer.Option("--all", help="Also normal ends, and how far long ones have got.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also normal ends, and how far long ones have got.")
+    ] = False,
     file: FileNoShort = None,
     project: ProjectOption = None,
     as_json: JsonOption = False,
