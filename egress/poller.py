@@ -23,8 +23,9 @@ logger = logging.getLogger(__name__)
 
 READABLE = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
 WRITABLE = select.EPOLLOUT
+URGENT = select.EPOLLPRI
 BROKEN = select.EPOLLHUP | select.EPOLLERR
-ENDED = select.EPOLLRDHUP | select.EPOLLPRI | BROKEN
+ENDED = select.EPOLLRDHUP | URGENT | BROKEN
 """Flags after which one read is not enough: an end, an error or more data (a read stops at an urgent mark) waits behind
 what it got, and comes without a new event."""
 EVENTS_AT_ONCE = 256
@@ -96,7 +97,10 @@ class Poller:
                 logger.exception("a connection failed")
         self.corked = None
         for one in corked:
-            one.uncork()
+            try:
+                one.uncork()
+            except Exception:
+                logger.exception("a connection failed")
 
     def close(self) -> None:
         self.loop.remove_reader(self.epoll.fileno())

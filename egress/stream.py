@@ -59,7 +59,7 @@ class Stream:
         self.eof = False
         """The peer sends no more."""
         self.lost = False
-        """The socket is closed."""
+        """The socket is closed, or somebody else's."""
         self.network = ""
         """The joined network that it was dialled on."""
         self.expired = False
@@ -275,6 +275,11 @@ class Stream:
     def _shut_down(self) -> None:
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
+
+    def give_away(self) -> None:
+        """Its socket is somebody else's from now on, and so is what it holds; to its owner it is lost."""
+        self.on_lost = self.on_end = self.on_input = None
+        self.lost = True
 
     def close(self) -> None:
         """Close after what was written has gone out; who waits for that sets `on_lost` now."""

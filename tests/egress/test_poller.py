@@ -1,0 +1,154 @@
+"""One epoll inside the event loop: every descriptor is told of, stale events do no harm, a failing one ends alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from egress.poller import EVENTS_AT_ONCE, Poller
+from egress.stream import Stream
+
+from .sockets import LOOPS, descriptors, polling, tcp_pair, turns, until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=LOOPS, ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    return request.param
+
+
+async def test_more_descriptors_than_one_batch_holds_are_all_told_of() -> None:
+    called: set[int] = set()
+    async with polling() as poller:
+        with contextlib.ExitStack() as stack:
+            for number in range(2 * EVENTS_AT_ONCE + 3):
+                ours, theirs = socket.socketpair()
+                stack.enter_context(ours)
+                stack.enter_context(theirs)
+                theirs.send(b"x")
+                poller.watch(ours.fileno(), lambda _, number=number: called.add(number))  # type: ignore[misc]
+            await until(lambda: len(called) == 2 * EVENTS_AT_ONCE + 3)
+
+
+async def test_what_was_there_before_it_was_watched_is_told() -> None:
+    called: list[int] = []
+    async with polling() as poller:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.send(b"x")
+            theirs.close()
+            poller.watch(ours.fileno(), called.append)
+            await until(lambda: called)
+
+
+async def test_a_descriptor_that_was_closed_and_opened_again_in_a_batch_is_not_hurt_by_the_old_ones_event() -> None:
+    """The second event of the batch is of a connection that the first one's handler replaced."""
+    async with polling() as poller:
+        with tcp_pair() as (first, first_peer), tcp_pair() as (old, old_peer), tcp_pair() as (new, new_peer):
+            told: list[str] = []
+            streams: list[Stream] = []
+            number = old.fileno()
+
+            def replace(_: int) -> None:
+                if streams:
+                    return
+                poller.forget(number)
+                old.close()
+                taken = socket.socket(fileno=os.dup2(new.fileno(), number))
+                stream = Stream(poller, taken)
+                stream.on_input = lambda: told.append("input")
+                stream.on_end = lambda: told.append("end")
+                stream.on_lost = lambda: told.append("lost")
+                streams.append(stream)
+
+            poller.watch(first.fileno(), replace)
+            poller.watch(number, lambda _: told.append("old"))
+            first_peer.send(b"x")
+            old_peer.send(b"x")
+            old_peer.close()
+            await until(lambda: streams)
+            await turns()
+            assert told == []
+            new_peer.send(b"y")
+            await until(lambda: told)
+            assert (told, streams[0].take()) == (["input"], b"y")
+            streams[0].abort()
+
+
+async def test_a_passed_socket_tells_no_more_once_it_is_forgotten_though_another_process_holds_it() -> None:
+    called: list[int] = []
+    async with polling() as poller:
+        ours, theirs = socket.socketpair()
+        with ours, theirs, socket.socket(fileno=os.dup(ours.fileno())):
+            poller.watch(ours.fileno(), called.append, passed=True)
+            poller.forget(ours.fileno())
+            ours.close()
+            theirs.send(b"x")
+            await turns()
+            assert poller.epoll.poll(0) == []
+        assert (called, poller.passed) == ([], set())
+
+
+async def test_a_handler_that_fails_keeps_nobody_from_being_told(caplog: pytest.LogCaptureFixture) -> None:
+    called: list[int] = []
+
+    def fails(_: int) -> None:
+        raise RuntimeError("a bug")
+
+    class Fails:
+        def uncork(self) -> None:
+            raise RuntimeError("a bug")
+
+    class Sends:
+        def uncork(self) -> None:
+            called.append(-1)
+
+    def corks(poller: Poller) -> Callable[[int], None]:
+        def handler(_: int) -> None:
+            assert poller.corked is not None
+            poller.corked += [Fails(), Sends()]
+
+        return handler
+
+    async with polling() as poller:
+        with tcp_pair() as (one, peer_one), tcp_pair() as (two, peer_two), tcp_pair() as (three, peer_three):
+            poller.watch(one.fileno(), fails)
+            poller.watch(two.fileno(), called.append)
+            poller.watch(three.fileno(), corks(poller))
+            with caplog.at_level(logging.CRITICAL):
+                for peer in (peer_one, peer_two, peer_three):
+                    peer.send(b"x")
+                await until(lambda: len(called) == 2)
+            assert -1 in called
+            assert poller.corked is None
+
+
+async def test_other_work_of_the_loop_has_its_turn_between_batches() -> None:
+    """A descriptor that is ready all the time takes no more than its share."""
+    ticks: list[int] = []
+    async with polling() as poller:
+        with tcp_pair() as (ours, peer):
+
+            def busy(_: int) -> None:
+                ticks.append(len(ticks))
+                peer.send(b"x")  # another event, for ever
+
+            poller.watch(ours.fileno(), busy)
+            peer.send(b"x")
+            await until(lambda: len(ticks) > 3)
+            await asyncio.sleep(0)
+            poller.forget(ours.fileno())
+
+
+async def test_closing_the_poller_gives_its_descriptor_back() -> None:
+    before = descriptors()
+    poller = Poller(asyncio.get_running_loop())
+    poller.close()
+    assert descriptors() <= before
