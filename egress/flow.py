@@ -5,7 +5,8 @@ Theory of operation
 Most tunnels carry little: what comes is read into the poller's scratch and sent on at once, so a quiet tunnel holds no
 memory. When the sink is full, the rest is kept and nothing is read until it has gone: that is the back-pressure. A
 direction that has carried `BUSY_BYTES` gets a pipe, and from then on the kernel moves the bytes (splice(2)): they never
-enter this process. Where there is no descriptor left for a pipe, or splice does not work, it stays as it was.
+enter this process. Where there is no descriptor left for a pipe, or splice does not work, it stays as it was; so it does
+after urgent data, whose mark splice does not get over.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import socket
 from typing import TYPE_CHECKING
 
 from egress.limits import scarce
-from egress.poller import ENDED, SCRATCH_BYTES
+from egress.poller import ENDED, SCRATCH_BYTES, URGENT
 
 if TYPE_CHECKING:
     from egress.tunnel import Tunnel
 
 BUSY_BYTES = 1024 * 1024
+NEVER = 1 << 62
 PIPE_BYTES = 1024 * 1024
 F_SETPIPE_SZ = 1031
 FLAGS = getattr(os, "SPLICE_F_MOVE", 1) | getattr(os, "SPLICE_F_NONBLOCK", 2)
@@ -34,7 +36,21 @@ ROUNDS = 4
 class Flow:
     """From `source` to `sink`."""
 
-    __slots__ = ("busy_at", "count", "done", "ended", "held", "pipe", "rest", "sink", "source", "tunnel", "watched")
+    __slots__ = (
+        "busy_at",
+        "count",
+        "done",
+        "ended",
+        "held",
+        "last",
+        "later",
+        "pipe",
+        "rest",
+        "sink",
+        "source",
+        "tunnel",
+        "watched",
+    )
 
     def __init__(self, tunnel: Tunnel, source: socket.socket, sink: socket.socket, count: int) -> None:
         self.tunnel = tunnel
@@ -50,23 +66,32 @@ class Flow:
         self.busy_at = count + BUSY_BYTES
         self.ended = False
         """The source sends no more."""
+        self.last = False
+        """The source is broken: what it sent before is all that comes."""
+        self.later = False
+        """It goes on in a moment."""
         self.done = False
         """It ended, and everything has gone out or cannot."""
         self.watched = False
         """The poller tells when the sink can take more."""
 
-    def pump(self, events: int = ENDED) -> None:
+    def pump(self, events: int = ENDED & ~URGENT) -> None:
         """The source may have something: move it on, until nothing comes any more or the sink is full."""
+        if events & URGENT:
+            self.busy_at = NEVER  # splice does not get over an urgent mark
         if self.ended or self.rest or self.held:
             return
         if self.pipe is not None:
-            self.pump_pipe()
-            return
+            if self.busy_at != NEVER:
+                self.pump_pipe()
+                return
+            self.close_pipe()
         scratch = self.tunnel.poller.scratch
         for _ in range(ROUNDS):
             try:
                 got = self.source.recv_into(scratch)
             except BlockingIOError:
+                self.dried()
                 return
             except OSError:
                 self.tunnel.broke(self.source)
@@ -83,6 +108,11 @@ class Flow:
             if got < SCRATCH_BYTES and not events & ENDED:
                 return
         self.go_on_later()
+
+    def dried(self) -> None:
+        """Nothing is there to be read, now or for ever."""
+        if self.last:
+            self.end()
 
     def give(self, data: memoryview | bytes) -> bool:
         """Send; False when the sink is full now (the rest is kept) or gone."""
@@ -122,18 +152,25 @@ class Flow:
 
     def go_on_later(self) -> None:
         """Others have their turn first."""
-        self.tunnel.poller.loop.call_soon(self.pump)
+        if not self.later:
+            self.later = True
+            self.tunnel.poller.loop.call_soon(self.go_on)
+
+    def go_on(self) -> None:
+        self.later = False
+        self.pump()
 
     # --- by the kernel
 
     def get_pipe(self) -> bool:
         """From now on through a pipe, if there is one to be had that leaves enough for other connections."""
-        self.busy_at = 1 << 62
         try:
             self.pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
+            self.busy_at = NEVER
             return False
         if scarce(self.pipe[1]):
+            self.busy_at = NEVER
             self.close_pipe()
             return False
         with contextlib.suppress(OSError):
@@ -148,16 +185,18 @@ class Flow:
             try:
                 moved = os.splice(source, fill, PIPE_BYTES, flags=FLAGS)
             except BlockingIOError:
+                self.dried()
                 return
             except OSError as error:
                 if error.errno == errno.EINVAL:  # no splice for this kind of socket: copy, as before
-                    self.close_pipe()
+                    self.busy_at = NEVER
                     self.go_on_later()
                 else:
                     self.tunnel.broke(self.source)
                 return
-            if not moved:
-                self.end()
+            if not moved:  # the end, or an urgent mark: a read tells
+                self.busy_at = NEVER
+                self.pump()
                 return
             self.count += moved
             self.held = moved
@@ -197,6 +236,10 @@ class Flow:
         if not self.tunnel.settle():
             with contextlib.suppress(OSError):
                 self.sink.shutdown(socket.SHUT_WR)
+
+    def moved(self) -> int:
+        """A number that grows with every byte that comes or goes."""
+        return 2 * self.count - len(self.rest) - self.held
 
     def give_up(self) -> None:
         """Nothing more can be moved."""

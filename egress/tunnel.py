@@ -11,8 +11,8 @@ import socket
 from collections.abc import Callable
 
 from egress.flow import Flow
-from egress.poller import WRITABLE
-from egress.stream import Stream
+from egress.poller import BROKEN, WRITABLE
+from egress.stream import Stream, is_reset
 from observability.events import Reason
 
 
@@ -38,34 +38,41 @@ class Tunnel:
         self.over = False
         self.idle_since = now
         self.moved = -1
-        for stream in (client, upstream):
-            stream.on_lost = stream.on_end = stream.on_input = None
         self.outward = Flow(self, client.sock, upstream.sock, sent)
         self.inward = Flow(self, upstream.sock, client.sock, received)
-        if client.lost or upstream.lost:
+        if client.lost:
             self.cut(None)
             return
         handlers = self.poller.handlers
         handlers[client.sock.fileno()] = self.client_ready
-        handlers[upstream.sock.fileno()] = self.upstream_ready
-        self.start(self.outward, client, upstream)
-        self.start(self.inward, upstream, client)
+        broken = upstream.lost
+        if not broken:
+            handlers[upstream.sock.fileno()] = self.upstream_ready
+        self.load(self.outward, client, upstream)
+        self.load(self.inward, upstream, client)
+        if broken:
+            self.outward.give_up()  # what the upstream said before still goes out
+        self.start(self.outward, client)
+        self.start(self.inward, upstream)
 
-    def start(self, flow: Flow, source: Stream, sink: Stream) -> None:
-        """Move what the streams hold, then what came meanwhile without a new event."""
-        if self.over:
-            return
-        waiting = source.take()
-        flow.count += len(waiting)
-        sink.uncork()
+    def load(self, flow: Flow, source: Stream, sink: Stream) -> None:
+        """What the streams hold goes first."""
+        flow.rest = source.take()
+        flow.count += len(flow.rest)
         if sink.out is not None:
-            flow.rest, sink.out = sink.out + waiting, None
-            flow.watch_sink()
-        elif waiting and not flow.give(waiting):
+            flow.rest, sink.out = sink.out + flow.rest, None
+        source.give_away()
+
+    def start(self, flow: Flow, source: Stream) -> None:
+        """Move what it holds, then what came meanwhile without a new event."""
+        if flow.done:
+            return
+        rest, flow.rest = flow.rest, b""
+        if rest and not flow.give(rest):
             return
         if source.eof:
             flow.end()
-        elif source.unread:
+        elif source.unread or flow.last:
             flow.pump()
 
     # --- called by the poller
@@ -75,12 +82,21 @@ class Tunnel:
             self.inward.flush()
         if events & ~WRITABLE:
             self.outward.pump(events)
+        if events & BROKEN:
+            self.look_at(self.outward)
 
     def upstream_ready(self, events: int) -> None:
         if events & WRITABLE:
             self.outward.flush()
         if events & ~WRITABLE:
             self.inward.pump(events)
+        if events & BROKEN:
+            self.look_at(self.inward)
+
+    def look_at(self, flow: Flow) -> None:
+        """Its source broke perhaps, after it had ended, so that no read tells."""
+        if not self.over and flow.ended and is_reset(flow.source):
+            self.broke(flow.source)
 
     # --- called by its flows
 
@@ -88,9 +104,11 @@ class Tunnel:
         """One connection is broken: what it sent before still goes out to the other, then that one closes too."""
         gone, left = (self.inward, self.outward) if sock is self.outward.source else (self.outward, self.inward)
         gone.give_up()
-        left.ended = True
-        if not left.rest and not left.held:
+        if left.last:
             left.give_up()
+        else:
+            left.last = True
+            left.pump()
         self.settle()
 
     def settle(self) -> bool:
@@ -119,7 +137,7 @@ class Tunnel:
 
     def tick(self, now: float, idle_timeout_s: float) -> None:
         """Called by the sweep: cut the tunnel when nothing moved for `idle_timeout_s`."""
-        moved = self.outward.count + self.inward.count
+        moved = self.outward.moved() + self.inward.moved()
         if moved != self.moved:
             self.moved = moved
             self.idle_since = now
