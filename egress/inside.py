@@ -20,9 +20,6 @@ PARSE_AGAIN = 4096
 class TargetClient(Client):
     """Reads heads, carries exchanges, and serves what is inside a connection to one target."""
 
-    sent_before = 0
-    received_before = 0
-
     async def read_head(self, *, inside: bool) -> RequestHead | None:
         """The next request's head, None when no more requests come. Raises BadRequest."""
         stream, budget = self.stream, self.backend.budget
@@ -57,9 +54,12 @@ class TargetClient(Client):
         await self.linger()
 
     async def carry(self, plan: RequestPlan) -> UpstreamFault | ClientFault | None:
-        """Carry one exchange with the upstream that is there."""
+        """Carry one exchange with the upstream that is there; its bytes are added to those of the attempt so far."""
         assert self.upstream is not None
+        before = self.exchange
         self.exchange = Exchange(self.stream, self.upstream, plan)
+        if before is not None:
+            self.exchange.sent, self.exchange.received = before.sent, before.received
         return await self.carry_on()
 
     async def carry_on(self) -> UpstreamFault | ClientFault | None:
@@ -132,8 +132,16 @@ class TargetClient(Client):
             except BadRequest as error:
                 await self.reject(error)
                 return
-            if head is None or not await self.serve_inner_request(head, verdict):
+            if head is None or self.spoke_unasked() or not await self.serve_inner_request(head, verdict):
                 return
+
+    def spoke_unasked(self) -> bool:
+        """Whether the server ended, or said more than it was asked, since the last exchange."""
+        if self.exchange is None:
+            return False
+        assert self.upstream is not None
+        self.upstream.resume()
+        return bool(self.upstream.buffer) or self.upstream.eof
 
     async def serve_inner_request(self, head: RequestHead, verdict: Allow) -> bool:
         assert self.attempt is not None
@@ -144,6 +152,7 @@ class TargetClient(Client):
             detail = f"the request inside names {inner.host}:{inner.port}; the connection is to {self.target.host}"
             self.deny_inner(head, detail)
             self.say(Reason.INNER_HOST_MISMATCH, detail, inner.host, inner.port, close=True)
+            self.settle()
             await self.linger()
             return False
         self.objection = None if fits else Reason.INNER_HOST_MISMATCH

@@ -15,7 +15,10 @@ that names it, a response that came whole. As soon as anything else shows, a cor
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from egress.answers import ESTABLISHED, answer, sentence
@@ -34,6 +37,22 @@ from observability.events import Reason
 
 if TYPE_CHECKING:
     from egress.server import Egress
+
+logger = logging.getLogger(__name__)
+
+
+def alone(step: Callable[[ProxyClient], None]) -> Callable[[ProxyClient], None]:
+    """A step that ends its connection alone when it fails, as a coroutine's failure does."""
+
+    @functools.wraps(step)
+    def guarded(client: ProxyClient) -> None:
+        try:
+            step(client)
+        except Exception:
+            logger.exception("a connection of %s failed", client.origin.door or client.backend.name)
+            client.gone()
+
+    return guarded
 
 
 def refuse_connection(sock: socket.socket, origin: Origin, reason: Reason) -> None:
@@ -84,6 +103,7 @@ class ProxyClient(ProxyRequests):
             self.wait_for_head()
             stream.resume()
 
+    @alone
     def head_came(self) -> None:
         """A request's head is there, or a part of it, or the end."""
         stream = self.stream
@@ -138,6 +158,7 @@ class ProxyClient(ProxyRequests):
                 self.gone()
         return True
 
+    @alone
     def dialled(self) -> None:
         """The connection is made, or cannot be."""
         dialling, attempt = self.dialling, self.attempt
@@ -194,7 +215,10 @@ class ProxyClient(ProxyRequests):
         self.stream.on_input = self.hello_came
         if self.stream.buffer or self.stream.eof:
             self.hello_came()
+        else:
+            self.stream.resume()
 
+    @alone
     def hello_came(self) -> None:
         """The tunnel's first bytes, or some of them."""
         assert self.attempt is not None
@@ -222,6 +246,7 @@ class ProxyClient(ProxyRequests):
         if upstream.buffer or upstream.eof:
             self.answer_came()
 
+    @alone
     def answer_came(self) -> None:
         """The response, or a part of it, or the end."""
         exchange, upstream = self.exchange, self.upstream

@@ -75,6 +75,7 @@ class ProxyRequests(TargetClient):
             await self.refuse_connect(attempt, reached)
             return
         self.close_upstream()  # one that an earlier request left open
+        self.kept = None
         self.upstream, self.address = reached.stream, reached.address
         self.stream.write(ESTABLISHED)
         await self.serve_inside(reached.verdict)
@@ -82,6 +83,7 @@ class ProxyRequests(TargetClient):
     async def refuse_connect(self, attempt: Attempt, refusal: Refusal) -> None:
         self.refuse(attempt, refusal)
         self.say(refusal.reason, refusal.detail, attempt.host, attempt.port, close=True)
+        self.settle()
         await self.linger()
 
     async def forward(self, head: RequestHead, attempt: Attempt, failed: tuple[IP, DialError] | None) -> bool:
@@ -113,7 +115,8 @@ class ProxyRequests(TargetClient):
         """Book an exchange that ended, once more when a kept connection was closed just then."""
         attempt = self.attempt
         assert attempt is not None
-        if isinstance(fault, UpstreamFault) and fault.silent and self.kept is not None and may_repeat(head):
+        again = isinstance(fault, UpstreamFault) and fault.silent and not self.stream.expired
+        if again and self.kept is not None and may_repeat(head):
             reached = await self.egress.outside.reach(self.origin, head.target, attempt, plain=is_plain(head))
             self.close_upstream()
             self.kept = None
@@ -156,7 +159,10 @@ class ProxyRequests(TargetClient):
         assert exchange is not None
         assert upstream is not None
         self.settle()
-        if not (exchange.upstream_reusable and exchange.client_reusable):
+        fit = exchange.upstream_reusable and exchange.client_reusable
+        if fit:
+            upstream.resume()  # so that what comes unasked is seen (`Kept.fits`)
+        if not fit or upstream.buffer or upstream.eof:
             self.kept = None
             self.close_upstream()
         elif self.kept is None:

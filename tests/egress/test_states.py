@@ -1,0 +1,271 @@
+"""The proxy's connections in each state, and what may come while nobody looks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+
+import pytest
+
+from egress import proxy as proxy_module
+from egress.http1 import MAX_HEAD
+from egress.proxy import ProxyClient
+from egress.stream import READ_AHEAD
+from observability.events import Decision, Phase, Reason
+
+from .harness import OK, Client, Running, client_hello, echo, http_server, running, set_budget, upstream
+from .sockets import LOOPS, descriptors, reset
+
+pytestmark = pytest.mark.anyio
+
+NAME = "api.example.com"
+
+
+@pytest.fixture(params=LOOPS, ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    return request.param
+
+
+def allow(*ports: int, **more: object) -> dict[str, object]:
+    return {"allowed_hosts": [{"host": NAME, "port": port, **more} for port in ports]}
+
+
+def to(*ports: int) -> list[str]:
+    return [f"{NAME}:{port}:127.0.0.1" for port in ports]
+
+
+def only(proxy: Running) -> ProxyClient:
+    """The connection that is open."""
+    (live,) = [live for origin in proxy.egress.origins for live in origin.live]
+    assert isinstance(live, ProxyClient)
+    return live
+
+
+def whole(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+@pytest.mark.parametrize("size", [READ_AHEAD - 100, READ_AHEAD + 1, 100_000, 300_000])
+async def test_a_kept_connection_goes_on_after_an_answer_larger_than_the_read_ahead(size: int) -> None:
+    body = bytes(size)
+    async with upstream(http_server(whole(body))) as port, running(allow(port), resolve=to(port)) as proxy:
+        client = await proxy.client()
+        for _ in range(3):
+            assert (await client.get(f"http://{NAME}:{port}/"))[1] == body
+
+
+async def test_what_follows_a_large_answer_unasked_never_answers_the_next_request() -> None:
+    """The answer fills the read-ahead, so what follows is still in the kernel when the answer is passed on."""
+    body = bytes(2 * READ_AHEAD - len(whole(b"")) - 5)
+    assert len(whole(body)) == 2 * READ_AHEAD
+    poisoned = whole(body) + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
+    async with upstream(http_server(poisoned)) as port, running(allow(port), resolve=to(port)) as proxy:
+        client = await proxy.client()
+        for _ in range(3):
+            assert (await client.get(f"http://{NAME}:{port}/"))[1] == body
+
+
+async def test_a_connect_leaves_no_connection_of_an_earlier_request_behind() -> None:
+    async with (
+        upstream(http_server(OK)) as web,
+        upstream(echo) as port,
+        running(allow(web, port), resolve=to(web, port)) as proxy,
+    ):
+        before = descriptors()
+        for slowly in (False, True):
+            client = await proxy.client()
+            assert (await client.get(f"http://{NAME}:{web}/"))[1] == b"hello"
+            if slowly:
+                proxy.egress.outside.at_hand = lambda backend, target: None  # type: ignore[method-assign]
+            assert "200" in await client.connect(f"{NAME}:{port}")
+            await client.send(client_hello(NAME))
+            await client.exactly(100)
+            client.writer.close()
+            await client.writer.wait_closed()
+            await proxy.until(lambda: proxy.egress.open == 0)
+        await proxy.until(lambda: descriptors() <= before)
+
+
+def head_of(size: int, line: str, host: str) -> bytes:
+    """A request head of exactly that many bytes."""
+    head = f"{line}\r\nHost: {host}\r\n".encode()
+    number = 0
+    while len(head) + 2 < size:
+        number += 1
+        room = size - 2 - len(head) - len(b"X-00: \r\n")
+        head += b"X-%02d: %b\r\n" % (number, b"x" * min(15_000, room if room < 15_000 + 100 else 15_000))
+    assert len(head) + 2 == size
+    return head + b"\r\n"
+
+
+async def test_a_connect_whose_head_fills_the_read_ahead_is_still_read_on() -> None:
+    async with upstream(echo) as port, running(allow(port), resolve=to(port)) as proxy:
+        client = await proxy.client()
+        line, host = f"CONNECT {NAME}:{port} HTTP/1.1", f"{NAME}:{port}"
+        head = b"\r\n" + head_of(MAX_HEAD, line, host)
+        assert len(head) > READ_AHEAD
+        await client.send(head)
+        assert "200" in await client.head()
+        hello = client_hello(NAME)
+        await client.send(hello)
+        assert await client.exactly(len(hello)) == hello
+
+
+async def test_a_fault_of_ours_ends_one_connection_and_gives_its_place_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def breaks(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    async with upstream(http_server(OK)) as port, running(allow(port), resolve=to(port)) as proxy:
+        for what in ("parse_head", "look", "plan_request", "Dialling"):
+            with monkeypatch.context() as patch, caplog.at_level(logging.CRITICAL):
+                patch.setattr(proxy_module, what, breaks)
+                client = await proxy.client()
+                if what == "look":
+                    await client.connect(f"{NAME}:{port}")
+                    await client.send(client_hello(NAME))
+                else:
+                    await client.send(f"GET http://{NAME}:{port}/ HTTP/1.1\r\nHost: {NAME}:{port}\r\n\r\n".encode())
+                assert await client.rest() == b""
+            await proxy.until(lambda: proxy.egress.open == 0)
+        client = await proxy.client()
+        assert (await client.get(f"http://{NAME}:{port}/"))[1] == b"hello"
+
+
+async def test_a_refused_connect_is_told_once_though_the_policy_changes_while_it_lingers() -> None:
+    async with upstream(http_server(OK)) as port, running(allow(port), resolve=to(port)) as proxy:
+        client = await proxy.client()
+        assert (await client.get(f"http://{NAME}:{port}/"))[1] == b"hello"
+        assert "403" in await client.connect("evil.example:443")
+        proxy.replace({})
+        await proxy.until(lambda: proxy.egress.open == 0)
+        denied = [event for event in proxy.events() if event.host == "evil.example"]
+        assert [event.reason for event in denied] == [Reason.HOST_NOT_ALLOWED]
+
+
+async def test_a_refused_request_inside_is_told_once_though_the_policy_changes_while_it_lingers() -> None:
+    async with upstream(http_server(OK)) as port, running(allow(port), resolve=to(port)) as proxy:
+        client = await proxy.client()
+        assert "200" in await client.connect(f"{NAME}:{port}")
+        await client.send(b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n")
+        assert "403" in await client.head()
+        proxy.replace({})
+        await proxy.until(lambda: proxy.egress.open == 0)
+        assert [event.reason for event in proxy.events()] == [Reason.INNER_HOST_MISMATCH]
+
+
+async def test_a_request_that_waited_too_long_is_not_sent_again() -> None:
+    asked: list[bytes] = []
+
+    async def answers_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            asked.append(await reader.readuntil(b"\r\n\r\n"))
+            if len(asked) == 1:
+                writer.write(OK)
+
+    async with upstream(answers_once) as port, running(allow(port), resolve=to(port)) as proxy:
+        client = await proxy.client()
+        assert (await client.get(f"http://{NAME}:{port}/"))[1] == b"hello"
+        set_budget(proxy.egress, idle_timeout_s=0.1)
+        head, _ = await client.get(f"http://{NAME}:{port}/")
+        assert head.startswith("HTTP/1.1 504 idle_timeout")
+        assert len(asked) == 2
+
+
+async def test_a_server_that_spoke_and_was_reset_before_the_client_did_is_still_heard() -> None:
+    async with upstream(echo) as port, running(allow(port), resolve=to(port)) as proxy:
+        client = await proxy.client()
+        assert "200" in await client.connect(f"{NAME}:{port}")
+        server = only(proxy).upstream
+        assert server is not None
+        server.buffer += b"too many connections"
+        server._lose()
+        await client.send(client_hello(NAME))
+        assert await client.rest() == b"too many connections"
+        await proxy.until(lambda: proxy.egress.open == 0)
+        closed = await proxy.event(lambda event: event.phase is Phase.CLOSED)
+        assert closed.bytes_received == len(b"too many connections")
+
+
+async def test_all_requests_inside_a_connection_are_counted() -> None:
+    async with upstream(http_server(OK)) as port, running(allow(port), resolve=to(port)) as proxy:
+        client = await proxy.client()
+        assert "200" in await client.connect(f"{NAME}:{port}")
+        for _ in range(3):
+            await client.send(f"POST / HTTP/1.1\r\nHost: {NAME}:{port}\r\nContent-Length: 4\r\n\r\nbody".encode())
+            assert (await client.response())[1] == b"hello"
+        client.writer.close()
+        closed = await proxy.event(lambda event: event.phase is Phase.CLOSED)
+        assert (closed.bytes_sent, closed.bytes_received) == (12, 15)
+
+
+async def test_what_a_server_says_unasked_never_answers_a_request_inside_a_connection() -> None:
+    poisoned = OK + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
+    async with upstream(http_server(poisoned)) as port, running(allow(port), resolve=to(port)) as proxy:
+        client = await proxy.client()
+        assert "200" in await client.connect(f"{NAME}:{port}")
+        await client.send(f"GET / HTTP/1.1\r\nHost: {NAME}:{port}\r\n\r\n".encode() * 2)
+        assert (await client.response())[1] == b"hello"
+        assert await client.rest() == b""
+
+
+@pytest.mark.parametrize("state", ["idle", "head", "dialling", "hello", "response", "body"])
+@pytest.mark.parametrize("how", ["reset", "cut", "policy"])
+async def test_a_connection_that_breaks_in_any_state_leaves_nothing(state: str, how: str) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if state == "body":
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+        await reader.read()
+
+    with socket.socket() as full, socket.socket() as first:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        first.connect(full.getsockname())
+        queue = full.getsockname()[1]
+        async with upstream(silent) as port, running(allow(port, queue), resolve=to(port, queue)) as proxy:
+            before = descriptors()
+            client = await reach_state(proxy, state, port, queue)
+            decided = len([event for event in proxy.events() if event.decision is Decision.ALLOW])
+            if how == "reset":
+                duplicate = socket.socket(fileno=os.dup(client.writer.get_extra_info("socket").fileno()))
+                client.writer.transport.abort()
+                await asyncio.sleep(0)
+                reset(duplicate)
+            elif how == "cut":
+                only(proxy).cut(Reason.SHUTDOWN)
+            else:
+                proxy.replace({})
+                if state in ("idle", "head", "dialling"):
+                    client.writer.close()
+            await proxy.until(lambda: proxy.egress.open == 0)
+            client.writer.transport.abort()
+            await proxy.until(lambda: descriptors() <= before)
+            closed = [event for event in proxy.events() if event.phase is Phase.CLOSED]
+            assert len(closed) == decided
+            assert all(not origin.live and not origin.tasks for origin in proxy.egress.origins)
+
+
+async def reach_state(proxy: Running, state: str, port: int, queue: int) -> Client:
+    """A connection that is in that state."""
+    client = await proxy.client()
+    match state:
+        case "idle":
+            await proxy.until(lambda: proxy.egress.open == 1)
+        case "head":
+            await client.send(b"GET http://")
+            await proxy.until(lambda: proxy.egress.open == 1 and only(proxy).task is not None)
+        case "dialling":
+            await client.send(f"CONNECT {NAME}:{queue} HTTP/1.1\r\n\r\n".encode().replace(b"1.1", b"1.0"))
+            await proxy.until(lambda: proxy.egress.open == 1 and only(proxy).dialling is not None)
+        case "hello":
+            assert "200" in await client.connect(f"{NAME}:{port}")
+        case "response" | "body":
+            await client.send(f"GET http://{NAME}:{port}/ HTTP/1.1\r\nHost: {NAME}:{port}\r\n\r\n".encode())
+            await proxy.until(lambda: proxy.egress.open == 1 and only(proxy).exchange is not None)
+            if state == "body":
+                await client.head()
+    return client
