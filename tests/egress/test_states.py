@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -212,12 +214,13 @@ async def test_what_a_server_says_unasked_never_answers_a_request_inside_a_conne
         assert await client.rest() == b""
 
 
-@pytest.mark.parametrize("state", ["idle", "head", "dialling", "hello", "response", "body"])
-@pytest.mark.parametrize("how", ["reset", "cut", "policy"])
-async def test_a_connection_that_breaks_in_any_state_leaves_nothing(state: str, how: str) -> None:
+@contextlib.asynccontextmanager
+async def places() -> AsyncIterator[tuple[Running, int, int]]:
+    """A proxy, the port of a server that begins an answer at best, and one that takes no connection."""
+
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        if state == "body":
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"GET /body"):
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
         await reader.read()
 
@@ -227,26 +230,63 @@ async def test_a_connection_that_breaks_in_any_state_leaves_nothing(state: str, 
         first.connect(full.getsockname())
         queue = full.getsockname()[1]
         async with upstream(silent) as port, running(allow(port, queue), resolve=to(port, queue)) as proxy:
-            before = descriptors()
-            client = await reach_state(proxy, state, port, queue)
-            decided = len([event for event in proxy.events() if event.decision is Decision.ALLOW])
-            if how == "reset":
-                duplicate = socket.socket(fileno=os.dup(client.writer.get_extra_info("socket").fileno()))
-                client.writer.transport.abort()
-                await asyncio.sleep(0)
-                reset(duplicate)
-            elif how == "cut":
-                only(proxy).cut(Reason.SHUTDOWN)
-            else:
-                proxy.replace({})
-                if state in ("idle", "head", "dialling"):
-                    client.writer.close()
-            await proxy.until(lambda: proxy.egress.open == 0)
+            yield proxy, port, queue
+
+
+@pytest.mark.parametrize(
+    ("state", "told", "answer"),
+    [
+        ("idle", [], b""),
+        ("head", [(Phase.DECIDED, Reason.HEAD_TIMEOUT)], b"HTTP/1.1 408 head_timeout"),
+        (
+            "dialling",
+            [(Phase.DECIDED, None), (Phase.CLOSED, Reason.CONNECT_TIMEOUT)],
+            b"HTTP/1.1 504 connect_timeout",
+        ),
+        ("hello", [(Phase.DECIDED, Reason.HEAD_TIMEOUT)], b""),
+        ("response", [(Phase.DECIDED, None), (Phase.CLOSED, Reason.IDLE_TIMEOUT)], b"HTTP/1.1 504 idle_timeout"),
+        ("body", [(Phase.DECIDED, None), (Phase.CLOSED, Reason.IDLE_TIMEOUT)], b"half"),
+    ],
+)
+async def test_each_state_ends_in_time(state: str, told: list[object], answer: bytes) -> None:
+    async with places() as (proxy, port, queue):
+        client = await reach_state(proxy, state, port, queue)
+        proxy.egress.sweep_once(proxy.egress.loop.time() + 1000)
+        proxy.egress.sweep_once(proxy.egress.loop.time() + 2000)  # the first one saw that something had moved
+        if answer.startswith(b"HTTP"):
+            assert (await client.head()).encode().startswith(answer)
+        else:
+            assert (await client.rest()) in (answer, b"")
+        client.writer.close()
+        await proxy.until(lambda: proxy.egress.open == 0)
+        events = [event for event in proxy.events() if event.phase is not Phase.PROGRESS]
+        assert [(event.phase, event.reason) for event in events] == told
+
+
+@pytest.mark.parametrize("state", ["idle", "head", "dialling", "hello", "response", "body"])
+@pytest.mark.parametrize("how", ["reset", "cut", "policy"])
+async def test_a_connection_that_breaks_in_any_state_leaves_nothing(state: str, how: str) -> None:
+    async with places() as (proxy, port, queue):
+        before = descriptors()
+        client = await reach_state(proxy, state, port, queue)
+        decided = len([event for event in proxy.events() if event.decision is Decision.ALLOW])
+        if how == "reset":
+            duplicate = socket.socket(fileno=os.dup(client.writer.get_extra_info("socket").fileno()))
             client.writer.transport.abort()
-            await proxy.until(lambda: descriptors() <= before)
-            closed = [event for event in proxy.events() if event.phase is Phase.CLOSED]
-            assert len(closed) == decided
-            assert all(not origin.live and not origin.tasks for origin in proxy.egress.origins)
+            await asyncio.sleep(0)
+            reset(duplicate)
+        elif how == "cut":
+            only(proxy).cut(Reason.SHUTDOWN)
+        else:
+            proxy.replace({})
+            if state in ("idle", "head", "dialling"):
+                client.writer.close()
+        await proxy.until(lambda: proxy.egress.open == 0)
+        client.writer.transport.abort()
+        await proxy.until(lambda: descriptors() <= before)
+        closed = [event for event in proxy.events() if event.phase is Phase.CLOSED]
+        assert len(closed) == decided
+        assert all(not origin.live and not origin.tasks for origin in proxy.egress.origins)
 
 
 async def reach_state(proxy: Running, state: str, port: int, queue: int) -> Client:
@@ -264,7 +304,7 @@ async def reach_state(proxy: Running, state: str, port: int, queue: int) -> Clie
         case "hello":
             assert "200" in await client.connect(f"{NAME}:{port}")
         case "response" | "body":
-            await client.send(f"GET http://{NAME}:{port}/ HTTP/1.1\r\nHost: {NAME}:{port}\r\n\r\n".encode())
+            await client.send(f"GET http://{NAME}:{port}/{state} HTTP/1.1\r\nHost: {NAME}:{port}\r\n\r\n".encode())
             await proxy.until(lambda: proxy.egress.open == 1 and only(proxy).exchange is not None)
             if state == "body":
                 await client.head()
