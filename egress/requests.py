@@ -68,14 +68,14 @@ class ProxyRequests(TargetClient):
 
     async def connect(self, head: RequestHead, attempt: Attempt, failed: tuple[IP, DialError] | None) -> None:
         """CONNECT: a connection to the target, then what its first bytes show."""
+        self.close_upstream()  # one that an earlier request left open
+        self.kept = None
         self.stream.on_end = self.gone  # who ends now has nothing to say to the target
         reached = await self.egress.outside.reach(self.origin, head.target, attempt, failed=failed)
         self.stream.on_end = None
         if isinstance(reached, Refusal):
             await self.refuse_connect(attempt, reached)
             return
-        self.close_upstream()  # one that an earlier request left open
-        self.kept = None
         self.upstream, self.address = reached.stream, reached.address
         self.stream.write(ESTABLISHED)
         await self.serve_inside(reached.verdict)
