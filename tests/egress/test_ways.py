@@ -170,7 +170,8 @@ async def test_both_ways_answer_alike_and_tell_alike(mode: str, cut: str) -> Non
                 slow.egress.outside.at_hand = lambda backend, target: None  # type: ignore[method-assign]
                 different = []
                 for name, data in conversations(port, dead).items():
-                    pieces = sorted(chance.randrange(len(data)) for _ in range(4)) if cut == "pieces" else []
+                    one_piece = cut == "whole" or name == "body"  # whose server may answer before all of it is there
+                    pieces = [] if one_piece else sorted(chance.randrange(len(data)) for _ in range(4))
                     first, second = await ask(quick, data, pieces), await ask(slow, data, pieces)
                     if first != second:
                         different.append((name, first, second))
