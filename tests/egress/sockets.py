@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 from egress.poller import Poller
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 LOOPS = [
     ("asyncio", {"use_uvloop": False}),
     ("asyncio", {"use_uvloop": True}),
