@@ -134,6 +134,7 @@ async def test_what_ended_leaves_nothing_for_the_garbage_collector(way: str) -> 
     async with upstream(server) as port, running(block(port, way), resolve=[f"{NAME}:{port}:127.0.0.1"]) as proxy:
         gc.collect()
         gc.disable()
+        others = len(parts())  # what a test that failed before still holds
         try:
             if way == "http":
                 client = await proxy.client()
@@ -142,10 +143,10 @@ async def test_what_ended_leaves_nothing_for_the_garbage_collector(way: str) -> 
                 client = await connected(proxy, port)
                 await client.send(client_hello(NAME))
                 await client.exactly(100)
-            assert parts()
+            assert len(parts()) > others
             client.writer.close()
             await client.writer.wait_closed()
             await proxy.until(lambda: proxy.egress.open == 0)
-            assert parts() == []
+            assert len(parts()) == others
         finally:
             gc.enable()

@@ -69,7 +69,9 @@ class ProcessInstance:
 
     @property
     def alive(self) -> bool:
-        return self.process is not None and self.process.returncode is None
+        """Neither ended nor, as a pair's `is_over` says of a container, at the end of its output."""
+        over = self.process is None or self.process.returncode is not None
+        return not over and (self.process.stdout is None or not self.process.stdout.at_eof())
 
     async def attach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         assert self.process is not None
@@ -128,7 +130,11 @@ class FakeSupervisor:
                 if known is not None:
                     await known.stop()
                 known = ProcessInstance(backend, session, "http" if backend in self.http else "stdio")
-                await known.start(self.commands[backend])
+                try:
+                    await known.start(self.commands[backend])
+                except BaseException:  # who gave up leaves no process behind: uvloop's loop would wait for it to end
+                    await known.stop()
+                    raise
                 self.instances[key] = known
                 self.started.append(key)
             return known
