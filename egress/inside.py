@@ -75,6 +75,18 @@ class TargetClient(Client):
             self.wait_for_ever()
         return None
 
+    async def completed(self, fault: UpstreamFault | ClientFault | None) -> Exchange | None:
+        """The exchange that just ended with a whole response; None when it broke, which is answered, or became a tunnel."""
+        exchange = self.exchange
+        assert exchange is not None
+        if fault is not None:
+            await self.explain(fault)
+            return None
+        if exchange.upgraded:
+            self.become_tunnel(sent=exchange.sent, received=exchange.received)
+            return None
+        return exchange
+
     async def explain(self, fault: UpstreamFault | ClientFault) -> None:
         """Answer an exchange that broke, if nothing of a response went out yet; then the connection ends."""
         assert self.attempt is not None
@@ -157,16 +169,8 @@ class TargetClient(Client):
             return False
         self.objection = None if fits else Reason.INNER_HOST_MISMATCH
         self.attempt.allow(verdict.would_deny or self.objection)
-        fault = await self.carry(plan_request(head, None))
-        exchange = self.exchange
-        assert exchange is not None
-        if fault is not None:
-            await self.explain(fault)
-            return False
-        if exchange.upgraded:
-            self.become_tunnel(sent=exchange.sent, received=exchange.received)
-            return False
-        return exchange.client_reusable and exchange.upstream_reusable
+        exchange = await self.completed(await self.carry(plan_request(head, None)))
+        return exchange is not None and exchange.client_reusable and exchange.upstream_reusable
 
     def deny_inner(self, head: RequestHead, detail: str) -> None:
         """A request inside that names another host: the connection's own denial if it is the first."""

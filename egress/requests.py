@@ -140,13 +140,8 @@ class ProxyRequests(TargetClient):
         self, target: Target, parent: ParentProxy | None, fault: UpstreamFault | ClientFault | None
     ) -> bool:
         """Book the exchange; whether the client's connection goes on."""
-        exchange = self.exchange
-        assert exchange is not None
-        if fault is not None:
-            await self.explain(fault)
-            return False
-        if exchange.upgraded:
-            self.become_tunnel(sent=exchange.sent, received=exchange.received)
+        exchange = await self.completed(fault)
+        if exchange is None:
             return False
         goes_on = self.book(target, parent)
         if not goes_on and not exchange.uploaded:
