@@ -280,12 +280,7 @@ class Backend:
         self._make_room(slot)
         try:
             async with asyncio.timeout(self._start_timeout_s + LIST_TIMEOUT_S):
-                line = await self._connect(slot)
-                try:
-                    await self._greet(line, slot, greeting)
-                except BaseException:
-                    self._give_up(line)
-                    raise
+                line = await self._greeted(slot, greeting)
         except BackendUnavailable as error:
             raise unavailable(self.name, error.sentence) from error
         except TimeoutError:
@@ -293,6 +288,24 @@ class Backend:
         except (PeerClosed, OSError) as error:
             raise unavailable(self.name, str(error)) from error
         return self._settle(line, slot)
+
+    async def _greeted(self, slot: Slot, greeting: Greeting | None) -> Line:
+        """A connection that answered. While its port is closed, the supervisor is asked for the process anew each time:
+        it may not be up yet, or it ended and nobody has noticed."""
+        deadline = time.monotonic() + self._start_timeout_s
+        while True:
+            line = await self._connect(slot)
+            try:
+                await self._greet(line, slot, greeting)
+                return line
+            except ConnectFailed:
+                self._give_up(line)
+                if time.monotonic() > deadline:
+                    raise
+            except BaseException:
+                self._give_up(line)
+                raise
+            await asyncio.sleep(0.1)
 
     def _give_up(self, line: Line) -> None:
         """The greeting failed. A process on a pipe cannot be greeted twice: it starts anew."""
@@ -327,20 +340,11 @@ class Backend:
         return known[1]
 
     async def _greet(self, line: Line, slot: Slot, greeting: Greeting | None) -> None:
-        peer = line.peer
-        if isinstance(peer, HttpPeer):
-            peer.schema = self.schema
-        deadline = time.monotonic() + self._start_timeout_s
-        while True:
-            try:
-                await greet(
-                    peer, self.name, modern_first=slot.modern, greeting=greeting, timeout_s=self._start_timeout_s
-                )
-                return
-            except ConnectFailed:
-                if time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(0.1)  # the process is up, its port is not yet
+        if isinstance(line.peer, HttpPeer):
+            line.peer.schema = self.schema
+        await greet(
+            line.peer, self.name, modern_first=slot.modern, greeting=greeting, timeout_s=self._start_timeout_s
+        )
 
     def _settle(self, line: Line, slot: Slot) -> Line:
         """File the connection under the era that it turned out to speak."""

@@ -118,6 +118,8 @@ class FakeSupervisor:
         self.released: list[str] = []
         self.renewed: list[str] = []
         self.refuse: dict[str, str] = {}
+        self.unaware = False
+        """Has not noticed any process's end."""
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
 
     async def instance(self, backend: str, session: str = "") -> ProcessInstance:
@@ -126,7 +128,7 @@ class FakeSupervisor:
         key = (backend, session)
         async with self._locks.setdefault(key, asyncio.Lock()):
             known = self.instances.get(key)
-            if known is None or not known.alive:
+            if known is None or not (known.alive or self.unaware):
                 if known is not None:
                     await known.stop()
                 known = ProcessInstance(backend, session, "http" if backend in self.http else "stdio")

@@ -68,3 +68,17 @@ async def test_a_crash_is_told_and_the_backend_comes_back(running: Gateway) -> N
             while "error" in (said := await client.call("ok")):
                 await asyncio.sleep(0.05)
         assert len(running.supervisor.started) == 2
+
+
+async def test_an_end_that_nobody_noticed_yet_is_waited_for_no_longer_than_that(running: Gateway) -> None:
+    async with legacy(running.url("bad")) as client:
+        assert await client.text("ok") == "ok"
+        running.supervisor.unaware = True
+        assert (await client.call("crash"))["error"]["code"] == -32000
+        asking = asyncio.ensure_future(client.call("ok"))
+        connections = running.supervisor.instances["bad", ""].connections
+        await eventually(lambda: running.supervisor.instances["bad", ""].connections > connections + 1)
+        running.supervisor.unaware = False
+        async with asyncio.timeout(10):
+            assert "error" not in await asking
+        assert len(running.supervisor.started) == 2
