@@ -18,14 +18,3 @@ settings.load_profile("stockade")
 def anyio_backend() -> str:
     """All of Stockade runs on asyncio."""
     return "asyncio"
-
-
-CROWDED = ("docker", "netns", "slow")
-BROWSERS = "tests/gateway/web/"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that drive engines, namespaces and browsers may try once more: two cores are crowded. The report says so."""
-    for item in items:
-        if item.nodeid.startswith(BROWSERS) or any(item.get_closest_marker(name) for name in CROWDED):
-            item.add_marker(pytest.mark.flaky(reruns=1, reruns_delay=1))
