@@ -15,7 +15,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import select
+import socket
 from collections.abc import Callable
 from typing import Protocol
 
@@ -50,6 +52,8 @@ class Poller:
         self.handlers: dict[int, Handler] = {}
         self.passed: set[int] = set()
         """Descriptors that another process may have a copy of."""
+        self.failed: set[int] = set()
+        """Descriptors whose handler failed once."""
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         """Where bytes pass through that nobody keeps."""
         self.corked: list[Corked] | None = None
@@ -78,6 +82,7 @@ class Poller:
         Closing takes it out of the epoll, unless there is a copy elsewhere (epoll(7), question 6).
         """
         self.handlers.pop(fd, None)
+        self.failed.discard(fd)
         if fd in self.passed:
             self.passed.discard(fd)
             with contextlib.suppress(OSError):
@@ -95,12 +100,20 @@ class Poller:
                 handler(events)
             except Exception:
                 logger.exception("a connection failed")
+                self.fail(fd)
         self.corked = None
         for one in corked:
             try:
                 one.uncork()
             except Exception:
                 logger.exception("a connection failed")
+
+    def fail(self, fd: int) -> None:
+        """Its handler failed: end the connection both ways, and its handler is told of that. Once: it may fail again."""
+        if fd in self.handlers and fd not in self.failed:
+            self.failed.add(fd)
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
+                sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self.loop.remove_reader(self.epoll.fileno())

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import gc
 import hashlib
+import logging
 import os
 import random
 import resource
@@ -496,6 +497,28 @@ async def short_tunnels(poller: Poller, count: int) -> None:
 
 
 @pytest.mark.slow
+async def test_a_bug_in_one_direction_ends_the_tunnel(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    give = Flow.give
+    failed: list[Flow] = []
+
+    def fails_once(flow: Flow, data: memoryview | bytes) -> bool:
+        if not failed:
+            failed.append(flow)
+            raise RuntimeError("a bug")
+        return give(flow, data)
+
+    monkeypatch.setattr(Flow, "give", fails_once)
+    async with tunnelled() as joined:
+        with caplog.at_level(logging.CRITICAL):
+            joined.client.send(b"x")
+            await until(lambda: failed)
+            assert await got(joined.server, 1) == await got(joined.client, 1) == b""
+            joined.server.close()
+            assert (await joined.end())[0] is None
+
+
 async def test_thousands_of_short_tunnels_leave_no_descriptor_and_no_garbage() -> None:
     async with polling() as poller:
         await short_tunnels(poller, 10)

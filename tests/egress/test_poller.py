@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from egress.poller import EVENTS_AT_ONCE, Poller
+from egress.poller import ENDED, EVENTS_AT_ONCE, Poller
 from egress.stream import Stream
 
 from .sockets import LOOPS, descriptors, polling, tcp_pair, turns, until
@@ -128,6 +128,29 @@ async def test_a_handler_that_fails_keeps_nobody_from_being_told(caplog: pytest.
                 await until(lambda: len(called) == 2)
             assert -1 in called
             assert poller.corked is None
+
+
+async def test_a_connection_whose_handler_fails_is_ended_and_its_handler_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    called: list[int] = []
+
+    def fails(events: int) -> None:
+        called.append(events)
+        raise RuntimeError("a bug, each time")
+
+    async with polling() as poller:
+        with tcp_pair() as (ours, peer):
+            poller.watch(ours.fileno(), fails)
+            with caplog.at_level(logging.CRITICAL):
+                peer.send(b"x")
+                await until(lambda: len(called) == 2)
+                await turns()
+            assert len(called) == 2
+            assert called[1] & ENDED
+            assert peer.recv(1) == b""
+            poller.forget(ours.fileno())
+            assert poller.failed == set()
 
 
 async def test_other_work_of_the_loop_has_its_turn_between_batches() -> None:
