@@ -9,10 +9,10 @@ from egress.attempt import Attempt
 from egress.limits import Budget, TokenBucket
 from egress.names import IP, text_of
 from egress.policy import Allow, Deny, Policy, Rule, Surroundings, Target, decide, decide_name
+from egress.ports import OWN_PORTS
 from egress.record import Recorder
 from observability.events import Reason, Via
 
-OWN_PORTS = frozenset({53, 3128})
 MAX_RANGE = 64
 MAX_VERDICTS = 1024
 

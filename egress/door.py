@@ -35,10 +35,9 @@ from typing import TextIO
 
 from egress.netns import Refusals, add_anyip_route, parse_snmp, raise_loopback
 from egress.passing import MAX_FDS, Message, close_all, receive_packet, send_packet
+from egress.ports import DNS_PORT, OWN_PORTS, PROXY_PORT
 from egress.privileges import drop_privileges
 
-PROXY_PORT = 3128
-DNS_PORT = 53
 BACKLOG = 1024
 RETRY_S = 0.2
 POLL_S = 2.0
@@ -109,7 +108,7 @@ class Listeners:
     def open_all(self, ports: Sequence[int]) -> None:
         """The proxy's port, DNS and the direct ports; what cannot be bound is noted, not raised."""
         wanted = [("tcp", "127.0.0.1", PROXY_PORT), ("udp", ANYWHERE, DNS_PORT), ("tcp", ANYWHERE, DNS_PORT)]
-        wanted += [("tcp", ANYWHERE, port) for port in ports if port not in (PROXY_PORT, DNS_PORT)]
+        wanted += [("tcp", ANYWHERE, port) for port in ports if port not in OWN_PORTS]
         for proto, address, port in wanted:
             try:
                 self.open(proto, address, port)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from egress.packets import PacketConnection
 from egress.passing import Message, close_all
+from egress.ports import OWN_PORTS
 
 ANSWER_TIMEOUT_S = 10.0
 MAX_SOCKETS = 2100
@@ -239,7 +240,7 @@ class Doors:
     async def listen(self, door: str, ports: set[int]) -> None:
         """Make the direct TCP listeners of that door be `ports`; failures are told through `on_state`."""
         session = self.session(door)
-        have = {port for proto, port in session.listening if proto == "tcp"} - {3128, 53}
+        have = {port for proto, port in session.listening if proto == "tcp"} - OWN_PORTS
         for port in sorted(have - ports):
             session.listening.discard(("tcp", port))
             if session.life is not None:

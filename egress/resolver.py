@@ -12,12 +12,16 @@ from typing import Protocol
 from egress.names import IP
 
 THREADS = 64
-"""Four backends' worth of lookups under way, since a thread outlives the one who waits for it (see RES_OPTIONS)."""
+"""Four backends' worth of lookups under way, since a thread outlives the one who waits for it (see RESOLVING)."""
 LOOKUP_TIMEOUT_S = 10.0
 KEEP_S = 10.0
 KEEP_FAILURE_S = 1.0
 MAX_KEPT = 4096
 MAX_ANSWERS = 64
+RESOLVING: Mapping[str, str] = {"RES_OPTIONS": "timeout:2 attempts:2", "LOCALDOMAIN": "."}
+"""Environment of a process that looks names up (resolv.conf(5)): a name whose servers are silent holds a thread for
+seconds, not for minutes; and no search domain of the host completes a name, for that would be another one than was allowed.
+"""
 
 
 class ResolveError(Exception):

@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import json
 import logging
+import os
 import secrets
 import signal
 import socket
@@ -28,7 +29,7 @@ from egress.poller import Poller
 from egress.proxy import serve_proxy
 from egress.reach import Outside
 from egress.record import Recorder
-from egress.resolver import Resolver, SystemResolver
+from egress.resolver import RESOLVING, Resolver, SystemResolver
 from egress.server import Egress
 from observability.events import Severity
 
@@ -185,6 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
     raise_fd_limit()
+    os.environ.update(RESOLVING)
     log = None if options.quiet else LineWriter()
     try:
         run_loop(

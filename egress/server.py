@@ -17,7 +17,6 @@ from typing import Any
 from egress.backend import Backend, Live, Origin
 from egress.control import PoliciesRefused
 from egress.direct import serve_direct
-from egress.door import DNS_PORT, PROXY_PORT
 from egress.doors import DoorError, Doors, ListenerKey, Ticket
 from egress.limits import Budget, FdReserve, connection_budget
 from egress.listeners import Acceptor
@@ -25,6 +24,7 @@ from egress.memory import MOST_WAITING, too_much
 from egress.names import IP
 from egress.nameserver import NameServer, serve_dns_stream
 from egress.policy import Policy, PolicyError, parse_policy
+from egress.ports import DNS_PORT, PROXY_PORT
 from egress.proxy import refuse_connection, serve_proxy
 from egress.reach import Outside
 from egress.record import Recorder

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from egress.ports import OWN_PORTS
 from registry.config import Config, Server
 from registry.document import Document, walk
 from registry.errors import ConfigError, Finding, Invalid, KeyPath, Problem
 from registry.fields import split_listen
 from registry.mounts import holds, missing_source
-from registry.network import ALWAYS_LISTENED, carries_directly
+from registry.network import carries_directly
 from registry.secrets import check_references, default_folder
 from registry.spec import ImageSource, PackageSource, Source, plan
 from registry.warnings import warn
@@ -93,7 +94,7 @@ def check_own_port(server: Server) -> Found:
     """The port a server listens on is left to it, but where its door must listen it cannot."""
     if server.port is None or not server.isolated:
         return
-    if server.port in ALWAYS_LISTENED:
+    if server.port in OWN_PORTS:
         hint = "Let the server listen on another port, such as 8000"
         message = f"{server.port} is one of the ports that Stockade itself uses beside a server (53, 3128)"
         yield Finding(("port",), message, hint)

@@ -126,10 +126,6 @@ def check_block(block: Mapping[str, Any]) -> None:
         raise Invalid.all(findings) from None
 
 
-ALWAYS_LISTENED = frozenset({53, 3128})
-"""Where every door listens, whatever the policy says: DNS and the proxy."""
-
-
 def host_text(entry: Any) -> str:
     """The host of an `allowed_hosts` entry, without its port."""
     text = str(entry.get("host", "")) if isinstance(entry, Mapping) else str(entry)

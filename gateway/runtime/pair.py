@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from egress.ports import OWN_PORTS
 from registry.config import Server
 from registry.spec import ImageSource, PackageSource
 
@@ -24,7 +25,7 @@ from .base import Attachment, ContainerPlan, ExitInfo, LogLine
 from .door import Door
 from .errors import BackendUnavailable, EngineError
 from .logring import LogRing
-from .plans import OUR_PORTS, backend_network_plan, check_hardening, check_mounts
+from .plans import backend_network_plan, check_hardening, check_mounts
 from .record import Role
 from .tools import Tools, owned, start_watched
 
@@ -117,7 +118,7 @@ class Pair:
             with contextlib.suppress(EngineError):
                 info = await self.tools.engine.inspect(self.container)
                 out_of_memory = info is not None and info.out_of_memory
-        listened = self.wanted.ports | OUR_PORTS if self.door is not None else frozenset()
+        listened = self.wanted.ports | OWN_PORTS if self.door is not None else frozenset()
         return exit_sentence(self.backend, code, self.said, out_of_memory=out_of_memory, listened=listened)
 
     # -- up

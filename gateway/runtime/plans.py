@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from egress.ports import OWN_PORTS, PROXY_PORT
+from egress.resolver import RESOLVING
 from registry.config import Server
 from registry.errors import Invalid
 from registry.mounts import refuse_moved
@@ -26,10 +28,7 @@ CONTROL_INSIDE: Final = "/run/stockade/control"
 DOORS_INSIDE: Final = "/run/stockade/doors"
 CA_INSIDE: Final = "/run/stockade/ca-bundle.pem"
 
-PROXY_PORT: Final = 3128
 PROXY: Final = f"http://127.0.0.1:{PROXY_PORT}"
-DNS_PORT: Final = 53
-OUR_PORTS: Final = frozenset({PROXY_PORT, DNS_PORT})
 MIB: Final = 1024 * 1024
 DOOR_CAPABILITIES: Final = ("NET_ADMIN", "SETGID", "SETPCAP", "SETUID")
 """To add one route and then to become nobody; the door drops them, and its bounding set."""
@@ -40,8 +39,6 @@ DOOR_SYSCTLS: Final = (
     ("net.ipv6.conf.default.disable_ipv6", "1"),
 )
 FORBIDDEN_MOUNTS: Final = re.compile(r"(docker|containerd|podman|crio|buildkitd)\.sock$")
-RESOLVING: Final = "timeout:2 attempts:2"
-"""resolv.conf(5): a name whose servers are silent holds one of the egress's threads for seconds, not for minutes."""
 TMP_OPTIONS: Final = "rw,nosuid,nodev,exec,size=256m,mode=1777"
 
 
@@ -101,7 +98,7 @@ def egress_plan(
         name=names.egress,
         image=image,
         command=("python3", "-m", "egress"),
-        env=(("RES_OPTIONS", RESOLVING),),
+        env=tuple(RESOLVING.items()),
         user=EVERYBODY,
         labels=names.labels("egress"),
         network=names.egress_network,
@@ -168,7 +165,12 @@ def connector_plan(
         name=names.connector(network),
         image=image,
         command=("python3", "-m", "egress.connector"),
-        env=(("STOCKADE_DOOR", identity), ("STOCKADE_NONCE", nonce), ("STOCKADE_GENERATION", str(generation))),
+        env=(
+            ("STOCKADE_DOOR", identity),
+            ("STOCKADE_NONCE", nonce),
+            ("STOCKADE_GENERATION", str(generation)),
+            *RESOLVING.items(),
+        ),
         user=EVERYBODY,
         labels=names.labels("connector", identity),
         network=network,
@@ -312,7 +314,7 @@ def check_mounts(source: PackageSource | ImageSource) -> None:
 
 def check_own_port(backend: str, port: int | None) -> None:
     """Raises PlanError when a backend would listen where its door must: any other port is left to it."""
-    if port is None or port not in OUR_PORTS:
+    if port is None or port not in OWN_PORTS:
         return
     raise PlanError(
         f"Backend {backend} listens on port {port} inside its container, which Stockade itself needs there. Let the "

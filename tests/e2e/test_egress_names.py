@@ -5,10 +5,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import docker
 import pytest
 
+from egress.resolver import RESOLVING
+from gateway.runtime.plans import Names, connector_plan, egress_plan
 from tests.e2e.stockade_process import until
 from tests.gateway.runtime.real import Yard, yard
 
@@ -54,6 +57,7 @@ LAST = "last.example"
 class Lying:
     site: Yard
     server: docker.models.containers.Container
+    address: str
 
     def asked(self) -> set[str]:
         """The names that came to the DNS server, as far as the engine has written its log."""
@@ -87,7 +91,7 @@ def lying(engine: docker.DockerClient) -> Iterator[Lying]:
             until(lambda: b"READY" in server.logs(), "the DNS server")
             network_block = {"allowed_hosts": [*LIES, "absent.example", LAST]}
             site.up({"rogue": site.rogue(network=network_block)}, egress={"resolvers": [address]})
-            yield Lying(site, server)
+            yield Lying(site, server, address)
         finally:
             site.down()
             server.remove(force=True)
@@ -131,3 +135,30 @@ def test_a_denied_name_is_never_looked_up_whoever_asks(lying: Lying) -> None:
     assert outcome == -2
     connect(lying.site, LAST)
     assert lying.asked_until(LAST) <= {*LIES, "absent.example", LAST}
+
+
+def test_no_search_domain_of_the_host_completes_a_name(lying: Lying, engine: docker.DockerClient) -> None:
+    """Or `secret.allowed.example` would be asked of, and found at, `secret.allowed.example.corp.example`."""
+    for label, environment in (("plain", {}), ("ours", dict(RESOLVING))):
+        engine.containers.run(
+            lying.site.image,
+            [
+                "python3",
+                "-c",
+                f"import socket\ntry: socket.getaddrinfo('{label}.example', 443)\nexcept OSError: pass",
+            ],
+            network=lying.server.name,
+            dns=[lying.address],
+            dns_search=["corp.example"],
+            environment=environment,
+            remove=True,
+        )
+    connect(lying.site, LAST)
+    asked = lying.asked_until("ours.example")
+    assert "plain.example.corp.example" in asked, "this test would see it"
+    assert "ours.example.corp.example" not in asked
+    for plan in (
+        egress_plan(Names(project="p"), "e", Path("/c"), Path("/d"), 1024),
+        connector_plan(Names(project="p"), "n", "i", "e", Path("/d"), "nonce", 1, 1024),
+    ):
+        assert RESOLVING.items() <= dict(plan.env).items()
