@@ -1,4 +1,4 @@
-"""One backend: its connections, one for each era and, where needed, for each client session; and its lists.
+"""One backend: its connections, one for each era and, where needed, for each client session. Its lists: `offers.py`.
 
 Theory of operation. A connection's key says who shares it: `Slot(modern, owner)`, with an empty owner for a shared
 one. HTTP backends keep both eras in one process, and each legacy session of a client gets a session of its own
@@ -19,14 +19,15 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from gateway.mcp.caller import LEVELS
-from gateway.mcp.catalogue import LISTEN_FLAG, Kind, Listing, declares, read_list
+from gateway.mcp.catalogue import LISTEN_FLAG, declares
 from gateway.mcp.connect import US, ask, greet
-from gateway.mcp.errors import METHOD_NOT_FOUND, ConnectFailed, PeerClosed, RpcError, unavailable
+from gateway.mcp.errors import ConnectFailed, PeerClosed, RpcError, unavailable
 from gateway.mcp.http_client import Connection, Pool
 from gateway.mcp.http_peer import HttpPeer, Site
+from gateway.mcp.offers import LIST_TIMEOUT_S, Offers
 from gateway.mcp.peer import (
     About,
     Call,
@@ -52,7 +53,6 @@ _BACKOFF_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 _MAX_OWN_HTTP: Final = 4 * 1024
 """Connections of an HTTP backend that belong to one client session each; on stdio each is a container: `MAX_OWN`."""
 IDLE_OWN_S: Final = 300.0
-LIST_TIMEOUT_S: Final = 30.0
 SESSION_ID_LENGTH: Final = 32
 """A session owns its connection; a principal's digest, which is shorter, may stand for several programs."""
 
@@ -123,11 +123,7 @@ class Backend:
         self.name = name
         self.server = server
         self.call_timeout_s = call_timeout_s
-        self.lists: dict[Kind, Listing] = {}
-        self.on_lists: Callable[[Kind, bool], None] = lambda _kind, _changed: None
-        """Called when a list was read anew, and with whether it is another one now."""
-        self.on_own_list: Callable[[Kind, Listing], None] = lambda _kind, _listing: None
-        """Called when a list was read from a connection that is not everybody's."""
+        self.offers = Offers(self)
         self.abouts: dict[bool, About] = {}
         """What it said of itself, by era (True: modern)."""
         self._instances = instances
@@ -137,7 +133,6 @@ class Backend:
         self._remote = remote
         self._lines: dict[Slot, Line] = {}
         self._opening: dict[Slot, asyncio.Task[Line]] = {}
-        self._reading: dict[Kind, asyncio.Task[Listing]] = {}
         self._sites: dict[str, tuple[Instance, Site]] = {}
         self._speaks: dict[bool, bool] = {}
         self._pushy = False
@@ -146,8 +141,6 @@ class Backend:
         self._retry_at = 0.0
         self._last_error = ""
         self._home: dict[bool, str] = {}
-        self._source: Peer | None = None
-        self._own_lists: weakref.WeakKeyDictionary[Peer, dict[Kind, Listing]] = weakref.WeakKeyDictionary()
         self._levels: weakref.WeakKeyDictionary[Peer, str] = weakref.WeakKeyDictionary()
         self.closed = False
 
@@ -245,9 +238,9 @@ class Backend:
             task = asyncio.get_running_loop().create_task(self._open(slot, greeting))
             self._opening[slot] = task
             task.add_done_callback(lambda done: self._opened(slot, done))
-        return await self._outcome(task)
+        return await self.outcome(task)
 
-    async def _outcome(self, task: asyncio.Task[_T]) -> _T:
+    async def outcome(self, task: asyncio.Task[_T]) -> _T:
         """What a task of ours brings. Raises RpcError, also when we were closed meanwhile."""
         try:
             return await asyncio.shield(task)
@@ -341,7 +334,7 @@ class Backend:
 
     async def _greet(self, line: Line, slot: Slot, greeting: Greeting | None) -> None:
         if isinstance(line.peer, HttpPeer):
-            line.peer.schema = self.schema
+            line.peer.schema = self.offers.schema
         await greet(
             line.peer, self.name, modern_first=slot.modern, greeting=greeting, timeout_s=self._start_timeout_s
         )
@@ -435,8 +428,7 @@ class Backend:
         for slot, line in list(self._lines.items()):
             if line.peer is peer:
                 del self._lines[slot]
-                for listing in self.lists.values():
-                    listing.watched = False
+                self.offers.unwatched()
 
     def lost(self, peer: Peer) -> None:
         """Its process cannot be reached: forget all that stands on it, so that the supervisor is asked again."""
@@ -449,8 +441,9 @@ class Backend:
     async def close(self) -> None:
         """Close all connections."""
         self.closed = True
-        for task in [*self._opening.values(), *self._reading.values()]:
+        for task in self._opening.values():
             task.cancel()
+        self.offers.close()
         lines, self._lines = self._lines, {}
         await asyncio.gather(*self._releasing, *(self._close(line, slot) for slot, line in lines.items()))
         for _, site in self._sites.values():
@@ -467,7 +460,7 @@ class Backend:
         line = self._lines.get(Slot(False, owner))
         return line.peer if line is not None and not line.peer.closed else None
 
-    # what it says of itself, and offers
+    # what it says of itself
 
     async def about(self, modern: bool) -> About:
         """What it says of itself, as one who speaks this era would hear it. Raises RpcError."""
@@ -492,80 +485,6 @@ class Backend:
     def _more(self, peer: Peer, level: str) -> bool:
         known = self._levels.get(peer)
         return known is None or (LEVELS.index(level) < LEVELS.index(known) if not peer.session else level != known)
-
-    def schema(self, tool: str) -> Any:
-        """The input schema of a tool, as last listed; None when unknown."""
-        listing = self.lists.get(Kind.TOOLS)
-        item = listing.by_key(Kind.TOOLS, tool) if listing is not None else None
-        return item.get("inputSchema") if item is not None else None
-
-    def stale(self, kinds: tuple[Kind, ...], peer: Peer) -> None:
-        """Its lists changed, as one of its connections says."""
-        for lists in (self.lists, self._own_lists.get(peer, {})):
-            for kind in kinds:
-                if (listing := lists.get(kind)) is not None:
-                    listing.read = 0.0
-                    listing.watched = False
-
-    def _other(self, caller: Caller | None) -> Peer | None:
-        """The caller's open connection, where it is not the one that the common lists were read from."""
-        peer = self.ready(caller) if caller is not None else None
-        return peer if peer is not None and peer is not self._source else None
-
-    def known_list(self, kind: Kind, caller: Caller | None) -> Listing | None:
-        """The list as last read: the caller's own process may have another one than the common one."""
-        peer = self._other(caller)
-        own = self._own_lists.get(peer, {}).get(kind) if peer is not None else None
-        return own or self.lists.get(kind)
-
-    async def listing(self, kind: Kind, caller: Caller | None = None) -> Listing:
-        """The list, read again when it may have changed. Raises RpcError."""
-        if (peer := self._other(caller)) is not None:
-            return await self._own_listing(peer, kind)
-        known = self.lists.get(kind)
-        if known is not None and known.fresh:
-            return known
-        task = self._reading.get(kind)
-        if task is None:
-            task = asyncio.get_running_loop().create_task(self._read(kind))
-            self._reading[kind] = task
-            task.add_done_callback(lambda done: (self._reading.pop(kind, None), done.cancelled() or done.exception()))
-        return await self._outcome(task)
-
-    async def _own_listing(self, peer: Peer, kind: Kind) -> Listing:
-        own = self._own_lists.setdefault(peer, {})
-        known = own.get(kind)
-        if known is None or not known.fresh:
-            known = own[kind] = await self._read_from(peer, kind)
-            self.on_own_list(kind, known)
-        return known
-
-    async def _read(self, kind: Kind) -> Listing:
-        peer = await self.peer(None)
-        listing = await self._read_from(peer, kind)
-        before, self.lists[kind] = self.lists.get(kind), listing
-        self._source = peer
-        self.on_lists(kind, before is None or before.items != listing.items)
-        return listing
-
-    async def _read_from(self, peer: Peer, kind: Kind) -> Listing:
-        if kind.capability not in peer.about.capabilities:
-            return Listing(read=time.monotonic(), watched=True)
-
-        async def request(method: str, params: dict[str, Any]) -> dict[str, Any]:
-            if peer.modern:
-                params = {**params, "_meta": envelope({}, US)}
-            return await ask(peer, self.name, method, params, min(LIST_TIMEOUT_S, self.call_timeout_s))
-
-        watched = declares(peer.about.capabilities, kind.capability, "listChanged")
-        try:
-            return await read_list(kind, request, watched=watched)
-        except PeerClosed as error:
-            raise unavailable(self.name, str(error)) from error
-        except RpcError as error:
-            if error.code == METHOD_NOT_FOUND:
-                return Listing(read=time.monotonic(), watched=True)
-            raise
 
 
 def _digest(caller: Caller) -> str:

@@ -143,7 +143,7 @@ class Endpoint:
         self._claims.keep(list(self._rules))
         self._pins.apply({name: config.servers[name].pin for name in self._rules})
         for name, backend in self._backends.items():
-            if (known := backend.lists.get(Kind.TOOLS)) is not None:
+            if (known := backend.offers.lists.get(Kind.TOOLS)) is not None:
                 self._pins.seen(name, known.items)
         self._views.clear()
         self._directory = None
@@ -189,9 +189,9 @@ class Endpoint:
             remote=remote_site(server, self._secrets, config.extra_ca) if server.remote else None,
         )
         pushes.backend = backend
-        backend.on_own_list = lambda kind, listing: self._listed_own(backend, kind, listing)
+        backend.offers.on_own_list = lambda kind, listing: self._listed_own(backend, kind, listing)
         self._keep.recall(backend, _process(server))
-        backend.on_lists = lambda kind, changed: self._listed(backend, kind, changed=changed)
+        backend.offers.on_lists = lambda kind, changed: self._listed(backend, kind, changed=changed)
         return backend
 
     def _end_orphans(self, old: Config, config: Config) -> None:
@@ -213,7 +213,7 @@ class Endpoint:
             listings: dict[tuple[str, Kind], Listing] = {
                 (name, kind): listing
                 for name, backend in self._backends.items()
-                for kind, listing in backend.lists.items()
+                for kind, listing in backend.offers.lists.items()
             }
             self._directory = Directory(self._rules, listings, self._config.gateway.separator, self._claims)
             self._keep.note_contested(self._claims.contested)
@@ -265,10 +265,10 @@ class Endpoint:
             if kind in kinds:
                 self._watches.lists_changed(backend.name, method)
         if kind is not Kind.TOOLS:
-            if backend.lists[kind].items:
+            if backend.offers.lists[kind].items:
                 self.directory()
             return
-        tools = backend.lists[kind].items
+        tools = backend.offers.lists[kind].items
         self.on_tools(backend.name, frozenset(tool["name"] for tool in tools))
         self._pins.seen(backend.name, tools)
         self.directory()
@@ -281,7 +281,7 @@ class Endpoint:
     def tools(self, backend: str) -> list[dict[str, Any]]:
         """The definitions of a backend's tools, as last known."""
         known = self._backends.get(backend)
-        listing = known.lists.get(Kind.TOOLS) if known is not None else None
+        listing = known.offers.lists.get(Kind.TOOLS) if known is not None else None
         return listing.items if listing is not None else []
 
     def trouble(self, backend: str) -> str:
@@ -350,7 +350,7 @@ class Endpoint:
     async def _warm(self, backend: Backend) -> None:
         for kind in Kind:
             try:
-                await backend.listing(kind)
+                await backend.offers.listing(kind)
             except RpcError as error:
                 logger.warning("%s", error.message)
                 return

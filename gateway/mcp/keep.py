@@ -52,7 +52,7 @@ class Keep:
         for kind in Kind:
             items = known.get("lists", {}).get(kind.value)
             if isinstance(items, list):
-                backend.lists[kind] = Listing(items=items)
+                backend.offers.lists[kind] = Listing(items=items)
         if isinstance(legacy := known.get("legacy"), dict):
             backend.abouts[False] = about_legacy(legacy)
         if isinstance(modern := known.get("modern"), dict) and (about := about_modern(modern)) is not None:
@@ -62,7 +62,7 @@ class Keep:
         """Remember what a backend says now."""
         self._known[backend.name] = {
             "entry": digest(entry),
-            "lists": {kind.value: listing.items for kind, listing in backend.lists.items()},
+            "lists": {kind.value: listing.items for kind, listing in backend.offers.lists.items()},
             **{("modern" if modern else "legacy"): dict(about.result) for modern, about in backend.abouts.items()},
         }
         self.dirty = True

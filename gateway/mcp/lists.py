@@ -80,10 +80,10 @@ class Lists:
 
     async def _one(self, caller: Caller, name: str, kind: Kind) -> Listing:
         backend = self.backends[name]
-        known = backend.lists.get(kind)
+        known = backend.offers.lists.get(kind)
         if known is not None and _may_wait(backend):
             return known
-        return await backend.listing(kind, caller)
+        return await backend.offers.listing(kind, caller)
 
     async def _refresh(self, caller: Caller, kind: Kind) -> list[dict[str, str]]:
         """Read again what may have changed, all at once; returns those left out or shown as last known."""
@@ -91,9 +91,9 @@ class Lists:
         strangers = False
         for name in caller.view.backends:
             backend = self.backends[name]
-            known = backend.known_list(kind, caller)
+            known = backend.offers.known(kind, caller)
             if known is None or not (known.fresh or _may_wait(backend)):
-                wanted[asyncio.ensure_future(backend.listing(kind, caller))] = name
+                wanted[asyncio.ensure_future(backend.offers.listing(kind, caller))] = name
                 strangers = strangers or known is None
         if not wanted:
             return []
@@ -108,14 +108,14 @@ class Lists:
         return sorted(missing, key=lambda entry: entry["backend"])
 
     def _missing(self, name: str, kind: Kind, why: str) -> dict[str, str]:
-        shown = "last known" if self.backends[name].lists.get(kind) is not None else "left out"
+        shown = "last known" if self.backends[name].offers.lists.get(kind) is not None else "left out"
         return {"backend": name, "reason": why, "shown": shown}
 
     def _items(self, caller: Caller, kind: Kind) -> list[dict[str, Any]]:
         """All that the view shows, kept until the directory or one of the lists changes."""
         view = caller.view
         directory = view.directory
-        listings = [self.backends[name].known_list(kind, caller) for name in view.backends]
+        listings = [self.backends[name].offers.known(kind, caller) for name in view.backends]
         known = view.lists.get(kind)
         if known is not None and known[0] is directory and known[1] == listings:
             items: list[dict[str, Any]] = known[2]

@@ -68,7 +68,7 @@ class Pushes:
             self._progress(peer, params)
         elif method in CHANGED:
             if self.backend is not None:
-                self.backend.stale(CHANGED[method], peer)
+                self.backend.offers.stale(CHANGED[method], peer)
             self._outlets.lists_changed(self.name, method, peer.session)
         elif method == "notifications/resources/updated":
             self._outlets.resource_updated(self.name, params, peer.session)

@@ -153,7 +153,7 @@ class Router:
     async def _check_pin(self, caller: Caller, backend: Backend, own: str, name: str) -> None:
         """What is called is what was pinned: the list is read first, over the connection that will carry the call."""
         await backend.peer(caller)
-        item = (await backend.listing(Kind.TOOLS, caller)).by_key(Kind.TOOLS, own)
+        item = (await backend.offers.listing(Kind.TOOLS, caller)).by_key(Kind.TOOLS, own)
         if item is None or not caller.view.shows(Kind.TOOLS, backend.name, own, item):
             self._refused(caller, name)
             raise RpcError(INVALID_PARAMS, f"Unknown tool: {name}", kind="unknown_tool")
@@ -161,7 +161,7 @@ class Router:
     def _check_param_headers(self, caller: Caller, backend: Backend, tool: str, arguments: Mapping[str, Any]) -> None:
         if not arguments and not any(name.startswith("mcp-param-") for name in caller.headers):
             return
-        schema = backend.schema(tool)
+        schema = backend.offers.schema(tool)
         if schema is None:
             return
         rejection = validate_mcp_param_headers(schema, arguments, caller.headers)
@@ -169,7 +169,7 @@ class Router:
             raise RpcError(rejection.code, rejection.message, rejection.data)
 
     def _label(self, backend: Backend, kind: Kind, name: str) -> str:
-        listing = backend.lists.get(kind)
+        listing = backend.offers.lists.get(kind)
         return name if listing is not None and listing.has(kind, name) else OTHER
 
     def _refused(self, caller: Caller, name: str) -> None:
