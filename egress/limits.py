@@ -72,9 +72,10 @@ def connection_budget() -> int:
 
 
 def scarce(fd: int) -> bool:
-    """Whether few descriptors are left, by the number that a new one got: the kernel gives the lowest free one."""
+    """Whether no more than a quarter of those for connections is left, by the number that a new descriptor got: the
+    kernel gives the lowest free one."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return fd > soft * 3 // 4
+    return fd > (soft - RESERVED_FDS) * 3 // 4
 
 
 def raise_fd_limit() -> int:

@@ -189,10 +189,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.update(RESOLVING)
     log = None if options.quiet else LineWriter()
     try:
+        block, sock = read_block(options.policy), listening_socket(options.listen)
+        host, port = sock.getsockname()[:2]
+        print(f"stockade egress serve: listening on {host}:{port}", file=sys.stderr, flush=True)  # noqa: T201
         run_loop(
             serve(
-                read_block(options.policy),
-                listening_socket(options.listen),
+                block,
+                sock,
                 resolve=options.resolve,
                 upstream_proxy=options.upstream_proxy,
                 no_proxy=options.no_proxy.split(","),

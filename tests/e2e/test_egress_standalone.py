@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.e2e.squid import ESCAPED, USER, Parent, free_port, listens, squid
+from tests.e2e.squid import ESCAPED, USER, Parent, squid
 from tests.e2e.stockade_process import ROOT, until
 
 
@@ -86,16 +86,15 @@ class Standalone:
 
 @contextlib.contextmanager
 def standalone(directory: Path, web: Web, policy: str, *arguments: str) -> Iterator[Standalone]:
-    port = free_port()
     (directory / "policy.yaml").write_text(policy)
     command = [sys.executable, "-m", "gateway.cli.main", "egress", "serve", "--policy", f"{directory}/policy.yaml"]
-    command += ["--listen", f"127.0.0.1:{port}", *arguments]
+    command += ["--listen", "127.0.0.1:0", *arguments]
     log = directory / "serve.log"
     with log.open("w") as out:
         process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, text=True)
     try:
-        until(lambda: listens(port) or process.poll() is not None, "the proxy listening")
-        yield Standalone(port, web, process, log)
+        until(lambda: "listening on" in log.read_text() or process.poll() is not None, "the proxy listening")
+        yield Standalone(int(log.read_text().split("127.0.0.1:")[1].split()[0]), web, process, log)
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0, log.read_text()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from egress.serve import listening_socket, main
+from egress.serve import main
 
 from .harness import Client, echo, upstream
 
@@ -29,14 +29,16 @@ async def process(tmp_path: Path, port: int, loop: str) -> AsyncIterator[tuple[P
     """`python -m egress.serve` with one opaque target; the process and its port."""
     policy = {"allowed_hosts": [{"host": NAME, "port": port, "protocol": "tcp"}]}
     (tmp_path / "policy.json").write_text(json.dumps(policy))
-    with listening_socket("127.0.0.1:0") as free:
-        listen = free.getsockname()[1]
     command = [sys.executable, "-m", "egress.serve", "--policy", str(tmp_path / "policy.json")]
-    command += ["--listen", f"127.0.0.1:{listen}", "--resolve", f"{NAME}:{port}:127.0.0.1"]
+    command += ["--listen", "127.0.0.1:0", "--resolve", f"{NAME}:{port}:127.0.0.1"]
     environment = {**os.environ, "STOCKADE_LOOP": loop}
     served = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, env=environment)
     try:
-        yield served, listen
+        assert served.stderr is not None
+        async with asyncio.timeout(30):
+            said = (await served.stderr.readline()).decode()
+        assert "listening on 127.0.0.1:" in said
+        yield served, int(said.rpartition(":")[2])
     finally:
         if served.returncode is None:
             served.kill()
