@@ -180,7 +180,8 @@ async def upstream(handler: Handler, tls: ssl.SSLContext | None = None) -> Async
     finally:
         server.close()
         for writer in writers:
-            writer.transport.abort()
+            if not writer.is_closing() or writer.transport.get_write_buffer_size():
+                writer.transport.abort()  # of one that is closed already it raises an AttributeError
         await server.wait_closed()
         await asyncio.sleep(0)
 

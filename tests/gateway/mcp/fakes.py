@@ -90,6 +90,9 @@ class ProcessInstance:
         except OSError as error:
             sock.close()
             raise BackendUnavailable(self.backend, f"its port refuses: {error}") from error
+        except asyncio.CancelledError:
+            sock.close()
+            raise
         return sock
 
     async def wait_exit(self) -> Any:
@@ -120,9 +123,11 @@ class FakeSupervisor:
         self.refuse: dict[str, str] = {}
         self.unaware = False
         """Has not noticed any process's end."""
+        self.asked = 0
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
 
     async def instance(self, backend: str, session: str = "") -> ProcessInstance:
+        self.asked += 1
         if backend in self.refuse:
             raise BackendUnavailable(backend, self.refuse[backend])
         key = (backend, session)

@@ -138,14 +138,23 @@ class Page:
         await self.until(f"!document.querySelector({json.dumps(selector)})", f"no {selector}")
 
     async def click(self, selector: str, words: str = "") -> None:
-        """A real click of the mouse in the middle of the first visible match that has these words."""
+        """A real click of the mouse in the middle of the first visible match that has these words; again when it moved
+        or was disabled just then, and so heard nothing."""
         find = f"""(() => {{ const e = [...document.querySelectorAll({json.dumps(selector)})].find((e) =>
             e.innerText.includes({json.dumps(words)}) && e.getClientRects().length && !e.disabled);
             if (!e) return null; e.scrollIntoView({{block: 'center', behavior: 'instant'}});
-            const r = e.getBoundingClientRect(); return {{x: r.x + r.width / 2, y: r.y + r.height / 2}}; }})()"""
-        at = await self.until(find, f"something to click: {selector} {words!r}")
-        for kind in ("mousePressed", "mouseReleased"):
-            await self.send("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **at)
+            const r = e.getBoundingClientRect(), at = {{x: r.x + r.width / 2, y: r.y + r.height / 2}};
+            if (!e.contains(document.elementFromPoint(at.x, at.y))) return null;
+            window.heardClick = false;
+            e.addEventListener('click', () => {{ window.heardClick = true; }}, {{once: true, capture: true}});
+            return at; }})()"""
+        for _ in range(5):
+            at = await self.until(find, f"something to click: {selector} {words!r}")
+            for kind in ("mousePressed", "mouseReleased"):
+                await self.send("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **at)
+            if await self.js("window.heardClick") is not False:  # nothing: it led to another page
+                return
+        raise AssertionError(f"a click on {selector} {words!r} was never heard")
 
     async def type(self, selector: str, text: str) -> None:
         """Replace what is in a field by typing."""
