@@ -163,7 +163,7 @@ ROWS: tuple[Row, ...] = (
         detect=("{home}/.claude.json", "{home}/.claude"),
         program="claude",
         variables="${{{}}}",
-        verified_on="2026-08",
+        verified_on="2026-11",
         evidence="run",
     ),
     Row(
@@ -247,7 +247,8 @@ ROWS: tuple[Row, ...] = (
         entry=codex,
         program="codex",
         variables="{}",
-        verified_on="2026-08",
+        verified_on="2026-11",
+        evidence="run",
     ),
     Row(
         name="gemini-cli",
@@ -259,7 +260,8 @@ ROWS: tuple[Row, ...] = (
         program="gemini",
         variables="${}",
         note="Servers are off in folders that it does not trust.",
-        verified_on="2026-08",
+        verified_on="2026-11",
+        evidence="run",
     ),
     Row(
         name="antigravity",
@@ -280,7 +282,7 @@ ROWS: tuple[Row, ...] = (
         program="opencode",
         variables="{{env:{}}}",
         note="Version 2 nests its servers below mcp.servers; where that key exists, it is used.",
-        verified_on="2026-08",
+        verified_on="2026-11",
         evidence="run",
     ),
     Row(
@@ -373,7 +375,9 @@ ROWS: tuple[Row, ...] = (
         path="{home}/.qwen/settings.json",
         entry=entry("httpUrl"),
         program="qwen",
-        verified_on="2026-08",
+        variables="${}",
+        verified_on="2026-11",
+        evidence="run",
     ),
     Row(
         name="vibe",

