@@ -180,8 +180,8 @@ async def upstream(handler: Handler, tls: ssl.SSLContext | None = None) -> Async
     finally:
         server.close()
         for writer in writers:
-            if not writer.is_closing() or writer.transport.get_write_buffer_size():
-                writer.transport.abort()  # of one that is closed already it raises an AttributeError
+            with contextlib.suppress(AttributeError):  # which asyncio raises where it is closed already
+                writer.transport.abort()
         await server.wait_closed()
         await asyncio.sleep(0)
 
