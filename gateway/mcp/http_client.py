@@ -46,6 +46,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self.breaks = pool.breaks
+        """How many connections of the pool had broken when this one was made."""
         self._receiver: Receiver | None = None
         self._parser: Any = None
         self._status = 0
@@ -62,6 +64,7 @@ class Connection(asyncio.Protocol):
     def request(self, data: bytes, receiver: Receiver) -> None:
         """Send a whole request and hand its response to `receiver`."""
         self._receiver = receiver
+        self._status = 0
         self._headers = {}
         self._overhead = 0
         self._parser = httptools.HttpResponseParser(self)
@@ -97,6 +100,7 @@ class Connection(asyncio.Protocol):
         if self._parser is not None and self._status and "content-length" not in self._headers and not self._chunked:
             receiver.on_end()  # RFC 9112 6.3: the end of the connection is the end of the body
         else:
+            self._pool.broke()
             receiver.on_broken("it closed the connection before the response was complete")
 
     @property
@@ -163,6 +167,7 @@ class Pool:
         self._dial = dial
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
+        self.breaks = 0
         self.closed = False
 
     async def take(self) -> Connection:
@@ -187,11 +192,19 @@ class Pool:
 
     def give_back(self, connection: Connection) -> None:
         """The connection may serve another request."""
-        if self.closed or len(self._idle) >= _MAX_IDLE:
+        if self.closed or len(self._idle) >= _MAX_IDLE or connection.breaks != self.breaks:
             connection.drop()
         else:
             connection.idle_since = time.monotonic()
             self._idle.append(connection)
+
+    def broke(self) -> None:
+        """A connection broke: when its process ended, the others end in a moment, and a request on one would be lost.
+        So those that were made before are not used again."""
+        self.breaks += 1
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.drop()
 
     def forget(self, connection: Connection) -> None:
         """The connection is gone."""

@@ -1,0 +1,78 @@
+"""Connections to an HTTP backend: which ones are used again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway.mcp.http_client import Connection, Pool, dial_url
+
+pytestmark = pytest.mark.anyio
+REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+class Hears:
+    """How an exchange went."""
+
+    def __init__(self) -> None:
+        self.outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def on_head(self, status: int, headers: dict[str, str]) -> None:
+        return
+
+    def on_data(self, data: bytes) -> None:
+        return
+
+    def on_end(self) -> None:
+        self.outcome.set_result("")
+
+    def on_broken(self, why: str) -> None:
+        self.outcome.set_result(why)
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[Pool]:
+    """To a server that answers once on each connection, then hangs up at the next request."""
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(ANSWER)
+        await reader.read(1)
+        writer.close()
+
+    listening = await asyncio.start_server(once, "127.0.0.1", 0)
+    made = Pool(dial_url("127.0.0.1", listening.sockets[0].getsockname()[1], None))
+    yield made
+    made.close()
+    listening.close()
+    await listening.wait_closed()
+
+
+async def exchange(connection: Connection) -> str:
+    hears = Hears()
+    connection.request(REQUEST, hears)
+    async with asyncio.timeout(30):
+        return await hears.outcome
+
+
+async def test_a_kept_connection_that_ends_without_a_word_has_not_answered(pool: Pool) -> None:
+    connection = await pool.take()
+    assert await exchange(connection) == ""
+    assert await pool.take() is connection
+    assert await exchange(connection) == "it closed the connection before the response was complete"
+
+
+async def test_when_one_connection_breaks_those_made_before_are_not_used_again(pool: Pool) -> None:
+    """Where the process died they end as well, but perhaps a moment later."""
+    idle, broken, busy = await pool.take(), await pool.take(), await pool.take()
+    assert await exchange(idle) == await exchange(broken) == ""
+    assert await pool.take() is broken
+    assert await exchange(broken) != ""
+    assert await exchange(busy) == ""
+    other = await pool.take()
+    assert other not in (idle, busy)
+    assert await exchange(other) == ""
+    assert await pool.take() is other
