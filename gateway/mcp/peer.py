@@ -117,6 +117,7 @@ class Call:
     __slots__ = (
         "_timeout_s",
         "_timer",
+        "acknowledged",
         "backend",
         "bell",
         "caller",
@@ -142,6 +143,8 @@ class Call:
         self.token: Any = None
         self.reply: Reply | None = None
         self.questions: dict[str, Question] = {}
+        self.acknowledged = False
+        """A subscription that the backend has taken note of."""
         self.bell = Bell() if caller is None else caller.answer.bell
         self._timeout_s = timeout_s
         self._timer: asyncio.TimerHandle | None = None
@@ -192,6 +195,11 @@ class Call:
     def fail(self, why: str) -> None:
         """The connection cannot bring a reply any more."""
         self.answer(failed(BACKEND_UNAVAILABLE, f"Backend {self.backend}: {why}", {"backend": self.backend}))
+
+    def acknowledge(self) -> None:
+        """The subscription that this call asks for stands."""
+        self.acknowledged = True
+        self.bell.ring()
 
     def ask(self, question: Question) -> None:
         """The backend wants something from the client before it goes on."""

@@ -72,7 +72,10 @@ class Pushes:
             self._outlets.lists_changed(self.name, method, peer.session)
         elif method == "notifications/resources/updated":
             self._outlets.resource_updated(self.name, params, peer.session)
-        elif method == "notifications/cancelled" or _is_subscription(params):
+        elif method == "notifications/subscriptions/acknowledged":
+            if (subscription := peer.calls.get(_subscription(params))) is not None:
+                subscription.acknowledge()
+        elif method == "notifications/cancelled" or _subscription(params) is not None:
             return
         else:
             self._deliver(peer, method, params, call)
@@ -212,6 +215,10 @@ def _in_flight(peer: Peer) -> str:
     return f"{count} calls{' and one that was given up' if peer.ghosts else ''}"
 
 
-def _is_subscription(params: dict[str, Any]) -> bool:
+def _subscription(params: dict[str, Any]) -> Any:
+    """The id of the `subscriptions/listen` request whose stream this came on; None where it came on none."""
     meta = params.get("_meta")
-    return isinstance(meta, dict) and META_SUBSCRIPTION in meta
+    if not isinstance(meta, dict) or META_SUBSCRIPTION not in meta:
+        return None
+    found = meta[META_SUBSCRIPTION]
+    return found if isinstance(found, int | str) else ""

@@ -6,6 +6,7 @@ goes to everybody who sees the backend, but for those who have a connection of t
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -26,22 +27,38 @@ logger = logging.getLogger(__name__)
 
 MAX_LISTENERS: Final = 2048
 _MAX_URIS: Final = 1000
+WATCHED_WITHIN_S: Final = 2.0
+"""How long a client waits to be told that its stream stands, while a backend has not said so of its part."""
+_ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 _UPDATED: Final = "notifications/resources/updated"
 
 
 class Listener:
     """One open `subscriptions/listen` stream."""
 
-    __slots__ = ("caller", "closing", "flags", "uris")
+    __slots__ = ("caller", "closing", "early", "flags", "uris")
 
     def __init__(self, caller: Caller, flags: frozenset[str], uris: frozenset[str]) -> None:
         self.caller = caller
         self.flags = flags
         self.uris = uris
         self.closing = False
+        self.early: list[tuple[str, dict[str, Any]]] | None = []
+        """News from before the stream was acknowledged: the acknowledgement is its first message."""
+
+    def acknowledge(self, honoured: dict[str, Any]) -> None:
+        """Say what the stream tells of, then what happened meanwhile."""
+        early, self.early = self.early or [], None
+        self.tell(_ACKNOWLEDGED, {"notifications": honoured})
+        for method, params in early:
+            self.tell(method, params)
 
     def tell(self, method: str, params: dict[str, Any]) -> None:
         """Send a notification, tagged with the stream's id."""
+        if self.early is not None:
+            if len(self.early) < _MAX_URIS:
+                self.early.append((method, params))
+            return
         meta = params.get("_meta")
         meta = {**(meta if isinstance(meta, dict) else {}), META_SUBSCRIPTION: self.caller.request_id}
         if not self.caller.answer.push(
@@ -49,6 +66,21 @@ class Listener:
         ):
             self.closing = True  # it does not read: end the stream, so that it listens again and reads anew
             self.caller.answer.bell.ring()
+
+
+class Watched:
+    """One resource of one backend, and who wants to hear of it."""
+
+    __slots__ = ("begun", "holders", "listen", "turn")
+
+    def __init__(self) -> None:
+        self.holders: set[object] = set()
+        self.turn = asyncio.Lock()
+        """Held while the backend is told, so that a client that leaves at once leaves nothing behind."""
+        self.begun = False
+        """The backend was told to watch it."""
+        self.listen: Call | None = None
+        """The call on whose stream a modern backend tells."""
 
 
 class Watches:
@@ -61,8 +93,7 @@ class Watches:
         self._sessions = sessions
         self._view_of = view_of
         self._listeners: set[Listener] = set()
-        self._watched: dict[tuple[str, str], set[object]] = {}
-        self._listens: dict[tuple[str, str], Call] = {}
+        self._watched: dict[tuple[str, str], Watched] = {}
         self.backends: dict[str, Backend] = {}
         self.closing = False
 
@@ -83,9 +114,8 @@ class Watches:
                 honoured["resourceSubscriptions"] = [
                     uri for uri in wanted["resourceSubscriptions"] if uri in listener.uris
                 ]
-            listener.tell("notifications/subscriptions/acknowledged", {"notifications": honoured})
-            for uri in listener.uris:
-                self._tasks.spawn(self._watch_quietly(caller, uri, listener))
+            await self._watch_all(caller, listener)
+            listener.acknowledge(honoured)
             await caller.answer.until(lambda: listener.closing or self.closing)
             result = {"resultType": "complete", "_meta": {META_SUBSCRIPTION: caller.request_id}}
             return wire.response(caller.request_id, wire.dumps(result)), 200
@@ -93,6 +123,21 @@ class Watches:
             self._listeners.discard(listener)
             for uri in listener.uris:
                 self._tasks.spawn(self._forget(uri, listener))
+
+    async def _watch_all(self, caller: Caller, listener: Listener) -> None:
+        """Until all is watched, so that no change is missed after the acknowledgement; a slow backend has a bound."""
+        clock, bell = asyncio.get_running_loop(), caller.answer.bell
+        watching = [self._tasks.spawn(self._watch_quietly(caller, uri, listener)) for uri in listener.uris]
+        for task in watching:
+            task.add_done_callback(lambda _: bell.ring())
+        until = clock.time() + WATCHED_WITHIN_S
+        late = clock.call_at(until, bell.ring)
+        try:
+            await caller.answer.until(
+                lambda: all(task.done() for task in watching) or clock.time() >= until or self.closing
+            )
+        finally:
+            late.cancel()
 
     def look_again(self, view: Callable[[Principal, str], View | None]) -> None:
         """What clients may see changed: streams go on under their new view, or end."""
@@ -115,7 +160,7 @@ class Watches:
 
     async def _watch_quietly(self, caller: Caller, uri: str, listener: Listener) -> None:
         owner = caller.view.owner_of(uri)
-        if owner is None:
+        if owner is None or listener not in self._listeners:
             return
         try:
             await self.watch(self.backends[owner], uri, listener)
@@ -131,39 +176,55 @@ class Watches:
 
     async def watch(self, backend: Backend, uri: str, holder: object) -> None:
         """Have the backend's shared connection tell of changes of a resource. Raises RpcError."""
-        holders = self._watched.setdefault((backend.name, uri), set())
-        first = not holders
-        holders.add(holder)
-        if first:
-            try:
-                await self._begin(backend, uri)
-            except (RpcError, PeerClosed) as error:
-                self._watched.pop((backend.name, uri), None)
-                raise error if isinstance(error, RpcError) else RpcError(INTERNAL_ERROR, str(error)) from error
+        watched = self._watched.setdefault((backend.name, uri), Watched())
+        watched.holders.add(holder)
+        try:
+            async with watched.turn:
+                if not watched.begun:
+                    watched.listen = await self._begin(backend, uri)
+                    watched.begun = True
+        except (RpcError, PeerClosed) as error:
+            watched.holders.discard(holder)
+            self._tidy(backend.name, uri)
+            raise error if isinstance(error, RpcError) else RpcError(INTERNAL_ERROR, str(error)) from error
 
-    async def _begin(self, backend: Backend, uri: str) -> None:
+    async def _begin(self, backend: Backend, uri: str, *, wait: bool = True) -> Call | None:
+        """Subscribe; the call whose stream the news comes on, of a modern backend. Raises RpcError, PeerClosed."""
         peer = await backend.peer(None)
         if not peer.modern:
             await ask(peer, backend.name, "resources/subscribe", {"uri": uri}, backend.call_timeout_s)
-            return
+            return None
         params = {"notifications": {"resourceSubscriptions": [uri]}, "_meta": envelope({}, US)}
         call = Call(backend.name, "subscriptions/listen", params, None, None)
         await peer.send(call)
-        self._listens[backend.name, uri] = call
+        try:
+            async with asyncio.timeout(WATCHED_WITHIN_S if wait else 0):
+                while not call.acknowledged and call.reply is None:
+                    await call.bell.wait()
+        except TimeoutError:
+            if wait:
+                logger.info("backend %s: has not acknowledged that it watches %s", backend.name, uri)
+        if call.reply is not None:
+            await call.outcome()
+        return call
 
     async def unwatch(self, backend: Backend, uri: str, holder: object) -> None:
         """The holder does not care any more."""
-        holders = self._watched.get((backend.name, uri))
-        if holders is None:
+        watched = self._watched.get((backend.name, uri))
+        if watched is None or holder not in watched.holders:
             return
-        holders.discard(holder)
-        if holders:
-            return
-        del self._watched[backend.name, uri]
-        call = self._listens.pop((backend.name, uri), None)
+        watched.holders.discard(holder)
+        async with watched.turn:
+            if watched.begun and not watched.holders:
+                watched.begun = False
+                await self._end(backend, uri, watched.listen)
+        self._tidy(backend.name, uri)
+
+    async def _end(self, backend: Backend, uri: str, listen: Call | None) -> None:
         try:
-            if call is not None and call.peer is not None:
-                call.peer.cancel(call, "nobody listens any more")
+            if listen is not None:
+                if listen.peer is not None:
+                    listen.peer.cancel(listen, "nobody listens any more")
             elif (peers := [peer for peer in backend.peers() if not peer.modern and not peer.session]) and declares(
                 peers[0].about.capabilities, "resources", "subscribe"
             ):
@@ -172,14 +233,22 @@ class Watches:
         except (RpcError, PeerClosed) as error:
             logger.info("backend %s: %s is still watched: %s", backend.name, uri, error)
 
+    def _tidy(self, backend: str, uri: str) -> None:
+        watched = self._watched.get((backend, uri))
+        if watched is not None and not watched.holders and not watched.begun and not watched.turn.locked():
+            del self._watched[backend, uri]
+
     async def renew(self, backend: Backend) -> None:
         """The backend's shared connection is a new one: watch again what was watched."""
-        for name, uri in list(self._watched):
-            if name == backend.name:
-                try:
-                    await self._begin(backend, uri)
-                except (RpcError, PeerClosed) as error:
-                    logger.info("backend %s: %s cannot be watched: %s", name, uri, error)
+        for (name, uri), watched in list(self._watched.items()):
+            if name != backend.name:
+                continue
+            try:
+                async with watched.turn:
+                    if watched.begun:
+                        watched.listen = await self._begin(backend, uri, wait=False)
+            except (RpcError, PeerClosed) as error:
+                logger.info("backend %s: %s cannot be watched: %s", name, uri, error)
 
     def drop_session(self, session: Session) -> None:
         """A session ended."""

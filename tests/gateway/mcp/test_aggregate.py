@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.mcp.peer import Peer
 from observability.events import ToolChange, ToolEvent
 from tests.gateway.mcp.clients import Legacy, Modern, legacy, messages, modern
 from tests.gateway.mcp.fakes import FIXTURE, config, eventually, gateway, server
@@ -124,11 +125,35 @@ async def test_a_watched_resource_is_told_to_who_watches_it() -> None:
                         line = await anext(lines)
                         seen += messages(line, "text/event-stream")
                         if len(seen) == 1 and line.startswith("data"):
-                            await asyncio.sleep(0.3)  # the backend's own subscription is made after the answer
                             await doer.call("one__touch")
             assert "test://watched-resource" in seen[0]["params"]["notifications"]["resourceSubscriptions"]
             assert seen[1]["method"] == "notifications/resources/updated"
             assert seen[1]["params"]["uri"] == "test://watched-resource"
+
+
+async def test_who_leaves_while_a_resource_begins_to_be_watched_leaves_nothing_behind() -> None:
+    async with gateway(config({"one": server(http=True)})) as running:
+        async with modern(running.url()) as client:
+            await client.request("resources/list")
+            wanted = {"notifications": {"resourceSubscriptions": ["test://watched-resource"]}}
+            backend = running.endpoint._backends["one"]
+            for turns in range(40):
+                message = client.message("subscriptions/listen", wanted)
+                listening = asyncio.ensure_future(
+                    client.http.post(client.url, json=message, headers=client.routing(message))
+                )
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                if turns % 4 == 3:
+                    await eventually(lambda: running.endpoint._watches._watched)
+                listening.cancel()
+                await asyncio.wait([listening])
+            await eventually(lambda: not running.endpoint._watches._watched)
+            await eventually(lambda: not any(map(watches_a_resource, backend.peers())))
+
+
+def watches_a_resource(peer: Peer) -> bool:
+    return any("resourceSubscriptions" in call.params.get("notifications", {}) for call in peer.calls.values())
 
 
 async def test_a_lazy_backend_is_listed_from_what_is_kept_and_started_by_its_first_call(tmp_path: Path) -> None:

@@ -185,7 +185,6 @@ async def test_an_open_stream_tells_nothing_that_its_client_may_not_see_any_more
             doer = client if isinstance(client, Legacy) else other
             await doer.request("resources/list")
             async with watching(client) as heard:
-                await asyncio.sleep(0.3)  # the backend's own subscription is made after the answer
                 await doer.call("one__touch")
                 await until_heard(heard, "notifications/resources/updated")
                 running.endpoint.apply(config(servers, clients=narrow))
