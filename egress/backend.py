@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 from egress.attempt import Attempt
@@ -123,8 +126,8 @@ class Backend:
         self.name = name
         self.open = 0
         """Client connections open now."""
-        self.lookups = 0
-        """Lookups under way."""
+        self.asked = Counter[str]()
+        """How many wait for a lookup, by name."""
         self.flooded: dict[tuple[str, Reason], int] = {}
         """Refusals that are told once a second, by (door, reason)."""
         self.update(policy, budget, own_port)
@@ -138,6 +141,26 @@ class Backend:
         self.rate = TokenBucket(budget.rate, budget.rate * 2)
         self.verdicts = Verdicts(policy)
         self.dns_rate = TokenBucket(budget.dns_rate, budget.dns_rate * 2)
+
+    @property
+    def lookups(self) -> int:
+        """Lookups under way: one a name, however many wait for it, but that the DNS of a joined network is asked by each."""
+        return self.asked.total() if self.policy.join else len(self.asked)
+
+    def may_look_up(self, host: str) -> bool:
+        """Whether one more may wait for a lookup of that name."""
+        return self.lookups < self.budget.lookups or (host in self.asked and not self.policy.join)
+
+    @contextlib.contextmanager
+    def looking_up(self, host: str) -> Iterator[None]:
+        """Count one that waits."""
+        self.asked[host] += 1
+        try:
+            yield
+        finally:
+            self.asked[host] -= 1
+            if not self.asked[host]:
+                del self.asked[host]
 
     def note_flood(self, door: str, reason: Reason) -> None:
         """Count a refusal that a limit made; the sweep tells of it."""

@@ -232,22 +232,20 @@ class Outside:
                 detail = f"{HOST_NAME} is not known here: the gateway named no address for it"
                 return Refusal(reason=Reason.DNS_FAILED, detail=detail, denied=False)
             return (gateway,), ""
-        if backend.lookups >= backend.budget.lookups:
-            detail = f"{backend.lookups} lookups of this backend are under way already"
-            return Refusal(reason=Reason.LIMIT_DNS, detail=detail, denied=True)
-        backend.lookups += 1
+        if not backend.may_look_up(target.host):
+            return Refusal(reason=Reason.LIMIT_DNS, detail=too_many_lookups(backend), denied=True)
         started = time.monotonic()
         try:
-            for network in backend.policy.join:
-                known = await self.networks.resolve(network, target.host)
-                # An engine's DNS asks the outside for what it does not know: a public name is none of that network's.
-                if any(classify(address) is not AddressClass.PUBLIC for address in known):
-                    return known, network
-            return await self.resolver.resolve(target.host), ""
+            with backend.looking_up(target.host):
+                for network in backend.policy.join:
+                    known = await self.networks.resolve(network, target.host)
+                    # An engine's DNS asks the outside for what it does not know: a public name is none of that network's.
+                    if any(classify(address) is not AddressClass.PUBLIC for address in known):
+                        return known, network
+                return await self.resolver.resolve(target.host), ""
         except ResolveError as error:
             return Refusal(reason=Reason.DNS_FAILED, detail=str(error), denied=False)
         finally:
-            backend.lookups -= 1
             attempt.dns_s = time.monotonic() - started
 
     async def dial_checked(
@@ -354,6 +352,10 @@ class Outside:
         except (ResolveError, TimeoutError):
             return by_name
         return backend.verdicts.address(target, tuple(addresses), self.surroundings)
+
+
+def too_many_lookups(backend: Backend) -> str:
+    return f"{backend.lookups} lookups of this backend are under way already"
 
 
 def refuse(backend: Backend, attempt: Attempt, verdict: Deny) -> Refusal:

@@ -7,6 +7,7 @@ import contextlib
 import math
 import resource
 import socket
+from ipaddress import IPv4Address
 
 import pytest
 
@@ -199,6 +200,35 @@ async def test_lookups_under_way_are_capped() -> None:
         client = await proxy.client()
         assert await client.connect("a.example:443") == "HTTP/1.1 429 limit_dns"
         assert proxy.events()[0].reason is Reason.LIMIT_DNS
+
+
+async def test_many_that_wait_for_one_name_are_one_lookup() -> None:
+    """A program that opens its whole pool at once is no flood."""
+    asked: list[str] = []
+    answered = asyncio.Event()
+
+    class Slow:
+        async def resolve(self, host: str) -> tuple[IPv4Address]:
+            asked.append(host)
+            await answered.wait()
+            return (IPv4Address("10.0.0.1"),)
+
+        def known(self, host: str) -> tuple[()]:
+            return ()
+
+    async with running({"allowed_hosts": [".example"]}) as proxy:
+        proxy.egress.outside.resolver = Slow()
+        (backend,) = proxy.egress.backends.values()
+        set_budget(proxy.egress, lookups=2)
+        pool = [await proxy.client() for _ in range(5)]
+        asking = [asyncio.ensure_future(client.connect("a.example:443")) for client in pool]
+        await proxy.until(lambda: len(asked) == 5 or any(task.done() for task in asking))
+        asking.append(asyncio.ensure_future((await proxy.client()).connect("b.example:443")))
+        await proxy.until(lambda: backend.lookups == 2)
+        assert await (await proxy.client()).connect("c.example:443") == "HTTP/1.1 429 limit_dns"
+        answered.set()
+        assert set(await asyncio.gather(*asking)) == {"HTTP/1.1 403 address_private"}
+        assert backend.lookups == 0
 
 
 async def test_the_end_of_the_process_is_a_reason() -> None:
