@@ -346,9 +346,12 @@ class Outside:
             return by_name
         if target.ip is not None:
             return backend.verdicts.address(target, (target.ip,), self.surroundings)
+        if not backend.may_look_up(target.host):
+            return Deny(reason=Reason.LIMIT_DNS, detail=too_many_lookups(backend))
         try:
-            async with asyncio.timeout(PARENT_LOOKUP_S):
-                addresses = await self.resolver.resolve(target.host)
+            with backend.looking_up(target.host):
+                async with asyncio.timeout(PARENT_LOOKUP_S):
+                    addresses = await self.resolver.resolve(target.host)
         except (ResolveError, TimeoutError):
             return by_name
         return backend.verdicts.address(target, tuple(addresses), self.surroundings)

@@ -10,7 +10,7 @@ import pytest
 from egress.upstream import ParentProxy
 from observability.events import Reason
 
-from .harness import OK, client_hello, echo, running, upstream
+from .harness import OK, client_hello, echo, running, set_budget, upstream
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,21 @@ async def test_a_name_that_leads_inside_is_denied_before_the_parent_is_asked() -
             client = await proxy.client()
             assert await client.connect("in.example:443") == "HTTP/1.1 403 address_private"
     assert heads == []
+
+
+@pytest.mark.anyio
+async def test_lookups_before_a_parent_is_asked_are_capped() -> None:
+    """Each takes a thread of all backends, and the parent's own name needs one too."""
+    heads.clear()
+    async with upstream(parent_proxy) as port:
+        block = {"allowed_hosts": ["web.example", "10.0.0.1"]}
+        async with running(block, upstream_proxy=f"http://127.0.0.1:{port}") as proxy:
+            set_budget(proxy.egress, lookups=0)
+            client = await proxy.client()
+            assert await client.connect("web.example:443") == "HTTP/1.1 429 limit_dns"
+            assert heads == []
+            literal = await proxy.client()
+            assert "200" in await literal.connect("10.0.0.1:443"), "nothing has to be looked up"
 
 
 @pytest.mark.anyio
