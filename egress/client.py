@@ -15,7 +15,7 @@ from egress.backend import Origin
 from egress.carry import CarriedTunnel
 from egress.exchange import Exchange
 from egress.names import IP
-from egress.policy import Deny, Target
+from egress.policy import Deny, Mode, Target
 from egress.reach import Refusal
 from egress.stream import Stream
 from observability.events import Reason
@@ -121,7 +121,8 @@ class Client:
             return  # nothing is connected yet; `Outside.reach` looks again once it is
         network = self.upstream.network if self.upstream is not None else ""
         verdict = self.egress.outside.recheck(self.origin.backend, target, self.address, network)
-        if isinstance(verdict, Deny):
+        objected = self.objection is not None and self.origin.backend.policy.mode is Mode.ENFORCE
+        if isinstance(verdict, Deny) or objected:
             if not attempt.carried:  # a tunnel that has not shown its first bytes
                 attempt.deny(Reason.POLICY_REVOKED, "the policy changed meanwhile")
             self.cut(Reason.POLICY_REVOKED)

@@ -170,6 +170,7 @@ class TargetClient(Client):
         self.objection = None if fits else Reason.INNER_HOST_MISMATCH
         self.attempt.allow(verdict.would_deny or self.objection)
         exchange = await self.completed(await self.carry(plan_request(head, None)))
+        self.objection = None  # what it was to is over
         return exchange is not None and exchange.client_reusable and exchange.upstream_reusable
 
     def deny_inner(self, head: RequestHead, detail: str) -> None:

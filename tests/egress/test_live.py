@@ -261,6 +261,32 @@ async def test_a_tunnel_that_only_report_carried_for_what_is_inside_ends_with_en
                 pass
 
 
+async def test_a_request_inside_that_only_report_carried_ends_with_enforce() -> None:
+    """Its connection's host is allowed all the time; the Host inside is another's, and its answer does not end."""
+
+    async def streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\nbegins")
+        await reader.read()
+
+    async with upstream(streams) as port:
+        policy = {"allowed_hosts": [f"web.example.com:{port}"]}
+        resolve = [f"web.example.com:{port}:127.0.0.1"]
+        async with running({**policy, "mode": "report"}, resolve=resolve) as proxy:
+            clients = {}
+            for name in ("web.example.com", "other.example.com"):
+                client = clients[name] = await proxy.client()
+                assert "200" in await client.connect(f"web.example.com:{port}")
+                await client.send(f"GET / HTTP/1.1\r\nHost: {name}:{port}\r\n\r\n".encode())
+                await client.head()
+                assert await client.exactly(6) == b"begins"
+            proxy.replace(policy, resolve=resolve)
+            assert await clients["other.example.com"].rest() == b""
+            event = await proxy.event(lambda event: event.phase is Phase.CLOSED)
+            assert event.reason is Reason.POLICY_REVOKED
+            assert proxy.egress.open == 1, "the other one goes on"
+
+
 async def test_an_opaque_tunnel_ends_when_its_rule_does_not_say_tcp_any_more() -> None:
     async with upstream(echo) as port, running(block(port), resolve=[f"{NAME}:{port}:127.0.0.1"]) as proxy:
         client = await tunnel(proxy, port)
