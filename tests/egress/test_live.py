@@ -7,11 +7,13 @@ import contextlib
 import math
 import resource
 import socket
+import struct
 from ipaddress import IPv4Address
 
 import pytest
 
 from egress import flow
+from egress.carry import CarriedTunnel
 from egress.control import PoliciesRefused
 from egress.direct import serve_direct
 from egress.proxy import serve_proxy
@@ -318,6 +320,49 @@ async def test_where_too_much_waits_the_one_that_holds_most_is_cut_and_it_is_tol
         assert any("too many bytes waited for peers that do not read them" in line for line in lines)
         await quiet.send(b"x")
         assert await quiet.exactly(1) == b"\0", "who holds nothing is left alone"
+
+
+def held_by_the_kernel(sock: socket.socket) -> int:
+    """Bytes of memory for what was received and not read, and what was sent and not taken (SO_MEMINFO)."""
+    received, _, _, _, _, sent, *_ = struct.unpack("9I", sock.getsockopt(socket.SOL_SOCKET, 55, 36))
+    return int(received + sent)
+
+
+@pytest.mark.parametrize("never_reads", ["client", "server"])
+async def test_the_kernel_holds_little_for_a_side_that_never_reads(never_reads: str) -> None:
+    """A thousand such tunnels took all the memory that the sockets of a machine may have, and everybody stalled."""
+
+    async def floods_or_sleeps(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        while never_reads == "client":
+            writer.write(bytes(65536))
+            await writer.drain()
+        await asyncio.get_running_loop().create_future()
+
+    async with (
+        upstream(floods_or_sleeps) as port,
+        running(block(port), resolve=[f"{NAME}:{port}:127.0.0.1"]) as proxy,
+    ):
+        with socket.create_connection(("127.0.0.1", proxy.port)) as sock:
+            sock.sendall(f"CONNECT {NAME}:{port} HTTP/1.1\r\nHost: {NAME}:{port}\r\n\r\n".encode())
+            (origin,) = proxy.egress.origins
+            await proxy.until(lambda: any(isinstance(live, CarriedTunnel) for live in origin.live))
+            (carried,) = origin.live
+            assert isinstance(carried, CarriedTunnel)
+            tunnel = carried.tunnel
+            sock.setblocking(False)
+
+            def full() -> bool:
+                if never_reads == "client":
+                    return bool(tunnel.inward.rest or tunnel.inward.held)
+                try:
+                    while True:
+                        sock.send(bytes(65536))
+                except BlockingIOError:
+                    return bool(tunnel.outward.rest or tunnel.outward.held)
+
+            await proxy.until(full)
+            assert held_by_the_kernel(tunnel.outward.source) < 1_000_000
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:
