@@ -149,7 +149,7 @@ class Outside:
             return refuse(backend, attempt, by_name)
         origin.note_allow(attempt, by_name)
         parent = self.parent_for(target)
-        if parent is not None:
+        if parent is not None and not network and not await self.is_joined(backend, target):
             reached = await self.through_parent(backend, target, attempt, parent, plain=plain, kept=kept)
         else:
             reached = await self.straight(origin, target, attempt, only, network, kept, failed)
@@ -237,16 +237,28 @@ class Outside:
         started = time.monotonic()
         try:
             with backend.looking_up(target.host):
-                for network in backend.policy.join:
-                    known = await self.networks.resolve(network, target.host)
-                    # An engine's DNS asks the outside for what it does not know: a public name is none of that network's.
-                    if any(classify(address) is not AddressClass.PUBLIC for address in known):
-                        return known, network
-                return await self.resolver.resolve(target.host), ""
+                joined = await self.look_up_joined(backend, target)
+                return joined or (await self.resolver.resolve(target.host), "")
         except ResolveError as error:
             return Refusal(reason=Reason.DNS_FAILED, detail=str(error), denied=False)
         finally:
             attempt.dns_s = time.monotonic() - started
+
+    async def look_up_joined(self, backend: Backend, target: Target) -> tuple[Sequence[IP], str] | None:
+        """The target's addresses on the joined network that knows it."""
+        for network in backend.policy.join:
+            known = await self.networks.resolve(network, target.host)
+            # An engine's DNS asks the outside for what it does not know: a public name is none of that network's.
+            if any(classify(address) is not AddressClass.PUBLIC for address in known):
+                return known, network
+        return None
+
+    async def is_joined(self, backend: Backend, target: Target) -> bool:
+        """Whether a joined network knows the target, where no parent proxy gets."""
+        if target.ip is not None or not backend.policy.join or not backend.may_look_up(target.host):
+            return False
+        with backend.looking_up(target.host):
+            return await self.look_up_joined(backend, target) is not None
 
     async def dial_checked(
         self,

@@ -7,7 +7,9 @@ import ipaddress
 
 import pytest
 
-from egress.upstream import ParentProxy
+from egress.names import IP
+from egress.stream import Stream
+from egress.upstream import ParentProxy, dial
 from observability.events import Reason
 
 from .harness import OK, client_hello, echo, running, set_budget, upstream
@@ -108,6 +110,37 @@ async def test_lookups_before_a_parent_is_asked_are_capped() -> None:
             assert heads == []
             literal = await proxy.client()
             assert "200" in await literal.connect("10.0.0.1:443"), "nothing has to be looked up"
+
+
+@pytest.mark.anyio
+async def test_what_a_joined_network_knows_is_reached_there_and_no_parent_hears_of_it() -> None:
+    heads.clear()
+    address = ipaddress.IPv4Address("10.9.9.9")
+    dialled = []
+
+    class Joined:
+        async def resolve(self, network: str, host: str) -> tuple[IP, ...]:
+            return (address,) if host == "db" else ()
+
+        async def dial(self, network: str, address: IP, port: int) -> Stream:
+            dialled.append((network, address, port))
+            return await dial(proxy.egress.outside.poller, ipaddress.IPv4Address("127.0.0.1"), database)
+
+    block = {
+        "allowed_hosts": [{"host": "db:5432", "protocol": "tcp", "private": True}, "web.example"],
+        "join": ["myapp_default"],
+    }
+    async with upstream(echo) as database, upstream(parent_proxy) as port:
+        async with running(block, upstream_proxy=f"http://127.0.0.1:{port}") as proxy:
+            proxy.egress.outside.networks = Joined()
+            client = await proxy.client()
+            assert "200" in await client.connect("db:5432")
+            await client.send(b"select 1")
+            assert await client.exactly(8) == b"select 1"
+            assert (dialled, heads) == ([("myapp_default", address, 5432)], [])
+            other = await proxy.client()
+            assert "200" in await other.connect("web.example:443")
+            assert len(heads) == 1
 
 
 @pytest.mark.anyio
