@@ -92,6 +92,8 @@ class TargetClient(Client):
         assert self.attempt is not None
         assert self.exchange is not None
         started = self.exchange.started
+        if self.reason is not None:
+            return  # it was cut just then, and a TaskGroup that fails swallows the cancellation
         if self.stream.expired:
             reason, detail = Reason.IDLE_TIMEOUT, "nothing moved for too long"
         elif isinstance(fault, UpstreamFault):

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from egress import proxy as proxy_module
+from egress.exchange import Exchange
+from egress.framing import ResponseHead
 from egress.http1 import MAX_HEAD
 from egress.proxy import ProxyClient
 from egress.stream import READ_AHEAD
@@ -175,6 +177,26 @@ async def test_a_request_that_waited_too_long_is_not_sent_again() -> None:
         head, _ = await client.get(f"http://{NAME}:{port}/")
         assert head.startswith("HTTP/1.1 504 idle_timeout")
         assert len(asked) == 2
+
+
+async def test_a_connection_that_is_cut_just_when_its_exchange_fails_ends_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A TaskGroup that ends for one of its tasks swallows the cancellation that comes meanwhile."""
+
+    async def fails(exchange: Exchange) -> ResponseHead:
+        proxy.egress.loop.call_soon(only(proxy).cut, Reason.DOOR_CLOSED)
+        raise exchange.fault("it is none")
+
+    monkeypatch.setattr(Exchange, "read_head", fails)
+    async with upstream(http_server(OK)) as port, running(allow(port), resolve=to(port)) as proxy:
+        client = await proxy.client()
+        host = f"{NAME}:{port}"
+        await client.send(f"POST http://{host}/ HTTP/1.1\r\nHost: {host}\r\nContent-Length: 9\r\n\r\n".encode())
+        assert await client.rest() == b""
+        closed = await proxy.event(lambda event: event.phase is Phase.CLOSED)
+        assert closed.reason is Reason.DOOR_CLOSED
+        assert proxy.egress.open == 0
 
 
 async def test_a_server_that_spoke_and_was_reset_before_the_client_did_is_still_heard() -> None:
