@@ -89,14 +89,19 @@ def dumps(value: Any) -> bytes:
 
 
 _RESULT_FIRST: Final = b'{"result":'
+_BLANKS: Final = b" \t\r\n"
+_NEIGHBOUR: Final = re.compile(rb'\}\s*,\s*"(?:id"|[^"]*\\)')
+"""Where a value may have ended and an `id`, however it is spelled, may stand beside it."""
 
 
 def result_text(line: bytes, number: int) -> bytes | None:
     """The bytes of `result` in the response to request `number`, or None where the spelling is not a known one.
 
-    `line` is valid JSON with the members jsonrpc, id and result. The two shapes are those of the Python and the
-    TypeScript SDK; any other is read and written again by the caller.
+    `line` is valid JSON with the members jsonrpc, id and result, perhaps more than once. The two shapes are those of
+    the Python and the TypeScript SDK; any other is read and written again by the caller, and so is what may carry a
+    second id along, which would answer another request of the client's.
     """
+    line = line.rstrip(_BLANKS)
     head = b'{"jsonrpc":"2.0","id":%d,"result":' % number
     if line.startswith(head):
         body = line[len(head) : -1]
@@ -105,7 +110,9 @@ def result_text(line: bytes, number: int) -> bytes | None:
         if not (line.startswith(_RESULT_FIRST) and line.endswith(tail)):
             return None
         body = line[len(_RESULT_FIRST) : -len(tail)]
-    return None if b"\n" in body or b"\r" in body else body
+    if b"\n" in body or b"\r" in body or not body.startswith(b"{") or _NEIGHBOUR.search(body):
+        return None
+    return body
 
 
 def response(request_id: Any, result: bytes) -> bytes:

@@ -66,11 +66,32 @@ def test_what_is_written_reads_the_same(value: Any) -> None:
         (b'{"jsonrpc": "2.0", "id": 7, "result": {}}', None),
         (b'{"jsonrpc":"2.0","id":8,"result":{}}', None),
         (b'{"jsonrpc":"2.0","id":7,"result":{\n}}', None),
+        (b'{"jsonrpc":"2.0","id":7,"result":{"a":1}}\n', b'{"a":1}'),
+        (b'{"jsonrpc":"2.0","id":7,"result":{"a":1}} \r', b'{"a":1}'),
+        (b'{"result":{"a":1},"jsonrpc":"2.0","id":7}\r\n', b'{"a":1}'),
     ],
-    ids=["python", "typescript", "spaces", "another id", "line break"],
+    ids=["python", "typescript", "spaces", "another id", "line break", "go", "carriage return", "typescript, CRLF"],
 )
 def test_a_results_bytes_are_cut_out_where_the_spelling_is_known(line: bytes, result: bytes | None) -> None:
     assert wire.result_text(line, 7) == result
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"result":{"a":1},"id":99,"jsonrpc":"2.0","id":7}',
+        b'{"result":{"a":{}} , "id":99,"jsonrpc":"2.0","id":7}',
+        b'{"result":{"a":1},"\\u0069d":99,"jsonrpc":"2.0","id":7}',
+        b'{"result":{"a":1},"i\\u0064":99,"jsonrpc":"2.0","id":7}',
+        b'{"result":5,"id":99,"result":{"a":1},"jsonrpc":"2.0","id":7}',
+        b'{"jsonrpc":"2.0","id":7,"result":{"a":1},"id":7}',
+    ],
+)
+def test_a_response_never_carries_a_second_id_of_the_backends_choice(line: bytes) -> None:
+    assert json.loads(line)["id"] == 7
+    raw = wire.result_text(line, 7)
+    body = raw if raw is not None else wire.dumps(json.loads(line)["result"])
+    assert json.loads(wire.response(3, body))["id"] == 3
 
 
 @pytest.mark.parametrize("number", [1, "one", -5, 'a"b'])
