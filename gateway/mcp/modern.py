@@ -8,8 +8,8 @@ from mcp.shared.inbound import InboundLadderRejection, classify_inbound_request
 
 from gateway.mcp import wire
 from gateway.mcp.answer import Answer, Receive, Send, reply_plain
-from gateway.mcp.caller import Caller, Principal
-from gateway.mcp.errors import STATUS, UNSUPPORTED_VERSION, RpcError
+from gateway.mcp.caller import LEVELS, Caller, Principal
+from gateway.mcp.errors import INVALID_PARAMS, STATUS, UNSUPPORTED_VERSION, RpcError
 from gateway.mcp.front import answer, read_message
 from gateway.mcp.http import Refused
 from gateway.mcp.peer import META_CAPABILITIES, META_CLIENT, META_LEVEL, MODERN
@@ -49,10 +49,14 @@ class ModernFront:
         if "method" not in message:
             raise Refused(400, "Body must be a single JSON-RPC request or notification object")
         verdict = classify_inbound_request(message, headers=headers)
+        error = None
         if isinstance(verdict, InboundLadderRejection):
             error = RpcError(verdict.code, verdict.message, verdict.data)
+        elif (message["params"]["_meta"].get(META_LEVEL) or LEVELS[0]) not in LEVELS:
+            error = RpcError(INVALID_PARAMS, f"{META_LEVEL} must be one of {', '.join(LEVELS)}")
+        if error is not None:
             body = wire.error_response(message["id"], error.body())
-            await reply_plain(send, STATUS.get(verdict.code, 200), body)
+            await reply_plain(send, STATUS.get(error.code, 200), body)
             return
         caller = self._caller(message, principal, view, version, headers, Answer(receive, send, self._tasks, []))
         await answer(self._router, caller, message["method"], message["params"])
@@ -77,6 +81,6 @@ class ModernFront:
             request_id=message["id"],
             capabilities=capabilities if isinstance(capabilities, dict) else {},
             client=client if isinstance(client, dict) else None,
-            level=level if isinstance(level, str) else None,
+            level=level or None,
             headers=headers,
         )

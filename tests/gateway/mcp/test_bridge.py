@@ -164,3 +164,14 @@ async def test_a_modern_clients_log_level_reaches_a_legacy_backend() -> None:
         client.seen.clear()
         await client.request("tools/call", {"name": "test_logging_tool", "arguments": {}})
         assert client.seen == []
+
+
+@pytest.mark.parametrize("level", ["loud", 5, ["info"]])
+async def test_a_log_level_that_does_not_exist_harms_nobody_else(level: Any) -> None:
+    made_up = {"io.modelcontextprotocol/logLevel": level}
+    call = ("tools/call", {"name": "test_logging_tool", "arguments": {}})
+    async with only("legacy", False) as running, modern(running.url("fixture")) as client:
+        said = await client.request(*call, made_up)
+        assert (client.status, said["error"]["code"]) == (400, -32602)
+        said = await client.request(*call, {"io.modelcontextprotocol/logLevel": "info"})
+        assert said["result"].get("isError") is not True, said
