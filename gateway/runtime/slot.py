@@ -196,7 +196,7 @@ class Slot:
 
     async def ready(self) -> Pair:
         """The running pair, once it runs. Raises BackendUnavailable, at the latest when the start's time is over."""
-        if self.state is BackendState.FAILED and self.backoff.may_retry(time.monotonic()):
+        if self.state is BackendState.FAILED and not self.once and self.backoff.may_retry(time.monotonic()):
             self.retry()
         started = asyncio.get_running_loop().time()
         while True:
@@ -223,6 +223,13 @@ class Slot:
     def is_over(self) -> bool:
         """Whether it ran and ended a moment ago, even if nobody acted on it yet."""
         return self.state is BackendState.RUNNING and (self.pair is None or self.pair.is_over)
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it is ending for good."""
+        if self.done.is_set():
+            return False
+        return self.stopping.is_set() or (self.once and (self.is_over or self.state is BackendState.FAILED))
 
     def late_sentence(self) -> str:
         """Why a caller waits no longer."""

@@ -369,7 +369,8 @@ class Supervisor:
 
     def forget(self, slot: Slot) -> None:
         """An instance that is stopped."""
-        self.slots.pop(slot.instance, None)
+        if self.slots.get(slot.instance) is slot:
+            del self.slots[slot.instance]
         self.spares.gone(slot)
 
     def spares_wanted(self, backend: str) -> int:
@@ -416,13 +417,27 @@ class Supervisor:
             await self.wait_begun()
         except Exception as error:
             raise BackendUnavailable(backend, str(error)) from error
+        instance = f"{backend}/{session}" if session else backend
+        await self.left(self.spares.lent.get(instance) or self.slots.get(instance))
         if backend not in self.local_servers():
             raise BackendUnavailable(backend, f"There is no backend {backend} that runs here.")
         if self.stopping.is_set():
             raise BackendUnavailable(backend, "The gateway is stopping.")
         if not session or session in HOMES:
-            return await self.slot(f"{backend}/{session}" if session else backend).ready()
-        return await self.own(backend, f"{backend}/{session}")
+            return await self.slot(instance).ready()
+        return await self.own(backend, instance)
+
+    async def left(self, slot: Slot | None) -> None:
+        """Waits until an instance that is ending for good is gone: another takes its place. Raises BackendUnavailable."""
+        if slot is None or not slot.is_leaving:
+            return
+        try:
+            async with asyncio.timeout(slot.start_timeout_s):
+                await slot.done.wait()
+                async with self.applying:  # what ended it for a change of the configuration pushes the policy first
+                    return
+        except TimeoutError:
+            raise BackendUnavailable(slot.backend, slot.late_sentence()) from None
 
     async def own(self, backend: str, instance: str) -> Instance:
         """A session's own backend: the one it has, else a spare, else a new one; and a spare for the next session."""

@@ -465,3 +465,50 @@ async def test_an_unknown_backend_is_a_sentence(stage: Stage) -> None:
     async with stage.running(config({})) as supervisor:
         with pytest.raises(BackendUnavailable, match="no backend nope"):
             await supervisor.instance("nope")
+
+
+@pytest.mark.parametrize("noticed", [False, True])
+async def test_a_call_right_after_a_sessions_own_backend_ended_gets_its_next_life(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, noticed: bool
+) -> None:
+    remove, may_go = stage.engine.remove, asyncio.Event()
+
+    async def slow(container: str) -> None:
+        await may_go.wait()
+        await remove(container)
+
+    monkeypatch.setattr(stage.engine, "remove", slow)
+    servers = {"clock": {**TIME, "sessions": "per-client", "spares": 0, "start_timeout_s": 20}}
+    async with stage.running(config(servers)) as supervisor, asyncio.TaskGroup() as tasks:
+        first = await supervisor.instance("clock", "one")
+        slot = supervisor.slots["clock/one"]
+        stage.engine.die(supervisor.names.backend("clock/one"), 3)
+        if noticed:
+            await stage.until(lambda: slot.state is BackendState.FAILED)
+        second = tasks.create_task(supervisor.instance("clock", "one"))
+        await stage.until(lambda: slot.state is BackendState.FAILED)
+        may_go.set()
+        assert await second is not first
+        assert slot.done.is_set()
+
+
+async def test_a_call_while_a_backend_restarts_gets_its_next_life(stage: Stage) -> None:
+    async with stage.running(config({"clock": TIME})) as supervisor, asyncio.TaskGroup() as tasks:
+        first = await supervisor.instance("clock")
+        slot = supervisor.slots["clock"]
+        restart = tasks.create_task(supervisor.restart("clock"))
+        await stage.until(slot.stopping.is_set)
+        second = await supervisor.instance("clock")
+        assert second is not first
+        await restart
+        assert await supervisor.instance("clock") is second
+
+
+async def test_a_slot_that_took_anothers_place_is_not_forgotten_with_it(stage: Stage) -> None:
+    async with stage.running(config({"clock": {**LAZY, "spares": 0}})) as supervisor:
+        await supervisor.instance("clock", "one")
+        old = supervisor.slots["clock/one"]
+        await old.stop(0)
+        await supervisor.instance("clock", "one")
+        supervisor.forget(old)
+        assert supervisor.slots["clock/one"] is not old
