@@ -231,8 +231,8 @@ class Pair:
 
     @property
     def is_over(self) -> bool:
-        """Whether this life has ended (its output did, or its container), even if nobody acted on it yet."""
-        if self.attachment is None or self.attachment.reader.at_eof():
+        """Whether this life has ended (its container did, or a stdio one's output), even if nobody acted on it yet."""
+        if self.attachment is None or (self.transport == "stdio" and self.attachment.reader.at_eof()):
             return True
         return self.ended is None or self.ended.done()
 

@@ -512,3 +512,13 @@ async def test_a_slot_that_took_anothers_place_is_not_forgotten_with_it(stage: S
         await supervisor.instance("clock", "one")
         supervisor.forget(old)
         assert supervisor.slots["clock/one"] is not old
+
+
+async def test_an_http_backend_whose_output_is_lost_serves_on(stage: Stage) -> None:
+    """Its output is only printed: an engine that restarts and lets containers live ends the streams alone."""
+    async with stage.running(config({"web": {**WEB, "start_timeout_s": 10}})) as supervisor:
+        first = await supervisor.instance("web")
+        left = stage.engine.named("stockade-p-b-web").attachment
+        assert left is not None
+        left.end()
+        assert await supervisor.instance("web") is first
