@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from gateway.mcp.caller import LEVELS
 from gateway.mcp.catalogue import LISTEN_FLAG, declares
 from gateway.mcp.connect import US, ask, greet
-from gateway.mcp.errors import ConnectFailed, PeerClosed, RpcError, unavailable
+from gateway.mcp.errors import UNAVAILABLE, ConnectFailed, PeerClosed, RpcError, unavailable
 from gateway.mcp.http_client import Connection, Pool
 from gateway.mcp.http_peer import HttpPeer, Site
 from gateway.mcp.offers import LIST_TIMEOUT_S, Offers
@@ -91,6 +91,15 @@ class Line:
     used: float = 0.0
 
 
+@dataclass(slots=True)
+class Tries:
+    """The attempts to open a connection that failed in a row."""
+
+    failures: int = 0
+    retry_at: float = 0.0
+    error: str = ""
+
+
 def instances_site(instance: Instance) -> Site:
     """The endpoint of an HTTP backend behind its door."""
 
@@ -137,8 +146,8 @@ class Backend:
         self._speaks: dict[bool, bool] = {}
         self._pushy = False
         self._releasing: set[asyncio.Task[None]] = set()
-        self._failures = 0
-        self._retry_at = 0.0
+        self._tries: dict[str, Tries] = {}
+        """By owner: what fails for one client session, for what that client says, holds up no other."""
         self._last_error = ""
         self._home: dict[bool, str] = {}
         self._levels: weakref.WeakKeyDictionary[Peer, str] = weakref.WeakKeyDictionary()
@@ -232,8 +241,10 @@ class Backend:
         if task is None:
             if self.closed:
                 raise unavailable(self.name, "it was removed from the configuration")
-            if time.monotonic() < self._retry_at:
-                raise unavailable(self.name, f"{self._last_error} (it failed {self._failures} times; wait a little)")
+            tries = self._tries.get(slot.owner)
+            if tries is not None and time.monotonic() < tries.retry_at:
+                raise unavailable(self.name, f"{tries.error} (it failed {tries.failures} times; wait a little)")
+            self._make_room(slot)
             greeting = self._greeting(slot, caller)
             task = asyncio.get_running_loop().create_task(self._open(slot, greeting))
             self._opening[slot] = task
@@ -255,13 +266,18 @@ class Backend:
             return
         error = task.exception()
         if error is None:
-            self._failures, self._retry_at, self._last_error = 0, 0.0, ""
+            self._tries.pop(slot.owner, None)
+            self._last_error = ""
             return
+        if len(self._tries) > _MAX_OWN_HTTP:
+            self._tries.clear()
+        tries = self._tries.setdefault(slot.owner, Tries())
         if isinstance(error, RpcError):
-            self._last_error = error.message.removeprefix(f"Backend {self.name}: ")
-        pause = _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
-        self._failures += 1
-        self._retry_at = time.monotonic() + pause
+            tries.error = error.message.removeprefix(f"Backend {self.name}: ")
+            if not slot.owner or error.kind == UNAVAILABLE:
+                self._last_error = tries.error
+        tries.retry_at = time.monotonic() + _BACKOFF_S[min(tries.failures, len(_BACKOFF_S) - 1)]
+        tries.failures += 1
 
     def _greeting(self, slot: Slot, caller: Caller | None) -> Greeting | None:
         """A connection of a session's own introduces that session's client; a shared one introduces us."""
@@ -270,7 +286,6 @@ class Backend:
         return Greeting(caller.session.version, caller.session.capabilities, caller.session.client)
 
     async def _open(self, slot: Slot, greeting: Greeting | None) -> Line:
-        self._make_room(slot)
         try:
             async with asyncio.timeout(self._start_timeout_s + LIST_TIMEOUT_S):
                 line = await self._greeted(slot, greeting)
@@ -346,8 +361,9 @@ class Backend:
         self._speaks[peer.modern] = True
         actual = Slot(peer.modern, slot.owner)
         if peer.modern != slot.modern:
-            self._speaks[slot.modern] = False
-            if slot.modern in self._home:
+            if not (slot.owner and self._speaks.get(slot.modern)):  # else it refused what that one client said
+                self._speaks[slot.modern] = False
+            if slot.modern in self._home and not slot.owner:
                 self._home[peer.modern] = self._home.pop(slot.modern)
             if slot.owner and peer.modern:
                 actual = Slot(True)
@@ -389,13 +405,14 @@ class Backend:
     def _make_room(self, slot: Slot) -> None:
         """Keep the connections that belong to one session each below their cap. Raises RpcError."""
         owned = [(line.used, key) for key, line in self._lines.items() if key.owner]
-        if not slot.owner or len(owned) < (MAX_OWN if self.stdio else _MAX_OWN_HTTP):
+        count = len(owned) + sum(bool(key.owner) for key in self._opening)
+        if not slot.owner or count < (MAX_OWN if self.stdio else _MAX_OWN_HTTP):
             return
         for _, key in sorted(owned, key=lambda item: item[0]):
             if not self._lines[key].peer.calls:
                 self.release(key.owner)
                 return
-        raise unavailable(self.name, f"{len(owned)} client sessions use it already, each with a process of its own")
+        raise unavailable(self.name, f"{count} client sessions use it already, each with a process of its own")
 
     def release(self, owner: str) -> None:
         """A client session ended: close the connections that were its own."""

@@ -58,8 +58,9 @@ class ConnectFailed(PeerClosed):
     """Raised when nothing was sent yet, so the request may be tried again on a new connection."""
 
 
+UNAVAILABLE: Final = "backend_unavailable"
+
+
 def unavailable(backend: str, why: str) -> RpcError:
     """The error for a backend that cannot answer: it says which and why."""
-    return RpcError(
-        BACKEND_UNAVAILABLE, f"Backend {backend}: {why}", {"backend": backend}, kind="backend_unavailable"
-    )
+    return RpcError(BACKEND_UNAVAILABLE, f"Backend {backend}: {why}", {"backend": backend}, kind=UNAVAILABLE)
