@@ -21,6 +21,7 @@ from gateway.mcp.errors import ConnectFailed, PeerClosed
 _IDLE_S: Final = 3.0
 _MAX_IDLE: Final = 256
 _MAX_OPEN: Final = 1024
+"""Connections of one backend; standing streams, on which it only tells of changes, take half of them at most."""
 _MAX_OVERHEAD: Final = 256 * 1024
 """Bytes of heads, interim responses, trailers and chunk framing without a byte of body."""
 
@@ -147,6 +148,7 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close now; the receiver hears of it unless it is done."""
         self.closed = True
+        self._pool.forget(self)
         if self._transport is not None:
             self._transport.abort()
 
@@ -167,11 +169,24 @@ class Pool:
         self._dial = dial
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
+        self._dialing = 0
+        self._standing: set[Connection] = set()
         self.breaks = 0
         self.closed = False
 
+    async def stand(self) -> Connection:
+        """A connection for a stream that stays open. Raises PeerClosed; ConnectFailed when nobody listens."""
+        most = _MAX_OPEN // 2
+        if len(self._standing) < most:
+            connection = await self.take()
+            if len(self._standing) < most:  # others may have been quicker
+                self._standing.add(connection)
+                return connection
+            self.give_back(connection)
+        raise PeerClosed(f"{most} streams of it are open already")
+
     async def take(self) -> Connection:
-        """A connection ready for a request. Raises ConnectFailed."""
+        """A connection ready for a request. Raises PeerClosed; ConnectFailed when nobody listens."""
         idle = self._idle
         oldest = time.monotonic() - _IDLE_S
         while idle:
@@ -179,19 +194,33 @@ class Pool:
             if connection.open and connection.idle_since >= oldest:
                 return connection
             connection.drop()
-        if self.closed:
-            raise PeerClosed("the connection was closed")
-        if len(self._open) >= _MAX_OPEN:
-            raise ConnectFailed(f"{_MAX_OPEN} connections to it are open already")
+        self._check_open()
+        if len(self._open) + self._dialing >= _MAX_OPEN:
+            raise PeerClosed(f"{_MAX_OPEN} connections to it are open already")
+        self._dialing += 1
         try:
             connection = await self._dial(lambda: Connection(self))
         except (OSError, TimeoutError) as error:
             raise ConnectFailed(f"no connection: {error or type(error).__name__}") from error
+        finally:
+            self._dialing -= 1
+        if not connection.open:
+            raise ConnectFailed("no connection: it was closed at once")
+        try:
+            self._check_open()
+        except PeerClosed:
+            connection.drop()
+            raise
         self._open.add(connection)
         return connection
 
+    def _check_open(self) -> None:
+        if self.closed:
+            raise PeerClosed("the connection was closed")
+
     def give_back(self, connection: Connection) -> None:
         """The connection may serve another request."""
+        self._standing.discard(connection)
         if self.closed or len(self._idle) >= _MAX_IDLE or connection.breaks != self.breaks:
             connection.drop()
         else:
@@ -209,6 +238,7 @@ class Pool:
     def forget(self, connection: Connection) -> None:
         """The connection is gone."""
         self._open.discard(connection)
+        self._standing.discard(connection)
 
     def close(self) -> None:
         """Close all connections; requests on their way break."""

@@ -225,7 +225,8 @@ class HttpPeer:
         body = call.message(number)
         extra = _MODERN + self._routing(call) if self.modern else self._fixed
         extra += await self._site.authorization()
-        connection = await self._site.pool.take()
+        pool = self._site.pool
+        connection = await (pool.stand() if call.method == "subscriptions/listen" else pool.take())
         exchange = Exchange(self, call)
         exchange.connection = connection
         call.peer = self
@@ -332,7 +333,7 @@ class HttpPeer:
             extra += header_lines({"Last-Event-ID": event_id})
         extra += await self._site.authorization()
         exchange.done = asyncio.get_running_loop().create_future()
-        connection = await self._site.pool.take()
+        connection = await (self._site.pool.stand() if exchange.call is None else self._site.pool.take())
         exchange.connection = connection
         connection.request(self._site.other(b"GET", extra), exchange)
         try:

@@ -8,8 +8,9 @@ from contextlib import AsyncExitStack
 import pytest
 
 from gateway.mcp import backend as backend_module
-from tests.gateway.mcp.clients import legacy
-from tests.gateway.mcp.fakes import FIXTURE, config, gateway, server
+from gateway.mcp import http_client
+from tests.gateway.mcp.clients import legacy, modern
+from tests.gateway.mcp.fakes import FIXTURE, config, eventually, gateway, server
 
 pytestmark = pytest.mark.anyio
 
@@ -41,3 +42,30 @@ async def test_the_cap_of_session_containers_holds_for_a_crowd_too(monkeypatch: 
         refused = [one["error"]["message"] for one in said if "error" in one]
         assert all("2 client sessions use it already" in message for message in refused), refused
         assert "result" in await clients[0].call("pipe__echo", {"value": 1}), "there is room again, at once"
+
+
+async def test_a_backend_with_all_its_connections_taken_refuses_what_is_new_and_keeps_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_client, "_MAX_OPEN", 8)
+    async with gateway(config({"web": server(http=True)})) as running, modern(running.url("web")) as client:
+        async with asyncio.timeout(100):
+            assert "result" in await client.call("echo", {"value": 1})
+            first = [asyncio.ensure_future(client.call("wait", {"seconds": 5})) for _ in range(6)]
+            await eventually(lambda: running.endpoint.inflight.count() == 6)
+            more = await asyncio.gather(*(client.call("wait", {"seconds": 5}) for _ in range(6)))
+            refused = [one["error"]["message"] for one in more if "error" in one]
+            assert refused == ["Backend web: 8 connections to it are open already"] * len(refused)
+            assert len(refused) > 3
+            assert all("result" in one for one in await asyncio.gather(*first))
+            assert "result" in await client.call("echo", {"value": 1})
+
+
+async def test_streams_of_idle_sessions_leave_connections_for_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_client, "_MAX_OPEN", 8)
+    async with gateway(config({"web": server(http=True)})) as running, AsyncExitStack() as stack:
+        await stack.enter_async_context(asyncio.timeout(100))
+        for _ in range(10):
+            client = await stack.enter_async_context(legacy(running.url("web")))
+            assert "result" in await client.call("echo", {"value": 1})
+        assert len({*running.endpoint._backends["web"].peers()}) > 10, "none was lost"
