@@ -7,6 +7,7 @@ the bytes that the backend sent unless something in it must change.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -117,7 +118,7 @@ class Calls:
         if self._tracer is not None:
             self._start_span(errand)
         try:
-            peer = backend.ready(caller) or await backend.peer(caller)
+            peer = backend.ready(caller) or await self._opened(errand)
             reply = await self._carry(errand, peer)
             done = self._finished(errand, reply, peer)
         except RpcError as error:
@@ -153,6 +154,27 @@ class Calls:
             errand.params = {**errand.params, "_meta": meta}
 
     # the wait
+
+    async def _opened(self, errand: Errand, call: Call | None = None) -> Peer:
+        """The caller's connection, opened first. Raises RpcError, also when the client cancels, and ClientGone."""
+        caller, backend = errand.caller, errand.backend
+        if (peer := backend.ready(caller)) is not None:
+            return peer
+        waiting = call or Call(backend.name, errand.method, {}, caller, None)
+        calls: dict[Any, Call] = caller.session.calls if caller.session is not None else {}
+        calls[caller.request_id] = waiting
+        opening = asyncio.ensure_future(backend.peer(caller))
+        opening.add_done_callback(lambda done: done.cancelled() or done.exception())
+        opening.add_done_callback(lambda _: caller.answer.bell.ring())
+        try:
+            await caller.answer.until(lambda: opening.done() or waiting.reply is not None)
+        finally:
+            if call is None:
+                calls.pop(caller.request_id, None)
+            opening.cancel()
+        if waiting.reply is not None:
+            raise RpcError(REQUEST_CANCELLED, "Request cancelled")
+        return opening.result()
 
     async def _carry(self, errand: Errand, peer: Peer) -> Reply:
         """The backend's last word. Raises RpcError, ClientGone."""
@@ -213,7 +235,7 @@ class Calls:
                     raise unavailable(errand.backend.name, str(error)) from error
                 if isinstance(error, ConnectFailed):
                     errand.backend.lost(peer)
-                peer = await errand.backend.peer(errand.caller)
+                peer = await self._opened(errand, call)
 
     async def _rounds(self, errand: Errand, call: Call) -> Reply | None:
         """Answer a modern backend's questions for a legacy client; None when the client itself must come back."""
@@ -248,7 +270,7 @@ class Calls:
         again = Call(call.backend, call.method, {**params, **extra}, caller, errand.backend.call_timeout_s)
         if caller.session is not None:
             caller.session.calls[caller.request_id] = again
-        await self._send(errand, again, await errand.backend.peer(caller))
+        await self._send(errand, again, await self._opened(errand, again))
         return again
 
     # parked calls

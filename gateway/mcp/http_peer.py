@@ -227,6 +227,9 @@ class HttpPeer:
         extra += await self._site.authorization()
         pool = self._site.pool
         connection = await (pool.stand() if call.method == "subscriptions/listen" else pool.take())
+        if call.reply is not None:  # it was cancelled meanwhile
+            pool.give_back(connection)
+            return
         exchange = Exchange(self, call)
         exchange.connection = connection
         call.peer = self

@@ -181,3 +181,44 @@ async def test_an_http_connection_that_closes_while_it_is_idle_is_not_written_to
                     assert connection._transport is not None
                     connection._transport.abort()
             assert "result" in await client.call("test_simple_text")
+
+
+@pytest.mark.parametrize("connect", [legacy, modern])
+async def test_a_client_that_vanishes_while_a_backend_starts_is_not_served(connect: Any) -> None:
+    async with (
+        gateway(config({"slow": server(start="lazy", sessions="shared")})) as running,
+        connect(running.url("slow")) as client,
+    ):
+        assert "result" in await client.call("echo", {})  # what it is, is known
+        await restart_held(running, "slow")
+        async with running.supervisor._locks["slow", ""]:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1):
+                    await client.call("crash")
+            await eventually(lambda: [call.error for call in running.calls()][-1:] == ["client_gone"])
+        assert "result" in await client.call("echo", {})
+        assert len(running.supervisor.started) == 2, "it did not crash"
+
+
+async def test_a_call_that_is_cancelled_while_a_backend_starts_is_over_at_once() -> None:
+    async with (
+        gateway(config({"slow": server(start="lazy", sessions="shared")})) as running,
+        legacy(running.url("slow")) as client,
+    ):
+        assert "result" in await client.call("echo", {})
+        await restart_held(running, "slow")
+        async with running.supervisor._locks["slow", ""]:
+            calling = asyncio.ensure_future(client.request("tools/call", {"name": "crash"}, 77))
+            asked = running.supervisor.asked
+            await eventually(lambda: running.supervisor.asked > asked)
+            await client.notify("notifications/cancelled", {"requestId": 77})
+            async with asyncio.timeout(30):
+                assert (await calling)["error"]["code"] == -32800
+        assert "result" in await client.call("echo", {})
+        assert len(running.supervisor.started) == 2, "it did not crash"
+
+
+async def restart_held(running: Gateway, backend: str) -> None:
+    """The backend's process ends; the next one starts for who is asked next."""
+    await running.supervisor.instances[backend, ""].stop()
+    await eventually(lambda: not running.endpoint._backends[backend].peers())
