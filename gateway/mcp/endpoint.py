@@ -405,17 +405,25 @@ class Endpoint:
         if route is None:
             raise Refused(404, "Not Found")
         client = scope.get("client")
+        config = self._config
         principal = await self._gate.admit(headers, client[0] if client else "", path)
-        view = self._view(principal.client, route)
-        if view is None:
-            raise Refused(404, f"There is no server {route} for this client")
+
+        def look() -> View:
+            if config is not self._config and not still_admitted(principal, config, self._config):
+                raise Denied(401, "invalid_token", "This gateway does not know the token any more")
+            view = self._view(principal.client, route)
+            if view is None:
+                raise Refused(404, f"There is no server {route} for this client")
+            return view
+
+        look()
         if self._closing:
             raise Refused(503, "The gateway is stopping", INTERNAL_ERROR)
         version = headers.get("mcp-protocol-version")
         if version is None or version in _LEGACY:
-            await self._legacy.serve(scope["method"], principal, view, headers, receive, send)
+            await self._legacy.serve(scope["method"], principal, look, headers, receive, send)
         else:
-            await self._modern.serve(scope["method"], principal, view, version, headers, receive, send)
+            await self._modern.serve(scope["method"], principal, look, version, headers, receive, send)
 
     async def _metadata(
         self, verifier: JwtVerifier, scope: Mapping[str, Any], path: str, headers: Mapping[str, str], send: Send

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from gateway.mcp.answer import ClientGone, Receive
@@ -10,8 +11,12 @@ from gateway.mcp.caller import Caller
 from gateway.mcp.errors import INTERNAL_ERROR, RpcError
 from gateway.mcp.http import Refused, accepts, check_content_type, parse_message, read_body
 from gateway.mcp.route import Router, failure
+from gateway.mcp.views import View
 
 logger = logging.getLogger(__name__)
+
+Look = Callable[[], View]
+"""What the client sees as it stands now: a body may be long on its way. Raises Refused and Denied."""
 
 
 async def read_message(headers: dict[str, str], receive: Receive, limit: int) -> dict[str, Any]:

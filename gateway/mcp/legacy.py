@@ -13,7 +13,7 @@ from gateway.mcp.backend import Backend
 from gateway.mcp.caller import Caller, Principal
 from gateway.mcp.calls import Calls
 from gateway.mcp.errors import INTERNAL_ERROR, PeerClosed, RpcError
-from gateway.mcp.front import answer, read_message
+from gateway.mcp.front import Look, answer, read_message
 from gateway.mcp.http import Refused, accepts
 from gateway.mcp.lists import Lists
 from gateway.mcp.peer import Peer
@@ -51,16 +51,16 @@ class LegacyFront:
         self.max_body_bytes = 0
 
     async def serve(
-        self, method: str, principal: Principal, view: View, headers: dict[str, str], receive: Receive, send: Send
+        self, method: str, principal: Principal, look: Look, headers: dict[str, str], receive: Receive, send: Send
     ) -> None:
-        """One HTTP request. Raises Refused, EOFError, ClientGone."""
+        """One HTTP request. Raises Refused, Denied, EOFError, ClientGone."""
         match method:
             case "POST":
-                await self._post(principal, view, headers, receive, send)
+                await self._post(principal, look, headers, receive, send)
             case "GET":
-                await self._get(self._find(principal, view, headers), headers, receive, send)
+                await self._get(self._find(principal, look(), headers), headers, receive, send)
             case "DELETE":
-                self._sessions.close(self._find(principal, view, headers))
+                self._sessions.close(self._find(principal, look(), headers))
                 await reply_plain(send, 200)
             case _:
                 raise Refused(405, "Method Not Allowed", allow="GET, POST, DELETE")
@@ -75,9 +75,10 @@ class LegacyFront:
         return session
 
     async def _post(
-        self, principal: Principal, view: View, headers: dict[str, str], receive: Receive, send: Send
+        self, principal: Principal, look: Look, headers: dict[str, str], receive: Receive, send: Send
     ) -> None:
         message = await read_message(headers, receive, self.max_body_bytes)
+        view = look()
         if message.get("method") == "initialize" and "id" in message:
             await self._initialize(principal, view, message, send)
             return

@@ -108,14 +108,15 @@ class Lists:
         return sorted(missing, key=lambda entry: entry["backend"])
 
     def _missing(self, name: str, kind: Kind, why: str) -> dict[str, str]:
-        shown = "last known" if self.backends[name].offers.lists.get(kind) is not None else "left out"
+        backend = self.backends.get(name)
+        shown = "last known" if backend is not None and kind in backend.offers.lists else "left out"
         return {"backend": name, "reason": why, "shown": shown}
 
     def _items(self, caller: Caller, kind: Kind) -> list[dict[str, Any]]:
         """All that the view shows, kept until the directory or one of the lists changes."""
         view = caller.view
         directory = view.directory
-        listings = [self.backends[name].offers.known(kind, caller) for name in view.backends]
+        listings = [self._known(name, kind, caller) for name in view.backends]
         known = view.lists.get(kind)
         if known is not None and known[0] is directory and known[1] == listings:
             items: list[dict[str, Any]] = known[2]
@@ -130,6 +131,10 @@ class Lists:
                     items.append(shown)
         view.lists[kind] = (directory, listings, items)
         return items
+
+    def _known(self, name: str, kind: Kind, caller: Caller) -> Listing | None:
+        backend = self.backends.get(name)  # the configuration may have changed since the request came
+        return backend.offers.known(kind, caller) if backend is not None else None
 
     def _shown(self, view: View, kind: Kind, backend: str, item: dict[str, Any]) -> dict[str, Any] | None:
         key = item[kind.key]
@@ -187,7 +192,8 @@ class Lists:
         """The extensions that work through `/mcp`: tasks always (a backend on a pipe may not have said so yet)."""
         found: dict[str, Any] = {EXTENSION: {}}
         for name in view.backends:
-            about = self.backends[name].abouts.get(True)
+            backend = self.backends.get(name)
+            about = backend.abouts.get(True) if backend is not None else None
             offered = about.capabilities.get("extensions") if about is not None else None
             if isinstance(offered, dict) and _APPS in offered:
                 found.setdefault(_APPS, offered[_APPS])
@@ -206,7 +212,8 @@ class Lists:
                 task.add_done_callback(lambda done: done.cancelled() or done.exception())
         parts = []
         for name in view.backends:
-            about = next(iter(self.backends[name].abouts.values()), None)
+            backend = self.backends.get(name)
+            about = next(iter(backend.abouts.values()), None) if backend is not None else None
             if about is not None and about.instructions:
                 parts.append(f"# {name}\n{about.instructions}")
         return {"instructions": "\n\n".join(parts)} if parts else {}

@@ -10,7 +10,7 @@ from gateway.mcp import wire
 from gateway.mcp.answer import Answer, Receive, Send, reply_plain
 from gateway.mcp.caller import LEVELS, Caller, Principal
 from gateway.mcp.errors import INVALID_PARAMS, STATUS, UNSUPPORTED_VERSION, RpcError
-from gateway.mcp.front import answer, read_message
+from gateway.mcp.front import Look, answer, read_message
 from gateway.mcp.http import Refused
 from gateway.mcp.peer import META_CAPABILITIES, META_CLIENT, META_LEVEL, MODERN
 from gateway.mcp.route import Router
@@ -30,13 +30,13 @@ class ModernFront:
         self,
         method: str,
         principal: Principal,
-        view: View,
+        look: Look,
         version: str,
         headers: dict[str, str],
         receive: Receive,
         send: Send,
     ) -> None:
-        """One HTTP request. Raises Refused, EOFError."""
+        """One HTTP request. Raises Refused, Denied, EOFError."""
         if method != "POST":
             raise Refused(405, "Method Not Allowed", allow="POST")
         message = await read_message(headers, receive, self.max_body_bytes)
@@ -58,7 +58,7 @@ class ModernFront:
             body = wire.error_response(message["id"], error.body())
             await reply_plain(send, STATUS.get(error.code, 200), body)
             return
-        caller = self._caller(message, principal, view, version, headers, Answer(receive, send, self._tasks, []))
+        caller = self._caller(message, principal, look(), version, headers, Answer(receive, send, self._tasks, []))
         await answer(self._router, caller, message["method"], message["params"])
 
     def _caller(

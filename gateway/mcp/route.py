@@ -331,9 +331,9 @@ class Router:
             raise RpcError(INVALID_PARAMS, f"level must be one of {', '.join(LEVELS)}")
         session.level = level
         for name in caller.view.backends:
-            backend = self._backends[name]
-            peer = backend.ready(caller)
-            if peer is not None and not peer.modern:
+            backend = self._backends.get(name)
+            peer = backend.ready(caller) if backend is not None else None
+            if backend is not None and peer is not None and not peer.modern:
                 await backend.set_level(peer, level)
         return success(caller, {})
 

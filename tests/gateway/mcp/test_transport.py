@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import httpx2
 import pytest
 
 from tests.gateway.mcp.clients import ACCEPT, MODERN, legacy, modern
-from tests.gateway.mcp.fakes import Gateway, config, gateway, server, token_digest
+from tests.gateway.mcp.fakes import Gateway, config, eventually, gateway, server, token_digest
 
 pytestmark = pytest.mark.anyio
 META = {"io.modelcontextprotocol/protocolVersion": MODERN, "io.modelcontextprotocol/clientCapabilities": {}}
-LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": META}}
+LIST: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": META}}
+GREETING = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +198,50 @@ async def test_numbers_keep_their_spelling_on_the_way_to_the_backend(running: Ga
     response = await post(running, body, headers, "/servers/fixture/mcp")
     text = response.json()["result"]["content"][0]["text"]
     assert text == '{"value": [123456789012345678901234567890, 1.0]}'
+
+
+@pytest.mark.parametrize("method", ["initialize", "tools/list", "server/discover"])
+async def test_a_backend_that_is_removed_while_it_is_waited_for_is_no_error(method: str) -> None:
+    servers = {"fixture": server(http=True), "slow": server(start="lazy")}
+    async with gateway(config(servers)) as found:
+        async with found.supervisor._locks.setdefault(("slow", ""), asyncio.Lock()):
+            body = GREETING if method == "initialize" else {**LIST, "method": method}
+            headers = {} if method == "initialize" else {**ROUTED, "mcp-method": method}
+            waiting = asyncio.ensure_future(post(found, body, headers))
+            asked = found.supervisor.asked
+            await eventually(lambda: found.supervisor.asked > asked)
+            found.endpoint.apply(config({"fixture": server(http=True)}))
+            async with asyncio.timeout(30):
+                response = await waiting
+        assert (response.status_code, "result" in response.json()) == (200, True), response.text
+
+
+@pytest.mark.parametrize("change", ["token", "server", "tool"])
+async def test_what_a_client_may_see_is_decided_when_its_request_is_complete(change: str) -> None:
+    def client(token: str = "t", deny: Sequence[str] = ()) -> dict[str, Any]:
+        return {"a": {"token_sha256": token_digest(token), "tools": {"deny": list(deny)}}}
+
+    servers = {"fixture": server(http=True)}
+    after = {
+        "token": config(servers, clients=client("other")),
+        "server": config({"other": server()}, clients=client()),
+        "tool": config(servers, clients=client(deny=["*"])),
+    }[change]
+    async with gateway(config(servers, clients=client())) as found:
+        call = {**LIST, "method": "tools/call", "params": {**LIST["params"], "name": "echo"}}
+        body = json.dumps(call).encode()
+        reader, writer = await asyncio.open_connection("127.0.0.1", found.port)
+        lines = {**ROUTED, "mcp-method": "tools/call", "mcp-name": "echo", "authorization": "Bearer t", **ACCEPT}
+        lines |= {"host": "127.0.0.1", "content-type": "application/json", "content-length": str(len(body))}
+        head = "POST /servers/fixture/mcp HTTP/1.1\r\n" + "".join(
+            f"{name}: {value}\r\n" for name, value in lines.items()
+        )
+        writer.write(head.encode() + b"\r\n" + body[:10])
+        async with httpx2.AsyncClient(trust_env=False) as http:  # a later request is answered, so that one was begun
+            assert (await http.get(f"http://127.0.0.1:{found.port}/nowhere")).status_code == 404
+        found.endpoint.apply(after)
+        writer.write(body[10:])
+        async with asyncio.timeout(30):
+            status = await reader.readline()
+        writer.close()
+        assert int(status.split()[1]) == {"token": 401, "server": 404, "tool": 400}[change]
