@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.mcp.caller import Caller
+from gateway.mcp.caller import ANSWER_S, Caller
 from gateway.mcp.errors import INTERNAL_ERROR, RpcError
-from gateway.mcp.peer import META, META_LEVEL, Question, envelope
+from gateway.mcp.peer import META, META_LEVEL, Call, Question, envelope
 from gateway.mcp.tasktable import EXTENSION
 
 MAX_ROUNDS: Final = 10
@@ -77,7 +77,7 @@ def input_required(questions: Mapping[str, Question], state: str) -> dict[str, A
     return {"resultType": "input_required", "inputRequests": asked, "requestState": state}
 
 
-async def ask_client(caller: Caller, result: Mapping[str, Any], round_number: int) -> dict[str, Any]:
+async def ask_client(call: Call, caller: Caller, result: Mapping[str, Any], round_number: int) -> dict[str, Any]:
     """Put a modern backend's questions to a legacy client; returns what the retry must carry. Raises RpcError."""
     requests = result.get("inputRequests")
     carried: dict[str, Any] = {}
@@ -87,10 +87,19 @@ async def ask_client(caller: Caller, result: Mapping[str, Any], round_number: in
         await asyncio.sleep(_STATE_ONLY_S * min(2**round_number, 5))
         return carried
     futures: dict[str, asyncio.Future[dict[str, Any]]] = {}
-    for key, request in requests.items():
-        futures[key] = _ask(caller, request)
-    await caller.answer.until(lambda: all(future.done() for future in futures.values()))
-    carried["inputResponses"] = {key: future.result() for key, future in futures.items()}
+    try:
+        for key, request in requests.items():
+            futures[key] = _ask(caller, request)
+            call.asked.add(futures[key])
+        async with asyncio.timeout(ANSWER_S):
+            await caller.answer.until(lambda: all(future.done() for future in futures.values()))
+        carried["inputResponses"] = {key: future.result() for key, future in futures.items()}
+    except TimeoutError:
+        raise RpcError(INTERNAL_ERROR, f"The client did not answer within {ANSWER_S:g} s") from None
+    finally:
+        for future in futures.values():
+            if not future.cancel():
+                future.exception()  # seen: only the first refusal is told
     return carried
 
 

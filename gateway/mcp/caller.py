@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from gateway.mcp.sessions import Session
     from gateway.mcp.views import View
 
+ANSWER_S: Final = 600.0
+"""How long a client may take over a question."""
 LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
 

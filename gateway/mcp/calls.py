@@ -253,7 +253,7 @@ class Calls:
             elif number == MAX_ROUNDS:
                 return failed(INTERNAL_ERROR, f"Backend {call.backend} asked for input more than {MAX_ROUNDS} times")
             else:
-                call = await self._again(errand, call, await ask_client(caller, reply.result, number))
+                call = await self._again(errand, call, await ask_client(call, caller, reply.result, number))
             await caller.answer.until(lambda call=call: call.reply is not None or bool(call.questions))  # type: ignore[misc]
         return None
 
@@ -377,6 +377,7 @@ class Calls:
 
     def cancel(self, call: Call, reason: str) -> None:
         """The client does not want the answer any more."""
+        call.refuse_questions(RpcError(REQUEST_CANCELLED, "Request cancelled"))
         if call.reply is None:
             if call.peer is not None:
                 call.peer.cancel(call, reason)

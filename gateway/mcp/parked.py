@@ -120,9 +120,7 @@ class ParkingLot:
 
 def abandon(call: Call, why: str) -> None:
     """Nobody waits for this call any more: its questions are refused and its backend is told."""
-    for question in call.questions.values():
-        if not question.answer.done():
-            question.answer.set_exception(RpcError(INTERNAL_ERROR, why))
+    call.refuse_questions(RpcError(INTERNAL_ERROR, why))
     if call.peer is not None and call.reply is None:
         call.peer.cancel(call, why)
     call.fail(why)

@@ -118,6 +118,7 @@ class Call:
         "_timeout_s",
         "_timer",
         "acknowledged",
+        "asked",
         "backend",
         "bell",
         "caller",
@@ -145,6 +146,8 @@ class Call:
         self.questions: dict[str, Question] = {}
         self.acknowledged = False
         """A subscription that the backend has taken note of."""
+        self.asked: set[asyncio.Future[dict[str, Any]]] = set()
+        """What its older client was asked in the middle of it."""
         self.bell = Bell() if caller is None else caller.answer.bell
         self._timeout_s = timeout_s
         self._timer: asyncio.TimerHandle | None = None
@@ -206,6 +209,12 @@ class Call:
         self.questions[question.key] = question
         self.stop_clock()
         self.bell.ring()
+
+    def refuse_questions(self, error: RpcError) -> None:
+        """Nobody will answer what was asked during the call."""
+        for answer in [*self.asked, *(question.answer for question in self.questions.values())]:
+            if not answer.done():
+                answer.set_exception(error)
 
     @property
     def settled(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 from gateway.mcp import wire
 from gateway.mcp.backend import Backend
-from gateway.mcp.caller import Caller, required_capability
+from gateway.mcp.caller import ANSWER_S, Caller, required_capability
 from gateway.mcp.catalogue import CHANGED
 from gateway.mcp.errors import INTERNAL_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, RpcError
 from gateway.mcp.peer import META_SUBSCRIPTION, Call, Peer, Question
@@ -26,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 _ASKABLE: Final = frozenset({"sampling/createMessage", "elicitation/create", "roots/list"})
 _SILENT_S: Final = 60.0
-ANSWER_S: Final = 600.0
-"""How long a client may take over a question."""
 
 
 class Outlets(Protocol):
@@ -140,7 +138,10 @@ class Pushes:
             async with asyncio.timeout(ANSWER_S):
                 if caller.modern:
                     return await self._question(call, method, params)
-                return await caller.ask(method, params)
+                answer = caller.ask(method, params)
+                call.asked.add(answer)
+                answer.add_done_callback(call.asked.discard)
+                return await answer
         except TimeoutError:
             raise RpcError(INTERNAL_ERROR, f"The client did not answer {method} within {ANSWER_S:g} s") from None
         finally:

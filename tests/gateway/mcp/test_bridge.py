@@ -11,10 +11,11 @@ import mcp_types as t
 import pytest
 from mcp import Client
 
-from tests.gateway.mcp.clients import Modern, modern
+from tests.gateway.mcp.clients import Modern, legacy, modern
 from tests.gateway.mcp.fakes import FIXTURE, Gateway, config, eventually, gateway, server, token_digest
 
 pytestmark = pytest.mark.anyio
+ASK = {"prompt": "who?"}
 
 
 @asynccontextmanager
@@ -175,3 +176,30 @@ async def test_a_log_level_that_does_not_exist_harms_nobody_else(level: Any) -> 
         assert (client.status, said["error"]["code"]) == (400, -32602)
         said = await client.request(*call, {"io.modelcontextprotocol/logLevel": "info"})
         assert said["result"].get("isError") is not True, said
+
+
+@pytest.mark.parametrize("end", ["vanish", "cancel"])
+@pytest.mark.parametrize("http", [False, True], ids=["stdio", "http"])
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+async def test_a_question_does_not_outlive_the_call_that_it_was_asked_in(era: str, http: bool, end: str) -> None:
+    asked = asyncio.Event()
+
+    async def never(method: str, params: dict[str, Any]) -> dict[str, Any]:
+        asked.set()
+        await asyncio.Event().wait()
+        return {}
+
+    async with only(era, http) as running, legacy(running.url("fixture"), capabilities={"sampling": {}}) as client:
+        client.answer = never
+        (session,) = running.endpoint._sessions
+        call = asyncio.ensure_future(client.request("tools/call", {"name": "test_sampling", "arguments": ASK}, 77))
+        async with asyncio.timeout(30):
+            await asked.wait()
+        assert len(session.asked) == 1
+        if end == "cancel":
+            await client.notify("notifications/cancelled", {"requestId": 77})
+        else:
+            call.cancel()
+        await eventually(lambda: not session.asked)
+        await eventually(lambda: running.endpoint.inflight.count() == 0)
+        call.cancel()
