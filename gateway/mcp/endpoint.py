@@ -313,6 +313,10 @@ class Endpoint:
         """A backend said so."""
         self._watches.resource_updated(backend, params, owner)
 
+    def is_anothers_task(self, task_id: str, principal: Principal, backend: str) -> bool:
+        """Whether a backend's task was begun by somebody else."""
+        return self._router.tasks.is_anothers(task_id, principal, backend)
+
     def _session_ended(self, session: Session) -> None:
         for call in list(session.calls.values()):
             self._calls.cancel(call, "the session ended")

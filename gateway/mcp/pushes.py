@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from gateway.mcp import wire
 from gateway.mcp.backend import Backend
-from gateway.mcp.caller import ANSWER_S, Caller, required_capability
+from gateway.mcp.caller import ANSWER_S, Caller, Principal, required_capability
 from gateway.mcp.catalogue import CHANGED
 from gateway.mcp.errors import INTERNAL_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, RpcError
 from gateway.mcp.peer import META_SUBSCRIPTION, Call, Peer, Question
@@ -25,6 +25,7 @@ from observability.events import Event, NoticeEvent, Severity
 logger = logging.getLogger(__name__)
 
 _ASKABLE: Final = frozenset({"sampling/createMessage", "elicitation/create", "roots/list"})
+_RELATED: Final = "io.modelcontextprotocol/related-task"
 _SILENT_S: Final = 60.0
 
 
@@ -41,6 +42,10 @@ class Outlets(Protocol):
 
     def resource_updated(self, backend: str, params: dict[str, Any], owner: str) -> None:
         """A resource that somebody watches was changed."""
+        ...
+
+    def is_anothers_task(self, task_id: str, principal: Principal, backend: str) -> bool:
+        """Whether a backend's task was begun by somebody else."""
         ...
 
 
@@ -90,7 +95,7 @@ class Pushes:
             call.caller.tell("notifications/progress", {**params, "progressToken": call.token})
 
     def _deliver(self, peer: Peer, method: str, params: dict[str, Any], call: Call | None) -> None:
-        target = call or _only(peer)
+        target = call or self._only(peer, params)
         if target is not None and target.caller is not None:
             if method != "notifications/message" or target.caller.wants(params.get("level")):
                 target.caller.tell(method, params)
@@ -119,7 +124,7 @@ class Pushes:
             raise RpcError(METHOD_NOT_FOUND, f"Method not found: {method}")
         if self.backend is not None:
             self.backend.saw_push()
-        target = call or _only(peer)
+        target = call or self._only(peer, params)
         if target is None and peer.session:
             return await self._ask_session(peer, method, params)
         if target is None or target.caller is None:
@@ -173,6 +178,17 @@ class Pushes:
         except TimeoutError:
             raise RpcError(INTERNAL_ERROR, f"The client did not answer {method} within {ANSWER_S:g} s") from None
 
+    def _only(self, peer: Peer, params: Mapping[str, Any]) -> Call | None:
+        """The one client's call in flight, unless the message is of another's task. Requests of our own carry nothing of
+        any client, so they do not count."""
+        clients = [call for call in peer.calls.values() if call.caller is not None]
+        if len(clients) != 1 or peer.ghosts:
+            return None
+        (only,), task_id = clients, _task_of(params)
+        if task_id is None or peer.session or only.caller is None:
+            return only
+        return None if self._outlets.is_anothers_task(task_id, only.caller.principal, self.name) else only
+
     # the connection itself
 
     def on_closed(self, peer: Peer, why: str) -> None:
@@ -205,10 +221,12 @@ class Pushes:
         )
 
 
-def _only(peer: Peer) -> Call | None:
-    """The one client's call in flight. Requests of our own carry nothing of any client, so they do not count."""
-    clients = [call for call in peer.calls.values() if call.caller is not None]
-    return clients[0] if len(clients) == 1 and not peer.ghosts else None
+def _task_of(params: Mapping[str, Any]) -> str | None:
+    """The task that a message is about (MCP 2025-11-25, tasks: status notifications and related-task metadata)."""
+    meta = params.get("_meta")
+    related = meta.get(_RELATED) if isinstance(meta, dict) else None
+    task_id = related.get("taskId") if isinstance(related, dict) else params.get("taskId")
+    return task_id if isinstance(task_id, str) else None
 
 
 def _in_flight(peer: Peer) -> str:

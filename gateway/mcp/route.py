@@ -59,7 +59,7 @@ class Router:
         self._lists = lists
         self._watches = watches
         self._search = search
-        self._tasks = TaskTable()
+        self.tasks = TaskTable()
         self._emit = emit
         self._meters = meters
         self._handlers: Mapping[str, Handler] = {
@@ -147,7 +147,7 @@ class Router:
             caller, backend, "tools/call", params, key=own, label=self._label(backend, Kind.TOOLS, own)
         )
         if b'"taskId"' in done[0]:
-            self._tasks.learn(done[0], caller.principal, backend_name, own)
+            self.tasks.learn(done[0], caller.principal, backend_name, own)
         return done
 
     async def _check_pin(self, caller: Caller, backend: Backend, own: str, name: str) -> None:
@@ -274,10 +274,10 @@ class Router:
         if caller.modern:
             _check_task_request(caller, method, params)
         elif method == "tasks/list":
-            known = self._tasks.of(caller.principal, caller.view.backends)
+            known = self.tasks.of(caller.principal, caller.view.backends)
             return success(caller, {"tasks": [one.task for one in known if self._may_use(caller, one)]})
         task_id = _text(params, "taskId")
-        found = self._tasks.find(task_id, caller.principal, caller.view.backends)
+        found = self.tasks.find(task_id, caller.principal, caller.view.backends)
         found = [one for one in found if self._may_use(caller, one)]
         if len(found) > 1:
             names = ", ".join(one.backend for one in found)

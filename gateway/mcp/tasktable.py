@@ -65,6 +65,11 @@ class TaskTable:
         mine: Mapping[tuple[str, str], Known] = self._tasks.get(principal, {})
         return [mine[task_id, backend] for backend in backends if (task_id, backend) in mine]
 
+    def is_anothers(self, task_id: str, principal: Principal, backend: str) -> bool:
+        """Whether the backend's task of that id is known to be somebody else's, and none is this principal's."""
+        key = (task_id, backend)
+        return key not in self._tasks.get(principal, {}) and any(key in tasks for tasks in self._tasks.values())
+
     def of(self, principal: Principal, backends: Collection[str]) -> list[Known]:
         """The principal's tasks on these backends."""
         return [known for known in self._tasks.get(principal, {}).values() if known.backend in backends]

@@ -22,6 +22,8 @@ TOOLS = (
     "list_flood",
     "later",
     "ask",
+    "task",
+    "task_news",
 )
 OUT = threading.Lock()
 
@@ -67,6 +69,20 @@ def call(number: Any, name: str, arguments: dict[str, Any]) -> None:
             say({"jsonrpc": "2.0", "id": f"q{number}", "method": "sampling/createMessage", "params": question})
             say({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "asked"}})
             threading.Timer(0.3, write, [json.dumps(result(number, "asked"))]).start()
+        case "task":
+            say(
+                {
+                    "jsonrpc": "2.0",
+                    "id": number,
+                    "result": {"task": {"taskId": arguments["task"], "status": "working"}},
+                }
+            )
+        case "task_news":  # of that task, and a question in its name
+            about = {"_meta": {"io.modelcontextprotocol/related-task": {"taskId": arguments["task"]}}}
+            question = {"messages": [], "maxTokens": 1, **about}
+            say({"jsonrpc": "2.0", "method": "notifications/tasks/status", "params": {"taskId": arguments["task"]}})
+            say({"jsonrpc": "2.0", "id": f"q{number}", "method": "sampling/createMessage", "params": question})
+            threading.Timer(0.3, write, [json.dumps(result(number, "told"))]).start()
         case "garbage":
             write("this is not JSON")
             write('{"jsonrpc": "2.0", "id": ')

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 import pytest
 
 from tests.gateway.mcp.clients import Legacy, legacy, modern
-from tests.gateway.mcp.fakes import config, eventually, gateway, server
+from tests.gateway.mcp.fakes import config, eventually, gateway, server, token_digest
 
 pytestmark = pytest.mark.anyio
 CAPABLE: dict[str, Any] = {"sampling": {}, "elicitation": {}, "roots": {}}
@@ -153,3 +154,32 @@ async def test_a_session_belongs_to_the_principal_that_opened_it() -> None:
             other_route = await alice.http.post(running.url(), json=message, headers=alice.headers)
             assert other_route.status_code == 404
             assert "result" in await alice.request("tools/list")
+
+
+async def test_news_of_a_task_reach_nobody_but_whose_it_is() -> None:
+    clients = {name: {"token_sha256": token_digest(name)} for name in "ab"}
+    settings = config({"bad": server(sessions="shared")}, clients=clients)
+    faulty = (sys.executable, "-m", "tests.fixture_server.faulty")
+    async with gateway(settings, {"bad": faulty}) as running:
+        url = running.url("bad")
+        async with (
+            legacy(url, token="a", capabilities=CAPABLE) as owner,
+            legacy(url, token="b", capabilities=CAPABLE) as other,
+        ):
+            heard: dict[str, list[str]] = {"owner": [], "other": []}
+
+            def listen(client: Legacy, name: str) -> None:
+                async def answer(method: str, params: dict[str, Any]) -> dict[str, Any]:
+                    heard[name].append(method)
+                    return {"role": "assistant", "content": {"type": "text", "text": "x"}, "model": "m"}
+
+                client.answer = answer
+
+            listen(owner, "owner")
+            listen(other, "other")
+            assert "task" in (await owner.call("task", {"task": "t1"}))["result"]
+            assert await other.text("task_news", {"task": "t1"}) == "told"
+            assert (other.seen, heard["other"]) == ([], [])
+            assert await owner.text("task_news", {"task": "t1"}) == "told"
+            assert owner.seen[0]["method"] == "notifications/tasks/status"
+            assert heard["owner"] == ["sampling/createMessage"]
