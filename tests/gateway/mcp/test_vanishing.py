@@ -218,6 +218,24 @@ async def test_a_call_that_is_cancelled_while_a_backend_starts_is_over_at_once()
         assert len(running.supervisor.started) == 2, "it did not crash"
 
 
+async def test_a_subscription_whose_client_left_before_it_began_is_not_kept() -> None:
+    servers = {"slow": server(http=True, start="lazy")}
+    command = ("env", "FIXTURE_ERA=modern", *FIXTURE, "--http", "0")
+    async with gateway(config(servers), {"slow": command}) as running, modern(running.url("slow")) as client:
+        watches, lock = running.endpoint._watches, running.supervisor._locks.setdefault(("slow", ""), asyncio.Lock())
+        async with lock:
+            wanted = {"notifications": {"resourceSubscriptions": ["test://watched-resource"]}}
+            listening = asyncio.ensure_future(client.request("subscriptions/listen", wanted))
+            await eventually(lambda: watches._watched and running.supervisor.asked)
+            listening.cancel()
+            await eventually(lambda: not watches._listeners)
+        await eventually(lambda: running.endpoint._backends["slow"].peers())
+        assert "result" in await client.call("echo", {})
+        await eventually(lambda: not watches._watched)
+        calls = [call for peer in running.endpoint._backends["slow"].peers() for call in peer.calls.values()]
+        assert [call for call in calls if "resourceSubscriptions" in str(call.params)] == []
+
+
 async def restart_held(running: Gateway, backend: str) -> None:
     """The backend's process ends; the next one starts for who is asked next."""
     await running.supervisor.instances[backend, ""].stop()
