@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 from egress.interfaces import interface_addresses
@@ -142,6 +142,8 @@ class Supervisor:
         self.stopped = asyncio.Event()
         self.remove = True
         self.applying = asyncio.Lock()
+        self.moving: frozenset[str] = frozenset()
+        """Backends that are being made anew: what still runs of them is nobody's any more."""
 
     # -- life
 
@@ -259,20 +261,29 @@ class Supervisor:
     async def reconcile(self) -> None:
         """From the actual state to the desired one."""
         async with self.applying:
-            await self.egress.renew()
             wanted = {
                 name: self.planner.key(server, self.config.extra_ca) for name, server in self.local_servers().items()
             }
-            changed = [name for name, key in self.keys.items() if wanted.get(name) != key]
-            await self.stop_backends(changed)
-            self.keys = wanted
-            await self.push()
-            assert self.tasks is not None
-            await self.connectors.reconcile(self.joined_networks(), self.tasks)
-            for name, server in self.local_servers().items():
-                if server.start is Start.EAGER:
-                    self.set_going(name, server)
-            self.spares.reconcile()
+            with self.making_anew(name for name, key in self.keys.items() if wanted.get(name) != key):
+                await self.egress.renew()
+                await self.stop_backends(self.moving)
+                self.keys = wanted
+                await self.push()
+                assert self.tasks is not None
+                await self.connectors.reconcile(self.joined_networks(), self.tasks)
+                for name, server in self.local_servers().items():
+                    if server.start is Start.EAGER:
+                        self.set_going(name, server)
+                self.spares.reconcile()
+
+    @contextlib.contextmanager
+    def making_anew(self, names: Iterable[str]) -> Iterator[None]:
+        """Meanwhile who asks for one of these waits for the new one."""
+        self.moving = frozenset(names)
+        try:
+            yield
+        finally:
+            self.moving = frozenset()
 
     def set_going(self, backend: str, server: Server) -> None:
         """What runs before anybody calls: the shared instance, or a spare for the first session."""
@@ -417,6 +428,9 @@ class Supervisor:
             await self.wait_begun()
         except Exception as error:
             raise BackendUnavailable(backend, str(error)) from error
+        if backend in self.moving:
+            async with self.applying:
+                pass
         instance = f"{backend}/{session}" if session else backend
         await self.left(self.spares.lent.get(instance) or self.slots.get(instance))
         if backend not in self.local_servers():
@@ -469,11 +483,12 @@ class Supervisor:
     async def restart(self, backend: str) -> None:
         """Makes a backend's containers anew."""
         async with self.applying:
-            await self.stop_backends([backend])
             server = self.local_servers().get(backend)
-            if server is None:
-                raise BackendUnavailable(backend, f"There is no backend {backend} that runs here.")
-            self.set_going(backend, server)
+            with self.making_anew([backend]):
+                await self.stop_backends([backend])
+                if server is None:
+                    raise BackendUnavailable(backend, f"There is no backend {backend} that runs here.")
+                self.set_going(backend, server)
 
     def status(self) -> list[BackendStatus]:
         """Every server of the configuration, in its order."""

@@ -264,6 +264,19 @@ async def test_a_changed_command_makes_that_backend_anew_and_no_other(stage: Sta
         assert [line for line in stage.engine.log if "other" in line and "push" not in line] == []
 
 
+async def test_who_asks_for_a_backend_while_it_is_made_anew_gets_the_new_one(stage: Stage) -> None:
+    async with stage.running(config({"clock": TIME})) as supervisor:
+        instances = [await supervisor.instance("clock")]
+        changed = config({"clock": {**TIME, "env": {"A": "b"}}})
+        for work in (lambda: supervisor.apply(changed), lambda: supervisor.restart("clock")):
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(work())
+                asked = tasks.create_task(supervisor.instance("clock"))
+            assert asked.result() not in instances
+            instances.append(asked.result())
+        assert ("A", "b") in stage.engine.named("stockade-p-b-clock").plan.env
+
+
 async def test_a_removed_backend_is_down_before_its_policy_goes(stage: Stage) -> None:
     async with stage.running(config({"clock": TIME})) as supervisor:
         await supervisor.instance("clock")
