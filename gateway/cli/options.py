@@ -94,7 +94,7 @@ def troubles(backends: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def is_troubled(backend: Mapping[str, Any]) -> bool:
     """Whether a server failed, or was started again and has a reason to tell: one that ends at once is seen in between."""
-    return bool(backend["detail"]) and (backend["state"] in TROUBLED or backend["restarts"] > 0)
+    return bool(backend["detail"]) and (backend["state"] in (*TROUBLED, "remote") or backend["restarts"] > 0)
 
 
 class Group(TyperGroup):

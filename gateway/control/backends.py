@@ -79,7 +79,8 @@ class BackendRoutes:
 
     def _trouble(self, status: BackendStatus) -> str:
         """A process that runs is not yet a server that answers."""
-        return self._control.endpoint.trouble(status.name) if status.state is BackendState.RUNNING else ""
+        spoken_to = status.state in (BackendState.RUNNING, BackendState.REMOTE)
+        return self._control.endpoint.trouble(status.name) if spoken_to else ""
 
     async def list(self, _: Request) -> Response:
         """All backends with their state and policy."""
@@ -121,9 +122,13 @@ class BackendRoutes:
         return await self._streams.logs(request, self._name(request))
 
     async def restart(self, request: Request) -> Response:
-        """Stop and start a backend, its door with it."""
+        """Stop and start a backend, its door with it; speak to a remote one anew."""
         await read_object(request, [])
         name = self._name(request)
+        server = self._control.config.servers[name]
+        if server.remote and not server.disabled:
+            self._control.endpoint.reconnect(name)
+            return JSONResponse({"restarted": name})
         try:
             await self._control.supervisor.restart(name)
         except BackendUnavailable as error:

@@ -41,6 +41,7 @@ from gateway.mcp.tasks import Tasks
 from gateway.runtime.errors import BackendUnavailable
 from gateway.runtime.spares import MAX_OWN
 from registry.config import Server, Sessions, Transport
+from registry.errors import ConfigError
 
 if TYPE_CHECKING:
     from gateway.mcp.caller import Caller
@@ -127,7 +128,7 @@ class Backend:
         tasks: Tasks,
         call_timeout_s: float,
         start_timeout_s: float,
-        remote: Site | None = None,
+        remote: Callable[[], Site] | None = None,
     ) -> None:
         self.name = name
         self.server = server
@@ -140,6 +141,7 @@ class Backend:
         self._tasks = tasks
         self._start_timeout_s = start_timeout_s
         self._remote = remote
+        self._far: Site | None = None
         self._lines: dict[Slot, Line] = {}
         self._opening: dict[Slot, asyncio.Task[Line]] = {}
         self._sites: dict[str, tuple[Instance, Site]] = {}
@@ -293,7 +295,7 @@ class Backend:
             raise unavailable(self.name, error.sentence) from error
         except TimeoutError:
             raise unavailable(self.name, f"it was not ready within {self._start_timeout_s:g} s") from None
-        except (PeerClosed, OSError) as error:
+        except (PeerClosed, OSError, ConfigError) as error:
             raise unavailable(self.name, str(error)) from error
         return self._settle(line, slot)
 
@@ -323,7 +325,8 @@ class Backend:
 
     async def _connect(self, slot: Slot) -> Line:
         if self._remote is not None:
-            return Line(HttpPeer(self._remote, self._sink, self._tasks, door="", modern=slot.modern), None)
+            site = self._far or await self._far_site(self._remote)
+            return Line(HttpPeer(site, self._sink, self._tasks, door="", modern=slot.modern), None)
         if not self.stdio:
             owner = slot.owner[:12] if self.server.sessions is Sessions.PER_CLIENT else ""
             instance = await self._instances.instance(self.name, owner)
@@ -332,6 +335,12 @@ class Backend:
         instance = await self._instances.instance(self.name, slot.owner[:12] or self._home_of(slot.modern))
         reader, writer = await instance.attach()
         return Line(StdioPeer(reader, writer, self._sink, self._tasks, door=instance.id), instance)
+
+    async def _far_site(self, make: Callable[[], Site]) -> Site:
+        made = await asyncio.to_thread(make)
+        if self._far is None:
+            self._far = made
+        return self._far
 
     def _home_of(self, modern: bool) -> str:
         """The instance of a shared pipe: the first era to come has the backend's own, the other one of its own."""
@@ -465,8 +474,8 @@ class Backend:
         await asyncio.gather(*self._releasing, *(self._close(line, slot) for slot, line in lines.items()))
         for _, site in self._sites.values():
             site.pool.close()
-        if self._remote is not None:
-            self._remote.pool.close()
+        if self._far is not None:
+            self._far.pool.close()
 
     def peers(self) -> list[Peer]:
         """The open connections."""

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,7 +39,7 @@ from gateway.mcp.oauth import WELL_KNOWN, JwtVerifier
 from gateway.mcp.peer import LEGACY_VERSIONS
 from gateway.mcp.pins import Pins
 from gateway.mcp.pushes import Pushes
-from gateway.mcp.remote import Secrets, remote_site
+from gateway.mcp.remote import Secrets, placed_site
 from gateway.mcp.route import Router
 from gateway.mcp.search import Search
 from gateway.mcp.sessions import IDLE_S, Session, Sessions
@@ -124,7 +125,7 @@ class Endpoint:
     def apply(self, config: Config, secrets: Secrets | None = None) -> None:
         """Take a configuration: new views at once; backends that did not change keep their connections.
 
-        `secrets` fills in the headers of remote servers. Raises ConfigError for a missing one.
+        `secrets` fills in the headers of remote servers, each when it is first spoken to.
         """
         self._secrets = secrets
         gateway = config.gateway
@@ -170,11 +171,19 @@ class Endpoint:
                 known.server = server
                 known.call_timeout_s = server.call_timeout_s or config.gateway.call_timeout_s
                 continue
-            if known is not None:
-                self._tasks.spawn(known.close())
-            backend = self._backends[name] = self._backend(name, server, config)
-            if self._running:
-                self._start(backend)
+            self._begin(name, server, config)
+
+    def _begin(self, name: str, server: Server, config: Config) -> None:
+        """The backend's connections from now on, instead of those it had."""
+        if (known := self._backends.get(name)) is not None:
+            self._tasks.spawn(known.close())
+        backend = self._backends[name] = self._backend(name, server, config)
+        if self._running:
+            self._start(backend)
+
+    def reconnect(self, backend: str) -> None:
+        """Speak to a remote server anew, with its secrets as they are now."""
+        self._begin(backend, self._config.servers[backend], self._config)
 
     def _backend(self, name: str, server: Server, config: Config) -> Backend:
         pushes = Pushes(name, self, self._emit)
@@ -186,7 +195,7 @@ class Endpoint:
             tasks=self._tasks,
             call_timeout_s=server.call_timeout_s or config.gateway.call_timeout_s,
             start_timeout_s=server.start_timeout_s or config.gateway.start_timeout_s,
-            remote=remote_site(server, self._secrets, config.extra_ca) if server.remote else None,
+            remote=partial(placed_site, name, config, self._secrets) if server.remote else None,
         )
         pushes.backend = backend
         backend.offers.on_own_list = lambda kind, listing: self._listed_own(backend, kind, listing)

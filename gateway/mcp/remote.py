@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import time
 from collections.abc import Mapping
@@ -15,11 +16,15 @@ import httpx2
 from gateway.mcp.errors import PeerClosed
 from gateway.mcp.http_client import Pool, dial_url
 from gateway.mcp.http_peer import Site
-from registry.config import Server
+from registry.config import Config, Server
+from registry.errors import ConfigError, KeyPath, Problem
 from registry.server import ClientCredentials
 
 _EARLY_S: Final = 30.0
 _DEFAULT_LIFE_S: Final = 300.0
+_GRANT: Final = "client_secret"
+_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+"""RFC 9110 5.5"""
 
 
 class Secrets(Protocol):
@@ -82,10 +87,39 @@ def remote_site(server: Server, secrets: Secrets | None, extra_ca: Path | None) 
     pool = Pool(dial_url(parts.hostname, port, context if parts.scheme == "https" else None))
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     headers = secrets.resolve(server.headers) if secrets is not None else dict(server.headers)
+    _check(headers)
     site = Site(pool, path, parts.netloc, headers)
     grant = server.auth.client_credentials if server.auth is not None else None
     if grant is not None:
-        given = {"secret": grant.client_secret}
-        secret = (secrets.resolve(given) if secrets is not None else given)["secret"]
+        given = {_GRANT: grant.client_secret}
+        secret = (secrets.resolve(given) if secrets is not None else given)[_GRANT]
         site.authorize = Credentials(grant, secret, server.url, context).headers
     return site
+
+
+def _check(headers: Mapping[str, str]) -> None:
+    """Raises ConfigError for a value that a header cannot have, once its secrets are filled in."""
+    hint = "A header's value is one line of Latin-1 text"
+    bad = [
+        Problem(key_path=name, message="cannot be sent", hint=hint)
+        for name, value in headers.items()
+        if not _VALUE.fullmatch(value)
+    ]
+    if bad:
+        raise ConfigError(bad)
+
+
+def placed_site(name: str, config: Config, secrets: Secrets | None) -> Site:
+    """`remote_site` of a server of the configuration. Raises ConfigError with file and line."""
+    server = config.servers[name]
+    try:
+        return remote_site(server, secrets, config.extra_ca)
+    except ConfigError as error:
+        raise ConfigError(_placed(name, config, one) for one in error.problems) from None
+
+
+def _placed(name: str, config: Config, problem: Problem) -> Problem:
+    if problem.file:
+        return problem
+    inner: KeyPath = ("auth", "client_credentials") if problem.key_path == _GRANT else ("headers",)
+    return config.problem(("mcpServers", name, *inner, problem.key_path), problem.message, problem.hint)

@@ -101,6 +101,7 @@ class FakeEndpoint:
 
     def __init__(self) -> None:
         self.approved: list[tuple[str, str]] = []
+        self.reconnected: list[str] = []
         self.changed: dict[str, list[Difference]] = {}
         self.definitions: dict[str, list[dict[str, Any]]] = {
             "fetch": [{"name": "fetch", "description": "reads \x1b[31mpages [red]x"}]
@@ -111,6 +112,9 @@ class FakeEndpoint:
 
     def trouble(self, backend: str) -> str:
         return ""
+
+    def reconnect(self, backend: str) -> None:
+        self.reconnected.append(backend)
 
     def differences(self, backend: str) -> Sequence[Difference]:
         return self.changed.get(backend, [])

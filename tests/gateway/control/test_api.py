@@ -210,6 +210,15 @@ async def test_restarting_reaches_the_supervisor(api: httpx2.AsyncClient, contro
     assert (status, code, message) == (409, "backend_unavailable", "open ended with code 1 at once.")
 
 
+async def test_restarting_a_remote_server_is_speaking_to_it_anew(
+    api: httpx2.AsyncClient, control: FakeControl
+) -> None:
+    await api.post("backends", json={"name": "far", "entry": {"url": "https://mcp.example/mcp"}})
+    assert (await api.post("backends/far/restart")).json() == {"restarted": "far"}
+    assert control.endpoint.reconnected == ["far"]
+    assert control.supervisor.restarted == []
+
+
 async def test_logs_come_as_json(api: httpx2.AsyncClient) -> None:
     lines = (await api.get("backends/fetch/logs?tail=2")).json()["lines"]
     assert [line["text"] for line in lines] == ["line 3", "line 4"]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
 
+from registry.secrets import SecretStore
 from tests.gateway.mcp.clients import legacy
-from tests.gateway.mcp.fakes import Gateway, config, gateway, serving
+from tests.gateway.mcp.fakes import Gateway, config, gateway, server, serving
 
 pytestmark = pytest.mark.anyio
 BASIC = "Basic YXBwOnMzY3JldA=="
@@ -140,6 +142,38 @@ async def test_headers_are_sent_with_their_secrets_and_the_clients_token_is_not(
             assert far.headers["x-key"] == "key s3cret"
             assert "authorization" not in far.headers
             assert [event.transport for event in running.calls() if event.tool == "hello"] == ["tcp"]
+
+
+async def test_a_remote_server_without_its_secret_says_so_and_the_others_go_on() -> None:
+    """Also when the configuration is changed while the gateway runs: it is in force as a whole."""
+    far = Remote()
+    far.open = True
+    async with serving(far.app) as port:
+        entry = {"url": f"http://127.0.0.1:{port}/mcp", "headers": {"X-Key": "key ${secret:app} ${env:NOWHERE}"}}
+        store = SecretStore(env={}, folder=Path("/nonexistent"), keyring=None)
+        async with gateway(config({"near": server(), "far": entry}), secrets=store) as running:
+            async with legacy(running.url()) as client:
+                said = (await client.call("far__hello"))["error"]["message"]
+                assert "mcpServers.far.headers.X-Key: the secret 'app' is not set" in said
+                assert "NOWHERE is not set" in said
+                assert await client.text("near__echo", {"text": "here"}) == '{"text": "here"}'
+            known = SecretStore(env={"STOCKADE_SECRET_APP": "s3cret", "NOWHERE": "x"}, keyring=None)
+            running.endpoint.apply(config({"near": server(), "far": entry}), known)
+            running.endpoint.reconnect("far")
+            async with legacy(running.url()) as client:
+                assert await client.text("far__hello") == "hello"
+            assert far.headers["x-key"] == "key s3cret x"
+            assert running.endpoint.trouble("far") == ""
+
+
+@pytest.mark.parametrize("value", ["two\nlines", "snow ☃"])
+async def test_a_secret_that_no_header_can_carry_is_told_by_its_key_alone(value: str) -> None:
+    store = SecretStore(env={"STOCKADE_SECRET_APP": value}, folder=Path("/nonexistent"), keyring=None)
+    entry = {"url": "http://127.0.0.1:9/mcp", "headers": {"X-Key": "${secret:app}"}}
+    async with gateway(config({"far": entry}), secrets=store) as running, legacy(running.url()) as client:
+        said = (await client.call("far__hello"))["error"]["message"]
+        assert "mcpServers.far.headers.X-Key: cannot be sent. A header's value is one line" in said
+        assert value not in said
 
 
 async def test_client_credentials_are_fetched_once_and_again_when_they_are_refused() -> None:
