@@ -32,7 +32,8 @@ from gateway.control.rundir import ADMIN_FILE, GatewayFile, process_started
 from gateway.mcp.endpoint import Endpoint
 from gateway.runtime.build_settings import BuildSettings, gather
 from gateway.runtime.docker import DockerEngine
-from gateway.runtime.egress_link import EgressLink
+from gateway.runtime.egress_link import EgressLink, PolicyRejected
+from gateway.runtime.errors import EngineError
 from gateway.runtime.host import host_listeners
 from gateway.runtime.images import Images
 from gateway.runtime.ownership import Ownership
@@ -123,6 +124,8 @@ class Gateway:
         self._applying = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._ready = Readiness(ready=False, detail="The gateway is starting.")
+        self._rejected = ""
+        """Why what the file says now is not in force."""
 
     def _build_settings(self) -> BuildSettings:
         return gather(extra_ca=self.config.extra_ca)
@@ -153,8 +156,8 @@ class Gateway:
     @property
     def warnings(self) -> Sequence[str]:
         """What a person should know; the trust overrides of `egress.resolve` are told apart from these."""
-        refusal = [self.supervisor.refusal] if self.supervisor.refusal else []
-        return refusal + [str(one) for one in self.config.warnings if not one.key_path.startswith("egress.resolve")]
+        loud = [one for one in (self._rejected, self.supervisor.refusal) if one]
+        return loud + [str(one) for one in self.config.warnings if not one.key_path.startswith("egress.resolve")]
 
     def readiness(self) -> Readiness:
         return self._ready
@@ -185,7 +188,15 @@ class Gateway:
             await self.reload()
         except ConfigError as error:
             logger.error("The configuration was not applied; the one before stays in force.\n%s", error)
-            self._notice("config_rejected", str(error), Severity.ERROR)
+            self._refused(f"The file is not what is in force: {error}", str(error))
+        except (EngineError, PolicyRejected) as error:
+            said = f"The file is not all in force: {error} `stockade reload` tries again."
+            logger.error("%s", said)
+            self._refused(said, said)
+
+    def _refused(self, warning: str, notice: str) -> None:
+        self._rejected = warning
+        self._notice("config_rejected", notice, Severity.ERROR)
 
     async def _apply(self, config: Config) -> None:
         async with self._applying:
@@ -193,6 +204,7 @@ class Gateway:
             self.endpoint.apply(config, self.secrets)
             await self.supervisor.apply(config)
             self.config = config
+            self._rejected = ""
 
     def _name_labels(self, config: Config) -> None:
         policies = {name: parse_policy(server.network.block) for name, server in config.servers.items()}

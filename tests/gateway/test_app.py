@@ -13,7 +13,9 @@ import pytest
 
 from gateway.app import HELD_S, prepare, unsettled_s
 from gateway.control.listen import ListenError
+from gateway.runtime.errors import EngineError
 from observability.events import BackendState
+from registry.config import Config
 
 pytestmark = pytest.mark.anyio
 
@@ -31,6 +33,50 @@ async def test_a_trust_override_is_told_as_one_and_not_as_a_warning_too(
     try:
         assert len(gateway.config.warnings) == 2
         assert ["isolated" in warning for warning in gateway.warnings] == [True]
+    finally:
+        await asyncio.to_thread(gateway._close_records)
+
+
+async def test_a_changed_file_that_is_refused_is_a_warning_until_it_is_put_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STOCKADE_STATE_DIR", str(tmp_path / "s"))
+    file = tmp_path / "stockade.yaml"
+    file.write_text("mcpServers: {}\n")
+    gateway = prepare(file, "test")
+    try:
+        file.write_text("mcpServers:\n  one: {image: x, netwrok: {}}\n")
+        await gateway._file_changed()
+        assert [f"{file}:2:19: mcpServers.one.netwrok: unknown key" in said for said in gateway.warnings] == [True]
+        file.unlink()
+        await gateway._file_changed()
+        assert ["there is no such file" in said for said in gateway.warnings] == [True]
+        file.write_text("mcpServers: {}\n")
+        await gateway._file_changed()
+        assert list(gateway.warnings) == []
+    finally:
+        await asyncio.to_thread(gateway._close_records)
+
+
+async def test_an_engine_that_is_away_while_a_change_is_applied_does_not_end_the_gateway(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STOCKADE_STATE_DIR", str(tmp_path / "s"))
+    file = tmp_path / "stockade.yaml"
+    file.write_text("mcpServers: {}\n")
+    gateway = prepare(file, "test")
+
+    async def away(config: Config) -> None:
+        raise EngineError("The engine does not answer.")
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(gateway.supervisor, "apply", away)
+            await gateway._file_changed()
+        said = "The file is not all in force: The engine does not answer. `stockade reload` tries again."
+        assert list(gateway.warnings) == [said]
+        await gateway._file_changed()
+        assert list(gateway.warnings) == []
     finally:
         await asyncio.to_thread(gateway._close_records)
 
