@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
+
+from egress.addresses import AddressClass, classify, embedded_ipv4
 from observability.events import Reason
 
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
@@ -28,6 +31,18 @@ NAMED_BY_HOST = frozenset(
     {Reason.EMPTY_POLICY, Reason.HOST_NOT_ALLOWED, Reason.IP_NOT_ALLOWED, Reason.PORT_NOT_ALLOWED}
 )
 """Denials that one more rule would lift."""
+
+
+def liftable(reason: Reason | None, host: str, *, standalone: bool = False) -> bool:
+    """Whether one more rule would lift the denial: none opens a container's own loopback, however it is written."""
+    if reason not in NAMED_BY_HOST or not host:
+        return False
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    inside = (AddressClass.LOOPBACK, AddressClass.UNSPECIFIED)
+    return standalone or not any(classify(one) in inside for one in (address, *embedded_ipv4(address)))
 
 
 def answer(reason: Reason, text: str, *, close: bool, with_body: bool = True) -> bytes:
@@ -58,7 +73,7 @@ def sentence(
     place = f"{host}:{port}" if host else "the request"
     verb = "could not reach" if STATUS.get(reason, 403) in (502, 504) else "blocked"
     text = f"Stockade {verb} {place} ({reason})" + (f": {detail}" if detail else "") + "."
-    if reason in NAMED_BY_HOST and host:
+    if liftable(reason, host, standalone=standalone):
         name = host if port_named and reason is not Reason.PORT_NOT_ALLOWED else f"{host}:{port}"
         if standalone:
             text += f"\nTo allow it, add {name} to allowed_hosts in the policy file."

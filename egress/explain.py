@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
+from egress.answers import NAMED_BY_HOST
 from egress.names import IP, Target, canonical_host, parse_host, parse_port
 from egress.patterns import split_port
-from egress.policy import Allow, Deny, Surroundings, decide, decide_name
+from egress.policy import Allow, Deny, Surroundings, decide, decide_name, parse_policy
 from egress.rules import HOST_NAME, Policy, Protocol, Rule, RuleKind
 from observability.events import Decision, Reason
 
@@ -33,6 +34,7 @@ _KINDS: Final = {
     RuleKind.ADDRESS: "an address rule",
     RuleKind.HOST: "the host",
 }
+_ABOVE_RULES: Final = (Reason.ADDRESS_SELF, Reason.ADDRESS_LOOPBACK, Reason.ADDRESS_HOST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +65,8 @@ def explain(policy: Policy, where: str, surroundings: Surroundings, *, addresses
             decision=Decision.DENY,
             rule=verdict.rule,
             reason=verdict.reason,
-            sentence=f"{target.authority} is denied ({verdict.reason}): {verdict.detail}.{_advice(policy, target, verdict)}",
+            sentence=f"{target.authority} is denied ({verdict.reason}): {verdict.detail}."
+            + (_never(target, verdict, known, surroundings) or _advice(policy, target, verdict)),
         )
     return Explanation(
         target=target,
@@ -113,6 +116,16 @@ def _still_checked(target: Target, verdict: Allow, known: bool) -> str:
         return f"{address}. What is inside is not checked (protocol: tcp)."
     inside = "TLS or plain HTTP" if target.ip is not None else f"TLS or plain HTTP for {target.host}"
     return f"{address}. The connection must carry {inside}."
+
+
+def _never(target: Target, denied: Deny, known: Sequence[IP], around: Surroundings) -> str:
+    """That not even a rule for this very target would open it, and why."""
+    if denied.reason not in NAMED_BY_HOST or not known:
+        return ""
+    verdict = decide(parse_policy({"allowed_hosts": [target.authority]}), target, known, around)
+    if isinstance(verdict, Deny) and verdict.reason in _ABOVE_RULES:
+        return f" No rule would: {verdict.detail}."
+    return ""
 
 
 def _advice(policy: Policy, target: Target, verdict: Deny) -> str:

@@ -141,7 +141,8 @@ def top(
     if rows:
         screen.table([by, "connections", "denied", "sent", "received"], map(_top_row, rows))
     else:
-        say(f"No connection in the last {hours:g} hours.")
+        none = "Nothing was denied" if by == "reason" or decision == "deny" else "No connection"
+        say(f"{none} in the last {hours:g} hours.")
 
 
 def _top_row(row: Mapping[str, Any]) -> list[object]:
@@ -177,12 +178,14 @@ def blocked(
 
 
 def _blocked_row(row: Mapping[str, Any]) -> list[object]:
-    from egress.answers import NAMED_BY_HOST
+    from egress.answers import liftable
 
     hint = ""
     if row["allowed_now"]:
         hint = "(it is allowed now)"
-    elif NAMED_BY_HOST & set(row["reasons"]) and HOST.fullmatch(row["host"]):  # people paste it into a shell
+    elif any(liftable(one, row["host"]) for one in row["reasons"]) and HOST.fullmatch(
+        row["host"]
+    ):  # people paste it into a shell
         hint = f"stockade egress allow {row['backend']} {row['host']}:{row['port']}"
     return [
         row["backend"],

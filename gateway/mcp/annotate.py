@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from egress.answers import NAMED_BY_HOST
+from egress.answers import liftable
 from observability.events import Certainty, EgressEvent, Reason
 
 META_KEY: Final = "stockade/egress"
@@ -25,7 +25,7 @@ def denial_line(event: EgressEvent, certainty: Certainty) -> str:
     host = event.host or event.destination
     target = f"{host}:{event.port}" if event.port and event.host else host
     told = f"Stockade {verb} {target} ({event.reason})."
-    if event.reason not in NAMED_BY_HOST or not _HOST.fullmatch(host):
+    if not liftable(event.reason, host) or not _HOST.fullmatch(host):
         return told
     named = event.port == 0 or event.rule_port is not None  # the policy has that port for every host
     usual = named and event.reason is not Reason.PORT_NOT_ALLOWED

@@ -76,6 +76,23 @@ CASES = [
     ("evil.example:22", Decision.DENY, Reason.HOST_NOT_ALLOWED, None, "add evil.example:22 to allowed_hosts"),
     ("8.8.8.8", Decision.DENY, Reason.IP_NOT_ALLOWED, None, "add 8.8.8.8 to allowed_hosts"),
     ("https://[2606:4700::1]/", Decision.DENY, Reason.IP_NOT_ALLOWED, None, "add 2606:4700::1 to allowed_hosts"),
+    ("127.0.0.1:80", Decision.DENY, Reason.IP_NOT_ALLOWED, None, "No rule would: 127.0.0.1 is a loopback address"),
+    ("[::1]:80", Decision.DENY, Reason.IP_NOT_ALLOWED, None, "No rule would: ::1 is a loopback address"),
+    ("172.30.0.1", Decision.DENY, Reason.IP_NOT_ALLOWED, None, "only host.docker.internal opens it"),
+    (
+        "host.docker.internal:8420",
+        Decision.DENY,
+        Reason.PORT_NOT_ALLOWED,
+        "host.docker.internal:3000",
+        "No rule would: host.docker.internal resolves to 172.30.0.1, which is Stockade's own",
+    ),
+    (
+        "host.docker.internal:9",
+        Decision.DENY,
+        Reason.PORT_NOT_ALLOWED,
+        "host.docker.internal:3000",
+        "or 9 to allowed_",
+    ),
     ("localhost", Decision.DENY, Reason.ADDRESS_LOOPBACK, None, "no rule opens it"),
 ]
 
@@ -90,6 +107,11 @@ def test_the_sentence_says_what_decides_and_what_to_do(
     assert words in found.sentence
     assert found.target.authority in found.sentence
     assert (reason is None) or str(reason) in found.sentence
+
+
+def test_a_denied_name_with_a_known_private_address_is_not_called_hopeless() -> None:
+    found = explain(POLICY, "other.test", AROUND, addresses=[ipaddress.ip_address("10.7.7.7")])
+    assert "add other.test to allowed_hosts" in found.sentence
 
 
 def test_known_addresses_are_decided_on() -> None:

@@ -230,12 +230,23 @@ def test_what_no_host_lifts_is_never_called_allowed(stockade: Any, running: Runn
 
     running.publish(egress_event(time=time.time(), host="api.github.com", reason=Reason.SNI_MISMATCH))
     running.publish(egress_event(seq=2, connection=2, time=time.time(), host="::1", reason=Reason.IP_NOT_ALLOWED))
-    assert "allowed now" not in stockade("egress", "blocked").out
+    said = stockade("egress", "blocked").out
+    assert "allowed now" not in said
+    assert "stockade egress allow" not in said, "no rule opens a server's own loopback"
 
 
 def test_nothing_blocked_and_nothing_reached_is_said_in_words(stockade: Any, running: Running) -> None:
     assert stockade("egress", "blocked").err == "Nothing was blocked.\n"
     assert stockade("egress", "top").err == "No connection in the last 24 hours.\n"
+
+
+def test_connections_that_were_all_allowed_are_not_called_none(stockade: Any, running: Running) -> None:
+    import time
+
+    running.publish(egress_event(time=time.time(), decision=Decision.ALLOW, reason=None))
+    assert "evil.example" in stockade("egress", "top").out
+    assert stockade("egress", "top", "--by", "reason").err == "Nothing was denied in the last 24 hours.\n"
+    assert stockade("egress", "top", "--decision", "deny").err == "Nothing was denied in the last 24 hours.\n"
 
 
 def test_tools_are_listed_with_hostile_descriptions_escaped(stockade: Any, running: Running) -> None:

@@ -304,3 +304,9 @@ async def test_a_denial_while_two_calls_were_in_flight_is_only_probably_theirs()
 def test_the_line_says_probably_and_names_an_unusual_port() -> None:
     event = denial("db.example", 0.0)
     assert denial_line(event, Certainty.PROBABLE).startswith("Stockade probably blocked db.example:443")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0"])
+def test_the_line_does_not_advise_what_no_rule_opens(host: str) -> None:
+    event = replace(denial(host, 0.0), reason=Reason.IP_NOT_ALLOWED)
+    assert "To allow it" not in denial_line(event, Certainty.CERTAIN)
