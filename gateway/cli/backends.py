@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -23,6 +25,7 @@ from gateway.cli.options import (
 )
 from gateway.cli.terminal import Cell, clean
 
+TOOL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")
 STATE_STYLE = {"running": "green", "remote": "cyan", "failed": "red bold", "backoff": "yellow", "building": "yellow"}
 
 
@@ -147,14 +150,32 @@ def ls(
     """List tools and their descriptions, as the servers give them."""
     api = place(context, file, project).api()
     names = [name] if name else [backend["name"] for backend in api.get(url("backends"))["backends"]]
-    found = {backend: api.get(url("backends", backend))["tools"] for backend in names}
+    found = [api.get(url("backends", backend)) for backend in names]
     if as_json:
-        screen.json(found)
+        screen.json({backend["name"]: backend["tools"] for backend in found})
         return
-    rows = [(backend, tool) for backend, tools in found.items() for tool in tools]
+    rows = [(backend["name"], tool) for backend in found for tool in backend["tools"]]
     screen.table(["server", "tool", "description"], [_tool_row(backend, tool) for backend, tool in rows])
-    if not rows:
+    remarks = [text for backend in found for text in _tool_remarks(backend)]
+    if not rows and not remarks:
         say("No server has told its tools yet; they are read when a client first asks.")
+    for text in remarks:
+        say(text)
+
+
+def _tool_remarks(backend: Mapping[str, Any]) -> list[str]:
+    """Why a server has no tools to show, and what differs from the definitions that it is held to."""
+    name, hidden = backend["name"], backend["entry"].get("pin") == "strict"
+    remarks = [f"! {name}: {backend['detail']}"] if backend["detail"] and not backend["tools"] else []
+    for one in backend["changed_tools"]:
+        tool = clean(one["tool"], 80)
+        state = " It is hidden (pin: strict)." if hidden else ""
+        remarks.append(f"! {name}: the definition of {tool} is not the one that {name} is held to.{state}")
+        lines = list(difflib.unified_diff(one["before"].splitlines(), one["after"].splitlines(), lineterm="", n=0))
+        remarks += [f"  {clean(line, 400)}" for line in lines[2:] if not line.startswith("@@")]
+        if TOOL.fullmatch(one["tool"]):  # people paste it into a shell
+            remarks.append(f"  Once you have read it: stockade tools approve {name} {tool}")
+    return remarks
 
 
 def _tool_row(backend: str, tool: Mapping[str, Any]) -> list[object]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.mcp.wording import Difference
 from observability.events import CallRef, Decision, EgressEvent, Phase, Reason, Via
 from registry.config import load_config
 from tests.gateway.control.fakes import CONFIG, Running, egress_event
@@ -253,6 +254,28 @@ def test_tools_are_listed_with_hostile_descriptions_escaped(stockade: Any, runni
     assert "reads \\x1b[31mpages [red]x" in stockade("tools", "ls").out
     assert stockade("tools", "approve", "fetch", "fetch").code == 0
     assert stockade("tools", "approve", "fetch", "nope").code == 1
+
+
+def test_a_tool_that_waits_for_approval_is_shown_with_what_changed(stockade: Any, running: Running) -> None:
+    pinned = {"fetch": [Difference(tool="fetch", before="reads pages", after="reads \x1b[31msecrets")]}
+    running.control.endpoint.changed.update(pinned)
+    said = stockade("tools", "ls").err
+    assert said.splitlines() == [
+        "! fetch: the definition of fetch is not the one that fetch is held to.",
+        "  -reads pages",
+        "  +reads \\x1b[31msecrets",
+        "  Once you have read it: stockade tools approve fetch fetch",
+    ]
+    running.control.endpoint.changed["fetch"] = [Difference(tool="x; id", before="", after="new")]
+    assert "tools approve" not in stockade("tools", "ls", "fetch").err
+
+
+def test_a_server_without_tools_says_why(stockade: Any, running: Running) -> None:
+    running.control.endpoint.definitions.clear()
+    assert "they are read when a client first asks" in stockade("tools", "ls").err
+    running.control.endpoint.troubles["fetch"] = "it does not answer"
+    said = stockade("tools", "ls", "fetch")
+    assert said.err == "! fetch: it does not answer\n"
 
 
 def test_allow_through_the_gateway_writes_and_is_in_force(stockade: Any, running: Running, work: Path) -> None:

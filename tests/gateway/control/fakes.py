@@ -102,6 +102,7 @@ class FakeEndpoint:
     def __init__(self) -> None:
         self.approved: list[tuple[str, str]] = []
         self.reconnected: list[str] = []
+        self.troubles: dict[str, str] = {}
         self.changed: dict[str, list[Difference]] = {}
         self.definitions: dict[str, list[dict[str, Any]]] = {
             "fetch": [{"name": "fetch", "description": "reads \x1b[31mpages [red]x"}]
@@ -111,7 +112,7 @@ class FakeEndpoint:
         return self.definitions.get(backend, [])
 
     def trouble(self, backend: str) -> str:
-        return ""
+        return self.troubles.get(backend, "")
 
     def reconnect(self, backend: str) -> None:
         self.reconnected.append(backend)
