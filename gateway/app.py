@@ -189,7 +189,7 @@ class Gateway:
         except ConfigError as error:
             logger.error("The configuration was not applied; the one before stays in force.\n%s", error)
             self._refused(f"The file is not what is in force: {error}", str(error))
-        except (EngineError, PolicyRejected) as error:
+        except (EngineError, PolicyRejected, OSError) as error:
             said = f"The file is not all in force: {error} `stockade reload` tries again."
             logger.error("%s", said)
             self._refused(said, said)

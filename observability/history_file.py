@@ -37,6 +37,8 @@ CREATE INDEX connections_by_backend ON connections (backend, id);
 CREATE INDEX connections_by_host ON connections (host, id);
 """
 INSERT_EVENT: Final = "INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?, ?)"
+_DISK: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+"""Errors of the disk: the file itself is sound."""
 _COLUMNS: Final = (
     "id, epoch, connection, time, closed, backend, door, via, method, host, port, destination, address, decision,"
     " reason, rule, mode, detail, bytes_sent, bytes_received, dns_s, connect_s, duration_s, count, calls, tools"
@@ -67,11 +69,13 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def prepare(path: Path) -> None:
-    """Makes sure that `path` is a sound history of our schema."""
+    """Makes sure that `path` is a sound history of our schema. Raises OSError where the disk does not let it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         _open_or_create(path)
     except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DISK:
+            raise OSError(f"The history {path} cannot be written: {error}.") from error
         aside = path.with_name(path.name + ".damaged")
         logger.error("History %s cannot be used (%s); it is now %s and a new one was begun.", path, error, aside)
         _put_aside(path, aside)

@@ -258,5 +258,6 @@ def passed_before(path: Path, key: str) -> bool:
 
 
 def note_passed(path: Path, key: str) -> None:
-    """Remembers a probe that passed."""
-    path.write_text(json.dumps({"passed": key}))
+    """Remembers a probe that passed; where that cannot be, the next start tries again."""
+    with contextlib.suppress(OSError):
+        path.write_text(json.dumps({"passed": key}))

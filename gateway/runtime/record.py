@@ -9,12 +9,17 @@ mark.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
+
+from .errors import EngineError
+
+logger = logging.getLogger(__name__)
 
 
 class Role(StrEnum):
@@ -82,21 +87,25 @@ class Record:
         return changed
 
     def intend(self, owned: Owned) -> Owned:
-        """Writes down a thing that is about to be made, with a fresh mark."""
+        """Writes down a thing that is about to be made, with a fresh mark. Raises EngineError when it cannot be."""
         marked = replace(owned, mark=secrets.token_hex(16), id="")
         self.owned[owned.name] = marked
-        self.save()
+        try:
+            self.save()
+        except EngineError:
+            del self.owned[owned.name]
+            raise
         return marked
 
     def made(self, name: str, identity: str) -> None:
         """Writes down the ID that the engine gave."""
         self.owned[name] = replace(self.owned[name], id=identity)
-        self.save()
+        self.note()
 
     def forget(self, name: str) -> None:
         """Drops a thing that no longer exists."""
         if self.owned.pop(name, None) is not None:
-            self.save()
+            self.note()
 
     def of(self, role: Role, instance: str = "") -> Owned | None:
         """The recorded thing of that role, if any."""
@@ -106,8 +115,21 @@ class Record:
         """Recorded things, of those roles when any is given."""
         return iter([o for o in self.owned.values() if not roles or o.role in roles])
 
+    def note(self) -> None:
+        """`save` where the file may lag behind: an intent is known by its mark, and what is gone is not found."""
+        try:
+            self.save()
+        except EngineError as error:
+            logger.warning("%s", error)
+
     def save(self) -> None:
-        """Replaces the file."""
+        """Replaces the file. Raises EngineError when it cannot be written: nothing is made that is not in it."""
+        try:
+            self.write()
+        except OSError as error:
+            raise EngineError(f"The record of what runs cannot be written: {self.path}: {error.strerror}.") from error
+
+    def write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         content = {"engine": self.engine, "owned": [asdict(item) for item in self.owned.values()]}
         draft = self.path.with_suffix(".tmp")

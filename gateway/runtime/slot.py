@@ -77,10 +77,12 @@ class Slot:
                 await self.stopping.wait()
                 life.cancel()
         finally:
-            await self.take_down(self.grace_s, keep=self.keep)
-            if not self.once or self.state is not BackendState.FAILED:
-                await self.enter(BackendState.STOPPED)
-            self.done.set()
+            try:
+                await self.take_down(self.grace_s, keep=self.keep)
+                if not self.once or self.state is not BackendState.FAILED:
+                    await self.enter(BackendState.STOPPED)
+            finally:
+                self.done.set()
 
     async def live(self) -> None:
         """Life after life, with pauses."""

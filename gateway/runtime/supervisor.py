@@ -164,9 +164,11 @@ class Supervisor:
         except* EngineError as group:
             raise first_leaf(group) from None
         finally:
-            await self.remove_rest()
-            self.begun.set()
-            self.stopped.set()
+            try:
+                await self.remove_rest()
+            finally:
+                self.begun.set()
+                self.stopped.set()
 
     async def remove_rest(self) -> None:
         """After a run that was cancelled or failed: nothing of ours stays, unless it was to stay."""

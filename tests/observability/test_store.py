@@ -286,6 +286,22 @@ def test_a_damaged_file_is_put_aside(path: Path, caplog: pytest.LogCaptureFixtur
     history.close()
 
 
+@pytest.mark.parametrize("new", [True, False])
+def test_a_disk_that_takes_nothing_is_no_damage(path: Path, new: bool) -> None:
+    """A limit of the size of files stands for it: the file's second page finds no room."""
+    if not new:
+        History(path, now=lambda: NOW).close()
+    kept = path.read_bytes() if path.exists() else b""
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096));"
+    program = (
+        f"{limited} from pathlib import Path; from observability.store import History; History(Path(sys.argv[1]))"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, timeout=60)
+    assert f"OSError: The history {path} cannot be written: " in ended.stderr
+    assert not path.with_name("history.db.damaged").exists()
+    assert path.read_bytes() == kept or new
+
+
 def test_the_file_is_for_its_owner_only(history: History, path: Path) -> None:
     fill(history, decided(1))
     assert path.stat().st_mode & 0o777 == 0o600

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.runtime.errors import EngineError
 from gateway.runtime.ownership import is_ours
 from gateway.runtime.record import Owned, Record, Role
 from gateway.runtime.rundir import RunDirectory
@@ -31,6 +32,23 @@ def test_once_made_the_id_decides_and_the_mark_does_not(tmp_path: Path) -> None:
     assert made is not None
     assert is_ours(made, "ID", None)
     assert not is_ours(made, "OTHER", made.mark)
+
+
+def test_nothing_is_made_that_cannot_be_written_down_and_what_is_gone_is_forgotten_all_the_same(
+    tmp_path: Path,
+) -> None:
+    record = Record.load(tmp_path / "state.json")
+    record.intend(DOOR)
+    (tmp_path / "state.tmp").mkdir()
+    record.made("d", "ID")
+    record.forget("d")
+    assert record.owned == {}
+    with pytest.raises(EngineError, match=r"The record of what runs cannot be written: .*: Is a directory"):
+        record.intend(DOOR)
+    assert record.owned == {}
+    (tmp_path / "state.tmp").rmdir()
+    record.intend(DOOR)
+    assert set(Record.load(tmp_path / "state.json").owned) == {"d"}
 
 
 def test_another_engine_starts_an_empty_record(tmp_path: Path) -> None:

@@ -277,6 +277,24 @@ async def test_who_asks_for_a_backend_while_it_is_made_anew_gets_the_new_one(sta
         assert ("A", "b") in stage.engine.named("stockade-p-b-clock").plan.env
 
 
+async def test_a_disk_that_takes_nothing_stops_no_other_backend_and_no_shutdown(stage: Stage) -> None:
+    async with stage.running(config({"clock": TIME, "other": TIME})) as supervisor:
+        await supervisor.instance("clock")
+        other = await supervisor.instance("other")
+        full = stage.directory.record_file.with_suffix(".tmp")
+        full.mkdir()
+        await supervisor.restart("clock")
+        await stage.until(lambda: stage.states("clock")[-1] is BackendState.FAILED)
+        with pytest.raises(BackendUnavailable, match="The record of what runs cannot be written"):
+            await supervisor.instance("clock")
+        assert await supervisor.instance("other") is other
+        full.rmdir()
+        await supervisor.restart("clock")
+        await supervisor.instance("clock")
+        full.mkdir()
+    assert stage.engine.running() == []
+
+
 async def test_a_removed_backend_is_down_before_its_policy_goes(stage: Stage) -> None:
     async with stage.running(config({"clock": TIME})) as supervisor:
         await supervisor.instance("clock")
