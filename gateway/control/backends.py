@@ -126,13 +126,12 @@ class BackendRoutes:
         await read_object(request, [])
         name = self._name(request)
         server = self._control.config.servers[name]
-        if server.remote and not server.disabled:
-            self._control.endpoint.reconnect(name)
-            return JSONResponse({"restarted": name})
-        try:
-            await self._control.supervisor.restart(name)
-        except BackendUnavailable as error:
-            raise ApiError(409, "backend_unavailable", error.sentence) from error
+        if not server.remote or server.disabled:
+            try:
+                await self._control.supervisor.restart(name)
+            except BackendUnavailable as error:
+                raise ApiError(409, "backend_unavailable", error.sentence) from error
+        self._control.endpoint.reconnect(name)
         return JSONResponse({"restarted": name})
 
     async def set_network(self, request: Request) -> Response:

@@ -182,7 +182,7 @@ class Endpoint:
             self._start(backend)
 
     def reconnect(self, backend: str) -> None:
-        """Speak to a remote server anew, with its secrets as they are now."""
+        """Speak to a backend anew: one that was restarted, or a remote one, with its secrets as they are now."""
         self._begin(backend, self._config.servers[backend], self._config)
 
     def _backend(self, name: str, server: Server, config: Config) -> Backend:

@@ -205,7 +205,7 @@ async def test_a_bad_entry_is_refused_with_its_problems(
 
 async def test_restarting_reaches_the_supervisor(api: httpx2.AsyncClient, control: FakeControl) -> None:
     assert (await api.post("backends/fetch/restart")).json() == {"restarted": "fetch"}
-    assert control.supervisor.restarted == ["fetch"]
+    assert control.supervisor.restarted == control.endpoint.reconnected == ["fetch"]
     status, code, message = error(await api.post("backends/open/restart"))
     assert (status, code, message) == (409, "backend_unavailable", "open ended with code 1 at once.")
 
