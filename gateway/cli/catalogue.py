@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gateway.cli import offline
-from gateway.cli.client import url
+from gateway.cli.client import Refused, url
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place
 from gateway.cli.options import (
@@ -19,6 +19,7 @@ from gateway.cli.options import (
     ProjectOption,
     YesOption,
     confirmed,
+    describe,
     place,
     say,
     screen,
@@ -221,8 +222,22 @@ def take_over(
     say("Each will be isolated and reach nothing until its policy names a host.")
     if not dry_run and not confirmed(f"Add {len(found)} server(s)?", yes):
         raise Failure("Nothing was changed.")
-    for name, entry in found.items():
+    left = [name for name, entry in found.items() if not _taken(where, name, entry, dry_run)]
+    if left:
+        raise Failure(f"{len(left)} of {len(found)} servers not taken over: {', '.join(left)}.")
+
+
+def _taken(where: Place, name: str, entry: Mapping[str, Any], dry_run: bool) -> bool:
+    """Whether a server could be added; why not is said, and the others go on."""
+    try:
         add(where, name, entry, dry_run=dry_run, start=False)
+    except Refused as error:
+        say(f"! {name}: {describe(error)}")
+    except Failure as error:
+        say(f"! {name}: {error}")
+    else:
+        return True
+    return False
 
 
 def foreign_servers(source: str | None) -> list[Import]:

@@ -32,8 +32,12 @@ def up_detached(where: Place, timeout_s: float) -> None:
     """Start it, wait, print where it is. Raises Failure with what went wrong."""
     path = where.config().resolve()
     log = runtime_root() / f"up-{os.getpid()}.log"
-    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    reading, child = _spawn(path, where.project, log)
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        reading, child = _spawn(path, where.project, log)
+    except OSError as error:
+        hint = "Set STOCKADE_STATE_DIR to a short path that you may write to."
+        raise Failure(f"{log.parent} cannot be used: {error.strerror}. {hint}") from error
     try:
         told = first_word(reading, child, timeout_s, log, Progress(path, where.project))
     finally:

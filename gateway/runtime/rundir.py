@@ -103,6 +103,16 @@ class RunDirectory:
                 f"({MAX_SOCKET_PATH} at most). Set STOCKADE_STATE_DIR to a shorter directory."
             )
         first = not self.persistent.exists()
+        try:
+            self._make()
+        except OSError as error:
+            raise ValueError(
+                f"{error.filename or self.path} cannot be made: {error.strerror}. "
+                "Set STOCKADE_STATE_DIR to a short path that you may write to."
+            ) from error
+        return first
+
+    def _make(self) -> None:
         for directory in (self.path, self.persistent):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             refuse_foreign(directory)
@@ -110,7 +120,6 @@ class RunDirectory:
         for directory in (self.control, self.doors):
             directory.mkdir(exist_ok=True)
             directory.chmod(0o777)
-        return first
 
 
 def refuse_foreign(directory: Path) -> None:

@@ -489,6 +489,38 @@ def test_import_takes_over_a_clients_servers_isolated(stockade: Any, work: Path,
     assert [(name, server.isolated) for name, server in config.servers.items()] == [("git-hub", True)]
 
 
+@pytest.mark.parametrize("runs", [True, False])
+def test_import_leaves_out_what_cannot_be_taken_over_and_goes_on(
+    stockade: Any, work: Path, request: pytest.FixtureRequest, runs: bool
+) -> None:
+    if runs:
+        request.getfixturevalue("running")
+    servers = {
+        "local": {"command": "/opt/local.py"},
+        "clock": {"command": "uvx", "args": ["mcp-server-time"]},
+        **({"fetch": {"command": "uvx", "args": ["mcp-server-fetch"]}} if runs else {}),
+        "far": {"url": "https://mcp.example/mcp"},
+    }
+    (work / "theirs.json").write_text(json.dumps({"mcpServers": servers}))
+    said = stockade("import", "theirs.json", "--yes")
+    left = "2 of 4 servers not taken over: local, fetch." if runs else "1 of 3 servers not taken over: local."
+    assert (said.code, said.err.splitlines()[-1]) == (1, f"Error: {left}")
+    assert "! local: " in said.err
+    assert "'local.py' is a program of this machine" in said.err
+    assert {"clock", "far"} <= set(load_config(work / "stockade.yaml").servers)
+
+
+def test_a_state_directory_that_cannot_be_used_is_one_sentence(
+    stockade: Any, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (work / "stockade.yaml").write_text("mcpServers: {}\n")
+    (work / "file").touch()
+    monkeypatch.setenv("STOCKADE_STATE_DIR", str(work / "file" / "s"))
+    said = stockade("up", "-d")
+    expected = f"Error: {work}/file/s cannot be used: Not a directory. Set STOCKADE_STATE_DIR to a short path"
+    assert (said.code, said.err) == (1, f"{expected} that you may write to.\n")
+
+
 def test_a_secret_is_kept_for_its_owner_and_its_servers_start_again(
     stockade: Any, running: Running, home: Path
 ) -> None:

@@ -83,6 +83,13 @@ def test_the_run_directory_is_closed_and_its_meeting_places_are_open(
     assert stat.S_IMODE(directory.doors.stat().st_mode) == 0o777
 
 
+def test_a_run_directory_that_cannot_be_made_says_which_and_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "p"
+    with pytest.raises(ValueError, match=rf"{below} cannot be made: Not a directory. Set STOCKADE_STATE_DIR"):
+        RunDirectory(path=below, persistent=below).create()
+
+
 def test_a_run_directory_too_long_for_a_socket_says_so(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100)
     with pytest.raises(ValueError, match="STOCKADE_STATE_DIR"):
