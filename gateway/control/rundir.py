@@ -95,11 +95,14 @@ def known_gateways(root: Path | None = None) -> Iterator[tuple[Path, GatewayFile
 def find_gateway(
     config: Path | None, project: str | None = None, root: Path | None = None
 ) -> tuple[Path, GatewayFile] | None:
-    """The run directory and gateway of a project by its name, else of a configuration file by its path."""
-    for directory, found in known_gateways(root):
-        if project is not None:
-            if found.project == project:
-                return directory, found
-        elif config is not None and found.config == str(config.resolve()):
-            return directory, found
-    return None
+    """The run directory and gateway of a project by its name, else of a configuration file by its path.
+
+    One that runs goes before what a dead one left: a file's project may have had another name.
+    """
+    path = str(config.resolve()) if config is not None else None
+    matching = [
+        (directory, found)
+        for directory, found in known_gateways(root)
+        if (found.project == project if project is not None else found.config == path)
+    ]
+    return next((one for one in matching if one[1].alive), matching[0] if matching else None)

@@ -30,6 +30,20 @@ def test_a_gateway_is_found_by_its_file_and_by_its_project(tmp_path: Path) -> No
     assert find_gateway(tmp_path / "stockade.yaml", "q", root=tmp_path) is None
 
 
+def test_a_gateway_that_runs_goes_before_a_dead_one_of_the_same_file(tmp_path: Path) -> None:
+    config = str(tmp_path / "stockade.yaml")
+    for project, changes in (("a", {"pid_started": "1"}), ("b", {}), ("c", {"pid_started": "1"})):
+        (tmp_path / project).mkdir()
+        gateway(config=config, project=project, **changes).write(tmp_path / project)
+    found = find_gateway(tmp_path / "stockade.yaml", root=tmp_path)
+    assert found is not None
+    assert found[1].project == "b"
+    (tmp_path / "b" / "gateway.json").unlink()
+    left = find_gateway(tmp_path / "stockade.yaml", root=tmp_path)
+    assert left is not None
+    assert left[1].project == "a", "`down` removes what it left"
+
+
 def test_the_file_is_private(tmp_path: Path) -> None:
     gateway().write(tmp_path)
     assert (tmp_path / "gateway.json").stat().st_mode & 0o777 == 0o600
