@@ -50,12 +50,15 @@ def up(
     announce_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Start the gateway and its servers."""
+    from registry.config import project_name
+
     where = place(context, config or file, project)
     running = find_gateway(where.config(), where.project)
     if running and running[1].alive:
         _already(where, running, detach)
         return
-    offline.load(where)  # what is wrong with the file is said before the heavy modules are loaded
+    loaded = offline.load(where)  # what is wrong with the file is said before the heavy modules are loaded
+    _refuse_another(where.project or project_name(loaded, where.config()))
     if detach:
         from gateway.cli.detached import up_detached
 
@@ -169,6 +172,7 @@ def _clean(where: Place, found: tuple[Path, GatewayFile] | None) -> list[str]:
     from gateway.runtime.errors import EngineError
 
     project = found[1].project if found else where.project or _project_of(where)
+    _refuse_another(project)
     try:
         removed = list(clean(project))
     except EngineError as error:
@@ -177,6 +181,16 @@ def _clean(where: Place, found: tuple[Path, GatewayFile] | None) -> list[str]:
         for name in (CONTROL_SOCKET, "gateway.json"):
             (found[0] / name).unlink(missing_ok=True)
     return removed
+
+
+def _refuse_another(project: str) -> None:
+    """Raises Failure where a gateway of another file runs under this name: what it has is not ours to touch."""
+    running = find_gateway(None, project)
+    if running and running[1].alive:
+        raise Failure(
+            f"Project {project} is run by the gateway of another file, {running[1].config} (pid {running[1].pid}). "
+            f"Give this file another `project`, or stop that one: stockade --project {project} down"
+        )
 
 
 def _project_of(where: Place) -> str:

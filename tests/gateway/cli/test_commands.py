@@ -521,6 +521,18 @@ def test_a_state_directory_that_cannot_be_used_is_one_sentence(
     assert (said.code, said.err) == (1, f"{expected} that you may write to.\n")
 
 
+@pytest.mark.parametrize("command", [("up", "-d"), ("up",), ("down",)])
+def test_a_project_that_the_gateway_of_another_file_runs_is_left_alone(
+    stockade: Any, running: Running, work: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.app.clean", lambda project: pytest.fail("it would have removed what runs"))
+    (work / "other.yaml").write_text(f"project: {running.control.project}\nmcpServers: {{}}\n")
+    said = stockade("-f", "other.yaml", *command)
+    assert said.code == 1
+    assert f"is run by the gateway of another file, {work}/stockade.yaml (pid " in said.err
+    assert f"stockade --project {running.control.project} down" in said.err
+
+
 def test_a_secret_is_kept_for_its_owner_and_its_servers_start_again(
     stockade: Any, running: Running, home: Path
 ) -> None:
