@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -51,6 +52,7 @@ from observability.telemetry import Telemetry, resource_attributes, setup
 from registry.config import Config, ConfigError, load_config, project_name
 from registry.edit import Change, edit_config
 from registry.edit import apply as apply_edit
+from registry.errors import Problem
 from registry.secrets import SecretStore
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ VERSION = version("stockade")
 HELD_S = 1.0
 """A backend that runs for so long has started; one that ends sooner ended at once."""
 LOOK_AGAIN_S = 60.0
+AT_THE_START = (("project",), ("gateway", "listen"), ("gateway", "admin"), ("gateway", "history"))
 
 
 class Gateway:
@@ -68,7 +71,7 @@ class Gateway:
         self, path: Path, config: Config, project: str, directory: RunDirectory, *, first: bool = False
     ) -> None:
         self.config_path = path
-        self.config = config
+        self.config = self._begun_with = config
         self.project = project
         self.version = VERSION
         self.started = time.time()
@@ -157,6 +160,7 @@ class Gateway:
     def warnings(self) -> Sequence[str]:
         """What a person should know; the trust overrides of `egress.resolve` are told apart from these."""
         loud = [one for one in (self._rejected, self.supervisor.refusal) if one]
+        loud += [str(one) for one in not_before_a_start(self._begun_with, self.config)]
         return loud + [str(one) for one in self.config.warnings if not one.key_path.startswith("egress.resolve")]
 
     def readiness(self) -> Readiness:
@@ -325,6 +329,17 @@ class Gateway:
     def _close_records(self) -> None:
         self.telemetry.shutdown()
         self.history.close()
+
+
+def not_before_a_start(begun_with: Config, now: Config) -> list[Problem]:
+    """What the file says by now of that which a gateway only takes up when it starts."""
+    found: list[Problem] = []
+    for path in AT_THE_START:
+        was, wanted = (functools.reduce(getattr, path, one) for one in (begun_with, now))
+        if was != wanted:
+            message = "is not in force before the gateway is started again"
+            found.append(now.problem(path, message, "Run: stockade down, then: stockade up -d"))
+    return found
 
 
 def unsettled_s(slot: Slot) -> float:

@@ -204,8 +204,11 @@ def _project_of(where: Place) -> str:
 
 def reload(context: typer.Context, file: FileOption = None, project: ProjectOption = None) -> None:
     """Read the configuration again and apply it."""
-    place(context, file, project).api().post(url("reload"))
+    api = place(context, file, project).api()
+    api.post(url("reload"))
     screen.line("Read again and applied.")
+    for text in api.get(url("status"))["warnings"]:
+        say(f"! {text}")
 
 
 def version(as_json: JsonOption = False) -> None:

@@ -58,6 +58,28 @@ async def test_a_changed_file_that_is_refused_is_a_warning_until_it_is_put_right
         await asyncio.to_thread(gateway._close_records)
 
 
+async def test_what_only_a_start_takes_up_is_told_until_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOCKADE_STATE_DIR", str(tmp_path / "s"))
+    file = tmp_path / "stockade.yaml"
+    file.write_text("mcpServers: {}\n")
+    gateway = prepare(file, "test")
+    try:
+        file.write_text("project: other\ngateway:\n  admin: 127.0.0.1:9\n  history: {max_days: 1}\nmcpServers: {}\n")
+        await gateway._file_changed()
+        said = "is not in force before the gateway is started again. Run: stockade down, then: stockade up -d."
+        keys = {"project": 1, "gateway.admin": 3, "gateway.history": 4}
+        found = [text.partition(": ")[2].partition(": ") for text in gateway.warnings]
+        assert found == [(key, ": ", said) for key in keys]
+        assert [
+            text.startswith(f"{file}:{line}:") for text, line in zip(gateway.warnings, keys.values(), strict=True)
+        ]
+        file.write_text("gateway: {call_timeout_s: 5}\nmcpServers: {}\n")
+        await gateway._file_changed()
+        assert list(gateway.warnings) == []
+    finally:
+        await asyncio.to_thread(gateway._close_records)
+
+
 async def test_an_engine_that_is_away_while_a_change_is_applied_does_not_end_the_gateway(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
