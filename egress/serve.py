@@ -31,6 +31,7 @@ from egress.reach import Outside
 from egress.record import Recorder
 from egress.resolver import RESOLVING, Resolver, SystemResolver
 from egress.server import Egress
+from egress.surroundings import parse_around
 from observability.events import Severity
 
 NAME = "standalone"
@@ -77,6 +78,7 @@ async def serve(
     with sock:
         parse_policy(block)
         message = push(block, sock.getsockname()[1], interface_addresses(), resolve, upstream_proxy, no_proxy)
+        parse_around(message["surroundings"], frozenset())
         await serve_on(sock, message, resolver, log, stop, on_ready, drain_s)
 
 
@@ -191,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         block, sock = read_block(options.policy), listening_socket(options.listen)
         host, port = sock.getsockname()[:2]
-        print(f"stockade egress serve: listening on {host}:{port}", file=sys.stderr, flush=True)  # noqa: T201
+        said = f"stockade egress serve: listening on {host}:{port}"
         run_loop(
             serve(
                 block,
@@ -200,13 +202,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 upstream_proxy=options.upstream_proxy,
                 no_proxy=options.no_proxy.split(","),
                 log=log.write if log is not None else None,
+                on_ready=lambda _: print(said, file=sys.stderr, flush=True),  # noqa: T201
             )
         )
     except PolicyError as error:
         for problem in error.problems:
             print(f"{options.policy}: {'.'.join(map(str, problem.path))}: {problem.message}", file=sys.stderr)  # noqa: T201
         return 2
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        where = error.filename or options.listen
+        print(f"stockade egress serve: {where}: {error.strerror or error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except ValueError as error:
         print(f"stockade egress serve: {error}", file=sys.stderr)  # noqa: T201
         return 2
     finally:

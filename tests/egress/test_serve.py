@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -109,6 +110,40 @@ async def test_it_serves_logs_its_decisions_and_drains_on_sigterm(tmp_path: Path
         assert (served.returncode, err) == (0, b"")
         lines = [json.loads(line) for line in out.splitlines()]
         assert [(line["decision"], line["host"]) for line in lines] == [("allow", NAME), ("deny", "evil.example")]
+
+
+@pytest.mark.parametrize(
+    ("resolve", "said"),
+    [
+        ("foo", "stockade egress serve: 'foo': write HOST:PORT:ADDRESS"),
+        ("a.example:443:b", "stockade egress serve: 'b' does not appear to be an IPv4 or IPv6 address"),
+    ],
+)
+def test_a_resolve_that_cannot_be_read_is_one_sentence_and_nothing_listens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], resolve: str, said: str
+) -> None:
+    (tmp_path / "policy.json").write_text("{}")
+    arguments = [
+        "--policy",
+        str(tmp_path / "policy.json"),
+        "--listen",
+        "127.0.0.1:0",
+        "--resolve",
+        resolve,
+        "--quiet",
+    ]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == f"{said}\n"
+
+
+def test_what_the_system_refuses_is_told_with_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "policy.json").write_text("{}")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert main(["--policy", str(tmp_path / "policy.json"), "--listen", listen, "--quiet"]) == 2
+    assert capsys.readouterr().err == f"stockade egress serve: {listen}: Address already in use\n"
+    assert main(["--policy", str(tmp_path / "none.json"), "--listen", "127.0.0.1:0", "--quiet"]) == 2
+    assert capsys.readouterr().err == f"stockade egress serve: {tmp_path}/none.json: No such file or directory\n"
 
 
 @pytest.mark.parametrize(
