@@ -166,11 +166,12 @@ class Exchange:
             if body.done:
                 self.upstream.write(encode_last_chunk(body.trailers))
                 return
+            left = len(self.client.buffer)
             if not await self.upstream.drain():
                 await self.never()
             if body.stopped:
                 await asyncio.sleep(0)
-            elif not await self.client.more():
+            elif len(self.client.buffer) == left and not await self.client.more():
                 raise ClientFault("")
 
     async def never(self) -> None:
@@ -293,10 +294,11 @@ class Exchange:
                 if rechunk:
                     self.client.write(encode_last_chunk(body.trailers))
                 return
+            left = len(self.upstream.buffer)
             await self.give(b"")
             if body.stopped:
                 await asyncio.sleep(0)
-            elif not await self.upstream.more():
+            elif len(self.upstream.buffer) == left and not await self.upstream.more():  # none came meanwhile
                 raise self.fault("it hung up in the middle of its response")
 
     async def pump_response_to_end(self) -> None:

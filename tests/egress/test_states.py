@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from egress.stream import READ_AHEAD
 from observability.events import Decision, Phase, Reason
 
 from .harness import OK, Client, Running, client_hello, echo, http_server, running, set_budget, upstream
-from .sockets import LOOPS, descriptors, reset
+from .sockets import LOOPS, WAIT_S, descriptors, reset
 
 pytestmark = pytest.mark.anyio
 
@@ -224,6 +225,74 @@ async def test_all_requests_inside_a_connection_are_counted() -> None:
         client.writer.close()
         closed = await proxy.event(lambda event: event.phase is Phase.CLOSED)
         assert (closed.bytes_sent, closed.bytes_received) == (12, 15)
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+PIECE = bytes(50_000)
+TAIL = chunk(b"tail") + b"0\r\n\r\n"
+
+
+async def test_the_end_of_a_chunked_answer_that_comes_while_the_client_takes_nothing_is_not_forgotten() -> None:
+    sent = 0
+
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while not waits():
+            writer.write(chunk(PIECE))
+            sent += len(PIECE)
+            await proxy.until(lambda: waits() or (live().exchange is not None and live().exchange.received == sent))  # noqa: B023
+        writer.write(TAIL)
+        await reader.read()
+
+    def live() -> Any:
+        return only(proxy)
+
+    def waits() -> bool:
+        return live().stream._drained is not None
+
+    async with upstream(answers) as port, running(allow(port), resolve=to(port)) as proxy:
+        with socket.create_connection(("127.0.0.1", proxy.port)) as sock:
+            sock.settimeout(WAIT_S)
+            sock.sendall(f"GET http://{NAME}:{port}/ HTTP/1.1\r\nHost: {NAME}:{port}\r\n\r\n".encode())
+            await proxy.until(lambda: sent > 0 and live().upstream.buffer.endswith(TAIL))
+            heard = b""
+            while not heard.endswith(TAIL):
+                heard += await asyncio.to_thread(sock.recv, 65536)
+
+
+async def test_the_end_of_a_chunked_body_that_comes_while_the_server_takes_nothing_is_not_forgotten() -> None:
+    reads = asyncio.Event()
+
+    async def waits_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await reads.wait()
+        reader._transport.resume_reading()  # type: ignore[attr-defined]
+        heard = b""
+        while not heard.endswith(TAIL):
+            heard += await reader.read(65536)
+        writer.write(OK)
+
+    async with upstream(waits_first) as port, running(allow(port), resolve=to(port)) as proxy:
+        client = await proxy.client()
+        host = f"{NAME}:{port}"
+        head = f"POST http://{host}/ HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await client.send(head.encode())
+        await proxy.until(lambda: proxy.egress.open == 1 and only(proxy).exchange is not None)
+        live: Any = only(proxy)
+        sent = 0
+        while live.upstream._drained is None:
+            await client.send(chunk(PIECE))
+            sent += len(PIECE)
+            await proxy.until(lambda: live.upstream._drained is not None or live.exchange.sent == sent)  # noqa: B023
+        await client.send(TAIL)
+        await proxy.until(lambda: live.stream.buffer.endswith(TAIL))
+        reads.set()
+        assert (await client.response())[1] == b"hello"
 
 
 async def test_what_a_server_says_unasked_never_answers_a_request_inside_a_connection() -> None:
