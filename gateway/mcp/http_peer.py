@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value, mcp_pa
 from gateway.mcp import wire
 from gateway.mcp.errors import INTERNAL_ERROR, PeerClosed, RpcError
 from gateway.mcp.http_client import Connection, Pool, SseParser
-from gateway.mcp.peer import MAX_MESSAGE, About, Call, Ghosts, Reply, Sink, failed
+from gateway.mcp.peer import MAX_MESSAGE, MAX_PUSHES, About, Call, Ghosts, Reply, Sink, failed
 from gateway.mcp.tasks import Tasks
 from gateway.mcp.tasktable import METHODS as TASK_METHODS
 
@@ -206,6 +207,8 @@ class HttpPeer:
         self._tasks = tasks
         self._numbers: Iterator[int] = itertools.count(1)
         self._exchanges: dict[int, Exchange] = {}
+        self._pushes: Counter[Call | None] = Counter()
+        """The requests of the backend that are open, by the call in whose stream they came."""
         self._session_id: str | None = None
         self.last_session: str | None = None
         """The session id in the newest response that carried one."""
@@ -380,10 +383,13 @@ class HttpPeer:
             self.sink.on_garbage(self, "it sent a message whose method is not text")
             return
         params = params if isinstance(params, dict) else {}
-        if "id" in message:
-            self._tasks.spawn(self._serve(message["id"], method, params, call))
-        else:
+        if "id" not in message:
             self.sink.on_notification(self, method, params, call)
+        elif self._pushes[call] >= MAX_PUSHES:
+            self.sink.on_garbage(self, f"it asked more than {MAX_PUSHES} things at once; the rest goes unanswered")
+        else:
+            self._pushes[call] += 1
+            self._tasks.spawn(self._serve(message["id"], method, params, call))
 
     async def _serve(self, push_id: Any, method: str, params: dict[str, Any], call: Call | None) -> None:
         answer: dict[str, Any] = {"jsonrpc": "2.0", "id": push_id}
@@ -391,6 +397,10 @@ class HttpPeer:
             answer["result"] = await self.sink.on_request(self, method, params, call)
         except RpcError as error:
             answer["error"] = error.body()
+        finally:
+            self._pushes[call] -= 1
+            if not self._pushes[call]:
+                del self._pushes[call]
         await self._quietly(self._post(wire.dumps(answer)))
 
     def drop(self, why: str) -> None:

@@ -25,6 +25,9 @@ GHOST_S: Final = 600.0
 MAX_MESSAGE: Final = 16 * 1024 * 1024
 """The largest message taken from a backend, in bytes."""
 
+MAX_PUSHES: Final = 64
+"""Requests of a backend that may be open at once: on a pipe, or in one call's stream."""
+
 META: Final = "io.modelcontextprotocol/"
 META_VERSION: Final = META + "protocolVersion"
 META_CAPABILITIES: Final = META + "clientCapabilities"

@@ -14,14 +14,12 @@ from typing import Any, Final
 
 from gateway.mcp import wire
 from gateway.mcp.errors import INTERNAL_ERROR, PeerClosed, RpcError
-from gateway.mcp.peer import MAX_MESSAGE, About, Call, Ghosts, Reply, Sink
+from gateway.mcp.peer import MAX_MESSAGE, MAX_PUSHES, About, Call, Ghosts, Reply, Sink
 from gateway.mcp.tasks import Tasks
 
 _CHUNK: Final = 256 * 1024
 _MAX_UNREAD: Final = 32 * 1024 * 1024
 """Bytes that may wait for a backend which does not read its input."""
-_MAX_PUSHES: Final = 64
-"""Requests of the backend that may be open at once."""
 _ID_FIRST: Final = re.compile(rb'\{"jsonrpc":\s?"2\.0",\s?"id":\s?(\d{1,18}),')
 _ID_LAST: Final = re.compile(rb'"id":\s?(\d{1,18})\}\s*$')
 _EDGE: Final = 256
@@ -187,7 +185,7 @@ class StdioPeer:
         params = params if isinstance(params, dict) else {}
         if "id" not in message:
             self._sink.on_notification(self, method, params, None)
-        elif self._pushes >= _MAX_PUSHES:
+        elif self._pushes >= MAX_PUSHES:
             self._answer(message["id"], error=RpcError(INTERNAL_ERROR, "too many open requests"))
         else:
             self._pushes += 1

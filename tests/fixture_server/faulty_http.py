@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 TOOLS = (
-    "ok crash never garbage huge half noresult html error500 empty sse_half sse_flood sse_other wrong_id"
+    "ok crash never garbage huge half noresult html error500 empty sse_half sse_flood sse_other wrong_id ask_flood"
 ).split()
 CHUNK = b"x" * 1_000_000
 
@@ -121,6 +121,14 @@ class Faulty(BaseHTTPRequestHandler):
                 }
                 self.wfile.write(b"data: " + json.dumps(other).encode() + b"\r\n\r\n")
                 self.cut()
+            case "ask_flood":
+                self.stream()
+                params = {"messages": [], "maxTokens": 1}
+                for one in range(1000):
+                    asked = {"jsonrpc": "2.0", "id": one, "method": "sampling/createMessage", "params": params}
+                    self.wfile.write(b"data: " + json.dumps(asked).encode() + b"\r\n\r\n")
+                self.wfile.flush()
+                time.sleep(600)
             case "sse_flood":
                 self.stream()
                 self.wfile.write(b"data: ")

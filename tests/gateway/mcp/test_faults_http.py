@@ -91,3 +91,11 @@ async def waiting_call(running: Gateway, client: Legacy) -> asyncio.Future[Any]:
             await eventually(lambda: asking.done() or running.supervisor.asked > asked + 1)  # noqa: B023
             if not asking.done():
                 return asking
+
+
+async def test_a_backend_can_ask_only_so_much_at_once(running: Gateway) -> None:
+    async with modern(running.url("bad"), capabilities={"sampling": {}}) as client:
+        assert await client.text("ok") == "ok"
+        result = (await client.call("ask_flood"))["result"]
+        assert 0 < len(result["inputRequests"]) <= 64
+        await eventually(lambda: any("more than 64" in str(event) for event in running.events))
