@@ -340,7 +340,8 @@ class Router:
     async def _unknown(self, caller: Caller, method: str, params: dict[str, Any]) -> Done:
         """A method that this file does not know: the backend may, if the client sees all of it."""
         view = caller.view
-        if not view.route or view.restricted or "/" not in method:
+        rules = view.directory.rules.get(view.route)
+        if rules is None or not rules.whole or view.restricted or "/" not in method:
             raise RpcError(METHOD_NOT_FOUND, "Method not found", method, kind="unknown_method")
         return await self._calls.run(caller, self._backends[view.route], method, params)
 

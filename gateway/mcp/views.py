@@ -15,7 +15,7 @@ from gateway.mcp.claims import Claims
 from gateway.mcp.filters import Globs, Shape
 from gateway.mcp.names import NameTable, exposed_name, reserved_starts
 from registry.config import ClientSettings, Config, Server
-from registry.fields import ToolMode
+from registry.fields import Pin, ToolMode
 
 _REMEMBERED: Final = 4096
 _LONGEST_REMEMBERED: Final = 512
@@ -35,6 +35,13 @@ class Rules:
         self.prompts = Globs.of(server.prompts.allow, server.prompts.deny)
         self.shape = Shape(server.tools.rename, server.tools.describe, server.tools.defaults, server.tools.fixed)
         self.plain = not (server.tools.describe or server.tools.defaults or server.tools.fixed)
+        filters = (self.tools, self.prompts)
+        self.whole = (
+            all(globs.allow is None and globs.deny is None for globs in filters)
+            and not (server.tools.rename or server.tools.fixed)
+            and server.pin is not Pin.STRICT
+        )
+        """Whether nothing of the backend is hidden or held fast."""
 
     def passes(self, kind: Kind, name: str) -> bool:
         """Whether the server's own filter shows the item."""

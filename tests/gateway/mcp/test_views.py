@@ -310,3 +310,24 @@ def test_the_line_says_probably_and_names_an_unusual_port() -> None:
 def test_the_line_does_not_advise_what_no_rule_opens(host: str) -> None:
     event = replace(denial(host, 0.0), reason=Reason.IP_NOT_ALLOWED)
     assert "To allow it" not in denial_line(event, Certainty.CERTAIN)
+
+
+@pytest.mark.parametrize(
+    ("more", "asked"),
+    [
+        ({}, True),
+        ({"tools": {"describe": {"echo": "Says it again"}}}, True),
+        ({"tools": {"deny": ["crash"]}}, False),
+        ({"tools": {"fixed": {"echo": {"who": "stockade"}}}}, False),
+        ({"prompts": {"allow": []}}, False),
+        ({"pin": "strict"}, False),
+    ],
+)
+@pytest.mark.parametrize("connect", [legacy, modern])
+async def test_a_method_nobody_knows_reaches_only_a_backend_of_which_nothing_is_hidden(
+    connect: Any, more: dict[str, Any], asked: bool
+) -> None:
+    servers = {"one": server(http=True, **more)}
+    async with gateway(config(servers)) as running, connect(running.url("one")) as client:
+        assert (await client.request("tools/describe", {"name": "crash"}))["error"]["code"] == -32601
+        assert running.calls()[-1].error == ("-32601" if asked else "unknown_method")
