@@ -28,6 +28,10 @@ NOT_AUTHORIZED: Final = "it refused our credentials"
 _RECONNECT_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
 _MAX_RESUMES: Final = 20
 _MODERN: Final = b"MCP-Protocol-Version: 2026-07-28\r\n"
+_STRANGER: Final = re.compile(
+    rb"(?i)(?:no valid|invalid|unknown|expired) session|session (?:id )?(?:not found|expired)"
+)
+"""What servers made after the SDKs' examples say, with 400 instead of 404, to a session that they do not know."""
 _SESSION_ID: Final = re.compile(r"[\x21-\x7e]{1,1024}")
 
 
@@ -116,13 +120,16 @@ class Exchange:
             self._body.append(data)
 
     def on_end(self) -> None:
-        if self.status == 404 and self.peer.has_session:
+        if self.peer.has_session and (self.status == 404 or (self.status == 400 and self._is_stranger())):
             if self.call is not None:
                 self.call.fail(SESSION_GONE)  # this request was refused; what else is in flight may have run
             self.peer.lost_session()
         elif self._sse is None and self._body and self.call is not None and self.status != 401:
             self._take(self._body[0] if len(self._body) == 1 else b"".join(self._body))
         self._finish()
+
+    def _is_stranger(self) -> bool:
+        return _STRANGER.search(b"".join(self._body)[:4096]) is not None
 
     def on_broken(self, why: str) -> None:
         if self._sse is None or self.event_id is None:

@@ -13,8 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 TOOLS = (
-    "ok crash never garbage huge half noresult html error500 empty sse_half sse_flood sse_other wrong_id ask_flood"
+    "ok crash never garbage huge half noresult html error500 empty sse_half sse_flood sse_other wrong_id ask_flood forget"
 ).split()
+SESSIONS: dict[str, str] = {}
+"""With FAULTY_SESSIONS: the newest session; `forget` forgets it."""
 CHUNK = b"x" * 1_000_000
 
 
@@ -35,8 +37,14 @@ class Faulty(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         message = json.loads(self.rfile.read(int(self.headers["content-length"])))
         number, params = message.get("id"), message.get("params") or {}
+        refusal = os.environ.get("FAULTY_SESSIONS", "")
+        if refusal and message.get("method") != "initialize" and SESSIONS.get("id") != self.headers["mcp-session-id"]:
+            self.reply(400, refusal.encode())
+            return
         match message.get("method"):
             case "initialize":
+                if "FAULTY_SESSIONS" in os.environ:
+                    SESSIONS["id"] = os.urandom(4).hex()
                 info = {"name": "faulty-http", "version": "1"}
                 self.result(
                     number, {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": info}
@@ -52,6 +60,8 @@ class Faulty(BaseHTTPRequestHandler):
 
     def reply(self, status: int, body: bytes, kind: str = "application/json") -> None:
         self.send_response(status)
+        if "id" in SESSIONS:
+            self.send_header("Mcp-Session-Id", SESSIONS["id"])
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -77,6 +87,9 @@ class Faulty(BaseHTTPRequestHandler):
         match name:
             case "ok":
                 self.result(number, {"content": [{"type": "text", "text": "ok"}]})
+            case "forget":
+                SESSIONS["id"] = "another"
+                self.result(number, {"content": [{"type": "text", "text": "who are you?"}]})
             case "crash":
                 os._exit(7)
             case "never":

@@ -99,3 +99,20 @@ async def test_a_backend_can_ask_only_so_much_at_once(running: Gateway) -> None:
         result = (await client.call("ask_flood"))["result"]
         assert 0 < len(result["inputRequests"]) <= 64
         await eventually(lambda: any("more than 64" in str(event) for event in running.events))
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        '{"jsonrpc":"2.0","error":{"code":-32000,"message":"Bad Request: No valid session ID provided"},"id":null}',
+        "Bad Request: No valid session ID provided",
+    ],
+    ids=["server-everything", "the Python SDK before 2"],
+)
+async def test_a_backend_that_forgot_the_session_and_says_400_gets_a_new_one(refusal: str) -> None:
+    command = ("env", f"FAULTY_SESSIONS={refusal}", *FAULTY)
+    async with gateway(config({"bad": server(http=True)}), {"bad": command}) as running:
+        async with legacy(running.url("bad")) as client:
+            assert await client.text("ok") == "ok"
+            assert await client.text("forget") == "who are you?"
+            assert await client.text("ok") == "ok"
