@@ -310,7 +310,7 @@ class Backend:
                 return line
             except ConnectFailed:
                 self._give_up(line)
-                if time.monotonic() > deadline:
+                if self._remote is not None or time.monotonic() > deadline:  # a remote one is not ours to wait for
                     raise
             except BaseException:
                 self._give_up(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -206,8 +207,8 @@ async def test_a_stream_that_was_cut_is_resumed_and_the_call_is_not_made_twice()
         assert len(far.calls) == 1
 
 
-async def test_a_remote_server_that_is_not_there_is_named_in_the_error() -> None:
-    settings = config({"far": {"url": "http://127.0.0.1:9/mcp"}}, gateway={"start_timeout_s": 1})
-    async with gateway(settings) as running, legacy(running.url()) as client:
+async def test_a_remote_server_that_is_not_there_is_named_in_the_error_at_once() -> None:
+    settings = config({"far": {"url": "http://127.0.0.1:9/mcp"}}, gateway={"start_timeout_s": 200})
+    async with gateway(settings) as running, legacy(running.url()) as client, asyncio.timeout(50):
         said = await client.call("far__hello")
         assert said["error"]["message"].startswith("Backend far: ")
