@@ -183,6 +183,10 @@ def warn_clients(config: Config) -> Found:
         if client.token_sha256 is None and not oauth:
             hint = f"Run `stockade client add {name}`"
             yield Finding(("clients", name), "has no token, so nobody can sign in as this client", hint)
+    emptied = "clients" in config.model_fields_set and not config.clients
+    if emptied and not oauth and config.gateway.anonymous is Anonymous.AUTO:
+        message = "is empty, so everybody on this machine may connect without a token, and sees everything"
+        yield Finding(("clients",), message, "To keep it shut, set `anonymous: never` under gateway")
 
 
 def warn_gateway(config: Config) -> Found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -181,7 +182,8 @@ def _end_token(where: Place, name: str) -> None:
     """Remove the client from the configuration, where it is in there."""
     if where.running():
         try:
-            where.api().delete(url("clients", name))
+            ended = where.api().delete(url("clients", name))
+            _tell(ended["warnings"])
         except Refused as error:
             if error.status != 404:
                 raise
@@ -193,4 +195,9 @@ def _end_token(where: Place, name: str) -> None:
     except Failure:
         return
     if name in known:
-        offline.edit_file(where.config(), remove_client(name), dry_run=False)
+        _tell(offline.edit_file(where.config(), remove_client(name), dry_run=False).worth_knowing)
+
+
+def _tell(warnings: Iterable[str]) -> None:
+    for text in warnings:
+        say(f"! {text}")

@@ -475,6 +475,21 @@ def test_a_rule_for_what_one_may_own_is_no_warning(host: str) -> None:
     assert config.warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        ("", False),
+        ("clients: {}\n", True),
+        ("clients: {}\ngateway: {anonymous: never}\n", False),
+        ("clients: {}\ngateway: {auth: {oauth: {issuer: https://a.example, audience: https://b.example}}}\n", False),
+        (f"clients: {{a: {{token_sha256: {'a' * 64}}}}}\n", False),
+    ],
+)
+def test_clients_that_are_all_gone_are_warned_about_since_nobody_needs_a_token_then(text: str, warned: bool) -> None:
+    said = [str(warning) for warning in load_text(f"version: 1\n{text}", Path("stockade.yaml")).warnings]
+    assert ["everybody on this machine may connect without a token" in one for one in said] == [True] * warned
+
+
 def test_gateway_open_to_the_network_is_warned_about() -> None:
     text = "version: 1\ngateway: {listen: '0.0.0.0:8420', admin: '0.0.0.0:8421', anonymous: always}\n"
     warned = [warning.key_path for warning in load_text(text, Path("stockade.yaml")).warnings]
