@@ -101,6 +101,8 @@ def block_of(config: Config, name: str) -> dict[str, Any]:
         raise Failure(
             f"There is no server {name!r} in the configuration; there are: {', '.join(config.servers) or 'none'}."
         )
+    if not config.servers[name].isolated:
+        raise Failure(f"{name} is not isolated: no policy holds it, and what it reaches is not observed.")
     return config.servers[name].network.block
 
 

@@ -29,6 +29,13 @@ def need_backend(config: Config, name: str) -> str:
     return name
 
 
+def need_isolated(config: Config, name: str) -> None:
+    """Raises ApiError for a server that no policy holds."""
+    if not config.servers[name].isolated:
+        message = f"{name} is not isolated: no policy holds it, and what it reaches is not observed."
+        raise ApiError(409, "not_isolated", message)
+
+
 def edited_json(edited: Edited) -> dict[str, Any]:
     """What a change did."""
     return {"diff": edited.diff, "applied": edited.applied, "warnings": list(edited.warnings)}

@@ -14,7 +14,7 @@ from egress.answers import NAMED_BY_HOST
 from egress.explain import explain
 from egress.policy import Policy, parse_policy
 from egress.suggest import suggest
-from gateway.control.backends import need_backend
+from gateway.control.backends import need_backend, need_isolated
 from gateway.control.base import Control
 from gateway.control.wire import bad, count, read_object, switch, text
 from observability.events import Decision, Reason, Via
@@ -121,6 +121,7 @@ class EgressRoutes:
         """What would happen to a connection, and which rule decides; connects to nothing and looks nothing up."""
         body = await read_object(request, ["backend", "url"])
         name = need_backend(self._control.config, text(body, "backend"))
+        need_isolated(self._control.config, name)
         policy = parse_policy(self._control.config.servers[name].network.block)
         try:
             found = explain(policy, text(body, "url"), self._control.surroundings())
@@ -142,6 +143,7 @@ class EgressRoutes:
         What the policy says apart from hosts, ports and mode stays as it is.
         """
         name = need_backend(self._control.config, request.path_params["name"])
+        need_isolated(self._control.config, name)
         wanted = ConnectionFilter(backend=name, since=_seconds(request, "since"), limit=MAX_ROWS)
         rows = await asyncio.to_thread(self._control.history.egress, wanted)
         asked = [row for row in rows if row.host and row.port and row.via != Via.DNS]

@@ -346,6 +346,20 @@ def test_a_target_is_split_into_host_and_port(target: str, expected: tuple[str, 
     assert split_target(target) == expected
 
 
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_server_that_no_policy_holds_is_not_said_to_reach_nothing(
+    stockade: Any, work: Path, request: pytest.FixtureRequest, runs: bool
+) -> None:
+    if runs:
+        request.getfixturevalue("running")
+        assert "open is not isolated" in stockade("egress", "suggest", "open").err
+    else:
+        (work / "stockade.yaml").write_text(CONFIG)
+    said = stockade("egress", "explain", "open", "https://evil.example/")
+    assert (said.code, said.out) == (1, "")
+    assert said.err == "Error: open is not isolated: no policy holds it, and what it reaches is not observed.\n"
+
+
 @pytest.mark.parametrize("online", [True, False])
 def test_explain_answers_with_and_without_a_gateway(
     stockade: Any, request: pytest.FixtureRequest, online: bool
