@@ -30,6 +30,8 @@ from mcp.shared.inbound import (
     x_mcp_header_map,
 )
 
+from registry.errors import sentence
+
 VERSION_META = "io.modelcontextprotocol/protocolVersion"
 MAX_IN_FLIGHT = 256
 FAREWELL_S = 10.0
@@ -213,14 +215,18 @@ class Bridge:
         try:
             answer = json.loads(raw)
             told = answer["error"]
-            words = told["message"] if isinstance(told, dict) else str(answer.get("message") or told)
+            words = (
+                told["message"]
+                if isinstance(told, dict)
+                else str(answer.get("error_description") or answer.get("message") or told)
+            )
         except (ValueError, KeyError, TypeError):
             answer, told, words = {}, None, raw.decode("utf-8", "replace").strip()[:500]
         if isinstance(told, dict) and answer.get("jsonrpc") == "2.0":
             self._write(json.dumps({**answer, "id": message["id"]}))
         else:
             hint = " Set STOCKADE_TOKEN to a token from: stockade client add NAME" if status == 401 else ""
-            self._fail(message, f"The gateway answered {status}: {words}{hint}")
+            self._fail(message, f"The gateway answered {status}: {sentence(words)}{hint}")
 
     def _receive(self, request: Mapping[str, Any], text: str, response: httpx2.Response, quiet: bool) -> bool:
         """One message of the endpoint; True when it is the answer to the request."""

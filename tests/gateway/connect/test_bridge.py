@@ -171,7 +171,14 @@ async def test_a_gateway_that_was_restarted_gets_the_same_initialize_again_and_t
             -32000,
             "401: No token. Set STOCKADE_TOKEN",
         ),
-        (Response("boom", 500), -32000, "answered 500: boom"),
+        (
+            JSONResponse(
+                {"error": "invalid_token", "error_description": "This gateway does not know the token"}, 401
+            ),
+            -32000,
+            "401: This gateway does not know the token. Set STOCKADE_TOKEN",
+        ),
+        (Response("boom", 500), -32000, "answered 500: boom."),
         (
             JSONResponse({"jsonrpc": "2.0", "id": None, "error": {"code": -32020, "message": "mismatch"}}, 400),
             -32020,
@@ -179,7 +186,7 @@ async def test_a_gateway_that_was_restarted_gets_the_same_initialize_again_and_t
         ),
         (StreamingResponse(iter([b": nothing\n\n"]), media_type="text/event-stream"), -32000, "before it answered"),
     ],
-    ids=["401", "500", "json-rpc", "empty stream"],
+    ids=["401", "401 of the endpoint", "500", "json-rpc", "empty stream"],
 )
 async def test_a_refusal_becomes_a_json_rpc_error_with_the_clients_own_id(
     answer: Response, code: int, words: str
