@@ -18,10 +18,11 @@ from egress.limits import FdReserve
 
 ACCEPTS_AT_ONCE = 64
 REST_S = 0.05
-SEND_BUFFER, RECEIVE_BUFFER = 128 * 1024, 256 * 1024
-"""What the kernel keeps for an accepted connection (socket(7); it doubles them). Left to itself it keeps up to tens of
-megabytes for one whose other side does not read, and all sockets of the machine share one budget (tcp(7), tcp_mem): where
-that is used up, everybody's segments are dropped. It is a short way to a backend, so more would not be faster.
+UNSENT, RECEIVE_BUFFER = 1024 * 1024, 512 * 1024
+"""What the kernel keeps for an accepted connection: bytes not sent yet (tcp(7), TCP_NOTSENT_LOWAT), and bytes not read yet
+(socket(7); it doubles them). Left to itself it keeps up to tens of megabytes for one whose other side does not read, and all
+sockets of the machine share one budget (tcp(7), tcp_mem): where that is used up, everybody's segments are dropped. It is a
+short way to a backend, so more would not be faster.
 """
 PASSING = frozenset({errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH})
 NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -52,7 +53,7 @@ class Acceptor:
         listener.setblocking(False)
         with contextlib.suppress(OSError):  # what it accepts inherits all three
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         loop.add_reader(listener.fileno(), self.accept_some)
 
