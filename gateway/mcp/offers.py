@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -55,6 +56,8 @@ class Offers:
         self._backend = backend
         self._reading: dict[Kind, asyncio.Task[Listing]] = {}
         self._source: Peer | None = None
+        self._changes = Counter[Kind]()
+        """How often a connection said that its list had changed."""
         self._own: weakref.WeakKeyDictionary[Peer, dict[Kind, Listing]] = weakref.WeakKeyDictionary()
 
     def schema(self, tool: str) -> Any:
@@ -65,6 +68,7 @@ class Offers:
 
     def stale(self, kinds: tuple[Kind, ...], peer: Peer) -> None:
         """Its lists changed, as one of its connections says."""
+        self._changes.update(kinds)
         for lists in (self.lists, self._own.get(peer, {})):
             for kind in kinds:
                 if (listing := lists.get(kind)) is not None:
@@ -82,14 +86,18 @@ class Offers:
         own = self._own.get(peer, {}).get(kind) if peer is not None else None
         return own or self.lists.get(kind)
 
-    async def listing(self, kind: Kind, caller: Caller | None = None) -> Listing:
-        """The list, read again when it may have changed. Raises RpcError."""
+    async def listing(self, kind: Kind, caller: Caller | None = None, *, anew: bool = False) -> Listing:
+        """The list, read again when it may have changed; `anew`: no answer to a question that was asked before now is new.
+        Raises RpcError."""
         if (peer := self._other(caller)) is not None:
             return await self._own_listing(peer, kind)
         known = self.lists.get(kind)
         if known is not None and known.fresh:
             return known
         task = self._reading.get(kind)
+        if task is not None and anew:
+            await self._backend.outcome(task)
+            return await self.listing(kind, caller)
         if task is None:
             task = asyncio.get_running_loop().create_task(self._read(kind))
             self._reading[kind] = task
@@ -123,9 +131,12 @@ class Offers:
                 peer, self._backend.name, method, params, min(LIST_TIMEOUT_S, self._backend.call_timeout_s)
             )
 
-        watched = declares(peer.about.capabilities, kind.capability, "listChanged")
+        watched, changes = declares(peer.about.capabilities, kind.capability, "listChanged"), self._changes[kind]
         try:
-            return await read_list(kind, request, watched=watched)
+            listing = await read_list(kind, request, watched=watched)
+            if self._changes[kind] != changes:  # the news came on the heels of the answer, or between two pages
+                listing.read, listing.watched = 0.0, False
+            return listing
         except PeerClosed as error:
             raise unavailable(self._backend.name, str(error)) from error
         except RpcError as error:

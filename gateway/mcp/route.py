@@ -153,7 +153,7 @@ class Router:
     async def _check_pin(self, caller: Caller, backend: Backend, own: str, name: str) -> None:
         """What is called is what was pinned: the list is read first, over the connection that will carry the call."""
         await backend.peer(caller)
-        item = (await backend.offers.listing(Kind.TOOLS, caller)).by_key(Kind.TOOLS, own)
+        item = (await backend.offers.listing(Kind.TOOLS, caller, anew=True)).by_key(Kind.TOOLS, own)
         if item is None or not caller.view.shows(Kind.TOOLS, backend.name, own, item):
             self._refused(caller, name)
             raise RpcError(INVALID_PARAMS, f"Unknown tool: {name}", kind="unknown_tool")
