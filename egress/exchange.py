@@ -169,9 +169,7 @@ class Exchange:
             left = len(self.client.buffer)
             if not await self.upstream.drain():
                 await self.never()
-            if body.stopped:
-                await asyncio.sleep(0)
-            elif len(self.client.buffer) == left and not await self.client.more():
+            if not await goes_on(body, self.client, left):
                 raise ClientFault("")
 
     async def never(self) -> None:
@@ -296,9 +294,7 @@ class Exchange:
                 return
             left = len(self.upstream.buffer)
             await self.give(b"")
-            if body.stopped:
-                await asyncio.sleep(0)
-            elif len(self.upstream.buffer) == left and not await self.upstream.more():  # none came meanwhile
+            if not await goes_on(body, self.upstream, left):
                 raise self.fault("it hung up in the middle of its response")
 
     async def pump_response_to_end(self) -> None:
@@ -315,3 +311,11 @@ class Exchange:
 
     def fault(self, what: str, *, silent: bool = False) -> UpstreamFault:
         return UpstreamFault(f"the server's answer is no proper HTTP: {what}", started=self.started, silent=silent)
+
+
+async def goes_on(body: ChunkedBody, source: Stream, left: int) -> bool:
+    """Wait for more of a chunked body; False when its source ended. `left`: what `decode` had left in its buffer."""
+    if body.stopped:
+        await asyncio.sleep(0)
+        return True
+    return len(source.buffer) != left or await source.more()  # it may have come while the other side drained
