@@ -496,7 +496,6 @@ async def short_tunnels(poller: Poller, count: int) -> None:
             one.close()
 
 
-@pytest.mark.slow
 async def test_a_bug_in_one_direction_ends_the_tunnel(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -519,6 +518,7 @@ async def test_a_bug_in_one_direction_ends_the_tunnel(
             assert (await joined.end())[0] is None
 
 
+@pytest.mark.slow
 async def test_thousands_of_short_tunnels_leave_no_descriptor_and_no_garbage() -> None:
     async with polling() as poller:
         await short_tunnels(poller, 10)
