@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from gateway.app import HELD_S, prepare, unsettled_s
+from gateway.app import HELD_S, Gateway, prepare, unsettled_s
 from gateway.control.listen import ListenError
 from gateway.runtime.errors import EngineError
 from observability.events import BackendState
@@ -20,78 +22,75 @@ from registry.config import Config
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_trust_override_is_told_as_one_and_not_as_a_warning_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the configuration will be; the gateway's state is beside it."""
     monkeypatch.setenv("STOCKADE_STATE_DIR", str(tmp_path / "s"))
-    file = tmp_path / "stockade.yaml"
-    file.write_text(
-        "egress: {resolve: ['api.github.com:443:10.0.0.9']}\n"
-        "mcpServers:\n  open: {image: x, network: {isolated: false}}\n"
-    )
+    return tmp_path / "stockade.yaml"
+
+
+def write(file: Path, text: str | None) -> None:
+    """As a person who edits it would; None takes it away."""
+    if text is None:
+        file.unlink()
+    else:
+        file.write_text(text)
+
+
+@contextlib.asynccontextmanager
+async def prepared(file: Path, text: str = "mcpServers: {}\n") -> AsyncIterator[Gateway]:
+    """A gateway of this file, not started."""
+    write(file, text)
     gateway = prepare(file, "test")
     try:
+        yield gateway
+    finally:
+        await asyncio.to_thread(gateway._close_records)
+
+
+async def test_a_trust_override_is_told_as_one_and_not_as_a_warning_too(file: Path) -> None:
+    text = "egress: {resolve: ['api.github.com:443:10.0.0.9']}\n"
+    text += "mcpServers:\n  open: {image: x, network: {isolated: false}}\n"
+    async with prepared(file, text) as gateway:
         assert len(gateway.config.warnings) == 2
         assert ["isolated" in warning for warning in gateway.warnings] == [True]
-    finally:
-        await asyncio.to_thread(gateway._close_records)
 
 
-async def test_a_changed_file_that_is_refused_is_a_warning_until_it_is_put_right(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("STOCKADE_STATE_DIR", str(tmp_path / "s"))
-    file = tmp_path / "stockade.yaml"
-    file.write_text("mcpServers: {}\n")
-    gateway = prepare(file, "test")
-    try:
-        file.write_text("mcpServers:\n  one: {image: x, netwrok: {}}\n")
+async def test_a_changed_file_that_is_refused_is_a_warning_until_it_is_put_right(file: Path) -> None:
+    async with prepared(file) as gateway:
+        write(file, "mcpServers:\n  one: {image: x, netwrok: {}}\n")
         await gateway._file_changed()
         assert [f"{file}:2:19: mcpServers.one.netwrok: unknown key" in said for said in gateway.warnings] == [True]
-        file.unlink()
+        write(file, None)
         await gateway._file_changed()
         assert ["there is no such file" in said for said in gateway.warnings] == [True]
-        file.write_text("mcpServers: {}\n")
+        write(file, "mcpServers: {}\n")
         await gateway._file_changed()
         assert list(gateway.warnings) == []
-    finally:
-        await asyncio.to_thread(gateway._close_records)
 
 
-async def test_what_only_a_start_takes_up_is_told_until_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STOCKADE_STATE_DIR", str(tmp_path / "s"))
-    file = tmp_path / "stockade.yaml"
-    file.write_text("mcpServers: {}\n")
-    gateway = prepare(file, "test")
-    try:
-        file.write_text("project: other\ngateway:\n  admin: 127.0.0.1:9\n  history: {max_days: 1}\nmcpServers: {}\n")
+async def test_what_only_a_start_takes_up_is_told_until_then(file: Path) -> None:
+    async with prepared(file) as gateway:
+        write(file, "project: other\ngateway:\n  admin: 127.0.0.1:9\n  history: {max_days: 1}\nmcpServers: {}\n")
         await gateway._file_changed()
         said = "is not in force before the gateway is started again. Run: stockade down, then: stockade up -d."
         keys = {"project": 1, "gateway.admin": 3, "gateway.history": 4}
         found = [text.partition(": ")[2].partition(": ") for text in gateway.warnings]
         assert found == [(key, ": ", said) for key in keys]
-        assert [
-            text.startswith(f"{file}:{line}:") for text, line in zip(gateway.warnings, keys.values(), strict=True)
-        ]
-        file.write_text("gateway: {call_timeout_s: 5}\nmcpServers: {}\n")
+        for text, line in zip(gateway.warnings, keys.values(), strict=True):
+            assert text.startswith(f"{file}:{line}:")
+        write(file, "gateway: {call_timeout_s: 5}\nmcpServers: {}\n")
         await gateway._file_changed()
         assert list(gateway.warnings) == []
-    finally:
-        await asyncio.to_thread(gateway._close_records)
 
 
 async def test_an_engine_that_is_away_while_a_change_is_applied_does_not_end_the_gateway(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("STOCKADE_STATE_DIR", str(tmp_path / "s"))
-    file = tmp_path / "stockade.yaml"
-    file.write_text("mcpServers: {}\n")
-    gateway = prepare(file, "test")
-
     async def away(config: Config) -> None:
         raise EngineError("The engine does not answer.")
 
-    try:
+    async with prepared(file) as gateway:
         with monkeypatch.context() as patch:
             patch.setattr(gateway.supervisor, "apply", away)
             await gateway._file_changed()
@@ -99,21 +98,15 @@ async def test_an_engine_that_is_away_while_a_change_is_applied_does_not_end_the
         assert list(gateway.warnings) == [said]
         await gateway._file_changed()
         assert list(gateway.warnings) == []
-    finally:
-        await asyncio.to_thread(gateway._close_records)
 
 
 @pytest.mark.parametrize("first", [True, False])
-async def test_a_first_start_that_fails_leaves_no_history_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool
-) -> None:
-    monkeypatch.setenv("STOCKADE_STATE_DIR", str(tmp_path / "s"))
-    kept = tmp_path / "s" / "test"
+async def test_a_first_start_that_fails_leaves_no_history_behind(file: Path, first: bool) -> None:
+    kept = file.parent / "s" / "test"
     if not first:
         kept.mkdir(parents=True)
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        file = tmp_path / "stockade.yaml"
-        file.write_text(f"gateway: {{listen: '127.0.0.1:{taken.getsockname()[1]}'}}\nmcpServers: {{}}\n")
+        write(file, f"gateway: {{listen: '127.0.0.1:{taken.getsockname()[1]}'}}\nmcpServers: {{}}\n")
         gateway = prepare(file, "test")
         with pytest.raises(ListenError, match="is already in use"):
             await gateway.serve()
