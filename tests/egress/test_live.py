@@ -242,16 +242,22 @@ async def test_the_end_of_the_process_is_a_reason() -> None:
             assert (await proxy.event(lambda e: e.phase is Phase.CLOSED)).reason is Reason.SHUTDOWN
 
 
+async def two_tunnels(proxy: Running, port: int) -> dict[str, Client]:
+    """Both to web.example.com, by the name that each shows inside."""
+    clients = {name: await proxy.client() for name in ("web.example.com", "other.example.com")}
+    for client in clients.values():
+        assert "200" in await client.connect(f"web.example.com:{port}")
+    return clients
+
+
 async def test_a_tunnel_that_only_report_carried_for_what_is_inside_ends_with_enforce() -> None:
     """Its host is allowed all the time; the server name inside is another's."""
     async with upstream(echo) as port:
         policy = {"allowed_hosts": [f"web.example.com:{port}"]}
         resolve = [f"web.example.com:{port}:127.0.0.1"]
         async with running({**policy, "mode": "report"}, resolve=resolve) as proxy:
-            clients = {}
-            for name in ("web.example.com", "other.example.com"):
-                client = clients[name] = await proxy.client()
-                assert "200" in await client.connect(f"web.example.com:{port}")
+            clients = await two_tunnels(proxy, port)
+            for name, client in clients.items():
                 await client.send(client_hello(name))
                 assert await client.exactly(10)
             proxy.replace(policy, resolve=resolve)
@@ -275,10 +281,8 @@ async def test_a_request_inside_that_only_report_carried_ends_with_enforce() -> 
         policy = {"allowed_hosts": [f"web.example.com:{port}"]}
         resolve = [f"web.example.com:{port}:127.0.0.1"]
         async with running({**policy, "mode": "report"}, resolve=resolve) as proxy:
-            clients = {}
-            for name in ("web.example.com", "other.example.com"):
-                client = clients[name] = await proxy.client()
-                assert "200" in await client.connect(f"web.example.com:{port}")
+            clients = await two_tunnels(proxy, port)
+            for name, client in clients.items():
                 await client.send(f"GET / HTTP/1.1\r\nHost: {name}:{port}\r\n\r\n".encode())
                 await client.head()
                 assert await client.exactly(6) == b"begins"
