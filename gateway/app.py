@@ -16,7 +16,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from socket import socket
@@ -146,9 +145,7 @@ class Gateway:
 
     def _on_egress(self, event: EgressEvent | NoticeEvent) -> None:
         if isinstance(event, EgressEvent) and event.phase is not Phase.PROGRESS:  # what runs now did not make it
-            inflight = self.endpoint.inflight
-            event = replace(event, calls=inflight.calls_at(event.backend, event.door, event.time))
-            inflight.note_denial(event)
+            event = self.endpoint.inflight.attribute(event)
         self._publish(event)
 
     def _notice(self, code: str, message: str, severity: Severity = Severity.INFO) -> None:

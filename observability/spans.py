@@ -313,6 +313,7 @@ def _merged(decided: EgressEvent, closed: EgressEvent) -> EgressEvent:
     return replace(
         closed,
         calls=decided.calls or closed.calls,
+        more_calls=decided.more_calls if decided.calls else closed.more_calls,
         reason=closed.reason or decided.reason,
         rule=closed.rule or decided.rule,
         address=closed.address or decided.address,

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.control.base import Control, Hub, LogLine
 from gateway.control.wire import ApiError, bad, count, switch
-from observability.events import Decision, EgressEvent, Event, Sequenced, to_json
+from observability.events import Decision, EgressEvent, Event, Sequenced, kind_of, to_json
 
 MAX_STREAMS = 64
 BUFFER = 1000
@@ -46,7 +46,7 @@ def event_filter(request: Request) -> Callable[[Event], bool]:
     backends = _words(request, "backend", None)
 
     def accept(event: Event) -> bool:
-        if kinds and to_json(event)["kind"] not in kinds:
+        if kinds and kind_of(event) not in kinds:
             return False
         if backends and event.backend not in backends:
             return False
