@@ -377,15 +377,17 @@ def to_json(event: Event) -> dict[str, Any]:
         if value == spec.default and spec.name != "decision":
             continue
         if spec.name == "calls":
-            data["calls"] = [
-                {f.name: v for f in dataclasses.fields(call) if (v := getattr(call, f.name)) != f.default}
-                for call in value
-            ]
+            data["calls"] = [ref_json(call) for call in value]
         elif isinstance(value, tuple):
             data[spec.name] = list(value)
         else:
             data[spec.name] = value
     return data
+
+
+def ref_json(call: CallRef) -> dict[str, str]:
+    """A reference as a JSON object, without the fields at their default."""
+    return {one.name: value for one in dataclasses.fields(call) if (value := getattr(call, one.name)) != one.default}
 
 
 def event_from_json(data: Mapping[str, Any]) -> Event:

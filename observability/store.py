@@ -3,7 +3,7 @@
 Theory of operation. `record` puts an event into a bounded queue and returns; the writer thread takes all that is
 there, writes it in one transaction and commits, so what was committed survives `kill -9` of the process (WAL,
 `synchronous=NORMAL`; a power cut may lose the last moments, never the file's consistency). When the queue is full
-or the disk refuses, the event is lost and counted (`dropped`). Two tables: every event as its JSON, and
+or the disk refuses, the event is lost, counted (`dropped`) and noted in `Losses`. Two tables: every event as its JSON, and
 one row per egress connection, updated when it closes, which the queries read.
 
 Queries open a connection of their own, so they may run on any thread; they block on the disk, so call them from
@@ -34,11 +34,12 @@ from observability.history_file import (
     event_row,
     prepare,
 )
-from observability.history_queries import Blocked, By, ConnectionFilter, ConnectionRow, Lookup, TopRow
+from observability.history_prune import Pruner
+from observability.history_queries import Blocked, BlockedList, By, ConnectionFilter, ConnectionRow, Lookup, TopRow
+from observability.losses import Losses
 
 logger = logging.getLogger(__name__)
 
-_PRUNE_EVERY: Final = 1000
 _BATCH: Final = 500
 
 Message: TypeAlias = Sequenced | threading.Event | None
@@ -55,20 +56,20 @@ class History:
         max_days: float = 30.0,
         queue_size: int = 20_000,
         on_drop: Callable[[int], None] | None = None,
+        losses: Losses | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         """Opens or creates `path` (mode 0600). A file that SQLite finds damaged, or of another schema, is put aside
         as `PATH.damaged` and a new one begun. Raises OSError when the directory cannot be written.
 
-        `on_drop(count)` is called on the writer's or the recorder's thread for events that were lost.
+        `max_rows` bounds each of the two tables; who gives rows up is in `history_prune`. `on_drop(count)` is called
+        on the writer's or the recorder's thread for events that were lost, and `losses` is told why.
         """
         self._path = path
-        self._max_rows = max_rows
-        self._max_s = max_days * 86400
         self._on_drop = on_drop
-        self._now = now
+        self._losses = losses
         self._queue: queue.Queue[Message] = queue.Queue(queue_size)
-        self._since_prune = 0
+        self._pruner = Pruner(max_rows=max_rows, max_s=max_days * 86400, now=now)
         self._epoch = ""
         self._closed = False
         self.dropped = 0
@@ -86,7 +87,8 @@ class History:
                 raise queue.Full
             self._queue.put_nowait(item)
         except queue.Full:
-            self._lost(1)
+            why = "is closed" if self._closed else f"is {self._queue.maxsize} events behind: the disk is too slow"
+            self._lost(1, f"The history {self._path} {why}.")
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Waits until everything recorded before is committed; False when that took longer than `timeout_s`."""
@@ -110,14 +112,16 @@ class History:
             return
         self._writer.join(timeout_s)
 
-    def _lost(self, count: int) -> None:
+    def _lost(self, count: int, why: str) -> None:
         self.dropped += count
+        if self._losses is not None:
+            self._losses.note("history", why, count)
         if self._on_drop is not None:
             self._on_drop(count)
 
     def _write_all(self) -> None:
         with closing(connect(self._path)) as db:
-            self._prune(db)
+            self._pruner.prune(db)
             more = True
             while more:
                 batch, flushed, more = self._take()
@@ -156,30 +160,15 @@ class History:
         except Exception as error:
             # The top of this thread: whatever one batch holds, the next one must be kept.
             logger.exception("History %s: %d events were not kept: %s", self._path, len(batch), error)
-            self._lost(len(batch))
+            self._lost(len(batch), f"The history {self._path} could not be written: {error}.")
             return
-        self._since_prune += len(batch)
-        if self._since_prune >= min(_PRUNE_EVERY, self._max_rows):
-            self._prune(db)
+        self._pruner.wrote(db, batch)
 
     def _write_connection(self, db: sqlite3.Connection, number: int, event: EgressEvent) -> None:
         if event.epoch != self._epoch:
             self._epoch = event.epoch
             db.execute(CLOSE_STALE, (event.time, event.epoch))
         db.execute(UPSERT_CONNECTION, connection_row(number, event))
-
-    def _prune(self, db: sqlite3.Connection) -> None:
-        self._since_prune = 0
-        try:
-            with db:
-                for table in ("events", "connections"):
-                    db.execute(f"DELETE FROM {table} WHERE time < ?", (self._now() - self._max_s,))  # noqa: S608
-                    db.execute(
-                        f"DELETE FROM {table} WHERE id <= (SELECT id FROM {table} ORDER BY id DESC LIMIT 1 OFFSET ?)",  # noqa: S608
-                        (self._max_rows,),
-                    )
-        except sqlite3.Error as error:
-            logger.error("History %s: old rows could not be removed: %s", self._path, error)
 
     # reading
 
@@ -190,10 +179,11 @@ class History:
             yield db
 
     def newest(self, limit: int = 5000) -> list[Sequenced]:
-        """The newest events kept, oldest first: `Hub(kept=history.newest())` goes on from them."""
+        """The newest events kept, of each backend its share, oldest first: `Hub(kept=history.newest())` goes on from
+        them.
+        """
         with self._reader() as db:
-            (last,) = db.execute("SELECT coalesce(max(id), 0) FROM events").fetchone()
-        return self.events(since_id=last - limit, limit=limit)
+            return _sequenced(queries.newest(db, limit))
 
     def last_egress(self) -> tuple[str, int] | None:
         """Epoch and sequence number of the newest egress event kept: where to resume the egress's stream."""
@@ -209,8 +199,7 @@ class History:
     ) -> list[Sequenced]:
         """Kept events after `since_id`, oldest first. `kinds` are those of `to_json`: egress, call, …."""
         with self._reader() as db:
-            rows = queries.events(db, since_id=since_id, kinds=kinds, backend=backend, limit=limit)
-        return [Sequenced(id=number, event=event) for number, body in rows if (event := _event(body)) is not None]
+            return _sequenced(queries.events(db, since_id=since_id, kinds=kinds, backend=backend, limit=limit))
 
     def egress(self, wanted: ConnectionFilter | None = None) -> list[ConnectionRow]:
         """Connections, newest first."""
@@ -230,6 +219,10 @@ class History:
 
     def blocked(self, *, backend: str = "", since: float = 0.0, limit: int = 200) -> list[Blocked]:
         """Denied connections grouped by backend, host and port, latest first (lookups are in `lookups`)."""
+        return self.blocked_list(backend=backend, since=since, limit=limit).rows
+
+    def blocked_list(self, *, backend: str = "", since: float = 0.0, limit: int = 200) -> BlockedList:
+        """As `blocked`, and how many hosts there are besides."""
         with self._reader() as db:
             return queries.blocked(db, backend=backend, since=since, limit=limit)
 
@@ -239,6 +232,10 @@ class History:
         """
         with self._reader() as db:
             return queries.lookups(db, backend=backend, since=since, limit=limit)
+
+
+def _sequenced(rows: Sequence[tuple[int, str]]) -> list[Sequenced]:
+    return [Sequenced(id=number, event=event) for number, body in rows if (event := _event(body)) is not None]
 
 
 def _event(body: str) -> Event | None:
