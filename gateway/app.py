@@ -46,6 +46,7 @@ from observability.events import BackendState, EgressEvent, Event, NoticeEvent, 
 from observability.hub import Hub
 from observability.instruments import Instruments
 from observability.logs import configure, log_event
+from observability.losses import Losses
 from observability.store import History
 from observability.telemetry import Telemetry, resource_attributes, setup
 from registry.config import Config, ConfigError, load_config, project_name
@@ -79,19 +80,22 @@ class Gateway:
         self.urls = Urls(endpoint="", admin="")
         self.admin_token = AdminToken(directory.persistent / ADMIN_FILE)
         self.secrets = SecretStore()
+        self.losses = Losses()
         self.instruments = Instruments(resource=resource_attributes(VERSION))
         self.history = History(
             directory.persistent / "history.db",
             max_rows=config.gateway.history.max_rows,
             max_days=config.gateway.history.max_days,
             on_drop=lambda count: self.instruments.events_dropped("history", count),
+            losses=self.losses,
         )
         self.hub = Hub(
             kept=self.history.newest(),
             on_drop=lambda count: self.instruments.events_dropped("hub", count),
         )
         self.telemetry: Telemetry = setup(version=VERSION, instruments=self.instruments)
-        for sink in (self.instruments.on_sequenced, self.history.record, log_event, *self.telemetry.sinks):
+        sinks = (self.instruments.on_sequenced, self.losses.on_sequenced, self.history.record, log_event)
+        for sink in (*sinks, *self.telemetry.sinks):
             self.hub.attach(sink)
         self.link = EgressLink(
             directory.control,
@@ -157,6 +161,7 @@ class Gateway:
     def warnings(self) -> Sequence[str]:
         """What a person should know; the trust overrides of `egress.resolve` are told apart from these."""
         loud = [one for one in (self._rejected, self.supervisor.refusal) if one]
+        loud += self.losses.lines()
         loud += [str(one) for one in not_before_a_start(self._begun_with, self.config)]
         return loud + [str(one) for one in self.config.warnings if not one.key_path.startswith("egress.resolve")]
 

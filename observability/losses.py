@@ -27,7 +27,9 @@ class Loss:
 
     def __str__(self) -> str:
         events = "1 event was" if self.count == 1 else f"{self.count} events were"
-        since = f"at {_clock(self.first)}" if self.count == 1 else f"between {_clock(self.first)} and {_clock(self.last)}"
+        since = (
+            f"at {_clock(self.first)}" if self.count == 1 else f"between {_clock(self.first)} and {_clock(self.last)}"
+        )
         return f"What is shown is not all that happened: {events} lost {since}. {self.why.rstrip('.')}."
 
 

@@ -1,7 +1,7 @@
 """Event and log streams: Server-Sent Events when followed, one JSON answer when not.
 
-A stream is bounded on every side: the hub's subscription drops its oldest events when the reader is slow (and the
-stream says how many, as an `event: gap`), a peer that stops reading holds one buffer and no more, and there are at
+A stream is bounded on every side: the hub's subscription drops events when the reader is slow (and the stream
+says how many, as an `event: gap`), a peer that stops reading holds one buffer and no more, and there are at
 most `MAX_STREAMS` at once. `id:` is the hub's number, so a browser resumes by itself with `Last-Event-ID`.
 """
 
@@ -114,7 +114,7 @@ class Streams:
 
 
 async def _follow(hub: Hub, accept: Callable[[Event], bool], since: int | None) -> AsyncIterator[ServerSentEvent]:
-    with hub.subscribe(since_id=since, buffer=BUFFER) as subscription:
+    with hub.subscribe(since_id=since, buffer=BUFFER, accept=accept) as subscription:
         told = 0
         # A first comment sends the headers at once, so that a reader knows that it is connected.
         yield ServerSentEvent(comment="stockade")
@@ -122,8 +122,7 @@ async def _follow(hub: Hub, accept: Callable[[Event], bool], since: int | None) 
             if subscription.dropped > told:
                 told, lost = subscription.dropped, subscription.dropped - told
                 yield ServerSentEvent(event="gap", data=json.dumps({"dropped": lost}))
-            if accept(item.event):
-                yield ServerSentEvent(id=str(item.id), data=json.dumps(event_json(item)))
+            yield ServerSentEvent(id=str(item.id), data=json.dumps(event_json(item)))
 
 
 async def _numbered(lines: AsyncIterator[LogLine]) -> AsyncIterator[ServerSentEvent]:

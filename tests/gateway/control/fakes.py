@@ -21,6 +21,7 @@ from gateway.runtime.base import BackendStatus, LogLine
 from gateway.runtime.errors import BackendUnavailable
 from observability.events import BackendState, CallRef, Decision, EgressEvent, Phase, Reason
 from observability.hub import Hub
+from observability.losses import Losses
 from observability.store import History
 from registry.config import load_config
 from registry.edit import Change, apply, edit_config
@@ -163,8 +164,10 @@ class FakeControl:
         self.config_path.write_text(self.text)
         self.config = load_config(self.config_path)
         self.hub = Hub()
-        self.history = History(self.directory / "history.db")
+        self.losses = Losses()
+        self.history = History(self.directory / "history.db", losses=self.losses)
         self.hub.attach(self.history.record)
+        self.hub.attach(self.losses.on_sequenced)
 
     def close(self) -> None:
         self.hub.close()
