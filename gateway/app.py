@@ -161,7 +161,6 @@ class Gateway:
     def warnings(self) -> Sequence[str]:
         """What a person should know; the trust overrides of `egress.resolve` are told apart from these."""
         loud = [one for one in (self._rejected, self.supervisor.refusal) if one]
-        loud += self.losses.lines()
         loud += [str(one) for one in not_before_a_start(self._begun_with, self.config)]
         return loud + [str(one) for one in self.config.warnings if not one.key_path.startswith("egress.resolve")]
 

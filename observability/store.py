@@ -160,7 +160,7 @@ class History:
         except Exception as error:
             # The top of this thread: whatever one batch holds, the next one must be kept.
             logger.exception("History %s: %d events were not kept: %s", self._path, len(batch), error)
-            self._lost(len(batch), f"The history {self._path} could not be written: {error}.")
+            self._lost(len(batch), f"The history {self._path} could not be written ({error}); has its disk room?")
             return
         self._pruner.wrote(db, batch)
 

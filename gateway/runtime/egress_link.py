@@ -196,11 +196,15 @@ class EgressLink:
             self.changed.notify_all()
 
     def take_event(self, message: Mapping[str, Any]) -> None:
-        self.seq = int(message["seq"])
+        seq = int(message["seq"])
+        if seq > self.seq + 1:
+            self.take_gap(seq - self.seq - 1)
+        self.seq = seq
         try:
             event = event_from_json(message["event"])
         except ValueError:
             logger.exception("egress link: an event that this gateway does not know")
+            self.tell("events_dropped", "The egress sent events that this gateway does not know", Severity.WARNING)
             return
         if not isinstance(event, EgressEvent | NoticeEvent):
             return
@@ -228,9 +232,10 @@ class EgressLink:
             self.on_door(door, state, str(message.get("detail", "")))
 
     def take_gap(self, lost: int) -> None:
+        self.seq += lost
         self.tell(
             "events_dropped",
-            f"{lost} egress events were lost: the gateway was away or too slow",
+            "The gateway was away, or too slow to read what the egress told",
             Severity.WARNING,
             lost,
         )
