@@ -377,12 +377,18 @@ def prepare(path: Path, project: str | None = None) -> Gateway:
     return Gateway(path, config, name, directory, first=first)
 
 
-def run(path: Path, *, project: str | None = None, on_ready: Callable[[Gateway], None] | None = None) -> None:
+def run(
+    path: Path,
+    *,
+    project: str | None = None,
+    on_ready: Callable[[Gateway], None] | None = None,
+    log: logging.Handler | None = None,
+) -> None:
     """Runs a gateway in this process until SIGTERM or SIGINT; everything that it started is gone when it returns.
 
-    Raises ConfigError, ListenError or EngineError when it cannot start.
+    It logs to `log`, else to standard error. Raises ConfigError, ListenError or EngineError when it cannot start.
     """
-    configure(as_json=False)
+    configure(as_json=False, handler=log)
     uvloop.run(_run(path, project, on_ready))
 
 

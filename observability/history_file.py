@@ -57,7 +57,6 @@ CREATE INDEX connections_by_share ON connections (backend, share, id);
 """From version 1: what is kept was not divided among the backends."""
 INSERT_EVENT: Final = "INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?, ?, ?)"
 _DISK: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
-"""Errors of the disk: the file itself is sound."""
 _COLUMNS: Final = (
     "id, epoch, connection, time, closed, backend, door, via, method, host, port, destination, address, decision,"
     " reason, rule, mode, detail, bytes_sent, bytes_received, dns_s, connect_s, duration_s, count, calls, tools,"
@@ -95,12 +94,22 @@ def prepare(path: Path) -> None:
     try:
         _open_or_create(path)
     except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DISK:
-            raise OSError(f"The history {path} cannot be written: {error}.") from error
+        if is_of_disk(error):
+            raise OSError(f"The history {path} cannot be written: {refusal(path, error)}") from error
         aside = path.with_name(path.name + ".damaged")
         logger.error("History %s cannot be used (%s); it is now %s and a new one was begun.", path, error, aside)
         _put_aside(path, aside)
         _open_or_create(path)
+
+
+def is_of_disk(error: sqlite3.DatabaseError) -> bool:
+    """Whether it is the disk that refused; the file itself is sound."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DISK
+
+
+def refusal(path: Path, error: Exception) -> str:
+    """What SQLite says of a disk that refuses, and what to do."""
+    return f"{error}. Make room on its disk (df -h {path.parent} shows how much there is), then try again."
 
 
 def _open_or_create(path: Path) -> None:

@@ -32,7 +32,9 @@ from observability.history_file import (
     connect,
     connection_row,
     event_row,
+    is_of_disk,
     prepare,
+    refusal,
 )
 from observability.history_prune import Pruner
 from observability.history_queries import Blocked, BlockedList, By, ConnectionFilter, ConnectionRow, Lookup, TopRow
@@ -160,7 +162,9 @@ class History:
         except Exception as error:
             # The top of this thread: whatever one batch holds, the next one must be kept.
             logger.exception("History %s: %d events were not kept: %s", self._path, len(batch), error)
-            self._lost(len(batch), f"The history {self._path} could not be written ({error}); has its disk room?")
+            of_disk = isinstance(error, sqlite3.DatabaseError) and is_of_disk(error)
+            why = refusal(self._path, error) if of_disk else str(error)
+            self._lost(len(batch), f"The history {self._path} could not be written: {why}")
             return
         self._pruner.wrote(db, batch)
 
@@ -174,9 +178,14 @@ class History:
 
     @contextmanager
     def _reader(self) -> Iterator[sqlite3.Connection]:
-        with closing(connect(self._path)) as db:
-            db.execute("PRAGMA query_only = ON")
-            yield db
+        try:
+            with closing(connect(self._path)) as db:
+                db.execute("PRAGMA query_only = ON")
+                yield db
+        except sqlite3.DatabaseError as error:
+            if not is_of_disk(error):
+                raise
+            raise OSError(f"The history {self._path} cannot be read: {refusal(self._path, error)}") from error
 
     def newest(self, limit: int = 5000) -> list[Sequenced]:
         """The newest events kept, of each backend its share, oldest first: `Hub(kept=history.newest())` goes on from
