@@ -153,6 +153,7 @@ class FakeControl:
     warnings: Sequence[str] = ("The probe was not run.",)
     ready: Readiness = field(default_factory=lambda: Readiness(ready=True))
     stopped: bool = False
+    max_rows: int = 200_000
     on_shutdown: Any = None
     supervisor: Any = field(default_factory=FakeSupervisor)
     endpoint: FakeEndpoint = field(default_factory=FakeEndpoint)
@@ -165,7 +166,7 @@ class FakeControl:
         self.config = load_config(self.config_path)
         self.hub = Hub()
         self.losses = Losses()
-        self.history = History(self.directory / "history.db", losses=self.losses)
+        self.history = History(self.directory / "history.db", max_rows=self.max_rows, losses=self.losses)
         self.hub.attach(self.history.record)
         self.hub.attach(self.losses.on_sequenced)
 
