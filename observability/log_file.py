@@ -41,17 +41,21 @@ class RotatingLog(RotatingFileHandler):
 
     def move(self, path: Path) -> None:
         """Goes on as `path`. What an earlier process left there is kept as if it had been rotated. Raises OSError."""
-        with self.lock:
+        self.acquire()
+        try:
             earlier = [f"{self.baseFilename}.{number}" for number in range(self.backupCount, 0, -1)]
             pieces = [Path(name) for name in [*earlier, self.baseFilename]]
             self.baseFilename = str(path)
             for piece in pieces:
                 if piece.exists():
                     self._take_over(piece, path)
+        finally:
+            self.release()
 
     def _take_over(self, piece: Path, path: Path) -> None:
         if path.exists():
             self.doRollover()
         piece.replace(path)
-        self.stream.close()
+        if self.stream is not None:
+            self.stream.close()
         self.stream = self._open()
