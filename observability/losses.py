@@ -18,6 +18,8 @@ _MOST: Final = 64
 class Loss:
     """What was lost at one place since the gateway started."""
 
+    backend: str
+    """Whose events they were; empty where that is not known."""
     count: int
     first: float
     """Unix time."""
@@ -26,7 +28,8 @@ class Loss:
     """Of the latest, as one sentence."""
 
     def __str__(self) -> str:
-        events = "1 event was" if self.count == 1 else f"{self.count} events were"
+        whose = f" of {self.backend}" if self.backend else ""
+        events = f"1 event{whose} was" if self.count == 1 else f"{self.count} events{whose} were"
         since = (
             f"at {_clock(self.first)}" if self.count == 1 else f"between {_clock(self.first)} and {_clock(self.last)}"
         )
@@ -48,7 +51,7 @@ class Losses:
             key = (place, backend)
             if key not in self._found and len(self._found) >= _MOST:
                 key = (place, "")
-            known = self._found.get(key) or Loss(count=0, first=now, last=now, why=why)
+            known = self._found.get(key) or Loss(backend=key[1], count=0, first=now, last=now, why=why)
             self._found[key] = replace(known, count=known.count + count, last=now, why=why)
 
     def on_sequenced(self, item: Sequenced) -> None:

@@ -1,7 +1,7 @@
 """The event history: SQLite with a write-ahead log, one writer thread, bounded by rows and days.
 
 Theory of operation. `record` puts an event into a bounded queue and returns; the writer thread takes all that is
-there, writes it in one transaction and commits, so what was committed survives `kill -9` of the process (WAL,
+there, writes it in transactions and commits, so what was committed survives `kill -9` of the process (WAL,
 `synchronous=NORMAL`; a power cut may lose the last moments, never the file's consistency). When the queue is full
 or the disk refuses, the event is lost, counted (`dropped`) and noted in `Losses`. Two tables: every event as its JSON, and
 one row per egress connection, updated when it closes, which the queries read.
@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import json
 import logging
-import queue
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 from observability import history_queries as queries
 from observability.events import EgressEvent, Event, Sequenced, event_from_json
@@ -38,13 +38,12 @@ from observability.history_file import (
 )
 from observability.history_prune import Pruner
 from observability.history_queries import Blocked, BlockedList, By, ConnectionFilter, ConnectionRow, Lookup, TopRow
+from observability.history_queue import Waiting
 from observability.losses import Losses
 
 logger = logging.getLogger(__name__)
 
 _BATCH: Final = 500
-
-Message: TypeAlias = Sequenced | threading.Event | None
 
 
 class History:
@@ -70,7 +69,7 @@ class History:
         self._path = path
         self._on_drop = on_drop
         self._losses = losses
-        self._queue: queue.Queue[Message] = queue.Queue(queue_size)
+        self._waiting = Waiting(queue_size)
         self._pruner = Pruner(max_rows=max_rows, max_s=max_days * 86400, now=now)
         self._epoch = ""
         self._closed = False
@@ -84,34 +83,22 @@ class History:
 
     def record(self, item: Sequenced) -> None:
         """The hub's sink: queues the event for the writer. Never blocks; after `close` the event is lost."""
-        try:
-            if self._closed:
-                raise queue.Full
-            self._queue.put_nowait(item)
-        except queue.Full:
-            why = "is closed" if self._closed else f"is {self._queue.maxsize} events behind: the disk is too slow"
-            self._lost(1, f"The history {self._path} {why}.")
+        if not self._waiting.put(item):
+            behind = f"is {self._waiting.size} events behind: the disk is too slow"
+            self._lost(1, f"The history {self._path} {'is closed' if self._closed else behind}.")
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Waits until everything recorded before is committed; False when that took longer than `timeout_s`."""
         if self._closed:
             return True
-        written = threading.Event()
-        try:
-            self._queue.put(written, timeout=timeout_s)
-        except queue.Full:
-            return False
-        return written.wait(timeout_s)
+        return self._waiting.flushed().wait(timeout_s)
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Writes what is queued and stops the writer; waits at most `timeout_s`."""
         if self._closed:
             return
         self._closed = True
-        try:
-            self._queue.put(None, timeout=timeout_s)
-        except queue.Full:
-            return
+        self._waiting.close()
         self._writer.join(timeout_s)
 
     def _lost(self, count: int, why: str) -> None:
@@ -126,33 +113,14 @@ class History:
             self._pruner.prune(db)
             more = True
             while more:
-                batch, flushed, more = self._take()
-                self._write(db, batch)
-                for event in flushed:
-                    event.set()
-
-    def _take(self) -> tuple[list[Sequenced], list[threading.Event], bool]:
-        """What is queued now (at least one message): events, who waits for them, and whether to go on."""
-        batch: list[Sequenced] = []
-        flushed: list[threading.Event] = []
-        message = self._queue.get()
-        while True:
-            if message is None:
-                return batch, flushed, False
-            if isinstance(message, threading.Event):
-                flushed.append(message)
-            else:
-                batch.append(message)
-            if len(batch) >= _BATCH or flushed:
-                return batch, flushed, True
-            try:
-                message = self._queue.get_nowait()
-            except queue.Empty:
-                return batch, flushed, True
+                taken, flushes, more = self._waiting.take()
+                items = iter(taken)
+                while batch := list(islice(items, _BATCH)):
+                    self._write(db, batch)
+                for flush in flushes:
+                    flush.set()
 
     def _write(self, db: sqlite3.Connection, batch: Sequence[Sequenced]) -> None:
-        if not batch:
-            return
         try:
             with db:
                 db.executemany(INSERT_EVENT, [event_row(item) for item in batch])

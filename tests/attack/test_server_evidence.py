@@ -9,6 +9,7 @@ import logging
 import os
 import sqlite3
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import fields
@@ -148,6 +149,26 @@ def test_a_list_that_is_full_has_hosts_of_every_server_and_says_that_there_are_m
     assert "calm" in {row.backend for row in found.rows}
     assert "calm" in {row.backend for row in running.control.history.lookups(limit=50)}
     assert "401 more were blocked" in stockade("egress", "blocked").err
+
+
+def test_a_flood_while_the_disk_stands_still_takes_no_place_from_a_neighbour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, reached = threading.Event(), threading.Event()
+    write = History._write
+    monkeypatch.setattr(History, "_write", lambda *given: (reached.set(), gate.wait(60), write(*given)))
+    history = History(tmp_path / "history.db", queue_size=100)
+    flood = numbered(*evil(range(1, 1000)))
+    history.record(flood[0])
+    assert reached.wait(60), "the writer is at it"
+    for item in flood[1:]:
+        history.record(item)
+    history.record(numbered(decided(5000, backend="calm", host="exfil-evidence.example"), first=5000)[0])
+    gate.set()
+    history.close()
+
+    assert [row.host for row in history.egress(ConnectionFilter(backend="calm"))] == ["exfil-evidence.example"]
+    assert history.dropped == 1000 - 1 - 100
 
 
 def test_removing_rows_looks_at_no_other_rows(tmp_path: Path) -> None:
