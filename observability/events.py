@@ -14,9 +14,10 @@ a mark that says how long they were, so nothing further on (history, streams, sp
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
 NAME_LIMIT: Final = 320
@@ -137,7 +138,10 @@ class Bounded:
     __slots__ = ()
 
     def __post_init__(self) -> None:
-        for name, limit in _LIMITS[type(self)]:
+        texts, least, limits = _LIMITS[type(self)]
+        if max(map(len, texts(self))) <= least:  # as nearly always: events are made on hot paths
+            return
+        for name, limit in limits.items():
             text = getattr(self, name)
             if len(text) > limit:
                 object.__setattr__(self, name, cut(text, limit))
@@ -337,11 +341,15 @@ def _limit(kind: type[Any], name: str) -> int:
     return NAME_LIMIT
 
 
-_LIMITS: Final[dict[type[Any], tuple[tuple[str, int], ...]]] = {
-    kind: tuple((one.name, _limit(kind, one.name)) for one in dataclasses.fields(kind) if one.type == "str")
-    for kind in (CallRef, EgressEvent, CallEvent, BackendEvent, ToolEvent, NoticeEvent)
+def _limits(kind: type[Any]) -> tuple[Callable[[Any], tuple[str, ...]], int, dict[str, int]]:
+    limits = {one.name: _limit(kind, one.name) for one in dataclasses.fields(kind) if one.type == "str"}
+    return attrgetter(*limits), min(limits.values()), limits
+
+
+_LIMITS: Final = {
+    kind: _limits(kind) for kind in (CallRef, EgressEvent, CallEvent, BackendEvent, ToolEvent, NoticeEvent)
 }
-"""The texts of each class, and how long each may be."""
+"""Of each class: what takes its texts, the least of their limits, and the limit of each."""
 
 Event: TypeAlias = EgressEvent | CallEvent | BackendEvent | ToolEvent | NoticeEvent
 

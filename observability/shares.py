@@ -37,11 +37,13 @@ Holder: TypeAlias = tuple[str, Share]
 
 
 def share_of(event: Event) -> Share:
-    if isinstance(event, EgressEvent):
-        if event.decision is not Decision.DENY:
-            return Share.CARRIED
-        return Share.LOOKUP if event.via is Via.DNS else Share.DENIED
-    return Share.CALL if isinstance(event, CallEvent) else Share.STATE
+    if isinstance(event, CallEvent):
+        return Share.CALL
+    if not isinstance(event, EgressEvent):
+        return Share.STATE
+    if event.decision is not Decision.DENY:
+        return Share.CARRIED
+    return Share.LOOKUP if event.via is Via.DNS else Share.DENIED
 
 
 def level(counts: Iterable[int], room: int) -> int:
