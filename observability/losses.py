@@ -10,6 +10,7 @@ from typing import Final
 
 from observability.events import NoticeEvent, Sequenced
 
+_WHY: Final = {"egress": "The gateway was away, or too slow to read what the egress told it"}
 _MOST: Final = 64
 """Places of loss that are told apart: there is one for each backend at most, and few others."""
 
@@ -58,7 +59,8 @@ class Losses:
         """The hub's sink: a gap in the egress's stream is a notice."""
         event = item.event
         if isinstance(event, NoticeEvent) and event.code == "events_dropped":
-            self.note(event.source, event.message or "They were lost on the way.", event.count, backend=event.backend)
+            why = _WHY.get(event.source, event.message)
+            self.note(event.source, why, event.count, backend=event.backend)
 
     def lines(self) -> list[str]:
         """One sentence for each place where something was lost."""

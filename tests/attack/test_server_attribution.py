@@ -168,3 +168,12 @@ async def test_a_client_whose_reads_hang_does_not_make_the_events_of_a_server_la
 
 async def hang(client: Legacy, uri: str) -> None:
     await client.request("resources/read", {"uri": uri})
+
+
+def test_the_line_for_a_person_says_how_many_calls_there_were() -> None:
+    from gateway.cli.egress import event_line
+
+    inflight, _ = hanging(24)
+    line = event_line(to_json(inflight.attribute(attempt())), "DENY")
+    assert "← probably " in line
+    assert line.endswith("(of 24 calls)")

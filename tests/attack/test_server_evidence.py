@@ -297,14 +297,14 @@ def test_a_history_of_the_version_before_keeps_its_evidence(tmp_path: Path) -> N
 def test_what_was_lost_is_said_by_ps_and_by_blocked(running: Running, stockade: Any) -> None:  # noqa: F811
     """Red team m11: only a metric and the log knew."""
     assert "lost" not in stockade("ps").out
-    gap = NoticeEvent(time=1.0, source="egress", code="events_dropped", message="The gateway was away", count=7)
+    gap = NoticeEvent(time=1.0, source="egress", code="events_dropped", backend="evil", count=7)
     running.publish(gap)
     running.publish(gap)
     running.control.losses.note("history", "The history h could not be written: disk is full.", 33)
 
     for said in (stockade("ps").out, stockade("egress", "blocked").err):
-        assert "14 events were lost between " in said
-        assert "The gateway was away." in said
+        assert "14 events of evil were lost between " in said
+        assert "too slow to read what the egress told it." in said
         assert "33 events were lost between " in said
         assert "disk is full." in said
     assert json.loads(stockade("ps", "--json").out)["status"]["warnings"][0].startswith("What is shown is not all")
