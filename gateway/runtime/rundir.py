@@ -58,6 +58,13 @@ class RunDirectory:
         return self.path / "gateway.json"
 
     @property
+    def log_file(self) -> Path:
+        """What a gateway in the background logs; earlier ones are beside it. Not in the run directory: that may be in
+        memory.
+        """
+        return self.persistent / "gateway.log"
+
+    @property
     def control(self) -> Path:
         """Shared with the egress container alone."""
         return self.path / "control"
@@ -81,13 +88,6 @@ class RunDirectory:
     def probe_file(self) -> Path:
         """The last probe that passed."""
         return self.persistent / "probe.json"
-
-    @property
-    def log_file(self) -> Path:
-        """What a gateway in the background logs; earlier ones are beside it. Not in the run directory: that may be in
-        memory.
-        """
-        return self.persistent / "gateway.log"
 
     def remove_meeting_places(self) -> None:
         """After the last container is gone: the directories in which egress and doors met, with their sockets."""
