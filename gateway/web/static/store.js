@@ -189,6 +189,8 @@ export async function start() {
 export function stop() {
   if (stream) stream.stop();
   stream = null;
+  clearTimeout(statusTimer);
+  statusTimer = 0;
   byKey.clear();
   set({ session: 'out', link: 'connecting', connections: [], loaded: false, backends: null, blocked: null, lookups: null, clients: null, notices: [] });
 }
