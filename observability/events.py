@@ -341,12 +341,15 @@ def _limit(kind: type[Any], name: str) -> int:
     return NAME_LIMIT
 
 
-def _limits(kind: type[Any]) -> tuple[Callable[[Any], tuple[str, ...]], int, dict[str, int]]:
+_Limits: TypeAlias = tuple[Callable[[Any], tuple[str, ...]], int, dict[str, int]]
+
+
+def _limits(kind: type[Any]) -> _Limits:
     limits = {one.name: _limit(kind, one.name) for one in dataclasses.fields(kind) if one.type == "str"}
     return attrgetter(*limits), min(limits.values()), limits
 
 
-_LIMITS: Final = {
+_LIMITS: Final[dict[type[Any], _Limits]] = {
     kind: _limits(kind) for kind in (CallRef, EgressEvent, CallEvent, BackendEvent, ToolEvent, NoticeEvent)
 }
 """Of each class: what takes its texts, the least of their limits, and the limit of each."""
