@@ -16,7 +16,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from socket import socket
@@ -47,6 +46,7 @@ from observability.events import BackendState, EgressEvent, Event, NoticeEvent, 
 from observability.hub import Hub
 from observability.instruments import Instruments
 from observability.logs import configure, log_event
+from observability.losses import Losses
 from observability.store import History
 from observability.telemetry import Telemetry, resource_attributes, setup
 from registry.config import Config, ConfigError, load_config, project_name
@@ -80,19 +80,22 @@ class Gateway:
         self.urls = Urls(endpoint="", admin="")
         self.admin_token = AdminToken(directory.persistent / ADMIN_FILE)
         self.secrets = SecretStore()
+        self.losses = Losses()
         self.instruments = Instruments(resource=resource_attributes(VERSION))
         self.history = History(
             directory.persistent / "history.db",
             max_rows=config.gateway.history.max_rows,
             max_days=config.gateway.history.max_days,
             on_drop=lambda count: self.instruments.events_dropped("history", count),
+            losses=self.losses,
         )
         self.hub = Hub(
             kept=self.history.newest(),
             on_drop=lambda count: self.instruments.events_dropped("hub", count),
         )
         self.telemetry: Telemetry = setup(version=VERSION, instruments=self.instruments)
-        for sink in (self.instruments.on_sequenced, self.history.record, log_event, *self.telemetry.sinks):
+        sinks = (self.instruments.on_sequenced, self.losses.on_sequenced, self.history.record, log_event)
+        for sink in (*sinks, *self.telemetry.sinks):
             self.hub.attach(sink)
         self.link = EgressLink(
             directory.control,
@@ -146,9 +149,7 @@ class Gateway:
 
     def _on_egress(self, event: EgressEvent | NoticeEvent) -> None:
         if isinstance(event, EgressEvent) and event.phase is not Phase.PROGRESS:  # what runs now did not make it
-            inflight = self.endpoint.inflight
-            event = replace(event, calls=inflight.calls_at(event.backend, event.door, event.time))
-            inflight.note_denial(event)
+            event = self.endpoint.inflight.attribute(event)
         self._publish(event)
 
     def _notice(self, code: str, message: str, severity: Severity = Severity.INFO) -> None:
@@ -376,12 +377,18 @@ def prepare(path: Path, project: str | None = None) -> Gateway:
     return Gateway(path, config, name, directory, first=first)
 
 
-def run(path: Path, *, project: str | None = None, on_ready: Callable[[Gateway], None] | None = None) -> None:
+def run(
+    path: Path,
+    *,
+    project: str | None = None,
+    on_ready: Callable[[Gateway], None] | None = None,
+    log: logging.Handler | None = None,
+) -> None:
     """Runs a gateway in this process until SIGTERM or SIGINT; everything that it started is gone when it returns.
 
-    Raises ConfigError, ListenError or EngineError when it cannot start.
+    It logs to `log`, else to standard error. Raises ConfigError, ListenError or EngineError when it cannot start.
     """
-    configure(as_json=False)
+    configure(as_json=False, handler=log)
     uvloop.run(_run(path, project, on_ready))
 
 

@@ -6,15 +6,32 @@ a value: it is made once, never changed, and travels as one JSON object (`to_jso
 One egress connection makes two `EgressEvent`s with the same `connection`: one when it is decided, one when it
 closes. The egress process numbers its events from 1 (`seq`) within one life of the process (`epoch`), so a
 reader that comes back can ask for what it missed and can see a gap.
+
+Every event has a size, whoever wrote the words in it: texts longer than their limit are cut when the event is made, with
+a mark that says how long they were, so nothing further on (history, streams, spans, logs) needs a limit of its own.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeAlias
+from operator import attrgetter
+from typing import Any, Final, TypeAlias
+
+NAME_LIMIT: Final = 320
+"""Characters of a name in an event: a host, an address, a rule, a tool."""
+SENTENCE_LIMIT: Final = 2000
+"""Characters of `detail` and `message`."""
+REF_LIMIT: Final = 64
+"""Characters of a word in a `CallRef`, which an event carries several of."""
+KEY_LIMIT: Final = 160
+"""Characters of the tool, prompt or resource in a `CallRef`."""
+CALLS_LIMIT: Final = 5
+"""References to calls in flight that an event carries; `more_calls` counts the rest."""
+DENIED_LIMIT: Final = 20
+"""Entries of `CallEvent.denied`."""
 
 
 class Decision(StrEnum):
@@ -107,8 +124,31 @@ class Certainty(StrEnum):
     PROBABLE = "probable"
 
 
+def cut(text: str, limit: int) -> str:
+    """The text; where it is longer than `limit` characters, its beginning and how long it was."""
+    if len(text) <= limit:
+        return text
+    mark = f"… [{len(text)} characters]"
+    return text[: limit - len(mark)] + mark
+
+
+class Bounded:
+    """What an event is made of: each of its texts is cut to its limit."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        texts, least, limits = _LIMITS[type(self)]
+        if max(map(len, texts(self))) <= least:  # as nearly always: events are made on hot paths
+            return
+        for name, limit in limits.items():
+            text = getattr(self, name)
+            if len(text) > limit:
+                object.__setattr__(self, name, cut(text, limit))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CallRef:
+class CallRef(Bounded):
     """An MCP request that was in flight on a backend when a connection was decided."""
 
     request_id: str
@@ -122,7 +162,7 @@ class CallRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EgressEvent:
+class EgressEvent(Bounded):
     """One moment of one egress connection, made by the egress process."""
 
     seq: int
@@ -169,18 +209,26 @@ class EgressEvent:
     count: int = 1
     """For `COUNTED`: how many attempts."""
     calls: tuple[CallRef, ...] = ()
-    """Filled in by the gateway."""
+    """Filled in by the gateway: the calls in flight, at most `CALLS_LIMIT` of them."""
+    more_calls: int = 0
+    """How many calls were in flight besides `calls`."""
+
+    def __post_init__(self) -> None:
+        Bounded.__post_init__(self)
+        if len(self.calls) > CALLS_LIMIT:
+            object.__setattr__(self, "more_calls", self.more_calls + len(self.calls) - CALLS_LIMIT)
+            object.__setattr__(self, "calls", self.calls[:CALLS_LIMIT])
 
     @property
     def certainty(self) -> Certainty | None:
         """Certain when exactly one call was in flight; None when there was none."""
         if not self.calls:
             return None
-        return Certainty.CERTAIN if len(self.calls) == 1 else Certainty.PROBABLE
+        return Certainty.CERTAIN if len(self.calls) + self.more_calls == 1 else Certainty.PROBABLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CallEvent:
+class CallEvent(Bounded):
     """An MCP request that the gateway answered."""
 
     time: float
@@ -197,7 +245,19 @@ class CallEvent:
     transport: str = ""
     """How the backend was reached: `pipe` or `tcp`."""
     denied: tuple[str, ...] = ()
-    """`HOST:PORT (reason)` for each egress denial attributed to this call."""
+    """`HOST:PORT (reason)` for each egress denial attributed to this call, at most `DENIED_LIMIT`."""
+
+    def __post_init__(self) -> None:
+        Bounded.__post_init__(self)
+        if self.denied:
+            object.__setattr__(self, "denied", tuple(cut(text, NAME_LIMIT) for text in _few(self.denied)))
+
+
+def _few(denied: tuple[str, ...]) -> tuple[str, ...]:
+    if len(denied) <= DENIED_LIMIT:
+        return denied
+    kept = denied[: DENIED_LIMIT - 1]
+    return (*kept, f"and {len(denied) - len(kept)} more")
 
 
 class BackendState(StrEnum):
@@ -214,7 +274,7 @@ class BackendState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BackendEvent:
+class BackendEvent(Bounded):
     """A backend changed its state."""
 
     time: float
@@ -239,7 +299,7 @@ class ToolChange(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ToolEvent:
+class ToolEvent(Bounded):
     """Something about a tool that a person should be able to see."""
 
     time: float
@@ -259,7 +319,7 @@ class Severity(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoticeEvent:
+class NoticeEvent(Bounded):
     """A plain sentence about the gateway itself (a listener taken, a gap in the stream, a reload)."""
 
     time: float
@@ -272,6 +332,27 @@ class NoticeEvent:
     message: str = ""
     count: int = 1
 
+
+def _limit(kind: type[Any], name: str) -> int:
+    if name in ("detail", "message"):
+        return SENTENCE_LIMIT
+    if kind is CallRef:
+        return KEY_LIMIT if name == "tool" else REF_LIMIT
+    return NAME_LIMIT
+
+
+_Limits: TypeAlias = tuple[Callable[[Any], tuple[str, ...]], int, dict[str, int]]
+
+
+def _limits(kind: type[Any]) -> _Limits:
+    limits = {one.name: _limit(kind, one.name) for one in dataclasses.fields(kind) if one.type == "str"}
+    return attrgetter(*limits), min(limits.values()), limits
+
+
+_LIMITS: Final[dict[type[Any], _Limits]] = {
+    kind: _limits(kind) for kind in (CallRef, EgressEvent, CallEvent, BackendEvent, ToolEvent, NoticeEvent)
+}
+"""Of each class: what takes its texts, the least of their limits, and the limit of each."""
 
 Event: TypeAlias = EgressEvent | CallEvent | BackendEvent | ToolEvent | NoticeEvent
 
@@ -294,6 +375,11 @@ _ENUMS: dict[tuple[str, str], type[StrEnum]] = {
 }
 
 
+def kind_of(event: Event) -> str:
+    """`egress`, `call`, `backend`, `tool` or `notice`."""
+    return _KIND_OF[type(event)]
+
+
 def to_json(event: Event) -> dict[str, Any]:
     """The event as a JSON object; `kind` says which class it is, fields at their default are left out."""
     data: dict[str, Any] = {"kind": _KIND_OF[type(event)]}
@@ -302,15 +388,17 @@ def to_json(event: Event) -> dict[str, Any]:
         if value == spec.default and spec.name != "decision":
             continue
         if spec.name == "calls":
-            data["calls"] = [
-                {f.name: v for f in dataclasses.fields(call) if (v := getattr(call, f.name)) != f.default}
-                for call in value
-            ]
+            data["calls"] = [ref_json(call) for call in value]
         elif isinstance(value, tuple):
             data[spec.name] = list(value)
         else:
             data[spec.name] = value
     return data
+
+
+def ref_json(call: CallRef) -> dict[str, str]:
+    """A reference as a JSON object, without the fields at their default."""
+    return {one.name: value for one in dataclasses.fields(call) if (value := getattr(call, one.name)) != one.default}
 
 
 def event_from_json(data: Mapping[str, Any]) -> Event:

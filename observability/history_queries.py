@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any
 
+from observability.shares import fairly
+
 MAX_LIMIT = 5000
+_NEWEST_TOOLS = 20
+"""Of a blocked host or a looked-up name: the newest connections, whose calls are named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +38,8 @@ class ConnectionFilter:
     until: float = 0.0
     before_id: int = 0
     """For paging: only connections with a lower id."""
+    fair: bool = False
+    """The newest of each backend, where all together are more than `limit`."""
     limit: int = 100
 
 
@@ -68,11 +75,13 @@ class ConnectionRow:
     count: int
     calls: tuple[dict[str, str], ...]
     """As `CallRef`; fields at their default are left out."""
+    more_calls: int
 
     @property
     def certainty(self) -> str:
         """`certain`, `probable`, or empty when no call was in flight."""
-        return ("", "certain")[len(self.calls)] if len(self.calls) < 2 else "probable"
+        count = len(self.calls) + self.more_calls
+        return ("", "certain")[count] if count < 2 else "probable"
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "certainty": self.certainty}
@@ -159,7 +168,25 @@ def events(
     return db.execute(sql, (*parameters, _bounded(limit))).fetchall()
 
 
+def newest(db: sqlite3.Connection, limit: int) -> list[tuple[int, str]]:
+    """The newest events, each backend's shares of them, oldest first."""
+    holders = db.execute("SELECT DISTINCT backend, share FROM events").fetchall()
+    sql = "SELECT id FROM events WHERE backend = ? AND share = ? ORDER BY id DESC LIMIT ?"
+    groups = [[number for (number,) in db.execute(sql, (*holder, limit))] for holder in holders]
+    chosen = fairly(groups, limit, age=int)
+    bodies = "SELECT id, body FROM events WHERE id = ?"
+    return [db.execute(bodies, (number,)).fetchone() for number in chosen]
+
+
 def connections(db: sqlite3.Connection, wanted: ConnectionFilter) -> list[ConnectionRow]:
+    if not wanted.fair or wanted.backend:
+        return _connections(db, wanted)
+    names = [name for (name,) in db.execute("SELECT DISTINCT backend FROM connections")]
+    groups = [_connections(db, replace(wanted, backend=name)) for name in names if name]
+    return fairly(groups, _bounded(wanted.limit), age=attrgetter("id"))[::-1]
+
+
+def _connections(db: sqlite3.Connection, wanted: ConnectionFilter) -> list[ConnectionRow]:
     where, parameters = _conditions(wanted)
     sql = f"SELECT * FROM connections WHERE {where} ORDER BY id DESC LIMIT ?"  # noqa: S608
     cursor = db.execute(sql, (*parameters, _bounded(wanted.limit)))
@@ -169,7 +196,7 @@ def connections(db: sqlite3.Connection, wanted: ConnectionFilter) -> list[Connec
 
 def _connection_row(values: dict[str, Any]) -> ConnectionRow:
     values["calls"] = tuple(json.loads(values["calls"]))
-    del values["tools"]
+    del values["tools"], values["share"]
     return ConnectionRow(**values)
 
 
@@ -214,20 +241,36 @@ def top(db: sqlite3.Connection, by: By, *, backend: str, decision: str, since: f
 
 
 _BLOCKED = """
-SELECT backend, iif(host = '', rtrim(rtrim(destination, '0123456789'), ':'), host) AS wanted, port, sum(count),
-       min(time), max(time), group_concat(DISTINCT reason),
-       substr(max(printf('%020.6f', time) || detail), 21), group_concat(DISTINCT via),
-       group_concat(DISTINCT tools)
-FROM connections
-WHERE decision = 'deny' AND via <> 'dns' AND time >= ? AND ? IN ('', backend)
-GROUP BY backend, wanted, port ORDER BY 6 DESC LIMIT ?
+WITH denied AS (
+  SELECT *, iif(host = '', rtrim(rtrim(destination, '0123456789'), ':'), host) AS wanted
+  FROM connections WHERE decision = 'deny' AND via <> 'dns' AND time >= ? AND ? IN ('', backend)
+), aged AS (
+  SELECT *, row_number() OVER (PARTITION BY backend, wanted, port ORDER BY time DESC, id DESC) AS age FROM denied
+), grouped AS (
+  SELECT backend, wanted, port, sum(count), min(time), max(time) AS latest, group_concat(DISTINCT reason),
+         max(iif(age = 1, detail, '')), group_concat(DISTINCT via),
+         group_concat(DISTINCT iif(age <= ?, tools, NULL))
+  FROM aged GROUP BY backend, wanted, port
+)
+SELECT *, row_number() OVER (PARTITION BY backend ORDER BY latest DESC) AS turn, count(*) OVER () AS found
+FROM grouped ORDER BY turn, latest DESC LIMIT ?
 """
-"""`detail` is the latest: the greatest text of a zero-padded time in front of it, cut off again."""
+"""By turns, one of each backend at a time, so that no backend fills the list; `found` is how many there are in all."""
 
 
-def blocked(db: sqlite3.Connection, *, backend: str, since: float, limit: int) -> list[Blocked]:
-    rows = db.execute(_BLOCKED, (since, backend, _bounded(limit)))
-    return [
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockedList:
+    """What `blocked` found."""
+
+    rows: list[Blocked]
+    """Latest first."""
+    more: int
+    """How many hosts were found besides."""
+
+
+def blocked(db: sqlite3.Connection, *, backend: str, since: float, limit: int) -> BlockedList:
+    found = db.execute(_BLOCKED, (since, backend, _NEWEST_TOOLS, _bounded(limit))).fetchall()
+    rows = [
         Blocked(
             backend=name,
             host=host,
@@ -240,27 +283,36 @@ def blocked(db: sqlite3.Connection, *, backend: str, since: float, limit: int) -
             via=_words(via),
             tools=_words(tools),
         )
-        for name, host, port, count, first, last, reasons, detail, via, tools in rows
+        for name, host, port, count, first, last, reasons, detail, via, tools, *_ in found
     ]
+    rows.sort(key=attrgetter("last"), reverse=True)
+    return BlockedList(rows=rows, more=found[0][-1] - len(rows) if found else 0)
 
 
 _LOOKUPS = """
 WITH direct AS (
   SELECT backend, sum(count) AS attempts FROM connections
   WHERE via = 'direct' AND decision = 'deny' AND time >= ?1 GROUP BY backend
+), aged AS (
+  SELECT *, row_number() OVER (PARTITION BY backend, host ORDER BY id DESC) AS age FROM connections
+  WHERE via = 'dns' AND decision = 'deny' AND time >= ?1 AND ?2 IN ('', backend)
+), looked AS (
+  SELECT backend, host, sum(count), min(time), max(time) AS latest,
+         group_concat(DISTINCT iif(age <= ?4, method, NULL)), group_concat(DISTINCT iif(age <= ?4, tools, NULL))
+  FROM aged GROUP BY backend, host
+), turns AS (
+  SELECT *, row_number() OVER (PARTITION BY backend ORDER BY latest DESC) AS turn FROM looked
+  WHERE NOT EXISTS (SELECT 1 FROM connections AS asked
+                    WHERE asked.host = looked.host AND asked.backend = looked.backend AND asked.via = 'proxy')
+  ORDER BY turn, latest DESC LIMIT ?3
 )
-SELECT looked.backend, looked.host, sum(looked.count), min(looked.time), max(looked.time),
-       group_concat(DISTINCT looked.method), group_concat(DISTINCT looked.tools), coalesce(direct.attempts, 0)
-FROM connections AS looked LEFT JOIN direct ON direct.backend = looked.backend
-WHERE looked.via = 'dns' AND looked.decision = 'deny' AND looked.time >= ?1 AND ?2 IN ('', looked.backend)
-  AND NOT EXISTS (SELECT 1 FROM connections AS asked
-                  WHERE asked.host = looked.host AND asked.backend = looked.backend AND asked.via = 'proxy')
-GROUP BY looked.backend, looked.host ORDER BY 5 DESC LIMIT ?3
+SELECT turns.*, coalesce(direct.attempts, 0) FROM turns LEFT JOIN direct ON direct.backend = turns.backend
+ORDER BY latest DESC
 """
 
 
 def lookups(db: sqlite3.Connection, *, backend: str, since: float, limit: int) -> list[Lookup]:
-    rows = db.execute(_LOOKUPS, (since, backend, _bounded(limit)))
+    rows = db.execute(_LOOKUPS, (since, backend, _bounded(limit), _NEWEST_TOOLS))
     return [
         Lookup(
             backend=name,
@@ -272,7 +324,7 @@ def lookups(db: sqlite3.Connection, *, backend: str, since: float, limit: int) -
             direct_attempts=attempts,
             tools=_words(tools),
         )
-        for name, host, count, first, last, types, tools, attempts in rows
+        for name, host, count, first, last, types, tools, _, attempts in rows
     ]
 
 

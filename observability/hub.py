@@ -2,9 +2,9 @@
 
 Theory of operation. `publish` runs on the event loop's thread and never waits. It gives the event its id, calls
 each sink (metrics, history, spans, logs: short, synchronous functions), keeps the event in a bounded ring for
-readers that come late, and puts it into the bounded buffer of each subscription. A reader that is too slow
-loses its *oldest* events; the loss is counted on the subscription (`dropped`), in the hub (`dropped`) and visible
-in the ids, which rise by one.
+readers that come late, and puts it into the bounded buffer of each subscription that wants it. A reader that is too
+slow loses the *oldest* events of whoever made most (`observability.shares`); the loss is counted on the subscription
+(`dropped`) and in the hub (`dropped`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from itertools import islice
 from types import TracebackType
 from typing import TypeAlias
 
 from observability.events import Event, Sequenced
+from observability.shares import FairRing
 
 logger = logging.getLogger(__name__)
 
@@ -34,24 +34,23 @@ class Subscription:
     abandoned one costs nothing for long). Iteration ends when the hub closes and everything buffered was read.
     """
 
-    def __init__(self, hub: Hub, buffer: int) -> None:
+    def __init__(self, hub: Hub, buffer: int, accept: Filter | None) -> None:
         self._hub = hub
-        self._items: deque[Sequenced] = deque()
-        self._buffer = buffer
+        self._items = FairRing(buffer)
+        self._accept = accept
         self._ready = asyncio.Event()
         self._ended = False
         self.dropped = 0
         """Events this reader lost, because it was slow or asked for ids that the ring no longer has."""
 
     def offer(self, item: Sequenced) -> bool:
-        """Puts an event in; False when the oldest had to go for it."""
-        full = len(self._items) >= self._buffer
-        if full:
-            self._items.popleft()
-            self.dropped += 1
-        self._items.append(item)
+        """Puts an event in, if it is wanted; False when another had to go for it."""
+        if self._accept is not None and not self._accept(item.event):
+            return True
+        fits = self._items.append(item)
+        self.dropped += not fits
         self._ready.set()
-        return not full
+        return fits
 
     def end(self) -> None:
         """No more events: the reader finishes what is buffered, then stops."""
@@ -90,7 +89,7 @@ class Hub:
         """
         self._on_drop = on_drop
         self._next_id = kept[-1].id + 1 if kept else 1
-        self._ring: deque[Sequenced] = deque(kept, maxlen=ring)
+        self._ring = FairRing(ring, kept)
         self._sinks: list[Sink] = []
         self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
         self._closed = False
@@ -134,12 +133,14 @@ class Hub:
             # The border between the stream and one consumer of it: a broken consumer must not stop the others.
             logger.exception("event %d: sink %s failed", item.id, getattr(sink, "__qualname__", sink))
 
-    def subscribe(self, *, since_id: int | None = None, buffer: int = 1000) -> Subscription:
-        """Follows the stream, from now on or from the event after `since_id`.
+    def subscribe(
+        self, *, since_id: int | None = None, buffer: int = 1000, accept: Filter | None = None
+    ) -> Subscription:
+        """Follows the stream, from now on or from the event after `since_id`; only what `accept` takes is buffered.
 
         Events after `since_id` that the ring no longer holds, or that do not fit `buffer`, count as dropped.
         """
-        subscription = Subscription(self, buffer)
+        subscription = Subscription(self, buffer, accept)
         if since_id is not None:
             self._replay(subscription, since_id)
         if self._closed:
@@ -149,11 +150,10 @@ class Hub:
         return subscription
 
     def _replay(self, subscription: Subscription, since_id: int) -> None:
-        oldest = self._ring[0].id if self._ring else self._next_id
-        subscription.dropped += max(0, min(oldest, self._next_id) - since_id - 1)
-        for item in self._ring:
-            if item.id > since_id:
-                subscription.offer(item)
+        kept = [item for item in self._ring if item.id > since_id]
+        subscription.dropped += max(0, self.last_id - since_id - len(kept))
+        for item in kept:
+            subscription.offer(item)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         subscription.end()

@@ -1,7 +1,7 @@
 """Logs: one canonical line per egress connection and per MCP request, as JSON or as text for a person.
 
 Fixed field names, the attribute names of `observability.semconv`; what a backend or a client wrote is always a
-JSON string in the line, so it can forge neither a line nor a field.
+JSON string in the line, so it can forge neither a line nor a field. A line has a bound too, whatever is logged.
 """
 
 from __future__ import annotations
@@ -13,10 +13,15 @@ from collections.abc import Mapping
 from typing import Final, TextIO
 
 from observability import semconv
-from observability.events import CallEvent, Decision, EgressEvent, Phase, Sequenced
+from observability.events import CallEvent, CallRef, Certainty, Decision, EgressEvent, Phase, Sequenced, cut
 
 CONNECTION_EVENT: Final = "stockade.egress.connection"
 CALL_EVENT: Final = "stockade.mcp.call"
+
+MESSAGE_LIMIT: Final = 4000
+"""Characters of a line's message, and of each of its fields."""
+EXCEPTION_LIMIT: Final = 8000
+"""Characters of a traceback: its end, which says what happened."""
 
 Fields = Mapping[str, object]
 
@@ -31,7 +36,7 @@ def canonical(event: EgressEvent | CallEvent) -> dict[str, object]:
 
 
 def _connection_fields(event: EgressEvent) -> dict[str, object]:
-    call = event.calls[0] if len(event.calls) == 1 else None
+    call = event.calls[0] if event.certainty is Certainty.CERTAIN else None
     return {
         "event": CONNECTION_EVENT,
         "phase": event.phase,
@@ -52,11 +57,16 @@ def _connection_fields(event: EgressEvent) -> dict[str, object]:
         "duration_s": event.duration_s,
         "count": event.count if event.count > 1 else None,
         semconv.EGRESS_CALL_CERTAINTY: event.certainty,
-        "calls": [f"{ref.client}/{ref.request_id} {ref.method} {ref.tool}".strip() for ref in event.calls] or None,
+        "calls": [*map(_called, event.calls), *([f"and {event.more_calls} more"] if event.more_calls else [])]
+        or None,
         "trace_id": call.trace_id if call else None,
         "span_id": call.span_id if call else None,
         "detail": event.detail,
     }
+
+
+def _called(ref: CallRef) -> str:
+    return f"{ref.client}/{ref.request_id} {ref.method} {ref.tool}".strip()
 
 
 def _call_fields(event: CallEvent) -> dict[str, object]:
@@ -106,10 +116,10 @@ class JsonFormatter(logging.Formatter):
             "time": _timestamp(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": cut(record.getMessage(), MESSAGE_LIMIT),
         }
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = _end(self.formatException(record.exc_info))
         line.update(_fields(record))
         return json.dumps(line, default=str, separators=(",", ":"))
 
@@ -118,16 +128,22 @@ class TextFormatter(logging.Formatter):
     """`TIME LEVEL MESSAGE key=value …` for a terminal; values with anything but plain characters are quoted."""
 
     def format(self, record: logging.LogRecord) -> str:
-        parts = [_timestamp(record.created), record.levelname.ljust(7), _one_line(record.getMessage())]
+        parts = [
+            _timestamp(record.created),
+            record.levelname.ljust(7),
+            _one_line(cut(record.getMessage(), MESSAGE_LIMIT)),
+        ]
         parts += [f"{key}={_plain(value)}" for key, value in _fields(record).items() if key != "event"]
         if record.exc_info:
-            parts.append("\n" + _printable(self.formatException(record.exc_info)))
+            parts.append("\n" + _printable(_end(self.formatException(record.exc_info))))
         return " ".join(parts)
 
 
-def configure(*, as_json: bool, level: int = logging.INFO, stream: TextIO | None = None) -> None:
-    """Sends all logs to `stream` (standard error), replacing what handlers the root logger had."""
-    handler = logging.StreamHandler(stream)
+def configure(
+    *, as_json: bool, level: int = logging.INFO, stream: TextIO | None = None, handler: logging.Handler | None = None
+) -> None:
+    """Sends all logs to `handler`, else to `stream` (standard error), replacing what handlers the root logger had."""
+    handler = handler or logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -136,7 +152,14 @@ def configure(*, as_json: bool, level: int = logging.INFO, stream: TextIO | None
 
 def _fields(record: logging.LogRecord) -> Fields:
     fields = getattr(record, "fields", None)
-    return fields if isinstance(fields, Mapping) else {}
+    if not isinstance(fields, Mapping):
+        return {}
+    return {key: cut(value, MESSAGE_LIMIT) if isinstance(value, str) else value for key, value in fields.items()}
+
+
+def _end(traceback: str) -> str:
+    left_out = len(traceback) - EXCEPTION_LIMIT
+    return traceback if left_out <= 0 else f"[{left_out} characters] …{traceback[left_out:]}"
 
 
 def _timestamp(seconds: float) -> str:

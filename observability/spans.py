@@ -21,7 +21,18 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, Statu
 from opentelemetry.util.types import AttributeValue
 
 from observability import semconv
-from observability.events import CallRef, Certainty, Decision, EgressEvent, Phase, Reason, Sequenced, Via
+from observability.events import (
+    KEY_LIMIT,
+    CallRef,
+    Certainty,
+    Decision,
+    EgressEvent,
+    Phase,
+    Reason,
+    Sequenced,
+    Via,
+    cut,
+)
 from observability.text import encodable
 
 Attributes: TypeAlias = dict[str, AttributeValue]
@@ -30,6 +41,8 @@ NO_SPAN: Final = trace.INVALID_SPAN
 _ROOT: Final = Context()
 _CONTEXT_KEYS: Final = ("traceparent", "tracestate", "baggage")
 _OPEN_LIMIT: Final = 20_000
+ATTRIBUTE_LIMIT: Final = 1000
+"""Characters of a span's attribute: a client chooses the URIs that it reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +108,7 @@ def finish(span: Span, *, error: str = "", status_code: int | None = None, descr
         span.set_attribute(semconv.ERROR_TYPE, encodable(error))
         if status_code is not None:
             span.set_attribute(semconv.RPC_RESPONSE_STATUS_CODE, str(status_code))
-        span.set_status(Status(StatusCode.ERROR, encodable(description) or None))
+        span.set_status(Status(StatusCode.ERROR, cut(encodable(description), ATTRIBUTE_LIMIT) or None))
     span.end()
 
 
@@ -132,7 +145,7 @@ def _links_in(headers: Mapping[str, str] | None) -> list[Link]:
 
 
 def _call_name(call: CallInfo) -> str:
-    target = encodable(call.tool or call.prompt)
+    target = cut(encodable(call.tool or call.prompt), KEY_LIMIT)
     return f"{call.method} {target}" if target else call.method
 
 
@@ -157,7 +170,7 @@ def _call_attributes(call: CallInfo, peer_address: str, peer_port: str) -> Attri
 
 def _present(attributes: Attributes) -> Attributes:
     return {
-        key: encodable(value) if isinstance(value, str) else value
+        key: cut(encodable(value), ATTRIBUTE_LIMIT) if isinstance(value, str) else value
         for key, value in attributes.items()
         if value not in ("", 0)
     }
@@ -313,6 +326,7 @@ def _merged(decided: EgressEvent, closed: EgressEvent) -> EgressEvent:
     return replace(
         closed,
         calls=decided.calls or closed.calls,
+        more_calls=decided.more_calls if decided.calls else closed.more_calls,
         reason=closed.reason or decided.reason,
         rule=closed.rule or decided.rule,
         address=closed.address or decided.address,

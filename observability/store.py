@@ -1,9 +1,9 @@
 """The event history: SQLite with a write-ahead log, one writer thread, bounded by rows and days.
 
 Theory of operation. `record` puts an event into a bounded queue and returns; the writer thread takes all that is
-there, writes it in one transaction and commits, so what was committed survives `kill -9` of the process (WAL,
+there, writes it in transactions and commits, so what was committed survives `kill -9` of the process (WAL,
 `synchronous=NORMAL`; a power cut may lose the last moments, never the file's consistency). When the queue is full
-or the disk refuses, the event is lost and counted (`dropped`). Two tables: every event as its JSON, and
+or the disk refuses, the event is lost, counted (`dropped`) and noted in `Losses`. Two tables: every event as its JSON, and
 one row per egress connection, updated when it closes, which the queries read.
 
 Queries open a connection of their own, so they may run on any thread; they block on the disk, so call them from
@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import json
 import logging
-import queue
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 from observability import history_queries as queries
 from observability.events import EgressEvent, Event, Sequenced, event_from_json
@@ -32,16 +32,18 @@ from observability.history_file import (
     connect,
     connection_row,
     event_row,
+    is_of_disk,
     prepare,
+    refusal,
 )
-from observability.history_queries import Blocked, By, ConnectionFilter, ConnectionRow, Lookup, TopRow
+from observability.history_prune import Pruner
+from observability.history_queries import Blocked, BlockedList, By, ConnectionFilter, ConnectionRow, Lookup, TopRow
+from observability.history_queue import Waiting
+from observability.losses import Losses
 
 logger = logging.getLogger(__name__)
 
-_PRUNE_EVERY: Final = 1000
 _BATCH: Final = 500
-
-Message: TypeAlias = Sequenced | threading.Event | None
 
 
 class History:
@@ -55,20 +57,20 @@ class History:
         max_days: float = 30.0,
         queue_size: int = 20_000,
         on_drop: Callable[[int], None] | None = None,
+        losses: Losses | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         """Opens or creates `path` (mode 0600). A file that SQLite finds damaged, or of another schema, is put aside
         as `PATH.damaged` and a new one begun. Raises OSError when the directory cannot be written.
 
-        `on_drop(count)` is called on the writer's or the recorder's thread for events that were lost.
+        `max_rows` bounds each of the two tables; who gives rows up is in `history_prune`. `on_drop(count)` is called
+        on the writer's or the recorder's thread for events that were lost, and `losses` is told why.
         """
         self._path = path
-        self._max_rows = max_rows
-        self._max_s = max_days * 86400
         self._on_drop = on_drop
-        self._now = now
-        self._queue: queue.Queue[Message] = queue.Queue(queue_size)
-        self._since_prune = 0
+        self._losses = losses
+        self._waiting = Waiting(queue_size)
+        self._pruner = Pruner(max_rows=max_rows, max_s=max_days * 86400, now=now)
         self._epoch = ""
         self._closed = False
         self.dropped = 0
@@ -81,72 +83,44 @@ class History:
 
     def record(self, item: Sequenced) -> None:
         """The hub's sink: queues the event for the writer. Never blocks; after `close` the event is lost."""
-        try:
-            if self._closed:
-                raise queue.Full
-            self._queue.put_nowait(item)
-        except queue.Full:
-            self._lost(1)
+        if not self._waiting.put(item):
+            behind = f"is {self._waiting.size} events behind: the disk is too slow"
+            self._lost(1, f"The history {self._path} {'is closed' if self._closed else behind}.")
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Waits until everything recorded before is committed; False when that took longer than `timeout_s`."""
         if self._closed:
             return True
-        written = threading.Event()
-        try:
-            self._queue.put(written, timeout=timeout_s)
-        except queue.Full:
-            return False
-        return written.wait(timeout_s)
+        return self._waiting.flushed().wait(timeout_s)
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Writes what is queued and stops the writer; waits at most `timeout_s`."""
         if self._closed:
             return
         self._closed = True
-        try:
-            self._queue.put(None, timeout=timeout_s)
-        except queue.Full:
-            return
+        self._waiting.close()
         self._writer.join(timeout_s)
 
-    def _lost(self, count: int) -> None:
+    def _lost(self, count: int, why: str) -> None:
         self.dropped += count
+        if self._losses is not None:
+            self._losses.note("history", why, count)
         if self._on_drop is not None:
             self._on_drop(count)
 
     def _write_all(self) -> None:
         with closing(connect(self._path)) as db:
-            self._prune(db)
+            self._pruner.prune(db)
             more = True
             while more:
-                batch, flushed, more = self._take()
-                self._write(db, batch)
-                for event in flushed:
-                    event.set()
-
-    def _take(self) -> tuple[list[Sequenced], list[threading.Event], bool]:
-        """What is queued now (at least one message): events, who waits for them, and whether to go on."""
-        batch: list[Sequenced] = []
-        flushed: list[threading.Event] = []
-        message = self._queue.get()
-        while True:
-            if message is None:
-                return batch, flushed, False
-            if isinstance(message, threading.Event):
-                flushed.append(message)
-            else:
-                batch.append(message)
-            if len(batch) >= _BATCH or flushed:
-                return batch, flushed, True
-            try:
-                message = self._queue.get_nowait()
-            except queue.Empty:
-                return batch, flushed, True
+                taken, flushes, more = self._waiting.take()
+                items = iter(taken)
+                while batch := list(islice(items, _BATCH)):
+                    self._write(db, batch)
+                for flush in flushes:
+                    flush.set()
 
     def _write(self, db: sqlite3.Connection, batch: Sequence[Sequenced]) -> None:
-        if not batch:
-            return
         try:
             with db:
                 db.executemany(INSERT_EVENT, [event_row(item) for item in batch])
@@ -156,11 +130,11 @@ class History:
         except Exception as error:
             # The top of this thread: whatever one batch holds, the next one must be kept.
             logger.exception("History %s: %d events were not kept: %s", self._path, len(batch), error)
-            self._lost(len(batch))
+            of_disk = isinstance(error, sqlite3.DatabaseError) and is_of_disk(error)
+            why = refusal(self._path, error) if of_disk else str(error)
+            self._lost(len(batch), f"The history {self._path} could not be written: {why}")
             return
-        self._since_prune += len(batch)
-        if self._since_prune >= min(_PRUNE_EVERY, self._max_rows):
-            self._prune(db)
+        self._pruner.wrote(db, batch)
 
     def _write_connection(self, db: sqlite3.Connection, number: int, event: EgressEvent) -> None:
         if event.epoch != self._epoch:
@@ -168,32 +142,25 @@ class History:
             db.execute(CLOSE_STALE, (event.time, event.epoch))
         db.execute(UPSERT_CONNECTION, connection_row(number, event))
 
-    def _prune(self, db: sqlite3.Connection) -> None:
-        self._since_prune = 0
-        try:
-            with db:
-                for table in ("events", "connections"):
-                    db.execute(f"DELETE FROM {table} WHERE time < ?", (self._now() - self._max_s,))  # noqa: S608
-                    db.execute(
-                        f"DELETE FROM {table} WHERE id <= (SELECT id FROM {table} ORDER BY id DESC LIMIT 1 OFFSET ?)",  # noqa: S608
-                        (self._max_rows,),
-                    )
-        except sqlite3.Error as error:
-            logger.error("History %s: old rows could not be removed: %s", self._path, error)
-
     # reading
 
     @contextmanager
     def _reader(self) -> Iterator[sqlite3.Connection]:
-        with closing(connect(self._path)) as db:
-            db.execute("PRAGMA query_only = ON")
-            yield db
+        try:
+            with closing(connect(self._path)) as db:
+                db.execute("PRAGMA query_only = ON")
+                yield db
+        except sqlite3.DatabaseError as error:
+            if not is_of_disk(error):
+                raise
+            raise OSError(f"The history {self._path} cannot be read: {refusal(self._path, error)}") from error
 
     def newest(self, limit: int = 5000) -> list[Sequenced]:
-        """The newest events kept, oldest first: `Hub(kept=history.newest())` goes on from them."""
+        """The newest events kept, of each backend its share, oldest first: `Hub(kept=history.newest())` goes on from
+        them.
+        """
         with self._reader() as db:
-            (last,) = db.execute("SELECT coalesce(max(id), 0) FROM events").fetchone()
-        return self.events(since_id=last - limit, limit=limit)
+            return _sequenced(queries.newest(db, limit))
 
     def last_egress(self) -> tuple[str, int] | None:
         """Epoch and sequence number of the newest egress event kept: where to resume the egress's stream."""
@@ -209,8 +176,7 @@ class History:
     ) -> list[Sequenced]:
         """Kept events after `since_id`, oldest first. `kinds` are those of `to_json`: egress, call, …."""
         with self._reader() as db:
-            rows = queries.events(db, since_id=since_id, kinds=kinds, backend=backend, limit=limit)
-        return [Sequenced(id=number, event=event) for number, body in rows if (event := _event(body)) is not None]
+            return _sequenced(queries.events(db, since_id=since_id, kinds=kinds, backend=backend, limit=limit))
 
     def egress(self, wanted: ConnectionFilter | None = None) -> list[ConnectionRow]:
         """Connections, newest first."""
@@ -230,6 +196,10 @@ class History:
 
     def blocked(self, *, backend: str = "", since: float = 0.0, limit: int = 200) -> list[Blocked]:
         """Denied connections grouped by backend, host and port, latest first (lookups are in `lookups`)."""
+        return self.blocked_list(backend=backend, since=since, limit=limit).rows
+
+    def blocked_list(self, *, backend: str = "", since: float = 0.0, limit: int = 200) -> BlockedList:
+        """As `blocked`, and how many hosts there are besides."""
         with self._reader() as db:
             return queries.blocked(db, backend=backend, since=since, limit=limit)
 
@@ -239,6 +209,10 @@ class History:
         """
         with self._reader() as db:
             return queries.lookups(db, backend=backend, since=since, limit=limit)
+
+
+def _sequenced(rows: Sequence[tuple[int, str]]) -> list[Sequenced]:
+    return [Sequenced(id=number, event=event) for number, body in rows if (event := _event(body)) is not None]
 
 
 def _event(body: str) -> Event | None:

@@ -128,7 +128,7 @@ class HistorySettings(Frozen):
     """How much of what happened is kept."""
 
     max_rows: PositiveInt = 200_000
-    """Events kept at most."""
+    """Events kept at most, shared among the servers."""
     max_days: PositiveInt = 30
     """Days that an event is kept at most."""
 

@@ -1,7 +1,8 @@
 """Starts a gateway in a process of its own and waits until it is ready, or says why it ended.
 
 The child says one JSON line on a pipe when it is ready: its addresses and, the first time, the admin token (which so never
-reaches a log); or the error that ended it. Until then /readyz on its control socket says how far it is.
+reaches a log); or the error that ended it. It logs to a file of its own, which it moves into the project's directory when it
+is ready. Until then /readyz on its control socket says how far it is.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from typing import Any
 from gateway.cli.client import Api, Refused, Unreachable, url
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place
-from gateway.cli.options import addresses, say, summary
-from gateway.control.rundir import CONTROL_SOCKET, LOG_FILE, find_gateway
-from gateway.runtime.rundir import runtime_root
+from gateway.cli.options import addresses, say, screen, summary
+from gateway.control.rundir import CONTROL_SOCKET, find_gateway
+from gateway.disk import in_words
+from gateway.runtime.rundir import persistent_root
 
 LOG_LINES = 15
 LOOK_EVERY_S = 0.3
@@ -31,20 +33,19 @@ MAX_LOG = 1024 * 1024
 def up_detached(where: Place, timeout_s: float) -> None:
     """Start it, wait, print where it is. Raises Failure with what went wrong."""
     path = where.config().resolve()
-    log = runtime_root() / f"up-{os.getpid()}.log"
+    log = persistent_root() / f"up-{os.getpid()}.log"
     try:
         log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         reading, child = _spawn(path, where.project, log)
     except OSError as error:
-        hint = "Set STOCKADE_STATE_DIR to a short path that you may write to."
-        raise Failure(f"{log.parent} cannot be used: {error.strerror}. {hint}") from error
+        raise Failure(in_words(error, log, "used")) from error
     try:
         told = first_word(reading, child, timeout_s, log, Progress(path, where.project))
     finally:
         os.close(reading)
     addresses(told["endpoint"], told["admin"], told.get("token"))
+    screen.line(f"Log       {told['log']}")
     if found := find_gateway(path, where.project):
-        log.replace(found[0] / LOG_FILE)
         summary(Api(found[0] / CONTROL_SOCKET).get(url("backends"))["backends"])
 
 
@@ -68,6 +69,7 @@ def _spawn(path: Path, project: str | None, log: Path) -> tuple[int, subprocess.
     """The child, in a session of its own, and the end of the pipe to read from."""
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "gateway.cli.main", "up", str(path), "--announce-fd", str(writing)]
+    command += ["--log", str(log)]
     command += ["--project", project] if project else []
     with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
         child = subprocess.Popen(  # noqa: S603  # our own command
@@ -105,7 +107,8 @@ def first_word(
     told: dict[str, Any] = json.loads(line)
     if "error" in told:
         child.wait(60)
-        log.unlink(missing_ok=True)
+        for piece in log.parent.glob(f"{log.name}*"):
+            piece.unlink(missing_ok=True)
         raise Failure(told["error"])
     return told
 

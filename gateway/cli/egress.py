@@ -23,6 +23,8 @@ from gateway.cli.options import (
 )
 from gateway.cli.terminal import Cell, clean
 
+MOST_OF_ONE = 5000
+"""Blocked hosts of one server that are listed."""
 HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
@@ -90,7 +92,7 @@ def event_line(event: Mapping[str, Any], word: str) -> str:
     """One event on one line, every part cleaned."""
     clock = time.strftime("%H:%M:%S", time.localtime(event["time"]))
     why = f"{clean(event.get('reason') or event.get('rule') or '')}{_times(event)}"
-    calls = called_by(event["calls"]) if event.get("calls") else ""
+    calls = called_by(event["calls"], event.get("more_calls", 0)) if event.get("calls") else ""
     columns = [f"{clean(event['backend']):<12}", f"{word:<6}", f"{where(event):<32}", f"{why:<20}", calls]
     return "  ".join([clock, *columns]).rstrip()
 
@@ -110,11 +112,12 @@ def where(event: Mapping[str, Any]) -> str:
     return f"{named}:{event['port']}" if event.get("port") else named
 
 
-def called_by(calls: list[Mapping[str, Any]]) -> str:
-    """`← fetch (cursor)`; `← probably fetch or search` when several calls were in flight."""
+def called_by(calls: list[Mapping[str, Any]], more: int = 0) -> str:
+    """`← fetch (cursor)`; `← probably fetch or search` when several calls were in flight, of which `more` are not named."""
     names = list(dict.fromkeys(clean(call.get("tool") or call["method"], 60) for call in calls))
-    if len(calls) > 1:
-        return f"← probably {' or '.join(names)}"
+    if len(calls) + more > 1:
+        others = f" (of {len(calls) + more} calls)" if more else ""
+        return f"← probably {' or '.join(names)}{others}"
     client = calls[0].get("client")
     return f"← {names[0]}{f' ({clean(client, 40)})' if client else ''}"
 
@@ -167,14 +170,19 @@ def blocked(
     as_json: JsonOption = False,
 ) -> None:
     """What was blocked, and the command that would allow it."""
-    rows = place(context, file, project).api().get(url("egress", "blocked", backend=name or None))["blocked"]
+    narrow = {"backend": name, "limit": MOST_OF_ONE} if name else {}
+    found = place(context, file, project).api().get(url("egress", "blocked", **narrow))
+    rows = found["blocked"]
     if as_json:
         screen.json(rows)
-        return
-    if rows:
+    elif rows:
         screen.table(["server", "host", "port", "times", "reason", "to allow it"], map(_blocked_row, rows))
     else:
         say("Nothing was blocked.")
+    if found["more"]:
+        say(f"{found['more']} more were blocked. Give a server's name to see what it was refused.")
+    for text in found["lost"]:
+        say(f"! {text}")
 
 
 def _blocked_row(row: Mapping[str, Any]) -> list[object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import sys
 import time
@@ -28,6 +29,7 @@ from gateway.cli.options import (
     summary,
 )
 from gateway.control.rundir import ADMIN_FILE, CONTROL_SOCKET, GatewayFile, find_gateway
+from gateway.disk import in_words
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -48,6 +50,7 @@ def up(
     project: ProjectOption = None,
     timeout: Annotated[float, typer.Option(help="With -d: the longest to wait, in seconds.")] = 900,
     announce_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    log: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Start the gateway and its servers."""
     from registry.config import project_name
@@ -64,7 +67,7 @@ def up(
 
         up_detached(where, timeout)
     else:
-        _up_here(where, announce_fd)
+        _up_here(where, announce_fd, log)
 
 
 def _already(where: Place, running: tuple[Path, GatewayFile], detach: bool) -> None:
@@ -81,12 +84,20 @@ def _already(where: Place, running: tuple[Path, GatewayFile], detach: bool) -> N
     summary(api.get(url("backends"))["backends"])
 
 
-def _up_here(where: Place, announce_fd: int | None) -> None:
-    """Run until stopped. With `announce_fd`, a parent process waits for one JSON line on that descriptor."""
+def _up_here(where: Place, announce_fd: int | None, log: Path | None) -> None:
+    """Run until stopped. With `announce_fd`, a parent process waits for one JSON line on that descriptor. `log` is where
+    to log until the gateway is ready and its own directory there.
+    """
+    from observability.log_file import RotatingLog
+
+    handler = RotatingLog(log) if log is not None else None
 
     def ready(gateway: Gateway) -> None:
         token = gateway.admin_token.ensure()
         told = {"endpoint": gateway.urls.endpoint, "admin": gateway.urls.admin, "token": token}
+        if handler is not None:
+            handler.move(gateway.directory.log_file)
+            told["log"] = str(gateway.directory.log_file)
         if announce_fd is not None:
             _announce(announce_fd, told)
         else:
@@ -94,14 +105,14 @@ def _up_here(where: Place, announce_fd: int | None) -> None:
             summary([dataclasses.asdict(status) for status in gateway.supervisor.status()])
 
     try:
-        run_gateway(where, ready)
+        run_gateway(where, ready, handler)
     except Failure as error:
         if announce_fd is not None:
             _announce(announce_fd, {"error": str(error)})
         raise
 
 
-def run_gateway(where: Place, ready: Any) -> None:
+def run_gateway(where: Place, ready: Any, log: logging.Handler | None = None) -> None:
     """Run a gateway in this process. Raises Failure, in words, for every way in which it cannot start."""
     from gateway.app import run
     from gateway.runtime.errors import BackendUnavailable, EngineError, PlanError
@@ -109,9 +120,9 @@ def run_gateway(where: Place, ready: Any) -> None:
 
     path = where.config()
     try:
-        run(path, project=where.project, on_ready=ready)
+        run(path, project=where.project, on_ready=ready, log=log)
     except (ConfigError, EngineError, PlanError, BackendUnavailable, OSError, ValueError) as error:
-        raise Failure(str(error)) from error
+        raise Failure(_said(error)) from error
     except BaseExceptionGroup as group:
         known = group.subgroup((ConfigError, EngineError, PlanError, BackendUnavailable, OSError))
         if known is None:
@@ -122,7 +133,11 @@ def run_gateway(where: Place, ready: Any) -> None:
 def _leaves(group: BaseException) -> list[str]:
     if isinstance(group, BaseExceptionGroup):
         return [text for inner in group.exceptions for text in _leaves(inner)]
-    return [str(group)]
+    return [_said(group)]
+
+
+def _said(error: BaseException) -> str:
+    return in_words(error) if isinstance(error, OSError) else str(error)
 
 
 def _announce(descriptor: int, told: dict[str, Any]) -> None:

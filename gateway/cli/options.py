@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 it could not be done (one clear sentence on stderr), 2 wro
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,7 @@ from gateway.cli.client import Refused, Unreachable
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place
 from gateway.cli.terminal import Screen, clean_lines
+from gateway.disk import in_words
 
 FileOption = Annotated[Path | None, typer.Option("--file", "-f", help="Configuration file.", show_default=False)]
 FileNoShort = Annotated[Path | None, typer.Option("--file", help="Configuration file.", show_default=False)]
@@ -107,6 +109,10 @@ class Group(TyperGroup):
             say(f"Error: {describe(error)}")
         except (Failure, Unreachable) as error:
             say(f"Error: {error}")
+        except OSError as error:
+            if error.errno is None or error.errno == errno.EPIPE:  # click ends quietly when the reader has left
+                raise
+            say(f"Error: {in_words(error)}")
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
         raise typer.Exit(1)

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.disk import naming
+
 PREFIX = "stockade_admin_"
 SESSION_S = 12 * 3600.0
 MAX_SESSIONS = 64
@@ -51,10 +53,11 @@ class AdminToken:
         """A new token in place of the old; every session made from the old one ends."""
         token = PREFIX + secrets.token_urlsafe(32)
         fresh = self.path.with_suffix(".tmp")
-        fresh.unlink(missing_ok=True)
-        fresh.touch(mode=0o600)
-        fresh.write_text(json.dumps({"token_sha256": digest(token), "created": int(time.time())}))
-        fresh.replace(self.path)
+        with naming(self.path):
+            fresh.unlink(missing_ok=True)
+            fresh.touch(mode=0o600)
+            fresh.write_text(json.dumps({"token_sha256": digest(token), "created": int(time.time())}))
+            fresh.replace(self.path)
         return token
 
     def matches(self, token: str) -> bool:

@@ -16,6 +16,7 @@ from observability.events import BackendState, Event, Sequenced
 
 if TYPE_CHECKING:
     from egress.policy import Surroundings
+    from observability.losses import Losses
     from observability.store import History
     from registry.config import Config
     from registry.edit import Change
@@ -115,7 +116,9 @@ class Hub(Protocol):
 
     @property
     def last_id(self) -> int: ...
-    def subscribe(self, *, since_id: int | None = None, buffer: int = 1000) -> Subscription: ...
+    def subscribe(
+        self, *, since_id: int | None = None, buffer: int = 1000, accept: Callable[[Event], bool] | None = None
+    ) -> Subscription: ...
     def recent(self, n: int, accept: Callable[[Event], bool] | None = None) -> Sequence[Sequenced]: ...
 
 
@@ -181,6 +184,8 @@ class Control(Protocol):
     def hub(self) -> Hub: ...
     @property
     def history(self) -> History: ...
+    @property
+    def losses(self) -> Losses: ...
     @property
     def instruments(self) -> Exposes: ...
     @property

@@ -57,7 +57,7 @@ class EgressRoutes:
         ]
 
     async def connections(self, request: Request) -> Response:
-        """Connections, newest first; `before` pages back."""
+        """Connections, newest first; `before` pages back. With `fair`, each backend has its share of the rows."""
         wanted = ConnectionFilter(
             backend=request.query_params.get("backend", ""),
             decision=_word(request, "decision", Decision),
@@ -66,6 +66,7 @@ class EgressRoutes:
             text=request.query_params.get("q", "")[:253],
             tool=request.query_params.get("tool", ""),
             open=switch(request, "open"),
+            fair=switch(request, "fair"),
             since=_seconds(request, "since"),
             before_id=count(request, "before", 0, 10**18),
             limit=count(request, "limit", 200, MAX_ROWS),
@@ -87,10 +88,11 @@ class EgressRoutes:
         return JSONResponse({"by": by, "top": [row.to_json() for row in rows]})
 
     async def blocked(self, request: Request) -> Response:
-        """Denied hosts grouped by backend, host and port."""
-        rows = await asyncio.to_thread(self._control.history.blocked, **self._narrow(request))
+        """Denied hosts grouped by backend, host and port; `more` were found, and `lost` says what nobody can show."""
+        found = await asyncio.to_thread(self._control.history.blocked_list, **self._narrow(request))
         policies = {name: parse_policy(one.network.block) for name, one in self._control.config.servers.items()}
-        return JSONResponse({"blocked": [self._blocked(row, policies.get(row.backend)) for row in rows]})
+        rows = [self._blocked(row, policies.get(row.backend)) for row in found.rows]
+        return JSONResponse({"blocked": rows, "more": found.more, "lost": self._control.losses.lines()})
 
     def _blocked(self, row: Blocked, policy: Policy | None) -> dict[str, Any]:
         """With `allowed_now`: the policy lets through meanwhile what it had denied."""

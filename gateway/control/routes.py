@@ -58,7 +58,7 @@ class OwnRoutes:
                 "urls": {"endpoint": control.urls.endpoint, "admin": control.urls.admin},
                 "ready": state.ready,
                 "detail": state.detail,
-                "warnings": list(control.warnings),
+                "warnings": [*control.losses.lines(), *control.warnings],
                 "overrides": list(control.config.egress.resolve),
                 "last_event": control.hub.last_id,
             }

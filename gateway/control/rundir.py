@@ -1,7 +1,7 @@
 """Where a project's gateway keeps what lives while it runs, and how another process finds it.
 
-`<state>/PROJECT/` holds `control.sock` (the CLI's way in), `gateway.json` (who runs) and `gateway.log` (when
-detached). Nothing here needs the configuration to be loaded, so the CLI stays quick.
+`<state>/PROJECT/` holds `control.sock` (the CLI's way in) and `gateway.json` (who runs). Nothing here needs the
+configuration to be loaded, so the CLI stays quick.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from gateway.disk import naming
 from gateway.runtime.rundir import runtime_root
 
 CONTROL_SOCKET = "control.sock"
 GATEWAY_FILE = "gateway.json"
-LOG_FILE = "gateway.log"
 ADMIN_FILE = "admin.json"
 """In the persistent directory, since the admin token outlives a reboot."""
 
@@ -46,9 +46,10 @@ class GatewayFile:
         """Put the file in place at once, readable by its owner only."""
         path = directory / GATEWAY_FILE
         fresh = path.with_suffix(".tmp")
-        fresh.touch(mode=0o600)
-        fresh.write_text(json.dumps(asdict(self), indent=1))
-        fresh.replace(path)
+        with naming(path):
+            fresh.touch(mode=0o600)
+            fresh.write_text(json.dumps(asdict(self), indent=1))
+            fresh.replace(path)
 
 
 def process_started(pid: int) -> str | None:

@@ -1,7 +1,7 @@
 """Event and log streams: Server-Sent Events when followed, one JSON answer when not.
 
-A stream is bounded on every side: the hub's subscription drops its oldest events when the reader is slow (and the
-stream says how many, as an `event: gap`), a peer that stops reading holds one buffer and no more, and there are at
+A stream is bounded on every side: the hub's subscription drops events when the reader is slow (and the stream
+says how many, as an `event: gap`), a peer that stops reading holds one buffer and no more, and there are at
 most `MAX_STREAMS` at once. `id:` is the hub's number, so a browser resumes by itself with `Last-Event-ID`.
 """
 
@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.control.base import Control, Hub, LogLine
 from gateway.control.wire import ApiError, bad, count, switch
-from observability.events import Decision, EgressEvent, Event, Sequenced, to_json
+from observability.events import Decision, EgressEvent, Event, Sequenced, kind_of, to_json
 
 MAX_STREAMS = 64
 BUFFER = 1000
@@ -46,7 +46,7 @@ def event_filter(request: Request) -> Callable[[Event], bool]:
     backends = _words(request, "backend", None)
 
     def accept(event: Event) -> bool:
-        if kinds and to_json(event)["kind"] not in kinds:
+        if kinds and kind_of(event) not in kinds:
             return False
         if backends and event.backend not in backends:
             return False
@@ -114,7 +114,7 @@ class Streams:
 
 
 async def _follow(hub: Hub, accept: Callable[[Event], bool], since: int | None) -> AsyncIterator[ServerSentEvent]:
-    with hub.subscribe(since_id=since, buffer=BUFFER) as subscription:
+    with hub.subscribe(since_id=since, buffer=BUFFER, accept=accept) as subscription:
         told = 0
         # A first comment sends the headers at once, so that a reader knows that it is connected.
         yield ServerSentEvent(comment="stockade")
@@ -122,8 +122,7 @@ async def _follow(hub: Hub, accept: Callable[[Event], bool], since: int | None) 
             if subscription.dropped > told:
                 told, lost = subscription.dropped, subscription.dropped - told
                 yield ServerSentEvent(event="gap", data=json.dumps({"dropped": lost}))
-            if accept(item.event):
-                yield ServerSentEvent(id=str(item.id), data=json.dumps(event_json(item)))
+            yield ServerSentEvent(id=str(item.id), data=json.dumps(event_json(item)))
 
 
 async def _numbered(lines: AsyncIterator[LogLine]) -> AsyncIterator[ServerSentEvent]:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from egress.answers import liftable
-from observability.events import Certainty, EgressEvent, Reason
+from observability.events import Certainty, EgressEvent, Reason, cut
 
 META_KEY: Final = "stockade/egress"
+_DETAIL_LIMIT: Final = 300
+"""Characters of a denial's detail in a result: there may be many denials."""
 _HOST: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]*")
 
 Denials = Sequence[tuple[EgressEvent, Certainty]]
@@ -41,7 +43,7 @@ def _facts(event: EgressEvent, certainty: Certainty) -> dict[str, Any]:
         "connection": f"{event.epoch}/{event.connection}",
     }
     if event.detail:
-        facts["detail"] = event.detail
+        facts["detail"] = cut(event.detail, _DETAIL_LIMIT)
     return facts
 
 

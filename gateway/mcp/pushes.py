@@ -20,13 +20,15 @@ from gateway.mcp.catalogue import CHANGED
 from gateway.mcp.errors import INTERNAL_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, RpcError
 from gateway.mcp.peer import META_SUBSCRIPTION, Call, Peer, Question
 from gateway.mcp.sessions import Session
-from observability.events import Event, NoticeEvent, Severity
+from observability.events import Event, NoticeEvent, Severity, cut
 
 logger = logging.getLogger(__name__)
 
 _ASKABLE: Final = frozenset({"sampling/createMessage", "elicitation/create", "roots/list"})
 _RELATED: Final = "io.modelcontextprotocol/related-task"
 _SILENT_S: Final = 60.0
+_MESSAGE_LIMIT: Final = 400
+"""Characters of a notice about what a backend sent: the words in it are its own."""
 
 
 class Outlets(Protocol):
@@ -215,7 +217,7 @@ class Pushes:
                 code=code,
                 severity=Severity.WARNING,
                 backend=self.name,
-                message=message,
+                message=cut(message, _MESSAGE_LIMIT),
                 count=count,
             )
         )

@@ -95,6 +95,8 @@ class EgressLink:
         self.epoch = ""
         self.seq = 0
         """The last event read in this epoch."""
+        self.announced = 0
+        """Of the events that are missing, how many the egress said are lost."""
         self.push: Push | None = None
         self.tickets: dict[str, DoorTicket] = {}
         self.ready: set[str] = set()
@@ -169,6 +171,7 @@ class EgressLink:
         for future in self.answers.values():
             if not future.done():
                 future.set_exception(EgressUnavailable("the egress went away"))
+        self.announced = 0
         self.unmap()
         async with self.changed:
             self.connected = False
@@ -187,6 +190,7 @@ class EgressLink:
             elif "door" in message:
                 await self.take_door(message)
             elif "gap" in message:
+                self.announced += int(message["gap"])
                 self.take_gap(int(message["gap"]))
             elif message.get("ask") == "host_port":
                 tasks.create_task(self.answer_host_port(message))
@@ -196,11 +200,12 @@ class EgressLink:
             self.changed.notify_all()
 
     def take_event(self, message: Mapping[str, Any]) -> None:
-        self.seq = int(message["seq"])
+        self.number(int(message["seq"]))
         try:
             event = event_from_json(message["event"])
         except ValueError:
             logger.exception("egress link: an event that this gateway does not know")
+            self.tell("events_dropped", "the egress sent an event that this gateway does not know", Severity.WARNING)
             return
         if not isinstance(event, EgressEvent | NoticeEvent):
             return
@@ -208,6 +213,16 @@ class EgressLink:
             self.on_event(event)
         elif self.on_known is not None:
             self.on_known(event)
+
+    def number(self, seq: int) -> None:
+        """The next event has this number; what is missing before it, and was not announced, is lost."""
+        missing = max(0, seq - self.seq - 1)
+        announced = min(missing, self.announced)
+        self.announced -= announced
+        if missing > announced:
+            text = f"{missing - announced} egress events are missing: the egress did not say why"
+            self.tell("events_dropped", text, Severity.WARNING, missing - announced)
+        self.seq = seq
 
     def take_answer(self, message: dict[str, Any]) -> None:
         if "epoch" in message and message["epoch"] != self.epoch:

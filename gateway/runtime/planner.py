@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from gateway.disk import naming
 from registry.config import Server
 from registry.errors import ConfigError
 from registry.spec import ImageSource, PackageSource, RemoteSource, plan_source
@@ -64,8 +65,9 @@ class Planner:
         digest = hashlib.sha256(content).hexdigest()[:16]
         path = self.ca_file
         if not path.exists() or path.read_bytes() != content:
-            path.write_bytes(content)
-            path.chmod(0o644)
+            with naming(path):
+                path.write_bytes(content)
+                path.chmod(0o644)
         return CaBundle(path=path, digest=digest)
 
     async def wanted(self, instance: str, server: Server, extra_ca: Path | None) -> Wanted:

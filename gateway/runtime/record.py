@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
+from gateway.disk import in_words
+
 from .errors import EngineError
 
 logger = logging.getLogger(__name__)
@@ -127,7 +129,7 @@ class Record:
         try:
             self.write()
         except OSError as error:
-            raise EngineError(f"The record of what runs cannot be written: {self.path}: {error.strerror}.") from error
+            raise EngineError(f"The record of what runs cannot be written: {in_words(error, self.path)}") from error
 
     def write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -9,6 +9,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.disk import in_words
+
 MAX_SOCKET_PATH = 100
 """Bytes; the kernel's `sun_path` holds 108."""
 
@@ -54,6 +56,13 @@ class RunDirectory:
     def gateway_file(self) -> Path:
         """pid, URLs, configuration path and version of the gateway."""
         return self.path / "gateway.json"
+
+    @property
+    def log_file(self) -> Path:
+        """What a gateway in the background logs; earlier ones are beside it. Not in the run directory: that may be in
+        memory.
+        """
+        return self.persistent / "gateway.log"
 
     @property
     def control(self) -> Path:
@@ -106,10 +115,7 @@ class RunDirectory:
         try:
             self._make()
         except OSError as error:
-            raise ValueError(
-                f"{error.filename or self.path} cannot be made: {error.strerror}. "
-                "Set STOCKADE_STATE_DIR to a short path that you may write to."
-            ) from error
+            raise ValueError(in_words(error, self.path, "made")) from error
         return first
 
     def _make(self) -> None:

@@ -23,6 +23,7 @@ from egress.resolver import StaticResolver
 from egress.server import Egress
 from gateway.runtime.egress_link import EgressLink, PolicyRejected
 from observability.events import EgressEvent, NoticeEvent, Reason, Via, event_from_json, to_json
+from tests.observability.samples import decided
 
 
 def attempt(recorder: Recorder, host: str = "a.example") -> Attempt:
@@ -146,6 +147,24 @@ async def test_a_gap_becomes_a_notice() -> None:
         gaps = [event for event in events if isinstance(event, NoticeEvent) and event.code == "events_dropped"]
         seen = [event for event in events if isinstance(event, EgressEvent)]
         assert gaps[0].count + len(seen) == 100
+
+
+@pytest.mark.anyio
+async def test_what_is_missing_between_two_numbers_is_told_though_the_egress_says_nothing(tmp_path: Path) -> None:
+    """Red team m11: numbers that jumped, and an event of a newer egress, were lost without a word."""
+    events: list[EgressEvent | NoticeEvent] = []
+    link = EgressLink(tmp_path, on_event=events.append)
+    event = to_json(decided())
+    link.take_event({"seq": 1, "event": event})
+    link.take_event({"seq": 5, "event": event})
+    link.announced += 3
+    link.take_event({"seq": 8, "event": event})
+    link.take_event({"seq": 11, "event": event})
+    link.take_event({"seq": 12, "event": {"kind": "of the future"}})
+
+    notices = [(one.code, one.count) for one in events if isinstance(one, NoticeEvent)]
+    assert notices == [("events_dropped", 3), ("events_dropped", 1), ("events_dropped", 1)]
+    assert link.seq == 12
 
 
 @pytest.mark.anyio

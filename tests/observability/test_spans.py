@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode, Tracer
 
 from observability.events import Decision, EgressEvent, Phase, Reason, Sequenced, Via
-from observability.spans import CallInfo, EgressSpans, finish, server_span
+from observability.spans import ATTRIBUTE_LIMIT, CallInfo, EgressSpans, finish, server_span
 from tests.observability.samples import SPAN_ID, TRACE_ID, allowed, call_ref, called, closed, decided, moved
 
 
@@ -32,6 +32,21 @@ def made(exporter: InMemorySpanExporter, tracer: Tracer, *events: EgressEvent) -
     for number, event in enumerate(events):
         spans.on_sequenced(Sequenced(id=number, event=event))
     return [span for span in exporter.get_finished_spans() if span.name == "CONNECT"]
+
+
+def test_no_attribute_is_as_long_as_a_client_likes(exporter: InMemorySpanExporter, tracer: Tracer) -> None:
+    """Red team M5: a URI of 60 kB was an attribute of each span and of each link to it."""
+    long = "any://" + "x" * 60_000
+    info = CallInfo(method="resources/read", prompt=long, resource_uri=long, request_id=long, client=long)
+    finish(server_span(tracer, info), error="x", description=long)
+    calls = tuple(call_ref(tool=long, request_id=long, trace_id=TRACE_ID, span_id=SPAN_ID) for _ in range(50))
+    made(exporter, tracer, decided(calls=calls, host=long, detail=long))
+
+    for span in exporter.get_finished_spans():
+        said = [*of(span).values(), *(value for link in span.links for value in (link.attributes or {}).values())]
+        assert max(len(str(value)) for value in [*said, span.name]) <= ATTRIBUTE_LIMIT
+        assert len(span.status.description or "") <= 2 * ATTRIBUTE_LIMIT
+        assert len(span.links) <= 5
 
 
 def of(span: ReadableSpan) -> dict[str, Any]:

@@ -88,7 +88,7 @@ export const api = {
   suggest: (name) => call('GET', at('backends', name, 'egress', 'suggest')),
   explain: (backend, url) => call('POST', 'explain', { backend, url }),
   approveTool: (backend, tool) => call('POST', 'tools/approve', { backend, tool }),
-  connections: async (limit) => (await call('GET', `egress/connections?limit=${limit}`)).connections,
+  connections: async (limit) => (await call('GET', `egress/connections?fair=1&limit=${limit}`)).connections,
   blocked: async () => (await call('GET', `egress/blocked?since=${weekAgo()}`)).blocked,
   lookups: async () => (await call('GET', `egress/lookups?since=${weekAgo()}`)).lookups,
   catalog: async (query) => (await call('GET', `catalog?q=${encodeURIComponent(query)}`)).servers,

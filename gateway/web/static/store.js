@@ -6,6 +6,7 @@ import { verdict } from './reasons.js';
 
 const KEEP = 1500;
 const BATCH_MS = 120;
+const STATUS_MS = 2000;
 
 const KEPT = 'stockade-kept-blocked';
 function readKept() {
@@ -61,16 +62,36 @@ function take(event) {
   byKey.set(key, row);
 }
 
+/** How many rows each server may have so that all together are no more than KEEP: one that floods evicts its own. */
+function share(sizes) {
+  let room = KEEP;
+  const ascending = [...sizes].sort((a, b) => a - b);
+  for (const [at, size] of ascending.entries()) {
+    const left = ascending.length - at;
+    if (size * left > room) return Math.floor(room / left);
+    room -= size;
+  }
+  return KEEP;
+}
+
 function rows() {
   const sorted = [...byKey.values()].sort((a, b) => b.time - a.time || b.n - a.n);
-  for (const row of sorted.splice(KEEP)) byKey.delete(row.key);
-  return sorted;
+  if (sorted.length <= KEEP) return sorted;
+  const sizes = new Map();
+  for (const row of sorted) sizes.set(row.backend, (sizes.get(row.backend) || 0) + 1);
+  const most = share(sizes.values());
+  const seen = new Map();
+  return sorted.filter((row) => {
+    seen.set(row.backend, (seen.get(row.backend) || 0) + 1);
+    return seen.get(row.backend) <= most || !byKey.delete(row.key);
+  });
 }
 
 // ---- what the gateway sends ------------------------------------------------------------------------------------
 
 let waiting = [];
 let timer = 0;
+let statusTimer = 0;
 const later = {};
 function soon(name, wait, action) {
   clearTimeout(later[name]);
@@ -99,6 +120,7 @@ function flush() {
     if (egress.some((event) => event.via === 'dns' || event.via === 'direct' || event.phase === 'counted')) soon('lookups', 400, refreshLookups);
     if (egress.some((event) => event.decision === 'deny')) soon('blocked', 400, refreshBlocked);
   }
+  statusTimer ||= setTimeout(() => { statusTimer = 0; refreshStatus(); }, STATUS_MS); // one may be lost on its way to the history
   if (batch.some((event) => event.kind === 'backend' || event.code === 'config_reloaded')) soon('backends', 200, refreshBackends);
   set(patch);
 }
@@ -142,7 +164,7 @@ function linked(link) {
   if (link === 'lost') refreshStatus();
 }
 function missed(count) {
-  const notice = { kind: 'notice', time: Date.now() / 1000, severity: 'warning', code: 'page_gap', message: `This page missed ${count} events; the list below has a hole. The history on disk is complete.` };
+  const notice = { kind: 'notice', time: Date.now() / 1000, severity: 'warning', code: 'page_gap', message: `This page missed ${count} events; the list below has a hole. It was this page that missed them: \`stockade egress blocked\` and the history are not touched.` };
   set({ notices: [notice, ...state.notices] });
 }
 
@@ -167,6 +189,8 @@ export async function start() {
 export function stop() {
   if (stream) stream.stop();
   stream = null;
+  clearTimeout(statusTimer);
+  statusTimer = 0;
   byKey.clear();
   set({ session: 'out', link: 'connecting', connections: [], loaded: false, backends: null, blocked: null, lookups: null, clients: null, notices: [] });
 }

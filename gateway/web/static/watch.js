@@ -12,11 +12,14 @@ import { useStore } from './store.js';
 const SHOWN = 250;
 const VERDICT = { allowed: 'Allowed', blocked: 'Blocked', report: 'Would be blocked', failed: 'Not reached' };
 
+const inFlight = (row) => (row.calls || []).length + (row.more_calls || 0);
+const certain = (row) => inFlight(row) === 1;
+
 export function callWords(row) {
   const calls = row.calls || [];
   if (!calls.length) return '';
   const names = [...new Set(calls.map((call) => call.tool || call.method))];
-  return (calls.length === 1 ? '' : 'probably ') + names.slice(0, 2).join(' or ') + (names.length > 2 ? ' \u2026' : '');
+  return (certain(row) ? '' : 'probably ') + names.slice(0, 2).join(' or ') + (names.length > 2 ? ' \u2026' : '');
 }
 
 function matches(row, filter) {
@@ -133,9 +136,9 @@ const VIA = { proxy: 'through the proxy', direct: 'direct connection', tcp: 'raw
 function Details({ row }) {
   const [asking, setAsking] = useState(false);
   const words = row.reason ? explain(row.reason) : null;
-  const certain = (row.calls || []).length === 1;
-  const calls = (row.calls || []).map((call) => html`<span class="line">${certain ? 'certainly ' : 'probably '}<b><${Shown} text=${call.tool || call.method} /></b>${call.client ? html` for <${Shown} text=${call.client} />` : null}</span>`);
+  const calls = (row.calls || []).map((call) => html`<span class="line">${certain(row) ? 'certainly ' : 'probably '}<b><${Shown} text=${call.tool || call.method} /></b>${call.client ? html` for <${Shown} text=${call.client} />` : null}</span>`);
   const traces = (row.calls || []).map((call) => call.trace_id).filter(Boolean);
+  if (row.more_calls) calls.push(html`<span class="line">or one of ${many(row.more_calls, 'more call')}</span>`);
   return html`<div class="details">
     <dl class="facts d-in">
       <${Fact} name="Tool call">${calls.length ? calls : 'none was running'}</${Fact}>

@@ -21,6 +21,7 @@ from gateway.runtime.base import BackendStatus, LogLine
 from gateway.runtime.errors import BackendUnavailable
 from observability.events import BackendState, CallRef, Decision, EgressEvent, Phase, Reason
 from observability.hub import Hub
+from observability.losses import Losses
 from observability.store import History
 from registry.config import load_config
 from registry.edit import Change, apply, edit_config
@@ -152,6 +153,7 @@ class FakeControl:
     warnings: Sequence[str] = ("The probe was not run.",)
     ready: Readiness = field(default_factory=lambda: Readiness(ready=True))
     stopped: bool = False
+    max_rows: int = 200_000
     on_shutdown: Any = None
     supervisor: Any = field(default_factory=FakeSupervisor)
     endpoint: FakeEndpoint = field(default_factory=FakeEndpoint)
@@ -163,8 +165,10 @@ class FakeControl:
         self.config_path.write_text(self.text)
         self.config = load_config(self.config_path)
         self.hub = Hub()
-        self.history = History(self.directory / "history.db")
+        self.losses = Losses()
+        self.history = History(self.directory / "history.db", max_rows=self.max_rows, losses=self.losses)
         self.hub.attach(self.history.record)
+        self.hub.attach(self.losses.on_sequenced)
 
     def close(self) -> None:
         self.hub.close()

@@ -12,6 +12,7 @@ import pytest
 from gateway.mcp.wording import Difference
 from observability.events import CallRef, Decision, NoticeEvent, Reason, Severity, ToolChange, ToolEvent, Via
 from registry.edit import allow_host, set_network
+from tests.gateway.control.fakes import egress_event
 from tests.gateway.web import scene
 from tests.gateway.web.browser import Page
 from tests.gateway.web.conftest import Site
@@ -518,3 +519,30 @@ def test_every_picture_of_the_readme_is_there_and_small_and_none_is_left_over() 
     files = {f"docs/screenshots/{file.name}": file.stat().st_size for file in (root / "docs/screenshots").iterdir()}
     assert named == set(files)
     assert max(files.values()) < 300_000
+
+
+async def test_events_that_were_lost_are_said_on_the_page(site: Site, page: Page) -> None:
+    """Red team m11: they were in a metric and the log alone."""
+    await site.enter(page)
+    site.control.losses.note("history", "The history could not be written.", 33)
+    site.control.tries("fetch", "one.example")
+    await page.see("33 events were lost", ".notices")
+
+
+async def test_a_server_that_floods_the_page_leaves_the_others_their_rows(site: Site, page: Page) -> None:
+    """Red team M6, on the page: it loads 500 rows and keeps 1500 in all."""
+    site.control.tries("tickets", "calm.example")
+
+    def flood(first: int, last: int) -> None:
+        now = time.time()
+        numbers = range(first, last)
+        site.control.tell(*(egress_event(seq=n, connection=n, epoch="flood", time=now + n / 1e4) for n in numbers))
+
+    flood(0, 600)
+    await site.enter(page)
+    await page.see("evil.example", ".rows")
+    flood(600, 2600)
+    site.control.tries("fetch", "last.example")
+    await page.see("last.example", ".rows")
+    await page.type(".toolbar input[type=search]", "calm.example")
+    await page.see("calm.example", ".rows")
