@@ -18,6 +18,9 @@ from typing import Literal, Protocol
 from observability.events import BackendState
 
 NO_NETWORK = "none"
+PROJECT_LABEL = "stockade.project"
+USER_LABEL = "stockade.uid"
+"""The uid that a container runs as, for other projects' gateways to see."""
 
 
 def inside(container: str) -> str:
@@ -62,6 +65,7 @@ class ContainerPlan:
     hosts: tuple[tuple[str, str], ...] = ()
     """(name, address) lines of the container's hosts file."""
     memory_bytes: int = 512 * 1024 * 1024
+    """Of processes, files in tmpfs and, each for itself where the kernel counts it apart, buffers of sockets."""
     cpus: float = 0
     """0 = no limit."""
     pids: int = 256
@@ -119,6 +123,11 @@ class EngineInfo:
     seccomp: bool
     root_directory: str
     rootless: bool = False
+    maps_users: bool = False
+    """A container's users are others outside of it, from a range of the engine's (userns-remap, rootless)."""
+    socket_memory: Literal["counted", "limited", "unlimited"] = "counted"
+    """Buffers of sockets: part of a container's memory (cgroup v2), bounded by a limit of their own (`limited`, cgroup
+    v1), or by none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +141,8 @@ class ImageInfo:
     env: tuple[tuple[str, str], ...] = ()
     labels: Mapping[str, str]
     size_bytes: int = 0
+    volumes: tuple[str, ...] = ()
+    """Paths that the image declares as volumes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +245,10 @@ class Engine(Protocol):
     async def start(self, container: str) -> None: ...
     async def stop(self, container: str, grace_s: float) -> None: ...
     async def kill(self, container: str) -> None: ...
+    async def users(self, project: str) -> frozenset[int]:
+        """The uids that containers of every other project are labelled with."""
+        ...
+
     async def remove(self, container: str) -> None: ...
     async def inspect(self, container: str) -> ContainerInfo | None: ...
     async def logs(self, container: str, tail: int) -> Sequence[LogLine]: ...

@@ -23,6 +23,8 @@ import docker.errors
 
 from . import docker_arguments as arguments
 from .base import (
+    PROJECT_LABEL,
+    USER_LABEL,
     BuildContext,
     Change,
     ContainerChange,
@@ -55,6 +57,8 @@ class DockerEngine:
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="docker")
         self.client: Any = None
         self.opening = threading.Lock()
+        self.limits_sockets = False
+        """Whether it takes a limit on buffers of sockets; known after `info`, which everybody asks first."""
 
     # -- calls on threads
 
@@ -119,6 +123,7 @@ class DockerEngine:
         """Which engine this is. Raises EngineError for one that runs on another machine (a virtual one too)."""
         found = await self.call("ask the engine about itself", lambda a: arguments.engine_info(a.info(), a.version()))
         require_this_kernel(self.host, found.kernel)
+        self.limits_sockets = found.socket_memory == "limited"
         return found
 
     async def image(self, reference: str) -> ImageInfo | None:
@@ -204,7 +209,7 @@ class DockerEngine:
 
     async def create(self, plan: ContainerPlan) -> str:
         """Makes a container; returns its ID. Raises NameTaken."""
-        body = arguments.create_arguments(plan)
+        body = arguments.create_arguments(plan, limit_sockets=self.limits_sockets)
         made = await self.call(
             f"create container {plan.name}", lambda api: api.create_container_from_config(body, plan.name)
         )
@@ -226,6 +231,14 @@ class DockerEngine:
         await self.call(
             f"kill container {container[:12]}", lambda api: ignore_missing(lambda: api.kill(container), also=(409,))
         )
+
+    async def users(self, project: str) -> frozenset[int]:
+        """The uids that containers of every other project are labelled with, running or not."""
+        filters = {"label": USER_LABEL}
+        listed = await self.call("list containers", lambda api: api.containers(all=True, filters=filters))
+        labels = [item.get("Labels") or {} for item in listed]
+        texts = [found.get(USER_LABEL, "") for found in labels if found.get(PROJECT_LABEL) != project]
+        return frozenset(int(text) for text in texts if text.isdecimal())
 
     async def remove(self, container: str) -> None:
         """Kills and removes it with its volumes; absent is fine."""

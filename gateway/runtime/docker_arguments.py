@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from .base import ContainerInfo, ContainerPlan, EngineInfo, ImageInfo, Mount, NetworkInfo, NetworkPlan
 
@@ -12,8 +12,15 @@ LOG_BOUNDED: Final = {"Type": "json-file", "Config": {"max-size": "5m", "max-fil
 LOG_NONE: Final[dict[str, Any]] = {"Type": "none", "Config": {}}
 
 
-def create_arguments(plan: ContainerPlan) -> dict[str, Any]:
-    """The body of `POST /containers/create`."""
+NO_HEALTH_CHECK: Final = {"Test": ["NONE"]}
+"""An image's own would be one more program that runs all the time, and that nobody asked for."""
+NO_CORE: Final = 1
+"""Bytes. Not 0: that still starts the program that `kernel.core_pattern` may name, on the host and as root, for every
+crash; 1 is the kernel's word for neither file nor program (fs/coredump.c)."""
+
+
+def create_arguments(plan: ContainerPlan, *, limit_sockets: bool = False) -> dict[str, Any]:
+    """The body of `POST /containers/create`. `limit_sockets`: this engine takes a limit on buffers of sockets."""
     body: dict[str, Any] = {
         "Image": plan.image,
         "Env": [f"{key}={value}" for key, value in plan.env],
@@ -25,8 +32,11 @@ def create_arguments(plan: ContainerPlan) -> dict[str, Any]:
         "AttachStdout": True,
         "AttachStderr": True,
         "Tty": False,
+        "Healthcheck": NO_HEALTH_CHECK,
         "HostConfig": host_config(plan),
     }
+    if limit_sockets:
+        body["HostConfig"]["KernelMemoryTCP"] = plan.memory_bytes
     if plan.working_dir:
         body["WorkingDir"] = plan.working_dir
     if plan.command is not None:
@@ -53,7 +63,10 @@ def host_config(plan: ContainerPlan) -> dict[str, Any]:
         "MemorySwap": plan.memory_bytes,
         "NanoCpus": int(plan.cpus * 1_000_000_000),
         "PidsLimit": plan.pids,
-        "Ulimits": [{"Name": "nofile", "Soft": plan.nofile, "Hard": plan.nofile}],
+        "Ulimits": [
+            {"Name": "core", "Soft": NO_CORE, "Hard": NO_CORE},
+            {"Name": "nofile", "Soft": plan.nofile, "Hard": plan.nofile},
+        ],
         "Init": plan.init,
         "LogConfig": LOG_BOUNDED if plan.keep_output else LOG_NONE,
         "RestartPolicy": {"Name": "no"},
@@ -95,6 +108,7 @@ def network_arguments(plan: NetworkPlan) -> dict[str, Any]:
 def engine_info(info: Mapping[str, Any], version: Mapping[str, Any]) -> EngineInfo:
     """From `GET /info` and `GET /version`."""
     options = " ".join(info.get("SecurityOptions") or ())
+    rootless = "name=rootless" in options
     return EngineInfo(
         id=str(info.get("ID", "")),
         version=str(version.get("Version", "")),
@@ -103,8 +117,17 @@ def engine_info(info: Mapping[str, Any], version: Mapping[str, Any]) -> EngineIn
         architecture=str(info.get("Architecture", "")),
         seccomp="name=seccomp" in options,
         root_directory=str(info.get("DockerRootDir", "")),
-        rootless="name=rootless" in options,
+        rootless=rootless,
+        maps_users=rootless or "name=userns" in options,
+        socket_memory=socket_memory(info),
     )
+
+
+def socket_memory(info: Mapping[str, Any]) -> Literal["counted", "limited", "unlimited"]:
+    """What bounds the buffers of a container's sockets, from `GET /info`."""
+    if str(info.get("CgroupVersion") or "1") == "2":
+        return "counted"
+    return "limited" if info.get("KernelMemoryTCP") else "unlimited"
 
 
 def image_info(found: Mapping[str, Any]) -> ImageInfo:
@@ -119,6 +142,7 @@ def image_info(found: Mapping[str, Any]) -> ImageInfo:
         env=tuple((key, value) for key, _, value in pairs),
         labels=config.get("Labels") or {},
         size_bytes=int(found.get("Size") or 0),
+        volumes=tuple(sorted(config.get("Volumes") or ())),
     )
 
 

@@ -271,6 +271,7 @@ class Pair:
             await self.door.stop()
         await self.tools.ownership.remove_instance(self.id)
         self.tools.exits.forget(self.container)
+        self.tools.users.release(self.id)
 
 
 def exit_sentence(

@@ -28,10 +28,10 @@ from .base import ContainerPlan, EngineInfo, NetworkPlan, inside
 from .door import Door
 from .errors import BackendUnavailable, EngineError
 from .logring import LogRing
-from .recipes import EVERYBODY
 from .record import Role
 from .seccomp import backend_profile
 from .tools import Tools, owned, start_watched
+from .users import PROBE
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ class Probe:
 
     async def run(self, ears: Ears, network: str, targets: list[str]) -> Attempt:
         """The container itself, to its end; then a moment for what is under way."""
-        plan = probe_plan(self.tools, self.image, network, ears, targets)
+        plan = probe_plan(self.tools, self.image, network, ears, targets, await self.tools.users.of(PROBE))
         printed = LogRing()
         container = await self.tools.ownership.create(plan, owned(plan.name, Role.PROBE))
         try:
@@ -210,7 +210,7 @@ def finished(ears: Ears, code: int, printed: list[str]) -> Attempt:
         return Attempt(heard=heard, problem="It printed no report.")
 
 
-def probe_plan(tools: Tools, image: str, network: str, ears: Ears, targets: list[str]) -> ContainerPlan:
+def probe_plan(tools: Tools, image: str, network: str, ears: Ears, targets: list[str], uid: int) -> ContainerPlan:
     """The throw-away container: a backend in all but its program."""
     addresses = [ipaddress.ip_address(target) for target in targets]
     order = {
@@ -226,8 +226,8 @@ def probe_plan(tools: Tools, image: str, network: str, ears: Ears, targets: list
         image=image,
         command=("python3", "-c", files("gateway.runtime").joinpath("probe_script.py").read_text()),
         env=(("STOCKADE_PROBE", json.dumps(order)),),
-        user=EVERYBODY,
-        labels=tools.names.labels("probe"),
+        user=f"{uid}:{uid}",
+        labels=tools.names.labels("probe", uid=uid),
         network=network,
         memory_bytes=128 * 1024 * 1024,
         seccomp=backend_profile(),

@@ -88,6 +88,8 @@ class FakeEngine:
     create_fails: set[str] = field(default_factory=set)
     builds_fail: str = ""
     identity: str = "ENGINE"
+    foreign_users: frozenset[int] = frozenset()
+    """Uids of other projects' containers."""
     numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     async def info(self) -> EngineInfo:
@@ -172,6 +174,9 @@ class FakeEngine:
 
     async def kill(self, container: str) -> None:
         await self.stop(container, 0)
+
+    async def users(self, project: str) -> frozenset[int]:
+        return self.foreign_users
 
     async def remove(self, container: str) -> None:
         found = self.containers.pop(container, None)

@@ -35,7 +35,17 @@ def plan_of(entry: dict[str, Any], info: ImageInfo = INFO, ca: CaBundle | None =
     source = plan_source(server)
     assert isinstance(source, PackageSource | ImageSource)
     return backend_plan(
-        NAMES, "clock", server, source, image="img", info=info, env=dict(source.env), ca=ca, door="D", nofile=65536
+        NAMES,
+        "clock",
+        server,
+        source,
+        image="img",
+        info=info,
+        env=dict(source.env),
+        ca=ca,
+        door="D",
+        nofile=65536,
+        own="70001:70000",
     )
 
 
@@ -56,7 +66,8 @@ def test_a_backend_has_no_capability_no_network_of_its_own_and_a_read_only_root(
     assert host["Memory"] == host["MemorySwap"] == 512 * 2**20
     assert host["RestartPolicy"] == {"Name": "no"}
     assert "Sysctls" not in host, "a namespace that is shared belongs to the door"
-    assert plan.user == "65532:65532"
+    assert plan.user == "70001:70000"
+    assert host["Ulimits"][0] == {"Name": "core", "Soft": 1, "Hard": 1}, "not even the host's handler of core dumps"
 
 
 def test_the_arguments_are_those_after_the_package() -> None:
@@ -92,11 +103,11 @@ def test_extra_ca_is_mounted_read_only_and_named_to_every_client() -> None:
 @pytest.mark.parametrize(
     ("entry", "image_user", "user", "home"),
     [
-        pytest.param({"image": "x"}, "", "65532:65532", True, id="an image that runs as root runs as nobody"),
-        pytest.param({"image": "x"}, "root:root", "65532:65532", True, id="root by name too"),
-        pytest.param({"image": "x"}, "node", "", False, id="an image's own user is kept, with its home"),
+        pytest.param({"image": "x"}, "", "70001:70000", True, id="an image that runs as root gets a user of its own"),
+        pytest.param({"image": "x"}, "root:root", "70001:70000", True, id="root by name too"),
+        pytest.param({"image": "x"}, "node", "node", False, id="an image's own user is kept, with its home"),
         pytest.param({"image": "x", "user": 1000}, "node", "1000", True, id="the entry's user wins"),
-        pytest.param(TIME, "65532:65532", "65532:65532", True, id="a package runs as nobody"),
+        pytest.param(TIME, "65532:65532", "70001:70000", True, id="a package gets a user of its own"),
     ],
 )
 def test_who_a_backend_runs_as(entry: dict[str, Any], image_user: str, user: str, home: bool) -> None:
@@ -111,7 +122,9 @@ def test_an_engines_socket_is_never_mounted(path: str) -> None:
     server = Server.model_validate({"image": "x"})
     source = ImageSource(image="x", mounts=(Mount(source=path, target="/s"),))
     with pytest.raises(PlanError, match="leave its wall"):
-        backend_plan(NAMES, "b", server, source, image="x", info=INFO, env={}, ca=None, door="D", nofile=65536)
+        backend_plan(
+            NAMES, "b", server, source, image="x", info=INFO, env={}, ca=None, door="D", nofile=65536, own="1"
+        )
 
 
 @pytest.mark.parametrize(
@@ -138,7 +151,15 @@ def test_stdio_keeps_its_conversation_out_of_the_engines_log() -> None:
 
 def test_a_door_owns_an_empty_namespace_and_has_no_engine_restart() -> None:
     plan = door_plan(
-        NAMES, "clock", "e", Path("/d"), nonce="n", generation=7, ports=frozenset({80, 443, 5432}), nofile=65536
+        NAMES,
+        "clock",
+        "e",
+        Path("/d"),
+        nonce="n",
+        generation=7,
+        ports=frozenset({80, 443, 5432}),
+        nofile=65536,
+        uid=70002,
     )
     host = create_arguments(plan)["HostConfig"]
     assert host["NetworkMode"] == "none"
@@ -150,16 +171,17 @@ def test_a_door_owns_an_empty_namespace_and_has_no_engine_restart() -> None:
     assert host["RestartPolicy"] == {"Name": "no"}
     assert [m["Target"] for m in host["Mounts"]] == ["/run/stockade/doors"], "never the control directory"
     assert dict(plan.env)["STOCKADE_PORTS"] == "80,443,5432"
+    assert dict(plan.env)["STOCKADE_USER"] == dict(plan.labels)["stockade.uid"] == "70002"
 
 
 def test_the_egress_has_no_capability_and_forwards_nothing() -> None:
-    plan = egress_plan(NAMES, "e", Path("/c"), Path("/d"), 65536)
+    plan = egress_plan(NAMES, "e", Path("/c"), Path("/d"), 65536, 70003)
     host = create_arguments(plan)["HostConfig"]
-    assert plan.user == "65532:65532"
+    assert plan.user == "70003:70003"
     assert host["CapAdd"] == []
     assert host["Sysctls"] == {"net.ipv4.ip_forward": "0"}
     assert host["ReadonlyRootfs"] is True
-    assert host["Ulimits"] == [{"Name": "nofile", "Soft": 65536, "Hard": 65536}]
+    assert {"Name": "nofile", "Soft": 65536, "Hard": 65536} in host["Ulimits"]
 
 
 def test_the_fingerprint_is_about_what_runs_not_about_names_or_the_door() -> None:

@@ -1,0 +1,167 @@
+"""Which user each container runs as: one of its own.
+
+The kernel counts much per user and not per container: descriptors on their way through a socket, pages of pipes,
+inotify and epoll watches, pending signals, bytes of message queues. Of each a program can take all that its user
+gets, and then everybody with the same uid goes without, in whatever container, of whatever project. So no two
+containers share a uid: not backends, not their doors, not the egress, and nobody who has an account here.
+
+A uid follows from a hash of the project and of who wants it, its `holder`, and is written down, so that a server's
+files stay its own. Who collides with somebody else gets the next one that is free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import grp
+import hashlib
+import pwd
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from registry.config import Config
+from registry.mounts import Mount
+from registry.spec import RemoteSource, plan_source
+
+from .base import Engine, EngineInfo
+from .errors import EngineError
+from .record import Record
+
+OWN: Final = range(65536, 100_000)
+"""Above what accounts, systemd's dynamic users and 16-bit `nobody` have, below what /etc/subuid gives out."""
+MAPPED: Final = range(20_000, 60_000)
+"""Where the engine maps users into a range of its own (userns-remap, rootless) it has 65536 of them."""
+EGRESS: Final = "egress"
+PROBE: Final = "probe"
+
+
+def backend_holder(backend: str) -> str:
+    """Whose files a backend's volumes hold."""
+    return f"backend/{backend}"
+
+
+def instance_holder(instance: str, mounts: Iterable[Mount]) -> str:
+    """Who an instance runs as. Each session of a per-client backend is a user of its own, unless the backend keeps
+    files: the next session must be able to write what an earlier one wrote."""
+    backend, _, session = instance.partition("/")
+    keeps_files = any(not mount.read_only for mount in mounts)
+    return f"session/{instance}" if session and not keeps_files else backend_holder(backend)
+
+
+def chosen_users(config: Config) -> set[int]:
+    """The uids that entries name themselves."""
+    sources = [plan_source(server) for server in config.servers.values() if not server.remote]
+    users = [source.user for source in sources if not isinstance(source, RemoteSource) and source.user]
+    return {int(user.partition(":")[0]) for user in users}
+
+
+def door_holder(instance: str) -> str:
+    """A backend's door."""
+    return f"door/{instance}"
+
+
+def connector_holder(network: str) -> str:
+    """The connector on a network that backends join."""
+    return f"connector/{network}"
+
+
+class Users:
+    """The uids of one project on one engine."""
+
+    def __init__(self, engine: Engine, record: Record, project: str, chosen: Callable[[], Iterable[int]]) -> None:
+        """`chosen` are those that the configuration names itself."""
+        self.engine = engine
+        self.record = record
+        self.project = project
+        self.chosen = chosen
+        self.span = OWN
+        self.choosing = asyncio.Lock()
+
+    def use_engine(self, info: EngineInfo) -> None:
+        """Which uids this engine can give."""
+        self.span = MAPPED if info.maps_users else OWN
+
+    def given(self, holder: str) -> int:
+        """The uid that `of` gave it last."""
+        return self.record.users[holder]
+
+    async def of(self, holder: str) -> int:
+        """The uid of a holder; the one from before unless it is somebody else's by now. Raises EngineError."""
+        async with self.choosing:
+            taken = {*self.chosen(), *await self.engine.users(self.project)}
+            before = self.record.users.get(holder, -1)
+            uid = await asyncio.to_thread(self.choose, holder, before, taken)
+            if uid != before:
+                self.record.give(holder, uid)
+            return uid
+
+    def choose(self, holder: str, before: int, taken: set[int]) -> int:
+        """`before` if that will do, else the first free one. Blocks: it asks for the accounts of this machine."""
+        lent = lent_ranges()
+        if before in self.span and before not in taken and not is_somebodys(before, lent):
+            return before
+        taken = taken | set(self.record.users.values()) | running_users()
+        for uid in candidates(self.project, holder, self.span):
+            if uid not in taken and not is_somebodys(uid, lent):
+                return uid
+        raise EngineError(
+            f"No user is free for {holder}: all of {self.span[0]} to {self.span[-1]} are taken by accounts of this "
+            "machine, by ranges in /etc/subuid, or by containers. Make room there."
+        )
+
+    def release(self, instance: str) -> None:
+        """A session's own instance is gone for good."""
+        if "/" in instance:
+            self.record.take_back(f"session/{instance}", door_holder(instance))
+
+    def purge(self) -> None:
+        """After a start: what sessions and doors had that are no more."""
+        there = {owned.instance for owned in self.record.owned.values()}
+        gone = [name for name in self.record.users if name.startswith(("session/", "door/"))]
+        self.record.take_back(*(name for name in gone if name.partition("/")[2] not in there))
+
+
+def candidates(project: str, holder: str, span: range) -> Iterable[int]:
+    """Every uid of the span, from the one that the holder's name leads to."""
+    first = int.from_bytes(hashlib.sha256(f"{project}\0{holder}".encode()).digest()[:8]) % len(span)
+    return (span[(first + step) % len(span)] for step in range(len(span)))
+
+
+def is_somebodys(uid: int, lent: Iterable[range]) -> bool:
+    """Whether a person, a service or a group of this machine has this number, or may map it into a container."""
+    if any(uid in numbers for numbers in lent):
+        return True
+    for look_up in (pwd.getpwuid, grp.getgrgid):
+        try:
+            look_up(uid)
+            return True
+        except KeyError:
+            continue
+    return False
+
+
+def lent_ranges(files: Sequence[Path] = (Path("/etc/subuid"), Path("/etc/subgid"))) -> list[range]:
+    """What this machine lends to people for containers of their own (subuid(5)); unreadable lines are none."""
+    found = []
+    for file in files:
+        try:
+            lines = file.read_text(errors="replace").splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            _, _, numbers = line.partition(":")
+            start, _, count = numbers.partition(":")
+            if start.isdecimal() and count.isdecimal():
+                found.append(range(int(start), int(start) + int(count)))
+    return found
+
+
+def running_users(proc: Path = Path("/proc")) -> set[int]:
+    """The real uids of everything that runs on this machine and may be seen."""
+    found = set()
+    for status in proc.glob("[0-9]*/status"):
+        try:
+            found.add(int(status.read_text(errors="replace").partition("\nUid:")[2].split(maxsplit=1)[0]))
+        except (OSError, ValueError, IndexError):  # it has ended
+            continue
+    return found
