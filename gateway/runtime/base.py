@@ -65,7 +65,8 @@ class ContainerPlan:
     hosts: tuple[tuple[str, str], ...] = ()
     """(name, address) lines of the container's hosts file."""
     memory_bytes: int = 512 * 1024 * 1024
-    """Of processes, files in tmpfs and, each for itself where the kernel counts it apart, buffers of sockets."""
+    socket_bytes: int = 0
+    """The most memory for buffers of its sockets where the kernel does not count them as memory; 0 = no limit."""
     cpus: float = 0
     """0 = no limit."""
     pids: int = 256
@@ -125,9 +126,12 @@ class EngineInfo:
     rootless: bool = False
     maps_users: bool = False
     """A container's users are others outside of it, from a range of the engine's (userns-remap, rootless)."""
-    socket_memory: Literal["counted", "limited", "unlimited"] = "counted"
-    """Buffers of sockets: part of a container's memory (cgroup v2), bounded by a limit of their own (`limited`, cgroup
-    v1), or by none."""
+    cgroup: int = 2
+    """The version of control groups: 2 counts buffers of sockets as a container's memory, 1 does not."""
+    cgroupfs: bool = False
+    """Whether the engine makes control groups itself, below `/docker`, rather than by systemd."""
+    limits_sockets: bool = False
+    """Whether it takes a limit for those buffers alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +255,10 @@ class Engine(Protocol):
 
     async def remove(self, container: str) -> None: ...
     async def inspect(self, container: str) -> ContainerInfo | None: ...
+    async def bounds_sockets(self, container: str) -> bool:
+        """Whether a limit holds for the buffers of a running container's sockets."""
+        ...
+
     async def logs(self, container: str, tail: int) -> Sequence[LogLine]: ...
     async def attach(self, container: str, *, stdin: bool, on_line: LineSink, stdout_lines: bool) -> Attachment: ...
     def watch(self, labels: Mapping[str, str]) -> AsyncIterator[ContainerChange]: ...

@@ -38,6 +38,7 @@ from .base import (
     NetworkPlan,
 )
 from .docker_attach import HijackedStreams, attach
+from .docker_cgroup import is_bounded, limit_now, limited_from_the_start
 from .docker_host import CALL_TIMEOUT_S, check_socket, endpoint_of, engine_host, require_this_kernel, translated
 from .docker_streams import follow_build, log_line, pump_changes
 from .errors import EngineError
@@ -57,8 +58,8 @@ class DockerEngine:
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="docker")
         self.client: Any = None
         self.opening = threading.Lock()
-        self.limits_sockets = False
-        """Whether it takes a limit on buffers of sockets; known after `info`, which everybody asks first."""
+        self.known: EngineInfo | None = None
+        """What `info` said, which everybody asks first."""
 
     # -- calls on threads
 
@@ -123,7 +124,7 @@ class DockerEngine:
         """Which engine this is. Raises EngineError for one that runs on another machine (a virtual one too)."""
         found = await self.call("ask the engine about itself", lambda a: arguments.engine_info(a.info(), a.version()))
         require_this_kernel(self.host, found.kernel)
-        self.limits_sockets = found.socket_memory == "limited"
+        self.known = found
         return found
 
     async def image(self, reference: str) -> ImageInfo | None:
@@ -209,7 +210,7 @@ class DockerEngine:
 
     async def create(self, plan: ContainerPlan) -> str:
         """Makes a container; returns its ID. Raises NameTaken."""
-        body = arguments.create_arguments(plan, limit_sockets=self.limits_sockets)
+        body = arguments.create_arguments(plan, limit_sockets=self.known is not None and self.known.limits_sockets)
         made = await self.call(
             f"create container {plan.name}", lambda api: api.create_container_from_config(body, plan.name)
         )
@@ -217,7 +218,28 @@ class DockerEngine:
 
     async def start(self, container: str) -> None:
         """Starts a container that exists."""
-        await self.call(f"start container {container[:12]}", lambda api: api.start(container))
+
+        def start(api: Any) -> None:
+            info = self.known
+            if info is None or info.cgroup != 1:
+                api.start(container)
+                return
+            found = api.inspect_container(container)
+            limit = int((found["Config"].get("Labels") or {}).get(arguments.SOCKETS_LABEL, 0))
+            early = (
+                limited_from_the_start(found["Id"], limit) if limit and info.cgroupfs else contextlib.nullcontext()
+            )
+            with early:
+                api.start(container)
+            if limit:
+                limit_now(api.inspect_container(container)["State"]["Pid"], limit)
+
+        await self.call(f"start container {container[:12]}", start)
+
+    async def bounds_sockets(self, container: str) -> bool:
+        """Whether a limit holds for the buffers of a running container's sockets."""
+        info = await self.inspect(container)
+        return info is not None and await asyncio.to_thread(is_bounded, info.pid)
 
     async def stop(self, container: str, grace_s: float) -> None:
         """Asks it to end, then kills it; absent or stopped is fine."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from .base import ContainerInfo, ContainerPlan, EngineInfo, ImageInfo, Mount, NetworkInfo, NetworkPlan
 
@@ -12,6 +12,8 @@ LOG_BOUNDED: Final = {"Type": "json-file", "Config": {"max-size": "5m", "max-fil
 LOG_NONE: Final[dict[str, Any]] = {"Type": "none", "Config": {}}
 
 
+SOCKETS_LABEL: Final = "stockade.sockets"
+"""The bytes that a container's sockets may buffer, for whoever starts it (`docker_cgroup`)."""
 NO_HEALTH_CHECK: Final = {"Test": ["NONE"]}
 """An image's own would be one more program that runs all the time, and that nobody asked for."""
 NO_CORE: Final = 1
@@ -35,8 +37,10 @@ def create_arguments(plan: ContainerPlan, *, limit_sockets: bool = False) -> dic
         "Healthcheck": NO_HEALTH_CHECK,
         "HostConfig": host_config(plan),
     }
-    if limit_sockets:
-        body["HostConfig"]["KernelMemoryTCP"] = plan.memory_bytes
+    if plan.socket_bytes:
+        body["Labels"][SOCKETS_LABEL] = str(plan.socket_bytes)
+        if limit_sockets:
+            body["HostConfig"]["KernelMemoryTCP"] = plan.socket_bytes
     if plan.working_dir:
         body["WorkingDir"] = plan.working_dir
     if plan.command is not None:
@@ -119,15 +123,10 @@ def engine_info(info: Mapping[str, Any], version: Mapping[str, Any]) -> EngineIn
         root_directory=str(info.get("DockerRootDir", "")),
         rootless=rootless,
         maps_users=rootless or "name=userns" in options,
-        socket_memory=socket_memory(info),
+        cgroup=2 if str(info.get("CgroupVersion")) == "2" else 1,
+        cgroupfs=info.get("CgroupDriver") == "cgroupfs",
+        limits_sockets=bool(info.get("KernelMemoryTCP")),
     )
-
-
-def socket_memory(info: Mapping[str, Any]) -> Literal["counted", "limited", "unlimited"]:
-    """What bounds the buffers of a container's sockets, from `GET /info`."""
-    if str(info.get("CgroupVersion") or "1") == "2":
-        return "counted"
-    return "limited" if info.get("KernelMemoryTCP") else "unlimited"
 
 
 def image_info(found: Mapping[str, Any]) -> ImageInfo:

@@ -243,6 +243,7 @@ def backend_plan(
         tmpfs=tmpfs_of(user, home, unmounted_volumes(source, info)),
         mounts=mounts_of(source, ca),
         memory_bytes=server.resources.memory,
+        socket_bytes=server.resources.memory,
         cpus=server.resources.cpus,
         pids=server.resources.pids,
         nofile=min(nofile, 8192),

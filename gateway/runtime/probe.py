@@ -28,6 +28,7 @@ from .base import ContainerPlan, EngineInfo, NetworkPlan, inside
 from .door import Door
 from .errors import BackendUnavailable, EngineError
 from .logring import LogRing
+from .plans import MIB
 from .record import Role
 from .seccomp import backend_profile
 from .tools import Tools, owned, start_watched
@@ -229,7 +230,22 @@ def probe_plan(tools: Tools, image: str, network: str, ears: Ears, targets: list
         user=f"{uid}:{uid}",
         labels=tools.names.labels("probe", uid=uid),
         network=network,
-        memory_bytes=128 * 1024 * 1024,
+        memory_bytes=128 * MIB,
+        socket_bytes=128 * MIB,
+        seccomp=backend_profile(),
+    )
+
+
+def idle_plan(tools: Tools, image: str, uid: int) -> ContainerPlan:
+    """A container with a backend's limits that does nothing for a while, to be looked at."""
+    return ContainerPlan(
+        name=tools.names.backend(PROBE_BACKEND),
+        image=image,
+        command=("sleep", str(RUN_TIMEOUT_S)),
+        user=f"{uid}:{uid}",
+        labels=tools.names.labels("probe", uid=uid),
+        memory_bytes=64 * MIB,
+        socket_bytes=64 * MIB,
         seccomp=backend_profile(),
     )
 

@@ -195,6 +195,9 @@ class FakeEngine:
             exit_code=found.exit_code, error="", labels=dict(found.plan.labels), addresses=("127.0.0.1",),
         )  # fmt: skip
 
+    async def bounds_sockets(self, container: str) -> bool:
+        return True
+
     async def logs(self, container: str, tail: int) -> Sequence[LogLine]:
         return []
 
