@@ -39,7 +39,7 @@ from .record import Record, Role
 from .rundir import RunDirectory
 from .slot import Slot
 from .spares import HOMES, MAX_OWN, Spares
-from .status import status_of
+from .status import shared_users, status_of
 from .surroundings import proxy_url, surroundings
 from .tools import Exits, Link, Tools
 from .users import EGRESS, Users, chosen_users
@@ -502,10 +502,10 @@ class Supervisor:
 
     def status(self) -> list[BackendStatus]:
         """Every server of the configuration, in its order."""
-        found = []
+        found, shares = [], shared_users(self.users, self.slots.values())
         for name, server in self.config.servers.items():
             slots = [slot for slot in self.slots.values() if slot.backend == name]
-            found.append(status_of(name, server, slots, no_route=self.no_route))
+            found.append(status_of(name, server, slots, no_route=self.no_route, shares=shares.get(name, ())))
         return found
 
     async def logs(self, backend: str, *, tail: int = 200, follow: bool = False) -> AsyncIterator[LogLine]:

@@ -15,20 +15,19 @@ import asyncio
 import grp
 import hashlib
 import pwd
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Final
 
 from registry.config import Config
 from registry.mounts import Mount
-from registry.spec import RemoteSource, plan_source
+from registry.server import OWN_USERS
+from registry.warnings import chosen_user
 
 from .base import Engine, EngineInfo
 from .errors import EngineError
 from .record import Record
 
-OWN: Final = range(65536, 100_000)
-"""Above what accounts, systemd's dynamic users and 16-bit `nobody` have, below what /etc/subuid gives out."""
 MAPPED: Final = range(20_000, 60_000)
 """Where the engine maps users into a range of its own (userns-remap, rootless) it has 65536 of them."""
 EGRESS: Final = "egress"
@@ -50,9 +49,8 @@ def instance_holder(instance: str, mounts: Iterable[Mount]) -> str:
 
 def chosen_users(config: Config) -> set[int]:
     """The uids that entries name themselves."""
-    sources = [plan_source(server) for server in config.servers.values() if not server.remote]
-    users = [source.user for source in sources if not isinstance(source, RemoteSource) and source.user]
-    return {int(user.partition(":")[0]) for user in users}
+    found = (chosen_user(server) for server in config.servers.values())
+    return {uid for uid in found if uid is not None}
 
 
 def door_holder(instance: str) -> str:
@@ -74,16 +72,38 @@ class Users:
         self.record = record
         self.project = project
         self.chosen = chosen
-        self.span = OWN
+        self.span = OWN_USERS
         self.choosing = asyncio.Lock()
 
     def use_engine(self, info: EngineInfo) -> None:
         """Which uids this engine can give."""
-        self.span = MAPPED if info.maps_users else OWN
+        self.span = MAPPED if info.maps_users else OWN_USERS
 
     def given(self, holder: str) -> int:
         """The uid that `of` gave it last."""
         return self.record.users[holder]
+
+    def sharing(self, running: Mapping[str, set[int]], chosen: Set[str]) -> dict[str, list[str]]:
+        """Of each running backend that shares a uid, with what: other backends, or what is ours. Two that are both in
+        `chosen` do because the file says so, and the file's own warnings say that."""
+        found: dict[str, list[str]] = {}
+        ours = {
+            uid: holder for holder, uid in self.record.users.items() if holder.startswith(("door/", "connector/"))
+        }
+        ours[self.record.users.get(EGRESS, -1)] = "Stockade's egress"
+        for name, users in running.items():
+            for uid in sorted(users):
+                others = [other for other, theirs in running.items() if other != name and uid in theirs]
+                others = [other for other in others if not {name, other} <= chosen]
+                others += [ours[uid]] if uid in ours else []
+                if others:
+                    found.setdefault(name, []).append(shared_sentence(uid, others, self.suggestion(name)))
+        return found
+
+    def suggestion(self, backend: str) -> int:
+        """A uid that nothing of this project has."""
+        taken = set(self.record.users.values()) | set(self.chosen())
+        return next(uid for uid in candidates(self.project, f"suggested/{backend}", self.span) if uid not in taken)
 
     async def of(self, holder: str) -> int:
         """The uid of a holder; the one from before unless it is somebody else's by now. Raises EngineError."""
@@ -121,6 +141,15 @@ class Users:
         self.record.take_back(*(name for name in gone if name.partition("/")[2] not in there))
 
 
+def shared_sentence(uid: int, others: Sequence[str], free: int) -> str:
+    """What it means that two run as one user, and the way out."""
+    return (
+        f"runs as user {uid}, as {', '.join(others)} does: what the kernel counts per user (descriptors under way, "
+        f"pipes, inotify and more) each can take from the other. If its image's files allow another user, write "
+        f'user: "{free}:{free}" for it'
+    )
+
+
 def candidates(project: str, holder: str, span: range) -> Iterable[int]:
     """Every uid of the span, from the one that the holder's name leads to."""
     first = int.from_bytes(hashlib.sha256(f"{project}\0{holder}".encode()).digest()[:8]) % len(span)
@@ -156,12 +185,27 @@ def lent_ranges(files: Sequence[Path] = (Path("/etc/subuid"), Path("/etc/subgid"
     return found
 
 
+def uid_of(pid: int, container: str, proc: Path = Path("/proc")) -> int | None:
+    """The uid of a container's first program; None where this process does not see it."""
+    try:
+        if container not in (proc / str(pid) / "cgroup").read_text():
+            return None
+        return real_uid((proc / str(pid) / "status").read_text(errors="replace"))
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def real_uid(status: str) -> int:
+    """The real uid in the text of /proc/PID/status. Raises ValueError or IndexError."""
+    return int(status.partition("\nUid:")[2].split(maxsplit=1)[0])
+
+
 def running_users(proc: Path = Path("/proc")) -> set[int]:
     """The real uids of everything that runs on this machine and may be seen."""
     found = set()
     for status in proc.glob("[0-9]*/status"):
         try:
-            found.add(int(status.read_text(errors="replace").partition("\nUid:")[2].split(maxsplit=1)[0]))
+            found.add(real_uid(status.read_text(errors="replace")))
         except (OSError, ValueError, IndexError):  # it has ended
             continue
     return found

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from gateway.runtime.recipes import python_base_tag
-from gateway.runtime.users import OWN
+from registry.server import OWN_USERS
 from tests.gateway.runtime.real import Yard, yard
 
 pytestmark = pytest.mark.docker
@@ -181,7 +181,7 @@ def test_every_container_runs_as_a_user_of_its_own(site: Yard) -> None:
     found = uids(site)
     assert len(found) >= 11, "three backends, two sessions, a door each, the egress, and perhaps spares"
     assert len(set(found.values())) == len(found), found
-    assert all(uid in OWN for uid in found.values())
+    assert all(uid in OWN_USERS for uid in found.values())
 
 
 def test_the_hostile_server_really_gets_all_that_a_user_gets(taken: dict[str, list[Any]]) -> None:
