@@ -29,6 +29,7 @@ from .plans import backend_network_plan, check_hardening, check_mounts, numeric_
 from .record import Role
 from .tools import Tools, owned, start_watched
 from .users import uid_of
+from .volumes import give_volumes, writable_volumes
 
 POLL_FIRST_S, POLL_LONGEST_S = 0.02, 0.5
 TELLING_LINES: Final = 5
@@ -138,6 +139,9 @@ class Pair:
         about = owned(plan.name, Role.BACKEND, self.id, fingerprint=plan.fingerprint())
         self.container = await self.tools.ownership.create(plan, about)
         self.uid = numeric_uid(plan.user)
+        volumes = writable_volumes(self.wanted.source.mounts)
+        if volumes and self.tools.users.gave(self.uid):
+            await give_volumes(self.tools, self.id, plan.user, volumes)
         await self.start_backend()
 
     async def adopt(self) -> bool:

@@ -33,6 +33,7 @@ class Role(StrEnum):
     PROBE = "probe"
     PROBE_NETWORK = "probe-network"
     CONNECTOR = "connector"
+    OWNER = "owner"
 
     @property
     def is_network(self) -> bool:

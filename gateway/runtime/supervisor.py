@@ -417,7 +417,7 @@ class Supervisor:
                 await self.ownership.remove_instance(instance)
             else:
                 self.slot(instance, adopted=pair)
-        await self.ownership.remove_all(Role.PROBE, Role.PROBE_NETWORK)
+        await self.ownership.remove_all(Role.PROBE, Role.PROBE_NETWORK, Role.OWNER)
         self.users.purge()
 
     async def adopt(self, instance: str) -> Pair | None:

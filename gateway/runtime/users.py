@@ -83,6 +83,10 @@ class Users:
         """The uid that `of` gave it last."""
         return self.record.users[holder]
 
+    def gave(self, uid: int | None) -> bool:
+        """Whether that is one of ours, rather than an image's own or one that the file names."""
+        return uid in self.record.users.values()
+
     def sharing(self, running: Mapping[str, set[int]], chosen: Set[str]) -> dict[str, list[str]]:
         """Of each running backend that shares a uid, with what: other backends, or what is ours. Two that are both in
         `chosen` do because the file says so, and the file's own warnings say that."""

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.docker
 SELFISH = "stockade-test-selfish:latest"
 DOCKERFILE = f"""\
 FROM {python_base_tag()}
-RUN mkdir -p /data /kept && chmod 777 /data /kept
+RUN mkdir -p /data /kept && chmod 777 /data && touch /kept/shipped
 VOLUME ["/data", "/kept", "/made/deep/../here"]
 HEALTHCHECK --interval=1s CMD touch /data/checked
 STOPSIGNAL SIGWINCH
@@ -36,14 +36,17 @@ def site() -> Iterator[Yard]:
         try:
             found.up(
                 {
-                    "selfish": {**entry, "image": SELFISH, "mounts": [f"{volume}:/kept"]},
+                    "selfish": {**entry, "image": SELFISH, "mounts": [f"{volume}:/kept", f"{volume}-new:/new"]},
                     "owner": {**entry, "image": f"{SELFISH}-owner"},
                 }
             )
             yield found
         finally:
             found.down()
-            found.portal.call(found.engine.call, "remove", lambda api: api.remove_volume(volume, force=True))
+            for name in kept(found):
+                found.portal.call(
+                    found.engine.call, "remove", lambda api, name=name: api.remove_volume(name, force=True)
+                )
             for tag in (f"{SELFISH}-owner", SELFISH):
                 found.portal.call(found.engine.remove_image, tag)
 
@@ -78,8 +81,8 @@ def test_a_declared_volume_is_no_disk_of_the_hosts(site: Yard, backend: str) -> 
 
 
 def kept(site: Yard) -> set[str]:
-    """The volume that the entry mounts."""
-    return {f"stktest-{site.project}"}
+    """The volumes that the entry mounts."""
+    return {f"stktest-{site.project}", f"stktest-{site.project}-new"}
 
 
 def test_only_the_server_can_look_into_it(site: Yard) -> None:
@@ -88,10 +91,12 @@ def test_only_the_server_can_look_into_it(site: Yard) -> None:
 
 
 def test_what_the_entry_mounts_there_stays(site: Yard) -> None:
-    """And the server may write in it, whoever it runs as."""
-    site.ask("open('/kept/note', 'w').write('here')", "selfish")
-    site.portal.call(site.supervisor.restart, "selfish")
-    assert site.ask("answer = open('/kept/note').read()", "selfish") == "here"
+    """And the server may write in it, whoever it runs as, before and after its container is made again."""
+    for text in ("here", "there"):
+        site.ask(f"for path in ('/kept/note', '/new/note'): open(path, 'a').write({text!r})", "selfish")
+        site.portal.call(site.supervisor.restart, "selfish")
+    read = "answer = [open(path).read() for path in ('/kept/note', '/new/note', '/kept/shipped')]"
+    assert site.ask(read, "selfish") == ["herethere", "herethere", ""]
 
 
 def test_an_images_health_check_does_not_run(site: Yard) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.runtime.base import ContainerPlan, ImageInfo, inside
-from gateway.runtime.docker_arguments import create_arguments
+from gateway.runtime.docker_arguments import create_arguments, engine_info
 from gateway.runtime.errors import PlanError
 from gateway.runtime.plans import (
     CaBundle,
@@ -115,6 +115,56 @@ def test_who_a_backend_runs_as(entry: dict[str, Any], image_user: str, user: str
     assert plan.user == user
     assert ("HOME" in dict(plan.env)) is home
     assert len(plan.tmpfs) == (2 if home else 1)
+
+
+def test_a_server_without_a_user_owns_its_home_alone() -> None:
+    assert dict(plan_of(TIME).tmpfs)["/home/stockade"].endswith("mode=0700,uid=70001,gid=70000")
+
+
+@pytest.mark.parametrize(
+    ("image_user", "owner"),
+    [
+        pytest.param("", "mode=0700,uid=70001,gid=70000", id="for a server with a user of its own"),
+        pytest.param("1000:100", "mode=0700,uid=1000,gid=100", id="for an image's user in numbers"),
+        pytest.param("node", "mode=1777", id="for an image's user by name, whose number is not known"),
+        pytest.param("1000:node", "mode=1777", id="for a group by name"),
+    ],
+)
+def test_declared_volumes_are_memory_of_a_size(image_user: str, owner: str) -> None:
+    info = replace(INFO, user=image_user, volumes=("/data", "/kept", "/tmp", "/odd/../other/"))
+    plan = plan_of({"image": "x", "mounts": ["vol:/kept"]}, info)
+    tmpfs = dict(plan.tmpfs)
+    assert {"/data", "/other", "/tmp"} <= tmpfs.keys()
+    assert "/kept" not in tmpfs
+    for path in ("/data", "/other"):
+        assert "size=256m" in tmpfs[path]
+        assert tmpfs[path].endswith(owner)
+    assert tmpfs["/tmp"].endswith("mode=1777")
+    assert create_arguments(plan)["HostConfig"]["Tmpfs"] == tmpfs
+
+
+def test_buffers_of_sockets_are_limited_like_memory_where_the_engine_takes_it() -> None:
+    plan = plan_of({**TIME, "resources": {"memory": "64m"}})
+    assert create_arguments(plan, limit_sockets=True)["HostConfig"]["KernelMemoryTCP"] == 64 * 2**20
+    assert "KernelMemoryTCP" not in create_arguments(plan)["HostConfig"], "newer engines refuse what they do not know"
+    assert create_arguments(plan)["Labels"]["stockade.sockets"] == str(64 * 2**20)
+    egress = egress_plan(NAMES, "e", Path("/c"), Path("/d"), 65536, 70003)
+    assert "stockade.sockets" not in create_arguments(egress, limit_sockets=True)["Labels"], "all share those"
+
+
+@pytest.mark.parametrize(
+    ("info", "cgroup", "limits", "maps"),
+    [
+        pytest.param({"CgroupVersion": "2", "KernelMemoryTCP": False}, 2, False, False, id="v2"),
+        pytest.param({"CgroupVersion": "1", "KernelMemoryTCP": True}, 1, True, False, id="v1"),
+        pytest.param({"KernelMemoryTCP": True}, 1, True, False, id="an engine from before v2"),
+        pytest.param({"SecurityOptions": ["name=seccomp", "name=userns"]}, 1, False, True, id="userns-remap"),
+        pytest.param({"SecurityOptions": ["name=rootless"]}, 1, False, True, id="rootless"),
+    ],
+)
+def test_what_an_engine_says_of_users_and_memory(info: dict[str, Any], cgroup: int, limits: bool, maps: bool) -> None:
+    found = engine_info(info, {})
+    assert (found.cgroup, found.limits_sockets, found.maps_users) == (cgroup, limits, maps)
 
 
 @pytest.mark.parametrize("path", ["/var/run/docker.sock", "/run/containerd/containerd.sock", "/x/podman.sock"])
@@ -232,7 +282,7 @@ def test_a_wide_range_is_listened_on_in_part() -> None:
 
 
 def test_the_egress_asks_the_resolvers_of_the_file() -> None:
-    plain = egress_plan(NAMES, "e", Path("/c"), Path("/d"), 65536)
-    named = egress_plan(NAMES, "e", Path("/c"), Path("/d"), 65536, ("9.9.9.9",))
+    plain = egress_plan(NAMES, "e", Path("/c"), Path("/d"), 65536, 70003)
+    named = egress_plan(NAMES, "e", Path("/c"), Path("/d"), 65536, 70003, ("9.9.9.9",))
     assert (plain.dns, named.dns) == ((), ("9.9.9.9",))
     assert plain.fingerprint() != named.fingerprint()
