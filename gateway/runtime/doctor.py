@@ -29,6 +29,7 @@ from .users import PROBE
 
 State = Literal["ok", "warn", "fail"]
 ENOUGH_DISK: Final = 5 * 1024**3
+ENOUGH_FILES: Final = 2**31
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,7 @@ async def examine(project: str) -> list[Finding]:
         return [*findings, failed("engine", error)]
     try:
         findings += [engine_finding(engine.host, info), seccomp_finding(info), disk_finding(info)]
+        findings.append(files_finding())
         findings += [certificates_finding(dict(os.environ)), await base_finding(engine)]
         return findings + await isolation_findings(engine)
     finally:
@@ -118,6 +120,26 @@ def disk_finding(info: EngineInfo) -> Finding:
     if free < ENOUGH_DISK:
         return Finding(name="disk", state="warn", detail=detail, fix="Free some: `docker system prune`.")
     return Finding(name="disk", state="ok", detail=detail)
+
+
+def files_finding(limit: Path = Path("/proc/sys/fs/file-max")) -> Finding:
+    """Whether the whole machine has so many open files that no backend can take them all."""
+    name = "files of the machine"
+    try:
+        most = int(limit.read_text())
+    except (OSError, ValueError):
+        return Finding(name=name, state="ok", detail="fs.file-max is not readable from here: not checked")
+    if most >= ENOUGH_FILES:
+        return Finding(name=name, state="ok", detail="fs.file-max is as good as no limit")
+    return Finding(
+        name=name,
+        state="warn",
+        detail=(
+            f"This machine has {most} open files for everybody (fs.file-max). A backend's memory is enough for about "
+            "2000 per MiB, so a few backends could take them all."
+        ),
+        fix="sysctl -w fs.file-max=9223372036854775807, which systemd 240 and newer does by itself.",
+    )
 
 
 def certificates_finding(environ: Mapping[str, str]) -> Finding:
