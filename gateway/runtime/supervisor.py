@@ -202,7 +202,7 @@ class Supervisor:
         self.info = await self.engine.info()
         if self.ownership.record.use_engine(self.info.id):
             self.notice("engine_changed", "This is another engine than last time; what runs on that one stays there.")
-        self.users.use_engine(self.info)
+        await self.users.use_engine(self.info)
         self.egress_image = await self.images.egress()
         await self.users.of(EGRESS)
         await self.egress.up()

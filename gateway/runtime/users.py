@@ -73,11 +73,14 @@ class Users:
         self.project = project
         self.chosen = chosen
         self.span = OWN_USERS
+        self.running: frozenset[int] = frozenset()
+        """Whom processes of this machine ran as at the start."""
         self.choosing = asyncio.Lock()
 
-    def use_engine(self, info: EngineInfo) -> None:
-        """Which uids this engine can give."""
+    async def use_engine(self, info: EngineInfo) -> None:
+        """Which uids this engine can give, and which are in use here already."""
         self.span = MAPPED if info.maps_users else OWN_USERS
+        self.running = await asyncio.to_thread(running_users)
 
     def given(self, holder: str) -> int:
         """The uid that `of` gave it last."""
@@ -124,7 +127,7 @@ class Users:
         lent = lent_ranges()
         if before in self.span and before not in taken and not is_somebodys(before, lent):
             return before
-        taken = taken | set(self.record.users.values()) | running_users()
+        taken = taken | set(self.record.users.values()) | self.running
         for uid in candidates(self.project, holder, self.span):
             if uid not in taken and not is_somebodys(uid, lent):
                 return uid
@@ -204,7 +207,7 @@ def real_uid(status: str) -> int:
     return int(status.partition("\nUid:")[2].split(maxsplit=1)[0])
 
 
-def running_users(proc: Path = Path("/proc")) -> set[int]:
+def running_users(proc: Path = Path("/proc")) -> frozenset[int]:
     """The real uids of everything that runs on this machine and may be seen."""
     found = set()
     for status in proc.glob("[0-9]*/status"):
@@ -212,4 +215,4 @@ def running_users(proc: Path = Path("/proc")) -> set[int]:
             found.add(real_uid(status.read_text(errors="replace")))
         except (OSError, ValueError, IndexError):  # it has ended
             continue
-    return found
+    return frozenset(found)

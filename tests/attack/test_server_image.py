@@ -85,6 +85,10 @@ def kept(site: Yard) -> set[str]:
     return {f"stktest-{site.project}", f"stktest-{site.project}-new"}
 
 
+def test_whom_an_image_names_is_looked_up_where_it_runs(site: Yard) -> None:
+    assert site.pair("owner").uid == 4711
+
+
 def test_only_the_server_can_look_into_it(site: Yard) -> None:
     code = "import os; found = os.stat('/made/here'); answer = [found.st_uid == os.getuid(), oct(found.st_mode)]"
     assert site.ask(code, "selfish") == [True, "0o40700"]

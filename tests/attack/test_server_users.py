@@ -185,6 +185,12 @@ def test_every_container_runs_as_a_user_of_its_own(site: Yard) -> None:
     assert all(uid in OWN_USERS for uid in found.values())
 
 
+def test_another_project_on_this_engine_sees_what_is_taken(site: Yard) -> None:
+    taken = site.portal.call(site.engine.users, "another")
+    assert set(uids(site).values()) <= taken
+    assert not set(uids(site).values()) & site.portal.call(site.engine.users, site.project)
+
+
 def test_the_hostile_server_really_gets_all_that_a_user_gets(taken: dict[str, list[Any]]) -> None:
     assert {one: taken[one][1] for one in FULL} == FULL, taken
 

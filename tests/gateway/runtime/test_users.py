@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.runtime import users as users_module
-from gateway.runtime.base import EngineInfo
 from gateway.runtime.errors import EngineError
 from gateway.runtime.record import Owned, Record, Role
 from gateway.runtime.users import (
@@ -37,7 +37,7 @@ def engine() -> FakeEngine:
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with no accounts in the range; a test adds some."""
-    monkeypatch.setattr(users_module, "running_users", set)
+    monkeypatch.setattr(users_module, "running_users", frozenset)
     monkeypatch.setattr(users_module, "lent_ranges", list)
 
 
@@ -87,9 +87,10 @@ async def test_what_is_somebodys_is_never_given(
     elif whose == "subuid":
         monkeypatch.setattr(users_module, "lent_ranges", lambda: [range(first, first + 1)])
     elif whose == "process":
-        monkeypatch.setattr(users_module, "running_users", lambda: {first})
-    chosen = (first,) if whose == "file" else ()
-    assert await made(tmp_path, engine, chosen=chosen).of(EGRESS) == second
+        monkeypatch.setattr(users_module, "running_users", lambda: frozenset({first}))
+    users = made(tmp_path, engine, chosen=(first,) if whose == "file" else ())
+    await users.use_engine(await engine.info())
+    assert await users.of(EGRESS) == second
 
 
 async def test_no_free_uid_is_a_sentence(tmp_path: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,11 +102,7 @@ async def test_no_free_uid_is_a_sentence(tmp_path: Path, engine: FakeEngine, mon
 async def test_an_engine_that_maps_users_has_no_more_than_65536(tmp_path: Path, engine: FakeEngine) -> None:
     users = made(tmp_path, engine)
     before = await users.of(EGRESS)
-    info = EngineInfo(
-        id="i", version="1", api_version="1.41", kernel="k", architecture="x", seccomp=True, root_directory="/",
-        maps_users=True,
-    )  # fmt: skip
-    users.use_engine(info)
+    await users.use_engine(replace(await engine.info(), maps_users=True))
     assert before not in MAPPED
     assert await users.of(EGRESS) in MAPPED
 
