@@ -210,7 +210,7 @@ class DockerEngine:
 
     async def create(self, plan: ContainerPlan) -> str:
         """Makes a container; returns its ID. Raises NameTaken."""
-        body = arguments.create_arguments(plan, limit_sockets=self.known is not None and self.known.limits_sockets)
+        body = arguments.create_arguments(plan, self.known)
         made = await self.call(
             f"create container {plan.name}", lambda api: api.create_container_from_config(body, plan.name)
         )
@@ -232,14 +232,14 @@ class DockerEngine:
             with early:
                 api.start(container)
             if limit:
-                limit_now(api.inspect_container(container)["State"]["Pid"], limit)
+                limit_now(found["Id"], api.inspect_container(container)["State"]["Pid"], limit)
 
         await self.call(f"start container {container[:12]}", start)
 
     async def bounds_sockets(self, container: str) -> bool:
         """Whether a limit holds for the buffers of a running container's sockets."""
         info = await self.inspect(container)
-        return info is not None and await asyncio.to_thread(is_bounded, info.pid)
+        return info is not None and await asyncio.to_thread(is_bounded, info.id, info.pid)
 
     async def stop(self, container: str, grace_s: float) -> None:
         """Asks it to end, then kills it; absent or stopped is fine."""

@@ -21,8 +21,8 @@ NO_CORE: Final = 1
 crash; 1 is the kernel's word for neither file nor program (fs/coredump.c)."""
 
 
-def create_arguments(plan: ContainerPlan, *, limit_sockets: bool = False) -> dict[str, Any]:
-    """The body of `POST /containers/create`. `limit_sockets`: this engine takes a limit on buffers of sockets."""
+def create_arguments(plan: ContainerPlan, engine: EngineInfo | None = None) -> dict[str, Any]:
+    """The body of `POST /containers/create`, for an engine as far as one knows it."""
     body: dict[str, Any] = {
         "Image": plan.image,
         "Env": [f"{key}={value}" for key, value in plan.env],
@@ -37,9 +37,11 @@ def create_arguments(plan: ContainerPlan, *, limit_sockets: bool = False) -> dic
         "Healthcheck": NO_HEALTH_CHECK,
         "HostConfig": host_config(plan),
     }
+    if engine is None or not engine.rootless:  # a rootless one cannot lift its own limit of 0 to 1
+        body["HostConfig"]["Ulimits"].append({"Name": "core", "Soft": NO_CORE, "Hard": NO_CORE})
     if plan.socket_bytes:
         body["Labels"][SOCKETS_LABEL] = str(plan.socket_bytes)
-        if limit_sockets:
+        if engine is not None and engine.limits_sockets:
             body["HostConfig"]["KernelMemoryTCP"] = plan.socket_bytes
     if plan.working_dir:
         body["WorkingDir"] = plan.working_dir
@@ -67,10 +69,7 @@ def host_config(plan: ContainerPlan) -> dict[str, Any]:
         "MemorySwap": plan.memory_bytes,
         "NanoCpus": int(plan.cpus * 1_000_000_000),
         "PidsLimit": plan.pids,
-        "Ulimits": [
-            {"Name": "core", "Soft": NO_CORE, "Hard": NO_CORE},
-            {"Name": "nofile", "Soft": plan.nofile, "Hard": plan.nofile},
-        ],
+        "Ulimits": [{"Name": "nofile", "Soft": plan.nofile, "Hard": plan.nofile}],
         "Init": plan.init,
         "LogConfig": LOG_BOUNDED if plan.keep_output else LOG_NONE,
         "RestartPolicy": {"Name": "no"},

@@ -25,7 +25,8 @@ def limited_from_the_start(container: str, limit: int, root: Path = MEMORY) -> I
     """Makes the group of a container that is about to be started, with the limit; takes it away if that fails."""
     directory = root / PARENT / container
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.parent.mkdir(exist_ok=True)
+        directory.mkdir(exist_ok=True)
         write_limit(directory, limit)
     except OSError:
         pass  # not root: `bounds_sockets` will tell
@@ -37,10 +38,10 @@ def limited_from_the_start(container: str, limit: int, root: Path = MEMORY) -> I
         raise
 
 
-def limit_now(pid: int, limit: int) -> None:
-    """Limits the group of a running process, if it has no limit and we may; sockets that it has stay uncounted."""
-    directory = group_of(pid)
-    if directory is not None and not is_bounded(pid):
+def limit_now(container: str, pid: int, limit: int) -> None:
+    """Limits the group of a running container if it has no limit and we may; sockets that it has stay uncounted."""
+    directory = group_of(container, pid)
+    if directory is not None and not is_bounded(container, pid):
         with contextlib.suppress(OSError):
             write_limit(directory, limit)
 
@@ -50,27 +51,25 @@ def write_limit(directory: Path, limit: int) -> None:
     (directory / LIMIT).write_text(str(limit))
 
 
-def is_bounded(pid: int) -> bool:
-    """Whether what this process's sockets buffer is bounded by a limit of its group's."""
-    directory = group_of(pid)
-    if directory is None:
-        return True
+def is_bounded(container: str, pid: int, root: Path = MEMORY, proc: Path = Path("/proc")) -> bool:
+    """Whether what the sockets of a running container buffer is bounded, by a limit of its group's or by its memory."""
+    if not root.is_dir():
+        return True  # v2
+    directory = group_of(container, pid, root, proc)
     try:
-        return int((directory / LIMIT).read_text()) < NO_LIMIT
+        return directory is not None and int((directory / LIMIT).read_text()) < NO_LIMIT
     except (OSError, ValueError):
         return False
 
 
-def group_of(pid: int, root: Path = MEMORY, proc: Path = Path("/proc")) -> Path | None:
-    """The memory group of a process under cgroup v1; None where there is no such thing (v2)."""
-    if not root.is_dir():
-        return None
+def group_of(container: str, pid: int, root: Path = MEMORY, proc: Path = Path("/proc")) -> Path | None:
+    """The memory group of a container whose first process has that number; None where it cannot be told."""
     try:
         lines = (proc / str(pid) / "cgroup").read_text().splitlines()
     except OSError:
-        return root / "unknown"
+        return None
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if "memory" in controllers.split(","):
+        if "memory" in controllers.split(",") and container in path:  # the number may be another process's here
             return root / path.lstrip("/")
     return None

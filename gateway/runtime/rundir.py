@@ -62,7 +62,7 @@ class RunDirectory:
 
     @property
     def doors(self) -> Path:
-        """Shared with the egress and every door."""
+        """Shared with the egress and, read-only, every door."""
         return self.path / "doors"
 
     @property

@@ -56,7 +56,7 @@ def group(site: Yard) -> Path:
     """The memory group of the hostile server's container."""
     info = site.portal.call(site.engine.inspect, site.pair("evil").container)
     assert info is not None
-    found = group_of(info.pid)
+    found = group_of(info.id, info.pid)
     assert found is not None
     return found
 

@@ -67,7 +67,7 @@ def test_a_backend_has_no_capability_no_network_of_its_own_and_a_read_only_root(
     assert host["RestartPolicy"] == {"Name": "no"}
     assert "Sysctls" not in host, "a namespace that is shared belongs to the door"
     assert plan.user == "70001:70000"
-    assert host["Ulimits"][0] == {"Name": "core", "Soft": 1, "Hard": 1}, "not even the host's handler of core dumps"
+    assert host["Ulimits"][1] == {"Name": "core", "Soft": 1, "Hard": 1}, "not even the host's handler of core dumps"
 
 
 def test_the_arguments_are_those_after_the_package() -> None:
@@ -145,11 +145,19 @@ def test_declared_volumes_are_memory_of_a_size(image_user: str, owner: str) -> N
 
 def test_buffers_of_sockets_are_limited_like_memory_where_the_engine_takes_it() -> None:
     plan = plan_of({**TIME, "resources": {"memory": "64m"}})
-    assert create_arguments(plan, limit_sockets=True)["HostConfig"]["KernelMemoryTCP"] == 64 * 2**20
-    assert "KernelMemoryTCP" not in create_arguments(plan)["HostConfig"], "newer engines refuse what they do not know"
+    taking = engine_info({"KernelMemoryTCP": True}, {})
+    assert create_arguments(plan, taking)["HostConfig"]["KernelMemoryTCP"] == 64 * 2**20
+    assert "KernelMemoryTCP" not in create_arguments(plan, engine_info({}, {}))["HostConfig"], "it may not know that"
     assert create_arguments(plan)["Labels"]["stockade.sockets"] == str(64 * 2**20)
     egress = egress_plan(NAMES, "e", Path("/c"), Path("/d"), 65536, 70003)
-    assert "stockade.sockets" not in create_arguments(egress, limit_sockets=True)["Labels"], "all share those"
+    assert "stockade.sockets" not in create_arguments(egress, taking)["Labels"], "all backends share those"
+
+
+def test_a_rootless_engine_is_asked_for_no_limit_that_it_cannot_lift() -> None:
+    rootless = engine_info({"SecurityOptions": ["name=rootless"]}, {})
+    assert [limit["Name"] for limit in create_arguments(plan_of(TIME), rootless)["HostConfig"]["Ulimits"]] == [
+        "nofile"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -220,6 +228,7 @@ def test_a_door_owns_an_empty_namespace_and_has_no_engine_restart() -> None:
     assert host["Sysctls"]["net.ipv4.ip_unprivileged_port_start"] == "0"
     assert host["RestartPolicy"] == {"Name": "no"}
     assert [m["Target"] for m in host["Mounts"]] == ["/run/stockade/doors"], "never the control directory"
+    assert host["Mounts"][0]["ReadOnly"], "the egress alone makes sockets there"
     assert dict(plan.env)["STOCKADE_PORTS"] == "80,443,5432"
     assert dict(plan.env)["STOCKADE_USER"] == dict(plan.labels)["stockade.uid"] == "70002"
 
