@@ -39,6 +39,12 @@ DOOR_SYSCTLS: Final = (
     ("net.ipv6.conf.all.disable_ipv6", "1"),
     ("net.ipv6.conf.default.disable_ipv6", "1"),
 )
+EGRESS_SYSCTLS: Final = (
+    ("net.ipv4.ip_forward", "0"),
+    ("net.ipv4.ip_local_port_range", "1024 65535"),
+    ("net.ipv4.tcp_tw_reuse", "1"),
+)
+"""All backends' connections to one host share the egress's own ports: as many as there are, and soon free again."""
 FORBIDDEN_MOUNTS: Final = re.compile(r"(docker|containerd|podman|crio|buildkitd)\.sock$")
 TMP_OPTIONS: Final = "rw,nosuid,nodev,exec,size=256m,mode=1777"
 OWN_OPTIONS: Final = "rw,nosuid,nodev,exec,size={size},mode=0700,uid={uid},gid={gid}"
@@ -110,7 +116,7 @@ def egress_plan(
             Mount(source=str(control), target=CONTROL_INSIDE, read_only=False),
             Mount(source=str(doors), target=DOORS_INSIDE, read_only=False),
         ),
-        sysctls=(("net.ipv4.ip_forward", "0"),),
+        sysctls=EGRESS_SYSCTLS,
         dns=tuple(resolvers),
         memory_bytes=1024 * MIB,
         pids=128,

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.docker
 TAKE = '''
 import array, ctypes, errno, fcntl, os, resource, select, signal, socket
 libc = ctypes.CDLL(None, use_errno=True)
-HELD = []
+HELD = globals().get("HELD", [])
 
 def failed(result):
     if result < 0:
@@ -82,7 +82,7 @@ def take(one, most):
     return [most, ""]
 
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN + 3])
-EYES = [os.dup(0) for _ in range(1000)]
+EYES = globals().get("EYES") or [os.dup(0) for _ in range(1000)]
 '''
 ALL = {
     "descriptors": 100, "pipe": 1000, "inotify": 1000, "watch": 200, "signals": 1_000_000, "queue": 1000,

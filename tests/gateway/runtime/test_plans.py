@@ -238,7 +238,8 @@ def test_the_egress_has_no_capability_and_forwards_nothing() -> None:
     host = create_arguments(plan)["HostConfig"]
     assert plan.user == "70003:70003"
     assert host["CapAdd"] == []
-    assert host["Sysctls"] == {"net.ipv4.ip_forward": "0"}
+    assert host["Sysctls"]["net.ipv4.ip_forward"] == "0"
+    assert host["Sysctls"]["net.ipv4.ip_local_port_range"] == "1024 65535", "backends share them for one host"
     assert host["ReadonlyRootfs"] is True
     assert {"Name": "nofile", "Soft": 65536, "Hard": 65536} in host["Ulimits"]
 
