@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import grp
 import hashlib
+import logging
 import pwd
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
@@ -27,6 +28,8 @@ from registry.warnings import chosen_user
 from .base import Engine, EngineInfo
 from .errors import EngineError
 from .record import Record
+
+logger = logging.getLogger(__name__)
 
 MAPPED: Final = range(20_000, 60_000)
 """Where the engine maps users into a range of its own (userns-remap, rootless) it has 65536 of them."""
@@ -120,6 +123,10 @@ class Users:
             uid = await asyncio.to_thread(self.choose, holder, before, taken)
             if uid != before:
                 self.record.give(holder, uid)
+                if before in self.span and holder.startswith("backend/"):
+                    logger.warning(
+                        "%s ran as user %d, whom somebody else has now; it runs as %d", holder, before, uid
+                    )
             return uid
 
     def choose(self, holder: str, before: int, taken: set[int]) -> int:
@@ -127,7 +134,7 @@ class Users:
         lent = lent_ranges()
         if before in self.span and before not in taken and not is_somebodys(before, lent):
             return before
-        taken = taken | set(self.record.users.values()) | self.running
+        taken = taken | set(self.record.users.values()) | neighbours(self.record) | self.running
         for uid in candidates(self.project, holder, self.span):
             if uid not in taken and not is_somebodys(uid, lent):
                 return uid
@@ -155,6 +162,13 @@ def shared_sentence(uid: int, others: Sequence[str], free: int) -> str:
         f"pipes, inotify and more) each can take from the other. If its image's files allow another user, write "
         f'user: "{free}:{free}" for it'
     )
+
+
+def neighbours(record: Record) -> set[int]:
+    """The uids that other projects have written down, as far as their records are beside ours: what they keep files
+    under while nothing of theirs runs."""
+    files = record.path.parent.parent.glob(f"*/{record.path.name}")
+    return {uid for file in files if file != record.path for uid in Record.load(file).users.values()}
 
 
 def candidates(project: str, holder: str, span: range) -> Iterable[int]:

@@ -42,7 +42,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(tmp_path: Path, engine: FakeEngine, project: str = "p", chosen: tuple[int, ...] = ()) -> Users:
-    return Users(engine, Record.load(tmp_path / f"{project}.json"), project, lambda: chosen)
+    return Users(engine, Record.load(tmp_path / project / "state.json"), project, lambda: chosen)
 
 
 async def test_every_holder_gets_a_uid_of_its_own_from_the_range(tmp_path: Path, engine: FakeEngine) -> None:
@@ -55,7 +55,7 @@ async def test_every_holder_gets_a_uid_of_its_own_from_the_range(tmp_path: Path,
 async def test_a_uid_stays_over_restarts_and_without_the_record_too(tmp_path: Path, engine: FakeEngine) -> None:
     first = await made(tmp_path, engine).of("backend/notes")
     assert await made(tmp_path, engine).of("backend/notes") == first
-    (tmp_path / "p.json").unlink()
+    (tmp_path / "p" / "state.json").unlink()
     assert await made(tmp_path, engine).of("backend/notes") == first
     assert await made(tmp_path, engine, "other").of("backend/notes") != first
 
@@ -68,6 +68,26 @@ async def test_who_collides_keeps_what_it_got(tmp_path: Path, engine: FakeEngine
     assert await made(tmp_path, engine).of("backend/notes") == second, "its files are that user's"
     engine.foreign_users = frozenset({second})
     assert await made(tmp_path, engine).of("backend/notes") == first
+
+
+async def test_what_another_project_keeps_files_under_is_not_given_while_it_is_down(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
+    first, second, *_ = candidates("p", "backend/notes", OWN_USERS)
+    Record(path=tmp_path / "other" / "state.json").give("backend/theirs", first)
+    users = Users(engine, Record.load(tmp_path / "mine" / "state.json"), "p", tuple)
+    assert await users.of("backend/notes") == second
+
+
+async def test_a_server_that_had_to_become_another_is_said(
+    tmp_path: Path, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    users = made(tmp_path, engine)
+    engine.foreign_users = frozenset({await users.of("backend/notes")})
+    now = await users.of("backend/notes")
+    assert caplog.messages == [
+        f"backend/notes ran as user {min(engine.foreign_users)}, whom somebody else has now; it runs as {now}"
+    ]
 
 
 @pytest.mark.parametrize("whose", ["account", "group", "subuid", "file", "process"])
@@ -128,7 +148,7 @@ async def test_sessions_leave_nothing_behind(tmp_path: Path, engine: FakeEngine)
     users.release("a/1")
     users.record.owned["x"] = Owned(name="x", role=Role.BACKEND, mark="m", instance="a/2")
     users.purge()
-    assert set(Record.load(tmp_path / "p.json").users) == {"backend/a", "session/a/2", "door/a/2"}
+    assert set(Record.load(tmp_path / "p" / "state.json").users) == {"backend/a", "session/a/2", "door/a/2"}
 
 
 def test_sessions_are_users_of_their_own_unless_they_share_files() -> None:
