@@ -25,7 +25,7 @@ from .base import Attachment, ContainerPlan, ExitInfo, LogLine
 from .door import Door
 from .errors import BackendUnavailable, EngineError
 from .logring import LogRing
-from .plans import backend_network_plan, check_hardening, check_mounts, numeric_uid
+from .plans import backend_network_plan, check_hardening, check_image_user, check_mounts, numeric_uid
 from .record import Role
 from .tools import Tools, owned, start_watched
 from .users import uid_of
@@ -185,7 +185,10 @@ class Pair:
         )
 
     async def look(self) -> None:
-        """Learns the address of a backend that is not isolated, and the uid of one whose image names its user."""
+        """Learns the address of a backend that is not isolated, and the uid of one whose image has a name for it.
+
+        Raises PlanError when that is a uid that no image may bring.
+        """
         if self.door is not None and self.uid is not None:
             return
         info = await self.tools.engine.inspect(self.container)
@@ -193,6 +196,7 @@ class Pair:
             self.address = info.addresses[0] if info.addresses else ""
         if info is not None and self.uid is None:
             self.uid = await asyncio.to_thread(uid_of, info.pid, info.id)
+            check_image_user(self.backend, self.uid, self.tools.users.span)
 
     async def wait_port(self) -> None:
         """Until an http backend accepts. Raises BackendUnavailable when it ends first."""

@@ -20,7 +20,7 @@ from .build_settings import certificates
 from .errors import EngineError
 from .images import Images
 from .pair import Wanted
-from .plans import CaBundle, backend_plan, check_own_port, user_of
+from .plans import CaBundle, backend_plan, check_image_user, check_own_port, numeric_uid, user_of
 from .policy_ports import policy_ports
 from .tools import Tools
 from .users import backend_holder, instance_holder
@@ -107,7 +107,10 @@ class Planner:
         if info is None:
             raise EngineError(f"Image {image} is gone from the engine.")
         env = await asyncio.to_thread(self.secrets.resolve, source.env)
-        own = "" if user_of(source, info) else await self.own_user(instance, source)
+        user = user_of(source, info)
+        own = "" if user else await self.own_user(instance, source)
+        if not source.user:
+            check_image_user(instance.partition("/")[0], numeric_uid(user), self.tools.users.span)
         return backend_plan(
             self.tools.names,
             instance,

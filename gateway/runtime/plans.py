@@ -370,6 +370,22 @@ def check_own_port(backend: str, port: int | None) -> None:
     )
 
 
+def check_image_user(backend: str, uid: int | None, ours: range) -> None:
+    """Raises PlanError when an image brings a user that would share what is counted per user with `ours`, or with root
+    under another name."""
+    if uid != 0 and uid not in ours:
+        return
+    whose = (
+        "root by another name"
+        if uid == 0
+        else f"user {uid}, from the numbers that Stockade gives its own ({ours[0]} on)"
+    )
+    raise PlanError(
+        f'The image of backend {backend} would run as {whose}. Write a `user` for it, such as user: "1234:1234", which '
+        "no account of this machine has."
+    )
+
+
 def check_hardening(plan: ContainerPlan) -> None:
     """The last look before a backend is made. Raises PlanError; a plan of ours never asks for such a thing."""
     if plan.capabilities:

@@ -207,13 +207,17 @@ def lent_ranges(files: Sequence[Path] = (Path("/etc/subuid"), Path("/etc/subgid"
 
 
 def uid_of(pid: int, container: str, proc: Path = Path("/proc")) -> int | None:
-    """The uid of a container's first program; None where this process does not see it."""
+    """The uid of a container's first program, as it is in there; None where this process does not see it."""
+    process = proc / str(pid)
     try:
-        if container not in (proc / str(pid) / "cgroup").read_text():
+        if container not in (process / "cgroup").read_text():
             return None
-        return real_uid((proc / str(pid) / "status").read_text(errors="replace"))
+        outside = real_uid((process / "status").read_text(errors="replace"))
+        ranges = [tuple(map(int, line.split())) for line in (process / "uid_map").read_text().splitlines()]
     except (OSError, ValueError, IndexError):
         return None
+    found = (inner + outside - outer for inner, outer, count in ranges if outer <= outside < outer + count)
+    return next(found, None)
 
 
 def real_uid(status: str) -> int:

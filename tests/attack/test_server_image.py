@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from gateway.runtime.base import BuildContext
+from gateway.runtime.errors import BackendUnavailable
 from gateway.runtime.recipes import python_base_tag
+from gateway.runtime.users import EGRESS, candidates
+from registry.server import OWN_USERS
 from tests.gateway.runtime.real import ROGUE, Yard, yard
 
 pytestmark = pytest.mark.docker
@@ -21,7 +24,14 @@ VOLUME ["/data", "/kept", "/made/deep/../here"]
 HEALTHCHECK --interval=1s CMD touch /data/checked
 STOPSIGNAL SIGWINCH
 """
-OTHER = f"FROM {SELFISH}\nRUN useradd -u 4711 owner\nUSER owner\n"
+
+
+def others(egress: int) -> dict[str, str]:
+    """Images with users of their own by name; the number of one is the egress's, and that of one is root's."""
+    users = {"owner": 4711, "insider": egress, "toor": 0}
+    return {name: f"FROM {SELFISH}\nRUN useradd -o -u {uid} {name}\nUSER {name}\n" for name, uid in users.items()}
+
+
 MIB = 1024 * 1024
 
 
@@ -29,7 +39,9 @@ MIB = 1024 * 1024
 def site() -> Iterator[Yard]:
     """One backend of such an image, and one whose image has a user of its own by name."""
     with yard() as found:
-        for text, tag in ((DOCKERFILE, SELFISH), (OTHER, f"{SELFISH}-owner")):
+        egress = next(iter(candidates(found.project, EGRESS, OWN_USERS)))
+        texts = {SELFISH: DOCKERFILE, **{f"{SELFISH}-{name}": text for name, text in others(egress).items()}}
+        for tag, text in texts.items():
             found.portal.call(found.engine.build, BuildContext(dockerfile=text, files={}, build_args={}), tag, print)
         entry: dict[str, Any] = {"entrypoint": ["python3"], "args": ["-u", "-c", ROGUE]}
         volume = f"stktest-{found.project}"
@@ -38,6 +50,9 @@ def site() -> Iterator[Yard]:
                 {
                     "selfish": {**entry, "image": SELFISH, "mounts": [f"{volume}:/kept", f"{volume}-new:/new"]},
                     "owner": {**entry, "image": f"{SELFISH}-owner"},
+                    **{
+                        name: {**entry, "image": f"{SELFISH}-{name}", "start": "lazy"} for name in ("insider", "toor")
+                    },
                 }
             )
             yield found
@@ -47,7 +62,7 @@ def site() -> Iterator[Yard]:
                 found.portal.call(
                     found.engine.call, "remove", lambda api, name=name: api.remove_volume(name, force=True)
                 )
-            for tag in (f"{SELFISH}-owner", SELFISH):
+            for tag in reversed(texts):
                 found.portal.call(found.engine.remove_image, tag)
 
 
@@ -87,6 +102,16 @@ def kept(site: Yard) -> set[str]:
 
 def test_whom_an_image_names_is_looked_up_where_it_runs(site: Yard) -> None:
     assert site.pair("owner").uid == 4711
+
+
+@pytest.mark.parametrize(
+    ("backend", "whose"), [("insider", "user [0-9]+, from the numbers"), ("toor", "root by another")]
+)
+def test_an_image_cannot_become_the_egress_or_root_by_name(site: Yard, backend: str, whose: str) -> None:
+    """As whom it would share, and use up, what the kernel counts per user."""
+    with pytest.raises(BackendUnavailable, match=f"The image of backend {backend} would run as {whose}"):
+        site.pair(backend)
+    assert [name for name in site.containers() if backend in name] == []
 
 
 def test_only_the_server_can_look_into_it(site: Yard) -> None:

@@ -366,6 +366,18 @@ async def test_root_volumes_are_given_to_a_server_with_a_user_of_its_own_alone(s
         assert order[0] < stage.engine.log.index("start stockade-p-b-notes-owner") < order[1]
 
 
+async def test_an_image_that_brings_a_user_of_ours_is_refused(stage: Stage) -> None:
+    async with stage.running(config({})) as supervisor:
+        (egress,) = uids(stage, "egress").values()
+        stage.engine.add_image("insider", egress)
+        await supervisor.apply(config({"insider": {"image": "insider", "start": "lazy"}}))
+        with pytest.raises(BackendUnavailable, match=rf"image of backend insider would run as user {egress}.*`user`"):
+            await supervisor.instance("insider")
+        assert not [line for line in stage.engine.log if line == "create stockade-p-b-insider"]
+        await supervisor.apply(config({"insider": {"image": "insider", "start": "lazy", "user": "1234:1234"}}))
+        await supervisor.instance("insider")
+
+
 async def test_backends_whose_images_bring_the_same_user_are_told_apart_in_ps(stage: Stage) -> None:
     stage.engine.add_image("one", "1000:1000")
     stage.engine.add_image("two", "1000")

@@ -185,7 +185,12 @@ def test_the_uids_of_what_runs_are_those_of_the_kernel(tmp_path: Path) -> None:
         (tmp_path / pid).mkdir()
         (tmp_path / pid / "status").write_text(text)
     (tmp_path / "1" / "cgroup").write_text("0::/docker/abc\n")
+    (tmp_path / "1" / "uid_map").write_text("         0          0 4294967295\n")
     assert running_users(tmp_path) == {7}
     assert uid_of(1, "abc", tmp_path) == 7
+    (tmp_path / "1" / "uid_map").write_text("0 7 1\n1 100000 65536\n")
+    assert uid_of(1, "abc", tmp_path) == 0, "root in there, however it is called out here"
+    (tmp_path / "1" / "uid_map").write_text("0 8 1\n")
+    assert uid_of(1, "abc", tmp_path) is None
     assert uid_of(1, "def", tmp_path) is None, "the number is another process's here"
     assert uid_of(3, "abc", tmp_path) is None
