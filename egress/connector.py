@@ -2,7 +2,7 @@
 
 It decides nothing. The egress asks for the addresses of a name, checks them, and asks for a connection to one of
 them; the connected socket goes back over `doors.sock`. Standard library only; environment: STOCKADE_DOOR,
-STOCKADE_NONCE, STOCKADE_GENERATION, STOCKADE_DOORS_DIR, as for a door.
+STOCKADE_NONCE, STOCKADE_GENERATION, STOCKADE_DOORS_DIR, STOCKADE_USER, as for a door.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     signal.signal(signal.SIGINT, lambda *_: os._exit(0))
     settings = DoorSettings.from_environment(os.environ)
-    drop_privileges()
+    drop_privileges(settings.user)
     Connector(settings).run()
     return 0
 

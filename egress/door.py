@@ -36,7 +36,7 @@ from typing import TextIO
 from egress.netns import Refusals, add_anyip_route, parse_snmp, raise_loopback
 from egress.passing import MAX_FDS, Message, close_all, receive_packet, send_packet
 from egress.ports import DNS_PORT, OWN_PORTS, PROXY_PORT
-from egress.privileges import drop_privileges
+from egress.privileges import PLAIN_USER, drop_privileges
 
 BACKLOG = 1024
 RETRY_S = 0.2
@@ -56,10 +56,12 @@ class DoorSettings:
     generation: int
     ports: tuple[int, ...]
     rendezvous: Path
+    user: int = PLAIN_USER
+    """Whom to become (uid and gid)."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> DoorSettings:
-        """Read STOCKADE_DOOR, _NONCE, _GENERATION, _PORTS, _DOORS_DIR. Raises KeyError or ValueError."""
+        """Read STOCKADE_DOOR, _NONCE, _GENERATION, _PORTS, _DOORS_DIR, _USER. Raises KeyError or ValueError."""
         ports = tuple(int(port) for port in environ.get("STOCKADE_PORTS", "80,443").split(",") if port)
         return cls(
             door=environ["STOCKADE_DOOR"],
@@ -67,6 +69,7 @@ class DoorSettings:
             generation=int(environ.get("STOCKADE_GENERATION", "0")),
             ports=ports,
             rendezvous=Path(environ.get("STOCKADE_DOORS_DIR", "/run/stockade/doors")) / "doors.sock",
+            user=int(environ.get("STOCKADE_USER", PLAIN_USER)),
         )
 
 
@@ -318,7 +321,7 @@ def main() -> int:
     listeners = Listeners()
     listeners.open_all(settings.ports)
     with open("/proc/net/snmp", encoding="ascii") as snmp:
-        notes += drop_privileges()
+        notes += drop_privileges(settings.user)
         Door(settings, listeners, snmp, notes).run()
     return 1
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import (
     AfterValidator,
@@ -196,6 +196,11 @@ class RemoteAuth(Frozen):
     """OAuth client credentials."""
 
 
+OWN_USERS: Final = range(65536, 100_000)
+"""Where each container's own uid comes from: above what accounts, systemd's dynamic users and 16-bit `nobody` have,
+below what /etc/subuid gives out."""
+
+
 def to_user(value: Any) -> Any:
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if isinstance(text, str) and not re.fullmatch(r"\d{1,10}(:\d{1,10})?", text):
@@ -260,7 +265,7 @@ class Server(Frozen):
     packages: Annotated[tuple[DebianPackage, ...], BeforeValidator(to_tuple)] = ()
     """With uvx and npx: Debian packages that the server needs in its image, such as git."""
     user: Annotated[str, BeforeValidator(to_user)] | None = None
-    """The user (and group) to run as, in numbers. Default: 65532, or the image's own user if that is not root."""
+    """The user (and group) to run as, in numbers. Default: the image's own user if not root, else one nobody else has."""
     sessions: Sessions = Sessions.AUTO
     """`shared`: one container for all clients; `per-client`: one for each client session; `auto`: as needed."""
     spares: Spares = 1

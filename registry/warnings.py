@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 import stat
+import zlib
 from collections.abc import Iterator
 
 from egress.addresses import AddressClass, classify
@@ -16,8 +17,12 @@ from registry.errors import Finding, KeyPath, Problem
 from registry.fields import Anonymous, Sessions, Transport, split_listen
 from registry.mounts import holds
 from registry.network import Network
+from registry.server import OWN_USERS
+from registry.spec import RemoteSource, plan_source
 
 Found = Iterator[Finding]
+NOBODY = -1
+"""A uid that no file has."""
 SECRET_WORDS = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|PRIVATE_?KEY|CREDENTIALS?|AUTHORIZATION)$", re.I)
 
 
@@ -29,6 +34,7 @@ def warn(config: Config, document: Document) -> list[Problem]:
             for name, server in config.servers.items()
             for finding in warn_server(server, config)
         ),
+        *warn_users(config),
         *warn_prefixes(config),
         *warn_clients(config),
         *warn_gateway(config),
@@ -46,7 +52,8 @@ def warn_server(server: Server, config: Config) -> Found:
     if server.sessions is Sessions.PER_CLIENT and server.transport is Transport.HTTP:
         yield Finding(("sessions",), "per-client is for stdio; a server over http keeps sessions apart itself")
     if server.user is not None and server.user.partition(":")[0].strip("0") == "":
-        yield Finding(("user",), "runs as root in its container", "Use a number such as 1000 if it can do without")
+        message = "runs as root in its container, and can use up what the kernel counts for this machine's root"
+        yield Finding(("user",), message, "Leave it out, or use another number, if it can do without")
 
 
 def warn_network(network: Network) -> Found:
@@ -134,20 +141,22 @@ def warn_mounts(server: Server, config: Config) -> Found:
 
 
 def warn_unwritable(server: Server, source: str, where: KeyPath) -> Found:
-    """A folder in which the server may write, but for the user that it runs as. (An image's own user is not known.)"""
+    """A folder in which the server's user may not write. (An image's own user is not known.)"""
     if server.user is None and server.command not in ("uvx", "npx", "uv"):
         return
-    user, _, group = (server.user or "65532:65532").partition(":")
+    user, _, group = (server.user or "").partition(":")
     try:
         found = os.stat(source)
     except OSError:  # it went away since it was looked for
         return
-    if may_write(found, int(user), int(group or 0)):
+    if may_write(found, int(user or NOBODY), int(group or 0)):
         return
     hint = f'Write user: "{found.st_uid}:{found.st_gid}", or add :ro'
     if found.st_uid == 0:
-        hint = f"Give it to the server (chown -R {user} {source}), or add :ro"
-    yield Finding(where, f"the server runs as user {user}, who may not write in {source}", hint)
+        free = user or str(OWN_USERS[zlib.crc32(source.encode()) % len(OWN_USERS)])
+        hint = f'Give it to the server (chown -R {free}:{free} {source}, and user: "{free}:{free}"), or add :ro'
+    who = f"as user {user}" if user else "as a user of its own"
+    yield Finding(where, f"the server runs {who}, who may not write in {source}", hint)
 
 
 def may_write(found: os.stat_result, user: int, group: int) -> bool:
@@ -168,6 +177,25 @@ def warn_plain_secrets(server: Server) -> Found:
             if SECRET_WORDS.search(key) and len(text) >= 8 and "${" not in text and not text.startswith("/"):
                 name = re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-")
                 yield Finding((section, key), "stands here in plain text", f"Keep it as a secret: ${{secret:{name}}}")
+
+
+def warn_users(config: Config) -> Found:
+    """Servers that run as one user because the file says so."""
+    servers: dict[int, list[str]] = {}
+    for name, server in config.servers.items():
+        if not server.remote and not server.disabled and (user := chosen_user(server)) is not None:
+            servers.setdefault(user, []).append(name)
+    for user, names in servers.items():
+        for name in names[1:]:
+            message = f"is {user}, as of {names[0]}: what the kernel counts per user, each can take from the other"
+            yield Finding(("mcpServers", name, "user"), message, "Leave it out, or give each a number of its own")
+
+
+def chosen_user(server: Server) -> int | None:
+    """The uid that an entry names, by `user` or in its `docker run`."""
+    source = plan_source(server)
+    user = None if isinstance(source, RemoteSource) else source.user
+    return int(user.partition(":")[0]) if user else None
 
 
 def warn_prefixes(config: Config) -> Found:

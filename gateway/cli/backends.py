@@ -52,7 +52,7 @@ def ps(
 
 
 def _said(name: str, warnings: list[str]) -> bool:
-    """Whether the warnings of the file say already that this server is outside of the wall, and where it says so."""
+    """Whether the warnings of the file say already that this server is outside of the wall, the first of its own."""
     keys = (f" mcpServers.{name}.network.isolated: ", f" mcpServers.{name}.url: ")
     return any(key in text for key in keys for text in warnings)
 
@@ -80,7 +80,7 @@ def _remarks(status: Mapping[str, Any], backends: list[Mapping[str, Any]]) -> No
     for text in status["warnings"]:
         screen.line(f"! {text}", "yellow")
     for backend in backends:
-        for text in () if _said(backend["name"], status["warnings"]) else backend["warnings"]:
+        for text in backend["warnings"][1 if _said(backend["name"], status["warnings"]) else 0 :]:
             screen.line(f"! {backend['name']}: {text}", "yellow")
     for override in status["overrides"]:
         host, port, address = override.split(":", 2)

@@ -18,6 +18,9 @@ from typing import Literal, Protocol
 from observability.events import BackendState
 
 NO_NETWORK = "none"
+PROJECT_LABEL = "stockade.project"
+USER_LABEL = "stockade.uid"
+"""The uid that a container runs as, for other projects' gateways to see."""
 
 
 def inside(container: str) -> str:
@@ -62,6 +65,8 @@ class ContainerPlan:
     hosts: tuple[tuple[str, str], ...] = ()
     """(name, address) lines of the container's hosts file."""
     memory_bytes: int = 512 * 1024 * 1024
+    socket_bytes: int = 0
+    """The most memory for buffers of its sockets where the kernel does not count them as memory; 0 = no limit."""
     cpus: float = 0
     """0 = no limit."""
     pids: int = 256
@@ -119,6 +124,14 @@ class EngineInfo:
     seccomp: bool
     root_directory: str
     rootless: bool = False
+    maps_users: bool = False
+    """A container's users are others outside of it, from a range of the engine's (userns-remap, rootless)."""
+    cgroup: int = 2
+    """The version of control groups: 2 counts buffers of sockets as a container's memory, 1 does not."""
+    cgroupfs: bool = False
+    """Whether the engine makes control groups itself, below `/docker`, rather than by systemd."""
+    limits_sockets: bool = False
+    """Whether it takes a limit for those buffers alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +145,8 @@ class ImageInfo:
     env: tuple[tuple[str, str], ...] = ()
     labels: Mapping[str, str]
     size_bytes: int = 0
+    volumes: tuple[str, ...] = ()
+    """Paths that the image declares as volumes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,8 +249,16 @@ class Engine(Protocol):
     async def start(self, container: str) -> None: ...
     async def stop(self, container: str, grace_s: float) -> None: ...
     async def kill(self, container: str) -> None: ...
+    async def users(self, project: str) -> frozenset[int]:
+        """The uids that containers of every other project are labelled with."""
+        ...
+
     async def remove(self, container: str) -> None: ...
     async def inspect(self, container: str) -> ContainerInfo | None: ...
+    async def bounds_sockets(self, container: str) -> bool:
+        """Whether a limit holds for the buffers of a running container's sockets."""
+        ...
+
     async def logs(self, container: str, tail: int) -> Sequence[LogLine]: ...
     async def attach(self, container: str, *, stdin: bool, on_line: LineSink, stdout_lines: bool) -> Attachment: ...
     def watch(self, labels: Mapping[str, str]) -> AsyncIterator[ContainerChange]: ...

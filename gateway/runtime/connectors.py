@@ -21,6 +21,7 @@ from .errors import EngineError
 from .plans import connector_plan
 from .record import Owned, Role
 from .tools import Tools, owned, start_watched
+from .users import connector_holder
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +96,8 @@ class Connectors:
             generation=next_generation(),
         )  # fmt: skip
         plan = connector_plan(
-            tools.names, network, identity, tools.doors_image(), tools.doors_directory, about.nonce, about.generation,
-            tools.nofile(),
+            tools.names, network, identity, tools.doors_image(), tools.doors_directory, nonce=about.nonce,
+            generation=about.generation, nofile=tools.nofile(), uid=await tools.users.of(connector_holder(network)),
         )  # fmt: skip
         container = await tools.ownership.create(plan, about)
         await tools.link.expect_door(door_ticket(tools.ownership.record.owned[plan.name], network=network))

@@ -23,6 +23,8 @@ import docker.errors
 
 from . import docker_arguments as arguments
 from .base import (
+    PROJECT_LABEL,
+    USER_LABEL,
     BuildContext,
     Change,
     ContainerChange,
@@ -36,6 +38,7 @@ from .base import (
     NetworkPlan,
 )
 from .docker_attach import HijackedStreams, attach
+from .docker_cgroup import is_bounded, limit_now, limited_from_the_start
 from .docker_host import CALL_TIMEOUT_S, check_socket, endpoint_of, engine_host, require_this_kernel, translated
 from .docker_streams import follow_build, log_line, pump_changes
 from .errors import EngineError
@@ -55,6 +58,8 @@ class DockerEngine:
         self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="docker")
         self.client: Any = None
         self.opening = threading.Lock()
+        self.known: EngineInfo | None = None
+        """What `info` said, which everybody asks first."""
 
     # -- calls on threads
 
@@ -119,6 +124,7 @@ class DockerEngine:
         """Which engine this is. Raises EngineError for one that runs on another machine (a virtual one too)."""
         found = await self.call("ask the engine about itself", lambda a: arguments.engine_info(a.info(), a.version()))
         require_this_kernel(self.host, found.kernel)
+        self.known = found
         return found
 
     async def image(self, reference: str) -> ImageInfo | None:
@@ -204,7 +210,7 @@ class DockerEngine:
 
     async def create(self, plan: ContainerPlan) -> str:
         """Makes a container; returns its ID. Raises NameTaken."""
-        body = arguments.create_arguments(plan)
+        body = arguments.create_arguments(plan, self.known)
         made = await self.call(
             f"create container {plan.name}", lambda api: api.create_container_from_config(body, plan.name)
         )
@@ -212,7 +218,28 @@ class DockerEngine:
 
     async def start(self, container: str) -> None:
         """Starts a container that exists."""
-        await self.call(f"start container {container[:12]}", lambda api: api.start(container))
+
+        def start(api: Any) -> None:
+            info = self.known
+            if info is None or info.cgroup != 1:
+                api.start(container)
+                return
+            found = api.inspect_container(container)
+            limit = int((found["Config"].get("Labels") or {}).get(arguments.SOCKETS_LABEL, 0))
+            early = (
+                limited_from_the_start(found["Id"], limit) if limit and info.cgroupfs else contextlib.nullcontext()
+            )
+            with early:
+                api.start(container)
+            if limit:
+                limit_now(found["Id"], api.inspect_container(container)["State"]["Pid"], limit)
+
+        await self.call(f"start container {container[:12]}", start)
+
+    async def bounds_sockets(self, container: str) -> bool:
+        """Whether a limit holds for the buffers of a running container's sockets."""
+        info = await self.inspect(container)
+        return info is not None and await asyncio.to_thread(is_bounded, info.id, info.pid)
 
     async def stop(self, container: str, grace_s: float) -> None:
         """Asks it to end, then kills it; absent or stopped is fine."""
@@ -226,6 +253,14 @@ class DockerEngine:
         await self.call(
             f"kill container {container[:12]}", lambda api: ignore_missing(lambda: api.kill(container), also=(409,))
         )
+
+    async def users(self, project: str) -> frozenset[int]:
+        """The uids that containers of every other project are labelled with, running or not."""
+        filters = {"label": USER_LABEL}
+        listed = await self.call("list containers", lambda api: api.containers(all=True, filters=filters))
+        labels = [item.get("Labels") or {} for item in listed]
+        texts = [found.get(USER_LABEL, "") for found in labels if found.get(PROJECT_LABEL) != project]
+        return frozenset(int(text) for text in texts if text.isdecimal())
 
     async def remove(self, container: str) -> None:
         """Kills and removes it with its volumes; absent is fine."""

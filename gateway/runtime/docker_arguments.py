@@ -12,8 +12,17 @@ LOG_BOUNDED: Final = {"Type": "json-file", "Config": {"max-size": "5m", "max-fil
 LOG_NONE: Final[dict[str, Any]] = {"Type": "none", "Config": {}}
 
 
-def create_arguments(plan: ContainerPlan) -> dict[str, Any]:
-    """The body of `POST /containers/create`."""
+SOCKETS_LABEL: Final = "stockade.sockets"
+"""The bytes that a container's sockets may buffer, for whoever starts it (`docker_cgroup`)."""
+NO_HEALTH_CHECK: Final = {"Test": ["NONE"]}
+"""An image's own would be one more program that runs all the time, and that nobody asked for."""
+NO_CORE: Final = 1
+"""Bytes. Not 0: that still starts the program that `kernel.core_pattern` may name, on the host and as root, for every
+crash; 1 is the kernel's word for neither file nor program (fs/coredump.c)."""
+
+
+def create_arguments(plan: ContainerPlan, engine: EngineInfo | None = None) -> dict[str, Any]:
+    """The body of `POST /containers/create`, for an engine as far as one knows it."""
     body: dict[str, Any] = {
         "Image": plan.image,
         "Env": [f"{key}={value}" for key, value in plan.env],
@@ -25,8 +34,15 @@ def create_arguments(plan: ContainerPlan) -> dict[str, Any]:
         "AttachStdout": True,
         "AttachStderr": True,
         "Tty": False,
+        "Healthcheck": NO_HEALTH_CHECK,
         "HostConfig": host_config(plan),
     }
+    if engine is None or not engine.rootless:  # a rootless one cannot lift its own limit of 0 to 1
+        body["HostConfig"]["Ulimits"].append({"Name": "core", "Soft": NO_CORE, "Hard": NO_CORE})
+    if plan.socket_bytes:
+        body["Labels"][SOCKETS_LABEL] = str(plan.socket_bytes)
+        if engine is not None and engine.limits_sockets:
+            body["HostConfig"]["KernelMemoryTCP"] = plan.socket_bytes
     if plan.working_dir:
         body["WorkingDir"] = plan.working_dir
     if plan.command is not None:
@@ -95,6 +111,7 @@ def network_arguments(plan: NetworkPlan) -> dict[str, Any]:
 def engine_info(info: Mapping[str, Any], version: Mapping[str, Any]) -> EngineInfo:
     """From `GET /info` and `GET /version`."""
     options = " ".join(info.get("SecurityOptions") or ())
+    rootless = "name=rootless" in options
     return EngineInfo(
         id=str(info.get("ID", "")),
         version=str(version.get("Version", "")),
@@ -103,7 +120,11 @@ def engine_info(info: Mapping[str, Any], version: Mapping[str, Any]) -> EngineIn
         architecture=str(info.get("Architecture", "")),
         seccomp="name=seccomp" in options,
         root_directory=str(info.get("DockerRootDir", "")),
-        rootless="name=rootless" in options,
+        rootless=rootless,
+        maps_users=rootless or "name=userns" in options,
+        cgroup=2 if str(info.get("CgroupVersion")) == "2" else 1,
+        cgroupfs=info.get("CgroupDriver") == "cgroupfs",
+        limits_sockets=bool(info.get("KernelMemoryTCP")),
     )
 
 
@@ -119,6 +140,7 @@ def image_info(found: Mapping[str, Any]) -> ImageInfo:
         env=tuple((key, value) for key, _, value in pairs),
         labels=config.get("Labels") or {},
         size_bytes=int(found.get("Size") or 0),
+        volumes=tuple(sorted(config.get("Volumes") or ())),
     )
 
 

@@ -20,11 +20,16 @@ from .egress_keeper import NOFILE
 from .egress_link import EgressLink
 from .errors import EngineError
 from .images import Images, bootstrap_problem
+from .probe import idle_plan
+from .record import Role
 from .rundir import RunDirectory
 from .supervisor import Supervisor, first_leaf
+from .tools import owned
+from .users import PROBE
 
 State = Literal["ok", "warn", "fail"]
 ENOUGH_DISK: Final = 5 * 1024**3
+ENOUGH_FILES: Final = 2**31
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +53,7 @@ async def examine(project: str) -> list[Finding]:
         return [*findings, failed("engine", error)]
     try:
         findings += [engine_finding(engine.host, info), seccomp_finding(info), disk_finding(info)]
+        findings.append(files_finding())
         findings += [certificates_finding(dict(os.environ)), await base_finding(engine)]
         return findings + await isolation_findings(engine)
     finally:
@@ -116,6 +122,26 @@ def disk_finding(info: EngineInfo) -> Finding:
     return Finding(name="disk", state="ok", detail=detail)
 
 
+def files_finding(limit: Path = Path("/proc/sys/fs/file-max")) -> Finding:
+    """Whether the whole machine has so many open files that no backend can take them all."""
+    name = "files of the machine"
+    try:
+        most = int(limit.read_text())
+    except (OSError, ValueError):
+        return Finding(name=name, state="ok", detail="fs.file-max is not readable from here: not checked")
+    if most >= ENOUGH_FILES:
+        return Finding(name=name, state="ok", detail="fs.file-max is as good as no limit")
+    return Finding(
+        name=name,
+        state="warn",
+        detail=(
+            f"This machine has {most} open files for everybody (fs.file-max). A backend's memory is enough for about "
+            "2000 per MiB, so a few backends could take them all."
+        ),
+        fix="sysctl -w fs.file-max=9223372036854775807, which systemd 240 and newer does by itself.",
+    )
+
+
 def certificates_finding(environ: Mapping[str, str]) -> Finding:
     """Which certificates builds trust."""
     named = next((f"{name}={environ[name]}" for name in CA_VARIABLES if environ.get(name)), "")
@@ -152,6 +178,7 @@ async def isolation_findings(engine: Engine) -> list[Finding]:
         async with scratch_project(engine) as supervisor:
             problem = await supervisor.try_isolation(force=True)
             findings = [isolation_finding(problem), route_finding(supervisor.no_route), nofile_finding(supervisor)]
+            findings.append(sockets_finding(supervisor.info, await sockets_bounded(supervisor)))
     except* EngineError as group:
         findings = [failed("isolation", first_leaf(group))]
     return findings
@@ -190,6 +217,34 @@ def nofile_finding(supervisor: Supervisor) -> Finding:
         state="warn" if granted < 8192 else "ok",
         detail=f"{granted} for the egress ({NOFILE[0]} were asked for)",
         fix="" if granted >= 8192 else "Raise the engine's own limit (LimitNOFILE= of docker.service).",
+    )
+
+
+async def sockets_bounded(supervisor: Supervisor) -> bool:
+    """Whether a container with a backend's limits cannot buffer what it likes in sockets. Raises EngineError."""
+    plan = idle_plan(supervisor.tools, supervisor.egress_image, await supervisor.users.of(PROBE))
+    container = await supervisor.ownership.create(plan, owned(plan.name, Role.PROBE))
+    try:
+        await supervisor.engine.start(container)
+        return await supervisor.engine.bounds_sockets(container)
+    finally:
+        await supervisor.ownership.remove(plan.name)
+
+
+def sockets_finding(info: EngineInfo | None, bounded: bool) -> Finding:
+    """Whether what a backend's sockets buffer is within a limit."""
+    name = "socket memory"
+    if bounded:
+        how = "counts as" if info is None or info.cgroup == 2 else "is limited like"
+        return Finding(name=name, state="ok", detail=f"what a backend's sockets buffer {how} its memory")
+    return Finding(
+        name=name,
+        state="warn",
+        detail=(
+            "What a backend's sockets buffer is outside of its memory limit (cgroup v1): one backend can take all that "
+            "the kernel has for TCP and UDP, and then connections of the whole machine stall."
+        ),
+        fix="Boot with cgroup v2 (systemd.unified_cgroup_hierarchy=1), or run the gateway as root.",
     )
 
 

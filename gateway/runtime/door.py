@@ -13,6 +13,7 @@ from .errors import EngineError
 from .plans import DOOR_CAPABILITIES, door_plan
 from .record import Owned, Role
 from .tools import Tools, owned, start_watched
+from .users import door_holder
 
 DOOR_TIMEOUT_S: Final = 20.0
 TELLING_LINES: Final = 5
@@ -42,7 +43,7 @@ class Door:
     async def make(self, capabilities: tuple[str, ...]) -> None:
         """Makes and starts the container, once the egress knows whom to expect."""
         nonce, generation = secrets.token_hex(16), next_generation()
-        plan = replace(self.plan(nonce, generation), capabilities=capabilities)
+        plan = replace(await self.plan(nonce, generation), capabilities=capabilities)
         about = owned(
             plan.name, Role.DOOR, self.instance, fingerprint=plan.fingerprint(), nonce=nonce, generation=generation
         )
@@ -50,8 +51,8 @@ class Door:
         await self.tools.link.expect_door(door_ticket(self.tools.ownership.record.owned[plan.name]))
         await start_watched(self.tools.engine, self.tools.exits, self.container)
 
-    def plan(self, nonce: str, generation: int) -> ContainerPlan:
-        """The door's container."""
+    async def plan(self, nonce: str, generation: int) -> ContainerPlan:
+        """The door's container. Raises EngineError."""
         return door_plan(
             self.tools.names,
             self.instance,
@@ -61,6 +62,7 @@ class Door:
             generation=generation,
             ports=self.ports,
             nofile=self.tools.nofile(),
+            uid=await self.tools.users.of(door_holder(self.instance)),
         )
 
     async def wait(self) -> None:
@@ -77,7 +79,7 @@ class Door:
     async def adopt(self, recorded: Owned) -> bool:
         """Takes over a running one; it was announced again before the link went up. False when it does not fit."""
         found = await self.tools.ownership.container(recorded.name)
-        plan = self.plan(recorded.nonce, recorded.generation)
+        plan = await self.plan(recorded.nonce, recorded.generation)
         if found is None or not found.running or recorded.fingerprint != plan.fingerprint():
             return False
         self.container = found.id

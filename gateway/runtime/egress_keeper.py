@@ -46,12 +46,14 @@ class EgressKeeper:
         link: EgressLinkLike,
         tell: Callable[[NoticeEvent], None],
         plan: Callable[[int], ContainerPlan],
+        clear: Callable[[], None],
     ) -> None:
-        """`plan` makes the container's plan for a limit of open files."""
+        """`plan` makes the container's plan for a limit of open files; `clear` removes an earlier one's sockets."""
         self.tools = tools
         self.link = link
         self.tell = tell
         self.plan = plan
+        self.clear = clear
         self.nofile = NOFILE[0]
         """The most open files that this engine grants a container, of those in `NOFILE`."""
         self.container = ""
@@ -76,6 +78,7 @@ class EgressKeeper:
             plan = self.plan(self.nofile)
             about = owned(plan.name, Role.EGRESS, fingerprint=plan.fingerprint())
             self.container = await self.tools.ownership.create(plan, about)
+            self.clear()
             try:
                 await start_watched(self.tools.engine, self.tools.exits, self.container)
                 return

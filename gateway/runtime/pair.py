@@ -25,9 +25,11 @@ from .base import Attachment, ContainerPlan, ExitInfo, LogLine
 from .door import Door
 from .errors import BackendUnavailable, EngineError
 from .logring import LogRing
-from .plans import backend_network_plan, check_hardening, check_mounts
+from .plans import backend_network_plan, check_hardening, check_image_user, check_mounts, numeric_uid
 from .record import Role
 from .tools import Tools, owned, start_watched
+from .users import uid_of
+from .volumes import give_volumes, writable_volumes
 
 POLL_FIRST_S, POLL_LONGEST_S = 0.02, 0.5
 TELLING_LINES: Final = 5
@@ -70,6 +72,8 @@ class Pair:
         self.container = ""
         self.address = ""
         """Of a backend that is not isolated."""
+        self.uid: int | None = None
+        """Whom it runs as, while it does."""
         self.attachment: Attachment | None = None
         self.started_at = 0.0
         self.said: list[str] = []
@@ -134,6 +138,10 @@ class Pair:
         check_hardening(plan)
         about = owned(plan.name, Role.BACKEND, self.id, fingerprint=plan.fingerprint())
         self.container = await self.tools.ownership.create(plan, about)
+        self.uid = numeric_uid(plan.user)
+        volumes = writable_volumes(self.wanted.source.mounts)
+        if volumes and self.tools.users.gave(self.uid):
+            await give_volumes(self.tools, self.id, plan.user, volumes)
         await self.start_backend()
 
     async def adopt(self) -> bool:
@@ -149,13 +157,13 @@ class Pair:
         plan = await self.wanted.plan(self.door.container if self.door else "")
         if found is None or not found.running or recorded.fingerprint != plan.fingerprint():
             return False
-        self.container = found.id
+        self.container, self.uid = found.id, numeric_uid(plan.user)
         if self.transport == "http":
             for line in await tools.engine.logs(self.container, KEPT_LINES):
                 self.take_line(line)
             await self.attach_streams()
             self.ended = tools.exits.of(self.container)
-            await self.find_address()
+            await self.look()
         return True
 
     async def start_backend(self) -> None:
@@ -165,7 +173,7 @@ class Pair:
         self.was_deaf = False
         self.started_at = time.monotonic()
         self.ended = await start_watched(self.tools.engine, self.tools.exits, self.container)
-        await self.find_address()
+        await self.look()
         if self.transport == "http":
             await self.wait_port()
 
@@ -176,12 +184,19 @@ class Pair:
             self.container, stdin=stdio, on_line=self.take_line, stdout_lines=not stdio
         )
 
-    async def find_address(self) -> None:
-        """Learns the address of a backend that is not isolated."""
-        if self.door is not None:
+    async def look(self) -> None:
+        """Learns the address of a backend that is not isolated, and the uid of one whose image has a name for it.
+
+        Raises PlanError when that is a uid that no image may bring.
+        """
+        if self.door is not None and self.uid is not None:
             return
         info = await self.tools.engine.inspect(self.container)
-        self.address = info.addresses[0] if info and info.addresses else ""
+        if info is not None and self.door is None:
+            self.address = info.addresses[0] if info.addresses else ""
+        if info is not None and self.uid is None:
+            self.uid = await asyncio.to_thread(uid_of, info.pid, info.id)
+            check_image_user(self.backend, self.uid, self.tools.users.span)
 
     async def wait_port(self) -> None:
         """Until an http backend accepts. Raises BackendUnavailable when it ends first."""
@@ -271,6 +286,7 @@ class Pair:
             await self.door.stop()
         await self.tools.ownership.remove_instance(self.id)
         self.tools.exits.forget(self.container)
+        self.tools.users.release(self.id)
 
 
 def exit_sentence(

@@ -21,9 +21,10 @@ from .build_settings import certificates
 from .errors import EngineError
 from .images import Images
 from .pair import Wanted
-from .plans import CaBundle, backend_plan, check_own_port
+from .plans import CaBundle, backend_plan, check_image_user, check_own_port, numeric_uid, user_of
 from .policy_ports import policy_ports
 from .tools import Tools
+from .users import backend_holder, instance_holder
 
 RUN_FIELDS: Final = (
     "type", "command", "args", "image", "entrypoint", "env", "port", "path", "mounts", "resources", "packages",
@@ -108,6 +109,10 @@ class Planner:
         if info is None:
             raise EngineError(f"Image {image} is gone from the engine.")
         env = await asyncio.to_thread(self.secrets.resolve, source.env)
+        user = user_of(source, info)
+        own = "" if user else await self.own_user(instance, source)
+        if not source.user:
+            check_image_user(instance.partition("/")[0], numeric_uid(user), self.tools.users.span)
         return backend_plan(
             self.tools.names,
             instance,
@@ -119,4 +124,10 @@ class Planner:
             ca=await asyncio.to_thread(self.ca_bundle, extra_ca),
             door=door,
             nofile=self.tools.nofile(),
+            own=own,
         )
+
+    async def own_user(self, instance: str, source: PackageSource | ImageSource) -> str:
+        """The user and group of an instance; the group is the backend's, whatever session it is for."""
+        group = await self.tools.users.of(backend_holder(instance.partition("/")[0]))
+        return f"{await self.tools.users.of(instance_holder(instance, source.mounts))}:{group}"

@@ -6,6 +6,7 @@ Nothing here asks an engine; what the engine says of an image (its user) comes i
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ from registry.errors import Invalid
 from registry.mounts import refuse_moved
 from registry.spec import ImageSource, PackageSource
 
-from .base import ContainerPlan, ImageInfo, Mount, NetworkPlan, inside
+from .base import PROJECT_LABEL, USER_LABEL, ContainerPlan, ImageInfo, Mount, NetworkPlan, inside
 from .errors import PlanError
-from .recipes import EVERYBODY, HOME
+from .recipes import HOME
 from .seccomp import backend_profile
 
 CONTROL_INSIDE: Final = "/run/stockade/control"
@@ -38,8 +39,15 @@ DOOR_SYSCTLS: Final = (
     ("net.ipv6.conf.all.disable_ipv6", "1"),
     ("net.ipv6.conf.default.disable_ipv6", "1"),
 )
+EGRESS_SYSCTLS: Final = (
+    ("net.ipv4.ip_forward", "0"),
+    ("net.ipv4.ip_local_port_range", "1024 65535"),
+    ("net.ipv4.tcp_tw_reuse", "1"),
+)
+"""All backends' connections to one host share the egress's own ports: as many as there are, and soon free again."""
 FORBIDDEN_MOUNTS: Final = re.compile(r"(docker|containerd|podman|crio|buildkitd)\.sock$")
 TMP_OPTIONS: Final = "rw,nosuid,nodev,exec,size=256m,mode=1777"
+OWN_OPTIONS: Final = "rw,nosuid,nodev,exec,size={size},mode=0700,uid={uid},gid={gid}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +84,10 @@ class Names:
         """The connector on a network that backends join."""
         return f"stockade-{self.project}-c-{network}"
 
-    def labels(self, role: str, instance: str = "") -> tuple[tuple[str, str], ...]:
-        """Hints for people and for the engine's event filter; never proof of ownership."""
-        return (("stockade.project", self.project), ("stockade.role", role), ("stockade.instance", instance))
+    def labels(self, role: str, instance: str = "", uid: int | None = None) -> tuple[tuple[str, str], ...]:
+        """Hints for people, for the engine's event filter and for other gateways; never proof of ownership."""
+        user = ((USER_LABEL, str(uid)),) if uid is not None else ()
+        return ((PROJECT_LABEL, self.project), ("stockade.role", role), ("stockade.instance", instance), *user)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +100,7 @@ class CaBundle:
 
 
 def egress_plan(
-    names: Names, image: str, control: Path, doors: Path, nofile: int, resolvers: Sequence[str] = ()
+    names: Names, image: str, control: Path, doors: Path, nofile: int, uid: int, resolvers: Sequence[str] = ()
 ) -> ContainerPlan:
     """The container that everything allowed goes through. `resolvers` are asked instead of the engine's."""
     return ContainerPlan(
@@ -99,15 +108,15 @@ def egress_plan(
         image=image,
         command=("python3", "-m", "egress"),
         env=tuple(RESOLVING.items()),
-        user=EVERYBODY,
-        labels=names.labels("egress"),
+        user=f"{uid}:{uid}",
+        labels=names.labels("egress", uid=uid),
         network=names.egress_network,
         tmpfs=(("/tmp", "rw,nosuid,nodev,noexec,size=16m"),),  # noqa: S108
         mounts=(
             Mount(source=str(control), target=CONTROL_INSIDE, read_only=False),
             Mount(source=str(doors), target=DOORS_INSIDE, read_only=False),
         ),
-        sysctls=(("net.ipv4.ip_forward", "0"),),
+        sysctls=EGRESS_SYSCTLS,
         dns=tuple(resolvers),
         memory_bytes=1024 * MIB,
         pids=128,
@@ -131,8 +140,9 @@ def door_plan(
     generation: int,
     ports: frozenset[int],
     nofile: int,
+    uid: int,
 ) -> ContainerPlan:
-    """The container that owns a backend's network namespace."""
+    """The container that owns a backend's network namespace. It becomes user `uid` once its sockets are made."""
     return ContainerPlan(
         name=names.door(instance),
         image=image,
@@ -142,11 +152,12 @@ def door_plan(
             ("STOCKADE_NONCE", nonce),
             ("STOCKADE_GENERATION", str(generation)),
             ("STOCKADE_PORTS", ",".join(str(port) for port in sorted(ports))),
+            ("STOCKADE_USER", str(uid)),
         ),
         user="0:0",
-        labels=names.labels("door", instance),
+        labels=names.labels("door", instance, uid),
         capabilities=DOOR_CAPABILITIES,
-        mounts=(Mount(source=str(doors), target=DOORS_INSIDE, read_only=False),),
+        mounts=(Mount(source=str(doors), target=DOORS_INSIDE),),
         sysctls=DOOR_SYSCTLS,
         dns=("127.0.0.1",),
         memory_bytes=64 * MIB,
@@ -158,7 +169,16 @@ def door_plan(
 
 
 def connector_plan(
-    names: Names, network: str, identity: str, image: str, doors: Path, nonce: str, generation: int, nofile: int
+    names: Names,
+    network: str,
+    identity: str,
+    image: str,
+    doors: Path,
+    *,
+    nonce: str,
+    generation: int,
+    nofile: int,
+    uid: int,
 ) -> ContainerPlan:
     """The container that stands on a network which backends join, and dials there for the egress."""
     return ContainerPlan(
@@ -169,12 +189,13 @@ def connector_plan(
             ("STOCKADE_DOOR", identity),
             ("STOCKADE_NONCE", nonce),
             ("STOCKADE_GENERATION", str(generation)),
+            ("STOCKADE_USER", str(uid)),
             *RESOLVING.items(),
         ),
-        user=EVERYBODY,
-        labels=names.labels("connector", identity),
+        user=f"{uid}:{uid}",
+        labels=names.labels("connector", identity, uid),
         network=network,
-        mounts=(Mount(source=str(doors), target=DOORS_INSIDE, read_only=False),),
+        mounts=(Mount(source=str(doors), target=DOORS_INSIDE),),
         sysctls=(("net.ipv4.ip_forward", "0"),),
         memory_bytes=128 * MIB,
         pids=64,
@@ -201,13 +222,15 @@ def backend_plan(
     ca: CaBundle | None,
     door: str,
     nofile: int,
+    own: str,
 ) -> ContainerPlan:
-    """The server's own container. `env` has its secrets filled in; `door` is the door's container ID.
+    """The server's own container. `env` has its secrets filled in; `door` is the door's container ID; `own` is the
+    user and group for a server that names none.
 
     Raises PlanError for what no backend gets.
     """
     network = inside(door) if server.isolated else names.network(instance)
-    user, home = user_of(server, source, info)
+    user, home = user_of(source, info) or own, home_of(source, info)
     environment = {
         **(proxy_variables() if server.isolated else {}),
         **(ca_variables() if ca else {}),
@@ -221,11 +244,12 @@ def backend_plan(
         entrypoint=(source.entrypoint or None) if isinstance(source, ImageSource) else None,
         env=tuple(sorted(environment.items())),
         user=user,
-        labels=names.labels("backend", instance),
+        labels=names.labels("backend", instance, numeric_uid(user)),
         network=network,
-        tmpfs=tmpfs_of(user, home),
+        tmpfs=tmpfs_of(user, home, unmounted_volumes(source, info)),
         mounts=mounts_of(source, ca),
         memory_bytes=server.resources.memory,
+        socket_bytes=server.resources.memory,
         cpus=server.resources.cpus,
         pids=server.resources.pids,
         nofile=min(nofile, 8192),
@@ -249,23 +273,47 @@ def command_of(source: PackageSource | ImageSource) -> tuple[str, ...] | None:
     return source.command or None
 
 
-def user_of(server: Server, source: PackageSource | ImageSource, info: ImageInfo) -> tuple[str, str]:
-    """(user, HOME): what the entry says, else the image's own user if that is not root, else nobody with our HOME."""
-    if wanted := source.user or server.user:
-        return wanted, HOME
-    own = info.user.split(":")[0]
-    if isinstance(source, ImageSource) and own not in ("", "0", "root"):
-        return "", ""
-    return EVERYBODY, HOME
+def user_of(source: PackageSource | ImageSource, info: ImageInfo) -> str:
+    """The user that the entry names, else the image's own if that is not root; empty: it gets one of its own."""
+    if source.user:
+        return source.user
+    keeps = isinstance(source, ImageSource) and info.user.partition(":")[0].strip("0") not in ("", "root")
+    return info.user if keeps else ""
 
 
-def tmpfs_of(user: str, home: str) -> tuple[tuple[str, str], ...]:
-    """A place for temporary files, and a home of its own for the user that we chose."""
-    found = [("/tmp", TMP_OPTIONS)]  # noqa: S108
+def home_of(source: PackageSource | ImageSource, info: ImageInfo) -> str:
+    """The home that we make; empty for an image's own user, who has one there."""
+    return HOME if source.user or not user_of(source, info) else ""
+
+
+def numeric_uid(user: str) -> int | None:
+    """The uid in `UID` or `UID:GID`; None for a name, which only the image can explain."""
+    uid = user.partition(":")[0]
+    return int(uid) if uid.isdecimal() else None
+
+
+def tmpfs_of(user: str, home: str, volumes: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """A place for temporary files, a home for a user without one, and what stands in for the image's volumes."""
+    found = {path: volume_options(user) for path in volumes} | {"/tmp": TMP_OPTIONS}  # noqa: S108
     if home:
         uid, _, gid = user.partition(":")
-        found.append((home, f"rw,nosuid,nodev,exec,size=64m,mode=0700,uid={uid},gid={gid or uid}"))
-    return tuple(found)
+        found[home] = OWN_OPTIONS.format(size="64m", uid=uid, gid=gid or uid)
+    return tuple(found.items())
+
+
+def volume_options(user: str) -> str:
+    """For a volume that the image declares: the server's own, or everybody's in there where its user is a name."""
+    uid, _, gid = user.partition(":")
+    if not uid.isdecimal() or (gid and not gid.isdecimal()):
+        return TMP_OPTIONS
+    return OWN_OPTIONS.format(size="256m", uid=uid, gid=gid or uid)
+
+
+def unmounted_volumes(source: PackageSource | ImageSource, info: ImageInfo) -> tuple[str, ...]:
+    """The volumes that the image declares and that the entry does not mount something at. The engine would make each a
+    directory on the host's disk, as large as that, and gone with the container."""
+    mounted = {mount.target for mount in source.mounts}
+    return tuple(path for path in map(os.path.normpath, info.volumes) if path not in mounted)
 
 
 def proxy_variables() -> dict[str, str]:
@@ -319,6 +367,22 @@ def check_own_port(backend: str, port: int | None) -> None:
     raise PlanError(
         f"Backend {backend} listens on port {port} inside its container, which Stockade itself needs there. Let the "
         "server listen on another port (8000, say) and write that as `port`."
+    )
+
+
+def check_image_user(backend: str, uid: int | None, ours: range) -> None:
+    """Raises PlanError when an image brings a user that would share what is counted per user with `ours`, or with root
+    under another name."""
+    if uid != 0 and uid not in ours:
+        return
+    whose = (
+        "root by another name"
+        if uid == 0
+        else f"user {uid}, from the numbers that Stockade gives its own ({ours[0]} on)"
+    )
+    raise PlanError(
+        f'The image of backend {backend} would run as {whose}. Write a `user` for it, such as user: "1234:1234", which '
+        "no account of this machine has."
     )
 
 

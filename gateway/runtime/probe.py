@@ -28,10 +28,11 @@ from .base import ContainerPlan, EngineInfo, NetworkPlan, inside
 from .door import Door
 from .errors import BackendUnavailable, EngineError
 from .logring import LogRing
-from .recipes import EVERYBODY
+from .plans import MIB
 from .record import Role
 from .seccomp import backend_profile
 from .tools import Tools, owned, start_watched
+from .users import PROBE
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +177,7 @@ class Probe:
 
     async def run(self, ears: Ears, network: str, targets: list[str]) -> Attempt:
         """The container itself, to its end; then a moment for what is under way."""
-        plan = probe_plan(self.tools, self.image, network, ears, targets)
+        plan = probe_plan(self.tools, self.image, network, ears, targets, await self.tools.users.of(PROBE))
         printed = LogRing()
         container = await self.tools.ownership.create(plan, owned(plan.name, Role.PROBE))
         try:
@@ -210,7 +211,7 @@ def finished(ears: Ears, code: int, printed: list[str]) -> Attempt:
         return Attempt(heard=heard, problem="It printed no report.")
 
 
-def probe_plan(tools: Tools, image: str, network: str, ears: Ears, targets: list[str]) -> ContainerPlan:
+def probe_plan(tools: Tools, image: str, network: str, ears: Ears, targets: list[str], uid: int) -> ContainerPlan:
     """The throw-away container: a backend in all but its program."""
     addresses = [ipaddress.ip_address(target) for target in targets]
     order = {
@@ -226,10 +227,25 @@ def probe_plan(tools: Tools, image: str, network: str, ears: Ears, targets: list
         image=image,
         command=("python3", "-c", files("gateway.runtime").joinpath("probe_script.py").read_text()),
         env=(("STOCKADE_PROBE", json.dumps(order)),),
-        user=EVERYBODY,
-        labels=tools.names.labels("probe"),
+        user=f"{uid}:{uid}",
+        labels=tools.names.labels("probe", uid=uid),
         network=network,
-        memory_bytes=128 * 1024 * 1024,
+        memory_bytes=128 * MIB,
+        socket_bytes=128 * MIB,
+        seccomp=backend_profile(),
+    )
+
+
+def idle_plan(tools: Tools, image: str, uid: int) -> ContainerPlan:
+    """A container with a backend's limits that does nothing for a while, to be looked at."""
+    return ContainerPlan(
+        name=tools.names.backend(PROBE_BACKEND),
+        image=image,
+        command=("sleep", str(RUN_TIMEOUT_S)),
+        user=f"{uid}:{uid}",
+        labels=tools.names.labels("probe", uid=uid),
+        memory_bytes=64 * MIB,
+        socket_bytes=64 * MIB,
         seccomp=backend_profile(),
     )
 

@@ -35,6 +35,7 @@ class Role(StrEnum):
     PROBE = "probe"
     PROBE_NETWORK = "probe-network"
     CONNECTOR = "connector"
+    OWNER = "owner"
 
     @property
     def is_network(self) -> bool:
@@ -68,6 +69,8 @@ class Record:
     engine: str = ""
     owned: dict[str, Owned] = field(default_factory=dict)
     """By name; a container and a network never share one."""
+    users: dict[str, int] = field(default_factory=dict)
+    """Whose uid is which (`users.Users`); a backend's outlives its containers, as its volumes do."""
 
     @classmethod
     def load(cls, path: Path) -> Record:
@@ -75,8 +78,9 @@ class Record:
         try:
             content = json.loads(path.read_text())
             owned = [Owned(**{**item, "role": Role(item["role"])}) for item in content["owned"]]
-            return cls(path=path, engine=str(content["engine"]), owned={item.name: item for item in owned})
-        except (OSError, ValueError, KeyError, TypeError):
+            users = {str(holder): int(uid) for holder, uid in content.get("users", {}).items()}
+            return cls(path=path, engine=str(content["engine"]), owned={o.name: o for o in owned}, users=users)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return cls(path=path)
 
     def use_engine(self, engine: str) -> bool:
@@ -109,6 +113,22 @@ class Record:
         if self.owned.pop(name, None) is not None:
             self.note()
 
+    def give(self, holder: str, uid: int) -> None:
+        """Writes down a holder's uid. Raises EngineError when it cannot be: then it is not given."""
+        before = dict(self.users)
+        self.users[holder] = uid
+        try:
+            self.save()
+        except EngineError:
+            self.users = before
+            raise
+
+    def take_back(self, *holders: str) -> None:
+        """Drops uids that nobody holds any more."""
+        gone = [holder for holder in holders if self.users.pop(holder, None) is not None]
+        if gone:
+            self.note()
+
     def of(self, role: Role, instance: str = "") -> Owned | None:
         """The recorded thing of that role, if any."""
         return next((o for o in self.owned.values() if o.role is role and o.instance == instance), None)
@@ -133,7 +153,11 @@ class Record:
 
     def write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        content = {"engine": self.engine, "owned": [asdict(item) for item in self.owned.values()]}
+        content = {
+            "engine": self.engine,
+            "owned": [asdict(item) for item in self.owned.values()],
+            "users": self.users,
+        }
         draft = self.path.with_suffix(".tmp")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:

@@ -37,7 +37,7 @@ def persistent_root() -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunDirectory:
-    """The run directory of one project. Only its owner gets in; below, the egress's uid may write."""
+    """The run directory of one project. Only its owner gets in; below, the egress may write."""
 
     path: Path
     persistent: Path
@@ -71,7 +71,7 @@ class RunDirectory:
 
     @property
     def doors(self) -> Path:
-        """Shared with the egress and every door."""
+        """Shared with the egress and, read-only, every door."""
         return self.path / "doors"
 
     @property
@@ -88,6 +88,12 @@ class RunDirectory:
     def probe_file(self) -> Path:
         """The last probe that passed."""
         return self.persistent / "probe.json"
+
+    def clear_meeting_places(self) -> None:
+        """Before an egress is made: what an earlier one left there, which may have run as another user."""
+        for directory in (self.control, self.doors):
+            for path in directory.iterdir():
+                path.unlink(missing_ok=True)
 
     def remove_meeting_places(self) -> None:
         """After the last container is gone: the directories in which egress and doors met, with their sockets."""
@@ -125,7 +131,7 @@ class RunDirectory:
             directory.chmod(0o700)
         for directory in (self.control, self.doors):
             directory.mkdir(exist_ok=True)
-            directory.chmod(0o777)
+            directory.chmod(0o1777)  # whoever is in there has a uid of its own; none may take another's socket away
 
 
 def refuse_foreign(directory: Path) -> None:

@@ -39,9 +39,10 @@ from .record import Record, Role
 from .rundir import RunDirectory
 from .slot import Slot
 from .spares import HOMES, MAX_OWN, Spares
-from .status import status_of
+from .status import shared_users, status_of
 from .surroundings import proxy_url, surroundings
 from .tools import Exits, Link, Tools
+from .users import EGRESS, Users, chosen_users
 
 logger = logging.getLogger(__name__)
 
@@ -93,10 +94,12 @@ class Supervisor:
         self.exit_watch = ExitWatch(engine, project, self.exits, self.engine_away)
         self.egress_image = ""
         self.ownership = Ownership(engine, Record.load(run_directory.record_file))
+        self.users = Users(engine, self.ownership.record, project, lambda: chosen_users(self.config))
         self.tools = Tools(
             engine=engine,
             link=link,
             ownership=self.ownership,
+            users=self.users,
             names=self.names,
             exits=self.exits,
             doors_image=lambda: self.egress_image,
@@ -113,8 +116,10 @@ class Supervisor:
                 run_directory.control,
                 run_directory.doors,
                 nofile,
+                self.users.given(EGRESS),
                 self.config.egress.resolvers,
             ),
+            run_directory.clear_meeting_places,
         )
         self.planner = Planner(self.tools, images, secrets, run_directory.ca_bundle)
         self.connectors = Connectors(self.tools, on_event)
@@ -197,7 +202,9 @@ class Supervisor:
         self.info = await self.engine.info()
         if self.ownership.record.use_engine(self.info.id):
             self.notice("engine_changed", "This is another engine than last time; what runs on that one stays there.")
+        await self.users.use_engine(self.info)
         self.egress_image = await self.images.egress()
+        await self.users.of(EGRESS)
         await self.egress.up()
         await self.egress.wait_connected()
         await self.push()
@@ -410,7 +417,8 @@ class Supervisor:
                 await self.ownership.remove_instance(instance)
             else:
                 self.slot(instance, adopted=pair)
-        await self.ownership.remove_all(Role.PROBE, Role.PROBE_NETWORK)
+        await self.ownership.remove_all(Role.PROBE, Role.PROBE_NETWORK, Role.OWNER)
+        self.users.purge()
 
     async def adopt(self, instance: str) -> Pair | None:
         """One backend, taken over; None when it is not what is wanted."""
@@ -494,10 +502,10 @@ class Supervisor:
 
     def status(self) -> list[BackendStatus]:
         """Every server of the configuration, in its order."""
-        found = []
+        found, shares = [], shared_users(self.users, self.slots.values())
         for name, server in self.config.servers.items():
             slots = [slot for slot in self.slots.values() if slot.backend == name]
-            found.append(status_of(name, server, slots, no_route=self.no_route))
+            found.append(status_of(name, server, slots, no_route=self.no_route, shares=shares.get(name, ())))
         return found
 
     async def logs(self, backend: str, *, tail: int = 200, follow: bool = False) -> AsyncIterator[LogLine]:

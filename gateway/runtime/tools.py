@@ -14,6 +14,7 @@ from .egress_link import DoorTicket
 from .ownership import Ownership
 from .plans import Names
 from .record import Owned, Role
+from .users import Users
 
 
 class Link(Protocol):
@@ -68,6 +69,7 @@ class Tools:
     engine: Engine
     link: Link
     ownership: Ownership
+    users: Users
     names: Names
     exits: Exits
     doors_image: Callable[[], str]

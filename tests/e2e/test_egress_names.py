@@ -158,7 +158,9 @@ def test_no_search_domain_of_the_host_completes_a_name(lying: Lying, engine: doc
     assert "plain.example.corp.example" in asked, "this test would see it"
     assert "ours.example.corp.example" not in asked
     for plan in (
-        egress_plan(Names(project="p"), "e", Path("/c"), Path("/d"), 1024),
-        connector_plan(Names(project="p"), "n", "i", "e", Path("/d"), "nonce", 1, 1024),
+        egress_plan(Names(project="p"), "e", Path("/c"), Path("/d"), 1024, 70001),
+        connector_plan(
+            Names(project="p"), "n", "i", "e", Path("/d"), nonce="nonce", generation=1, nofile=1024, uid=70002
+        ),
     ):
         assert RESOLVING.items() <= dict(plan.env).items()

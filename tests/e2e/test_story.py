@@ -16,6 +16,7 @@ import pytest
 from examples.demo import stage
 from examples.demo.story import SCENES, Scene, client, play, rogue_outcome
 from observability import semconv
+from registry.server import OWN_USERS
 from tests.e2e.otlp_receiver import OtlpReceiver
 from tests.e2e.stockade_process import StockadeProcess, until
 
@@ -218,7 +219,7 @@ async def test_a_backend_sees_lo_and_nothing_else_of_the_world(story: StockadePr
     seen = await rogue(story, "look_around")
     assert seen["interfaces"] == ["lo"]
     assert int(seen["capabilities"], 16) == 0
-    assert seen["uid"] == 65532
+    assert seen["uid"] in OWN_USERS
     assert not seen["docker_socket"]
     assert "host.docker.internal" not in seen["hosts"]
     assert seen["environment"]["HTTPS_PROXY"] == "http://127.0.0.1:3128"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 from pathlib import Path
 
 import pytest
 
 from registry.config import Config, ConfigError, Transport, load_config, load_text, project_name
+from registry.server import OWN_USERS
 
 HEAD = "version: 1\nmcpServers:\n"
 FETCH = "  fetch:\n    command: uvx\n    args: [mcp-server-fetch]\n"
@@ -412,7 +414,7 @@ def test_an_extra_ca_must_hold_certificates_and_no_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mode", "keys", "said"),
     [
-        (0o755, "command: uvx, args: [x], mounts: ['./data:/d']", "runs as user 65532, who may not write in"),
+        (0o755, "command: uvx, args: [x], mounts: ['./data:/d']", "runs as a user of its own, who may not write in"),
         (0o755, "command: npx, args: [x], user: '4711:4711', mounts: ['./data:/d']", "runs as user 4711"),
         (0o755, "command: npx, args: [x], user: 'ME', mounts: ['./data:/d']", ""),
         (0o755, "command: npx, args: [x], mounts: ['./data:/d:ro']", ""),
@@ -499,6 +501,34 @@ def test_gateway_open_to_the_network_is_warned_about() -> None:
 def test_servers_without_a_prefix_are_warned_about_from_the_second_on() -> None:
     config = load_text(servers('a: {image: x, prefix: ""}\nb: {image: x, prefix: ""}'), Path("stockade.yaml"))
     assert [warning.key_path for warning in config.warnings] == ["mcpServers.b.prefix"]
+
+
+def test_servers_that_the_file_makes_one_user_are_warned_about() -> None:
+    entries = {
+        "a": "{image: x, user: '1000:1000'}",
+        "b": "{image: x, user: 1001}",
+        "c": "{command: docker, args: [run, -u, '1000', x]}",
+        "d": "{image: x, user: 1000, disabled: true}",
+        "e": "{image: x}",
+    }
+    config = load_text(servers("\n".join(f"{name}: {entry}" for name, entry in entries.items())), Path("s.yaml"))
+    assert [warning.key_path for warning in config.warnings] == ["mcpServers.c.user"]
+    assert "is 1000, as of a: what the kernel counts per user" in str(config.warnings[0])
+
+
+def test_a_folder_of_roots_is_given_to_a_user_that_no_other_server_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    honest = os.stat
+    root = os.stat_result((0o40755, 1, 1, 1, 0, 0, 0, 0, 0, 0))
+    monkeypatch.setattr(os, "stat", lambda path, **more: root if path == str(folder) else honest(path, **more))
+    text = servers("a: {command: uvx, args: [x], mounts: ['./data:/d']}")
+    (warning,) = load_text(text, tmp_path / "stockade.yaml").warnings
+    user = re.search(r'chown -R (\d+):\1 \S+, and user: "\1:\1"', str(warning))
+    assert user is not None
+    assert int(user[1]) in OWN_USERS
 
 
 def test_a_key_with_nothing_after_it_counts_as_left_out() -> None:

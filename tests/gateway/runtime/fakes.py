@@ -88,6 +88,8 @@ class FakeEngine:
     create_fails: set[str] = field(default_factory=set)
     builds_fail: str = ""
     identity: str = "ENGINE"
+    foreign_users: frozenset[int] = frozenset()
+    """Uids of other projects' containers."""
     numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     async def info(self) -> EngineInfo:
@@ -173,6 +175,9 @@ class FakeEngine:
     async def kill(self, container: str) -> None:
         await self.stop(container, 0)
 
+    async def users(self, project: str) -> frozenset[int]:
+        return self.foreign_users
+
     async def remove(self, container: str) -> None:
         found = self.containers.pop(container, None)
         if found is not None:
@@ -189,6 +194,9 @@ class FakeEngine:
             id=found.id, name=found.plan.name, image_id="", running=found.running, finished=found.finished,
             exit_code=found.exit_code, error="", labels=dict(found.plan.labels), addresses=("127.0.0.1",),
         )  # fmt: skip
+
+    async def bounds_sockets(self, container: str) -> bool:
+        return True
 
     async def logs(self, container: str, tail: int) -> Sequence[LogLine]:
         return []

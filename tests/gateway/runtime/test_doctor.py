@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,6 @@ def test_an_engine_elsewhere_is_a_failure_with_the_way_out() -> None:
 
 
 def test_no_seccomp_is_a_failure() -> None:
-    from dataclasses import replace
-
     assert doctor.seccomp_finding(INFO).state == "ok"
     assert doctor.seccomp_finding(replace(INFO, seccomp=False)).state == "fail"
 
@@ -41,6 +40,24 @@ def test_an_engine_without_the_route_isolates_all_the_same() -> None:
     assert "Nothing is less safe" in doctor.route_finding(True).fix
 
 
+def test_socket_memory_outside_of_every_limit_is_said_with_what_it_means() -> None:
+    assert doctor.sockets_finding(replace(INFO, cgroup=1), True).state == "ok"
+    finding = doctor.sockets_finding(replace(INFO, cgroup=1), False)
+    assert finding.state == "warn"
+    assert "outside of its memory limit" in finding.detail
+    assert "run the gateway as root" in finding.fix
+
+
+def test_files_that_the_whole_machine_shares_are_said(tmp_path: Path) -> None:
+    limit = tmp_path / "file-max"
+    assert doctor.files_finding(limit).state == "ok", "not readable, not checked"
+    limit.write_text("9223372036854775807\n")
+    assert doctor.files_finding(limit).state == "ok"
+    limit.write_text("819200\n")
+    assert doctor.files_finding(limit).state == "warn"
+    assert "has 819200 open files for everybody" in doctor.files_finding(limit).detail
+
+
 @pytest.mark.anyio
 async def test_no_engine_is_one_failure_and_no_more_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STOCKADE_STATE_DIR", str(tmp_path))
@@ -54,7 +71,15 @@ async def test_no_engine_is_one_failure_and_no_more_checks(tmp_path: Path, monke
 @pytest.mark.anyio
 async def test_this_machine_passes_and_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     findings = {finding.name: finding for finding in await doctor.examine("doctest")}
-    assert {"engine", "disk", "base image", "isolation", "direct connections", "open files"} <= findings.keys()
+    assert {
+        "engine",
+        "disk",
+        "base image",
+        "isolation",
+        "direct connections",
+        "open files",
+        "socket memory",
+    } <= findings.keys()
     assert [f for f in findings.values() if f.state == "fail"] == []
     engine = DockerEngine()
     left = await engine.call("list", lambda api: api.containers(all=True, filters={"name": "stockade-doctor"}))

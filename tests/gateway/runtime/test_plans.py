@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.runtime.base import ContainerPlan, ImageInfo, inside
-from gateway.runtime.docker_arguments import create_arguments
+from gateway.runtime.docker_arguments import create_arguments, engine_info
 from gateway.runtime.errors import PlanError
 from gateway.runtime.plans import (
     CaBundle,
@@ -35,7 +35,17 @@ def plan_of(entry: dict[str, Any], info: ImageInfo = INFO, ca: CaBundle | None =
     source = plan_source(server)
     assert isinstance(source, PackageSource | ImageSource)
     return backend_plan(
-        NAMES, "clock", server, source, image="img", info=info, env=dict(source.env), ca=ca, door="D", nofile=65536
+        NAMES,
+        "clock",
+        server,
+        source,
+        image="img",
+        info=info,
+        env=dict(source.env),
+        ca=ca,
+        door="D",
+        nofile=65536,
+        own="70001:70000",
     )
 
 
@@ -56,7 +66,8 @@ def test_a_backend_has_no_capability_no_network_of_its_own_and_a_read_only_root(
     assert host["Memory"] == host["MemorySwap"] == 512 * 2**20
     assert host["RestartPolicy"] == {"Name": "no"}
     assert "Sysctls" not in host, "a namespace that is shared belongs to the door"
-    assert plan.user == "65532:65532"
+    assert plan.user == "70001:70000"
+    assert host["Ulimits"][1] == {"Name": "core", "Soft": 1, "Hard": 1}, "not even the host's handler of core dumps"
 
 
 def test_the_arguments_are_those_after_the_package() -> None:
@@ -92,11 +103,11 @@ def test_extra_ca_is_mounted_read_only_and_named_to_every_client() -> None:
 @pytest.mark.parametrize(
     ("entry", "image_user", "user", "home"),
     [
-        pytest.param({"image": "x"}, "", "65532:65532", True, id="an image that runs as root runs as nobody"),
-        pytest.param({"image": "x"}, "root:root", "65532:65532", True, id="root by name too"),
-        pytest.param({"image": "x"}, "node", "", False, id="an image's own user is kept, with its home"),
+        pytest.param({"image": "x"}, "", "70001:70000", True, id="an image that runs as root gets a user of its own"),
+        pytest.param({"image": "x"}, "root:root", "70001:70000", True, id="root by name too"),
+        pytest.param({"image": "x"}, "node", "node", False, id="an image's own user is kept, with its home"),
         pytest.param({"image": "x", "user": 1000}, "node", "1000", True, id="the entry's user wins"),
-        pytest.param(TIME, "65532:65532", "65532:65532", True, id="a package runs as nobody"),
+        pytest.param(TIME, "65532:65532", "70001:70000", True, id="a package gets a user of its own"),
     ],
 )
 def test_who_a_backend_runs_as(entry: dict[str, Any], image_user: str, user: str, home: bool) -> None:
@@ -106,12 +117,72 @@ def test_who_a_backend_runs_as(entry: dict[str, Any], image_user: str, user: str
     assert len(plan.tmpfs) == (2 if home else 1)
 
 
+def test_a_server_without_a_user_owns_its_home_alone() -> None:
+    assert dict(plan_of(TIME).tmpfs)["/home/stockade"].endswith("mode=0700,uid=70001,gid=70000")
+
+
+@pytest.mark.parametrize(
+    ("image_user", "owner"),
+    [
+        pytest.param("", "mode=0700,uid=70001,gid=70000", id="for a server with a user of its own"),
+        pytest.param("1000:100", "mode=0700,uid=1000,gid=100", id="for an image's user in numbers"),
+        pytest.param("node", "mode=1777", id="for an image's user by name, whose number is not known"),
+        pytest.param("1000:node", "mode=1777", id="for a group by name"),
+    ],
+)
+def test_declared_volumes_are_memory_of_a_size(image_user: str, owner: str) -> None:
+    info = replace(INFO, user=image_user, volumes=("/data", "/kept", "/tmp", "/odd/../other/"))
+    plan = plan_of({"image": "x", "mounts": ["vol:/kept"]}, info)
+    tmpfs = dict(plan.tmpfs)
+    assert {"/data", "/other", "/tmp"} <= tmpfs.keys()
+    assert "/kept" not in tmpfs
+    for path in ("/data", "/other"):
+        assert "size=256m" in tmpfs[path]
+        assert tmpfs[path].endswith(owner)
+    assert tmpfs["/tmp"].endswith("mode=1777")
+    assert create_arguments(plan)["HostConfig"]["Tmpfs"] == tmpfs
+
+
+def test_buffers_of_sockets_are_limited_like_memory_where_the_engine_takes_it() -> None:
+    plan = plan_of({**TIME, "resources": {"memory": "64m"}})
+    taking = engine_info({"KernelMemoryTCP": True}, {})
+    assert create_arguments(plan, taking)["HostConfig"]["KernelMemoryTCP"] == 64 * 2**20
+    assert "KernelMemoryTCP" not in create_arguments(plan, engine_info({}, {}))["HostConfig"], "it may not know that"
+    assert create_arguments(plan)["Labels"]["stockade.sockets"] == str(64 * 2**20)
+    egress = egress_plan(NAMES, "e", Path("/c"), Path("/d"), 65536, 70003)
+    assert "stockade.sockets" not in create_arguments(egress, taking)["Labels"], "all backends share those"
+
+
+def test_a_rootless_engine_is_asked_for_no_limit_that_it_cannot_lift() -> None:
+    rootless = engine_info({"SecurityOptions": ["name=rootless"]}, {})
+    assert [limit["Name"] for limit in create_arguments(plan_of(TIME), rootless)["HostConfig"]["Ulimits"]] == [
+        "nofile"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("info", "cgroup", "limits", "maps"),
+    [
+        pytest.param({"CgroupVersion": "2", "KernelMemoryTCP": False}, 2, False, False, id="v2"),
+        pytest.param({"CgroupVersion": "1", "KernelMemoryTCP": True}, 1, True, False, id="v1"),
+        pytest.param({"KernelMemoryTCP": True}, 1, True, False, id="an engine from before v2"),
+        pytest.param({"SecurityOptions": ["name=seccomp", "name=userns"]}, 1, False, True, id="userns-remap"),
+        pytest.param({"SecurityOptions": ["name=rootless"]}, 1, False, True, id="rootless"),
+    ],
+)
+def test_what_an_engine_says_of_users_and_memory(info: dict[str, Any], cgroup: int, limits: bool, maps: bool) -> None:
+    found = engine_info(info, {})
+    assert (found.cgroup, found.limits_sockets, found.maps_users) == (cgroup, limits, maps)
+
+
 @pytest.mark.parametrize("path", ["/var/run/docker.sock", "/run/containerd/containerd.sock", "/x/podman.sock"])
 def test_an_engines_socket_is_never_mounted(path: str) -> None:
     server = Server.model_validate({"image": "x"})
     source = ImageSource(image="x", mounts=(Mount(source=path, target="/s"),))
     with pytest.raises(PlanError, match="leave its wall"):
-        backend_plan(NAMES, "b", server, source, image="x", info=INFO, env={}, ca=None, door="D", nofile=65536)
+        backend_plan(
+            NAMES, "b", server, source, image="x", info=INFO, env={}, ca=None, door="D", nofile=65536, own="1"
+        )
 
 
 @pytest.mark.parametrize(
@@ -138,7 +209,15 @@ def test_stdio_keeps_its_conversation_out_of_the_engines_log() -> None:
 
 def test_a_door_owns_an_empty_namespace_and_has_no_engine_restart() -> None:
     plan = door_plan(
-        NAMES, "clock", "e", Path("/d"), nonce="n", generation=7, ports=frozenset({80, 443, 5432}), nofile=65536
+        NAMES,
+        "clock",
+        "e",
+        Path("/d"),
+        nonce="n",
+        generation=7,
+        ports=frozenset({80, 443, 5432}),
+        nofile=65536,
+        uid=70002,
     )
     host = create_arguments(plan)["HostConfig"]
     assert host["NetworkMode"] == "none"
@@ -149,17 +228,20 @@ def test_a_door_owns_an_empty_namespace_and_has_no_engine_restart() -> None:
     assert host["Sysctls"]["net.ipv4.ip_unprivileged_port_start"] == "0"
     assert host["RestartPolicy"] == {"Name": "no"}
     assert [m["Target"] for m in host["Mounts"]] == ["/run/stockade/doors"], "never the control directory"
+    assert host["Mounts"][0]["ReadOnly"], "the egress alone makes sockets there"
     assert dict(plan.env)["STOCKADE_PORTS"] == "80,443,5432"
+    assert dict(plan.env)["STOCKADE_USER"] == dict(plan.labels)["stockade.uid"] == "70002"
 
 
 def test_the_egress_has_no_capability_and_forwards_nothing() -> None:
-    plan = egress_plan(NAMES, "e", Path("/c"), Path("/d"), 65536)
+    plan = egress_plan(NAMES, "e", Path("/c"), Path("/d"), 65536, 70003)
     host = create_arguments(plan)["HostConfig"]
-    assert plan.user == "65532:65532"
+    assert plan.user == "70003:70003"
     assert host["CapAdd"] == []
-    assert host["Sysctls"] == {"net.ipv4.ip_forward": "0"}
+    assert host["Sysctls"]["net.ipv4.ip_forward"] == "0"
+    assert host["Sysctls"]["net.ipv4.ip_local_port_range"] == "1024 65535", "backends share them for one host"
     assert host["ReadonlyRootfs"] is True
-    assert host["Ulimits"] == [{"Name": "nofile", "Soft": 65536, "Hard": 65536}]
+    assert {"Name": "nofile", "Soft": 65536, "Hard": 65536} in host["Ulimits"]
 
 
 def test_the_fingerprint_is_about_what_runs_not_about_names_or_the_door() -> None:
@@ -210,7 +292,7 @@ def test_a_wide_range_is_listened_on_in_part() -> None:
 
 
 def test_the_egress_asks_the_resolvers_of_the_file() -> None:
-    plain = egress_plan(NAMES, "e", Path("/c"), Path("/d"), 65536)
-    named = egress_plan(NAMES, "e", Path("/c"), Path("/d"), 65536, ("9.9.9.9",))
+    plain = egress_plan(NAMES, "e", Path("/c"), Path("/d"), 65536, 70003)
+    named = egress_plan(NAMES, "e", Path("/c"), Path("/d"), 65536, 70003, ("9.9.9.9",))
     assert (plain.dns, named.dns) == ((), ("9.9.9.9",))
     assert plain.fingerprint() != named.fingerprint()

@@ -79,8 +79,8 @@ def test_the_run_directory_is_closed_and_its_meeting_places_are_open(
     directory = RunDirectory.of("p")
     directory.create()
     assert stat.S_IMODE(directory.path.stat().st_mode) == 0o700
-    assert stat.S_IMODE(directory.control.stat().st_mode) == 0o777
-    assert stat.S_IMODE(directory.doors.stat().st_mode) == 0o777
+    assert stat.S_IMODE(directory.control.stat().st_mode) == 0o1777
+    assert stat.S_IMODE(directory.doors.stat().st_mode) == 0o1777
 
 
 def test_a_run_directory_that_cannot_be_made_says_which_and_what_to_do(tmp_path: Path) -> None:

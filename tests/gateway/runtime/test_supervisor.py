@@ -321,6 +321,75 @@ async def test_each_session_gets_a_backend_and_a_door_of_its_own(stage: Stage) -
         assert len(stage.engine.running()) == 3
 
 
+def uids(stage: Stage, role: str) -> dict[str, str]:
+    """The uid on the label of every container of a role, by instance."""
+    labels = [dict(container.plan.labels) for container in stage.engine.containers.values()]
+    return {found["stockade.instance"]: found["stockade.uid"] for found in labels if found["stockade.role"] == role}
+
+
+async def test_every_session_is_a_user_of_its_own_in_its_backends_group(stage: Stage) -> None:
+    entry = {**TIME, "sessions": "per-client", "spares": 0}
+    servers = config({"clock": entry, "notes": {**entry, "mounts": ["/srv:/data"]}})
+    async with stage.running(servers) as supervisor:
+        for session in ("one", "two"):
+            await supervisor.instance("clock", session)
+            await supervisor.instance("notes", session)
+        own, doors = uids(stage, "backend"), uids(stage, "door")
+        assert own["notes/one"] == own["notes/two"], "or no session could write what an earlier one wrote"
+        everybody = {own["notes/one"], own["clock/one"], own["clock/two"], *doors.values()}
+        assert len(everybody | set(uids(stage, "egress").values())) == 3 + 4 + 1
+        users = [stage.engine.named(supervisor.names.backend(f"clock/{name}")).plan.user for name in ("one", "two")]
+        assert len({user.partition(":")[2] for user in users}) == 1
+        await supervisor.release("clock/one")
+        assert not [holder for holder in supervisor.users.record.users if holder.endswith("/clock/one")]
+    assert set(Record.load(stage.directory.record_file).users) >= {"backend/clock", "backend/notes"}
+
+
+async def test_root_volumes_are_given_to_a_server_with_a_user_of_its_own_alone(stage: Stage) -> None:
+    stage.engine.exits_at_once |= {"stockade-p-b-notes-owner", "stockade-p-b-mine-owner", "stockade-p-b-shown-owner"}
+    servers = config(
+        {
+            "notes": {**TIME, "mounts": ["notes:/data", "/srv:/srv"]},
+            "shown": {**TIME, "mounts": ["notes:/data:ro"]},
+            "mine": {**TIME, "mounts": ["mine:/data"], "user": "1000:1000"},
+        }
+    )
+    async with stage.running(servers) as supervisor:
+        for backend in ("notes", "shown", "mine"):
+            await supervisor.instance(backend)
+        assert [line for line in stage.engine.log if line.endswith("-owner")] == [
+            "create stockade-p-b-notes-owner",
+            "start stockade-p-b-notes-owner",
+            "remove stockade-p-b-notes-owner",
+        ], "although it failed, as it may: the server starts all the same"
+        order = [stage.engine.log.index(f"{what} stockade-p-b-notes") for what in ("create", "start")]
+        assert order[0] < stage.engine.log.index("start stockade-p-b-notes-owner") < order[1]
+
+
+async def test_an_image_that_brings_a_user_of_ours_is_refused(stage: Stage) -> None:
+    async with stage.running(config({})) as supervisor:
+        (egress,) = uids(stage, "egress").values()
+        stage.engine.add_image("insider", egress)
+        await supervisor.apply(config({"insider": {"image": "insider", "start": "lazy"}}))
+        with pytest.raises(BackendUnavailable, match=rf"image of backend insider would run as user {egress}.*`user`"):
+            await supervisor.instance("insider")
+        assert not [line for line in stage.engine.log if line == "create stockade-p-b-insider"]
+        await supervisor.apply(config({"insider": {"image": "insider", "start": "lazy", "user": "1234:1234"}}))
+        await supervisor.instance("insider")
+
+
+async def test_backends_whose_images_bring_the_same_user_are_told_apart_in_ps(stage: Stage) -> None:
+    stage.engine.add_image("one", "1000:1000")
+    stage.engine.add_image("two", "1000")
+    async with stage.running(config({"a": {"image": "one"}, "b": {"image": "two"}, "c": TIME})) as supervisor:
+        for backend in ("a", "b", "c"):
+            await supervisor.instance(backend)
+        warned = {status.name: " ".join(status.warnings) for status in supervisor.status()}
+        assert "runs as user 1000, as b does" in warned["a"]
+        assert "runs as user 1000, as a does" in warned["b"]
+        assert warned["c"] == ""
+
+
 async def test_what_the_endpoint_can_do_nothing_with_starts_anew(stage: Stage) -> None:
     async with stage.running(config({"clock": TIME})) as supervisor:
         first = await supervisor.instance("clock")
