@@ -78,14 +78,14 @@ class Gateway(asyncio.Protocol):
         self.control.lost(self)
 
     def data_received(self, data: bytes) -> None:
-        self.buffer += data
+        *ends, rest = data.split(b"\n")
+        for end in ends:
+            line = bytes(self.buffer + end)
+            self.buffer.clear()
+            self.answer(line)
+        self.buffer += rest
         if len(self.buffer) > MAX_LINE:
             self.close()
-            return
-        *lines, rest = self.buffer.split(b"\n")
-        self.buffer = bytearray(rest)
-        for line in lines:
-            self.answer(bytes(line))
 
     def answer(self, line: bytes) -> None:
         try:

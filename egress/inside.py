@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from egress.client import Client
 from egress.exchange import ClientFault, Exchange, RequestPlan, UpstreamFault
-from egress.http1 import BadRequest, RequestHead, parse_head
+from egress.http1 import BadRequest, HeadReader, RequestHead
 from egress.plan import plan_request
 from egress.policy import Allow, Mode, Protocol
 from egress.shown import Kind, first_bytes, objection
 from observability.events import Reason
-
-PARSE_AGAIN = 4096
 
 
 class TargetClient(Client):
@@ -28,23 +26,15 @@ class TargetClient(Client):
             if not await stream.more():
                 return None
         self.wait_at_most(budget.head_timeout_s)
-        while (head := parse_head(stream.buffer, inside=inside)) is None:
-            if not await self.another_line():
+        reader = HeadReader(inside=inside)
+        while (head := reader.read(stream.buffer)) is None:
+            if not await stream.more():
                 if stream.expired:
                     raise BadRequest(Reason.HEAD_TIMEOUT, f"no complete request head in {budget.head_timeout_s:g} s")
                 raise BadRequest(Reason.BAD_REQUEST, "the connection ended in the middle of a request head")
         stream.skip(head.size)
         self.wait_for_ever()
         return head
-
-    async def another_line(self) -> bool:
-        """Wait until a line ends or much arrived, so that a head sent byte by byte is not parsed for each of them."""
-        buffer = self.stream.buffer
-        had = len(buffer)
-        while await self.stream.more():
-            if buffer.find(b"\n", had) >= 0 or len(buffer) - had > PARSE_AGAIN:
-                return True
-        return False
 
     async def reject(self, error: BadRequest) -> None:
         """Answer what is no proper request."""
