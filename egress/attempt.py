@@ -143,9 +143,9 @@ class Attempt:
         )
         self.told = sent, received
 
-    def count_only(self, reason: Reason, detail: str = "") -> None:
-        """`count` attempts that were refused without being looked at one by one."""
-        self.decision = Decision.DENY
+    def count_only(self, reason: Reason, detail: str = "", decision: Decision = Decision.DENY) -> None:
+        """`count` attempts that are told together, most often refused without being looked at one by one."""
+        self.decision = decision
         self.reason = reason
         self.detail = detail
         self._write(Phase.COUNTED, log=True)

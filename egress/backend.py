@@ -14,10 +14,11 @@ from egress.names import IP, text_of
 from egress.policy import Allow, Deny, Policy, Rule, Surroundings, Target, decide, decide_name
 from egress.ports import OWN_PORTS
 from egress.record import Recorder
-from observability.events import Reason, Via
+from observability.events import Decision, Reason, Via
 
 MAX_RANGE = 64
 MAX_VERDICTS = 1024
+REMARKS_RATE = 20.0
 
 
 class Live(Protocol):
@@ -45,6 +46,16 @@ class Route(NamedTuple):
     address_text: str
     rule: str
     rule_port: int | None
+
+
+class Flood(NamedTuple):
+    """What is too frequent to be told one by one: counted, and told once a second."""
+
+    door: str
+    reason: Reason
+    via: Via
+    detail: str
+    decision: Decision
 
 
 class Verdicts:
@@ -128,8 +139,10 @@ class Backend:
         """Client connections open now."""
         self.asked = Counter[str]()
         """How many wait for a lookup, by name."""
-        self.flooded: dict[tuple[str, Reason], int] = {}
-        """Refusals that are told once a second, by (door, reason)."""
+        self.flooded = Counter[Flood]()
+        """What is told once a second."""
+        self.remarks = TokenBucket(REMARKS_RATE, REMARKS_RATE * 2)
+        """Events about what happens inside a connection that has told of itself."""
         self.update(policy, budget, own_port)
 
     def update(self, policy: Policy, budget: Budget, own_port: int = 0) -> None:
@@ -162,10 +175,16 @@ class Backend:
             if not self.asked[host]:
                 del self.asked[host]
 
-    def note_flood(self, door: str, reason: Reason) -> None:
-        """Count a refusal that a limit made; the sweep tells of it."""
-        key = (door, reason)
-        self.flooded[key] = self.flooded.get(key, 0) + 1
+    def note_flood(
+        self,
+        door: str,
+        reason: Reason,
+        via: Via = Via.PROXY,
+        detail: str = "refused at once: too many",
+        decision: Decision = Decision.DENY,
+    ) -> None:
+        """Count what would be too many events; the sweep tells of it. `detail` is one of a few fixed sentences."""
+        self.flooded[Flood(door, reason, via, detail, decision)] += 1
 
 
 class Origin:

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from egress.backend import Origin
 from egress.client import Client, stream_of
-from egress.dns import Query, build_response, parse_query
+from egress.dns import MalformedQuery, Query, build_refusal, build_response, parse_query
 from egress.door import IP_PKTINFO
+from egress.localnames import answer_locally
 from egress.names import IP
 from egress.policy import Allow, Deny, Protocol, Target, decide, decide_name
 from egress.reach import Refusal
@@ -63,9 +64,11 @@ logger = logging.getLogger(__name__)
 class NameServer:
     """One door's DNS."""
 
-    def __init__(self, egress: Egress, origin: Origin) -> None:
+    def __init__(self, egress: Egress, origin: Origin, hostname: str = "") -> None:
+        """`hostname` is the machine's name as programs behind the door see it; empty when it is not known."""
         self.egress = egress
         self.origin = origin
+        self.hostname = hostname
         self.sockets: list[socket.socket] = []
         self.held: dict[str, Lookup] = {}
         """Lookups not told yet, by name."""
@@ -97,7 +100,7 @@ class NameServer:
                 self.drop_socket(sock, error)
                 return
             if not self.origin.backend.dns_rate.take(self.egress.loop.time()):
-                self.origin.backend.note_flood(self.origin.door, Reason.LIMIT_DNS)
+                self.note_limit()
                 continue
             asked = asked_address(ancillary)
             self.handle(data, str(client[0]), asked, functools.partial(send, sock, client, asked))
@@ -108,12 +111,22 @@ class NameServer:
         sock.close()
         self.origin.recorder.notice("listener_failed", f"the DNS socket of {self.origin.door} broke: {error}")
 
+    def note_limit(self) -> None:
+        self.origin.backend.note_flood(self.origin.door, Reason.LIMIT_DNS, Via.DNS)
+
     def handle(self, data: bytes, client: str, asked: str, reply: Reply) -> bool:
-        """Answer one query through `reply`, now or after a lookup; False for what is no query: no answer comes."""
+        """Answer one query through `reply`, now or after a lookup; False for what gets no answer."""
         try:
             query = parse_query(data)
-        except ValueError:
-            return False
+        except MalformedQuery as error:
+            self.origin.backend.note_flood(self.origin.door, Reason.BAD_REQUEST, Via.DNS, f"DNS: {error}")
+            if error.rcode is not None:
+                reply(build_refusal(data, error.rcode))
+            return error.rcode is not None
+        local = answer_locally(query, self.hostname)
+        if local is not None:
+            reply(local)
+            return True
         if not query.is_host or not self.may_answer(query.name):
             self.note_lookup(query, client, asked)
             reply(build_response(query, nxdomain=True))
@@ -305,16 +318,19 @@ async def answer_queries(client: Client, asked: str) -> None:
     while True:
         client.wait_at_most(STREAM_IDLE_S)
         data = await read_message(stream)
-        if data is None or not client.backend.dns_rate.take(egress.loop.time()):
+        names = egress.names_of(origin)
+        if data is None or names is None:
+            return
+        if not client.backend.dns_rate.take(egress.loop.time()):
+            names.note_limit()
             return
         client.wait_at_most(STREAM_ANSWER_S)
-        names = egress.names_of(origin)
-        if names is None:
+        if not await answer_on_stream(names, stream, data, client.client_address, asked):
             return
-        await answer_on_stream(names, stream, data, client.client_address, asked)
 
 
-async def answer_on_stream(names: NameServer, stream: Stream, data: bytes, peer: str, asked: str) -> None:
+async def answer_on_stream(names: NameServer, stream: Stream, data: bytes, peer: str, asked: str) -> bool:
+    """Answer one message; False for what no client of ours would send."""
     done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def reply(answer: bytes) -> None:
@@ -322,10 +338,10 @@ async def answer_on_stream(names: NameServer, stream: Stream, data: bytes, peer:
             done.set_result(answer)
 
     if not names.handle(data, peer, asked, reply):
-        return
+        return False
     answer = await done
     stream.write(struct.pack("!H", len(answer)) + answer)
-    await stream.drain()
+    return await stream.drain()
 
 
 async def read_message(stream: Stream) -> bytes | None:

@@ -36,9 +36,12 @@ logger = logging.getLogger(__name__)
 SWEEP_S = 1.0
 DRAIN_S = 5.0
 CONTROL_BACKEND = "_none"
+HOSTNAME_LENGTH = 12
+"""An engine names a container's machine by the first digits of its ID; a backend shares the name of its door's."""
 
 Serve = Callable[["Egress", Origin, socket.socket, str], None]
 """Serves an admitted connection, which came from the address given, from now on."""
+VIA: Mapping[Serve, Via] = {serve_direct: Via.DIRECT, serve_dns_stream: Via.DNS}
 
 
 class Egress:
@@ -163,7 +166,7 @@ class Egress:
         backend = self.backends.get(ticket.backend)
         if backend is None:
             backend = self.backends[ticket.backend] = Backend(ticket.backend, *nothing_allowed())
-        return DoorOrigin(self, backend, ticket.door)
+        return DoorOrigin(self, backend, ticket)
 
     def door_state(self, ticket: Ticket, state: str, detail: str) -> None:
         if state == "listener_failed":
@@ -196,7 +199,7 @@ class Egress:
 
     def turn_away(self, origin: Origin, sock: socket.socket, reason: Reason, serve: Serve) -> bool:
         self.refused += 1
-        origin.backend.note_flood(origin.door, reason)
+        origin.backend.note_flood(origin.door, reason, VIA.get(serve, Via.PROXY))
         if serve is serve_proxy:
             refuse_connection(sock, origin, reason)
         sock.close()
@@ -247,11 +250,10 @@ class Egress:
             self.recorder.notice("memory_short", message, severity=Severity.WARNING, backend=backend, count=count)
 
     def tell_floods(self, backend: Backend) -> None:
-        floods, backend.flooded = backend.flooded, {}
-        for (door, reason), count in floods.items():
-            origin = Origin(backend, door, self.recorder)
-            via = Via.DNS if reason is Reason.LIMIT_DNS else Via.PROXY
-            origin.attempt(via=via, count=count).count_only(reason, "refused at once: too many")
+        floods, backend.flooded = backend.flooded, Counter()
+        for flood, count in floods.items():
+            attempt = Origin(backend, flood.door, self.recorder).attempt(via=flood.via, count=count)
+            attempt.count_only(flood.reason, flood.detail, flood.decision)
 
     async def drain(self, drain_s: float = DRAIN_S) -> None:
         """Accept nothing new, let what runs finish for `drain_s`, then cut the rest."""
@@ -275,11 +277,11 @@ class Egress:
 class DoorOrigin(Origin):
     """A door's listeners and connections."""
 
-    def __init__(self, egress: Egress, backend: Backend, door: str) -> None:
-        super().__init__(backend, door, egress.recorder)
+    def __init__(self, egress: Egress, backend: Backend, ticket: Ticket) -> None:
+        super().__init__(backend, ticket.door, egress.recorder)
         self.egress = egress
         self.acceptors: dict[ListenerKey, Acceptor] = {}
-        self.name_server = NameServer(egress, self)
+        self.name_server = NameServer(egress, self, ticket.container[:HOSTNAME_LENGTH])
         egress.origins.add(self)
         egress.names[self] = self.name_server
 
