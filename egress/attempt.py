@@ -166,7 +166,7 @@ class Attempt:
             line += f',"connect_s":{self.connect_s:.6f}'
         if self.reason or self.detail or self.told is not NOTHING or self.dns_s is not None or self.count != 1:
             line += self._rarer()
-        recorder.write(line + "}", log=log)
+        recorder.write(line + "}", log=log, backend=self.backend)
 
     def _rarer(self) -> str:
         """Members that most events do not have."""
