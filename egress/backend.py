@@ -12,6 +12,7 @@ from egress.attempt import Attempt
 from egress.limits import Budget, TokenBucket
 from egress.names import IP, text_of
 from egress.policy import Allow, Deny, Policy, Rule, Surroundings, Target, decide, decide_name
+from egress.poller import Poller
 from egress.ports import OWN_PORTS
 from egress.record import Recorder
 from observability.events import Decision, Reason, Via
@@ -133,8 +134,10 @@ class Verdicts:
 class Backend:
     """One backend's policy, budgets and counts. Its doors share them."""
 
-    def __init__(self, name: str, policy: Policy, budget: Budget, own_port: int = 0) -> None:
+    def __init__(self, name: str, policy: Policy, budget: Budget, poller: Poller, own_port: int = 0) -> None:
         self.name = name
+        self.poller = poller
+        """Watches everything that it can make ready."""
         self.open = 0
         """Client connections open now."""
         self.asked = Counter[str]()

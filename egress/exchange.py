@@ -316,6 +316,6 @@ class Exchange:
 async def goes_on(body: ChunkedBody, source: Stream, left: int) -> bool:
     """Wait for more of a chunked body; False when its source ended. `left`: what `decode` had left in its buffer."""
     if body.stopped:
-        await asyncio.sleep(0)
+        await source.poller.turn()
         return True
     return len(source.buffer) != left or await source.more()  # it may have come while the other side drained

@@ -69,6 +69,7 @@ class NameServer:
         self.egress = egress
         self.origin = origin
         self.hostname = hostname
+        self.poller = origin.backend.poller
         self.sockets: list[socket.socket] = []
         self.held: dict[str, Lookup] = {}
         """Lookups not told yet, by name."""
@@ -84,8 +85,8 @@ class NameServer:
     def listen(self, sock: socket.socket) -> None:
         """Serve a bound UDP socket that has IP_PKTINFO set."""
         sock.setblocking(False)
+        self.poller.watch_listening(sock.fileno(), lambda _: self.read_some(sock))
         self.sockets.append(sock)
-        self.egress.loop.add_reader(sock.fileno(), self.read_some, sock)
 
     def read_some(self, sock: socket.socket) -> None:
         """Answer what waits. The answer leaves from the address that was asked: IP_PKTINFO both ways (ip(7))."""
@@ -106,7 +107,7 @@ class NameServer:
             self.handle(data, str(client[0]), asked, functools.partial(send, sock, client, asked))
 
     def drop_socket(self, sock: socket.socket, error: OSError) -> None:
-        self.egress.loop.remove_reader(sock.fileno())
+        self.poller.forget(sock.fileno())
         self.sockets.remove(sock)
         sock.close()
         self.origin.recorder.notice("listener_failed", f"the DNS socket of {self.origin.door} broke: {error}")
@@ -266,7 +267,7 @@ class NameServer:
 
     def close(self) -> None:
         for sock in self.sockets:
-            self.egress.loop.remove_reader(sock.fileno())
+            self.poller.forget(sock.fileno())
             sock.close()
         self.sockets.clear()
         for name, held in self.held.items():

@@ -117,7 +117,7 @@ class Egress:
             if name in self.backends:
                 self.backends[name].update(policy, budget, own_port)
             else:
-                self.backends[name] = Backend(name, policy, budget, own_port)
+                self.backends[name] = Backend(name, policy, budget, self.outside.pollers.of(name), own_port)
         for name in set(self.backends) - set(policies):
             self.backends.pop(name).update(*nothing_allowed())
         for origin in self.origins:
@@ -165,7 +165,9 @@ class Egress:
     def open_door(self, ticket: Ticket) -> DoorOrigin:
         backend = self.backends.get(ticket.backend)
         if backend is None:
-            backend = self.backends[ticket.backend] = Backend(ticket.backend, *nothing_allowed())
+            backend = self.backends[ticket.backend] = Backend(
+                ticket.backend, *nothing_allowed(), self.outside.pollers.of(ticket.backend)
+            )
         return DoorOrigin(self, backend, ticket)
 
     def door_state(self, ticket: Ticket, state: str, detail: str) -> None:
@@ -235,6 +237,7 @@ class Egress:
             names.tick(now)
         for backend in list(self.backends.values()):
             self.tell_floods(backend)
+        self.outside.pollers.keep({*self.backends, *(origin.backend.name for origin in self.origins)})
         self.relieve_memory()
 
     def relieve_memory(self) -> None:
@@ -287,13 +290,21 @@ class DoorOrigin(Origin):
 
     def add(self, key: ListenerKey, sock: socket.socket) -> None:
         """Serve a listening socket, by what it is for."""
+        try:
+            self.listen(key, sock)
+        except OSError as error:
+            sock.close()
+            self.listener_failed(key, error)
+
+    def listen(self, key: ListenerKey, sock: socket.socket) -> None:
+        """Raises OSError when it cannot be watched."""
         proto, _, port = key
         if proto == "udp":
             self.name_server.listen(sock)
             return
         serve: Serve = {PROXY_PORT: serve_proxy, DNS_PORT: serve_dns_stream}.get(port, serve_direct)
         self.acceptors[key] = Acceptor(
-            self.egress.loop,
+            self.backend.poller,
             sock,
             self.egress.reserve,
             on_connection=lambda connection, address: self.egress.admit(self, connection, address, serve),

@@ -17,7 +17,7 @@ import pytest
 from egress.attempt import Attempt
 from egress.control import Control
 from egress.loglines import LineWriter
-from egress.poller import Poller
+from egress.poller import Pollers
 from egress.reach import Outside
 from egress.record import REMEMBERED, SCAN, Recorder
 from egress.resolver import StaticResolver
@@ -148,7 +148,7 @@ async def linked(
         link = EgressLink(directory, on_event=events.append)
         async with asyncio.TaskGroup() as tasks:
             loop = asyncio.get_running_loop()
-            egress = Egress(loop, tasks, recorder, Outside.unconfigured(StaticResolver({}), Poller(loop)))
+            egress = Egress(loop, tasks, recorder, Outside.unconfigured(StaticResolver({}), Pollers(loop)))
             control = Control(loop, egress)
             await control.listen(directory / "egress.sock")
             running = tasks.create_task(link.run())
