@@ -43,7 +43,7 @@ EVENTS_AT_ONCE = 16
 """How many are taken from the kernel before the clock is looked at."""
 EVENTS_A_TURN = 64
 LATER_A_TURN = 16
-SLICE_S = 0.002
+SLICE_S = 0.004
 """The longest that one backend has the loop, where others wait, but for the batch or the piece of work that it is at."""
 SCRATCH_BYTES = 64 * 1024
 
