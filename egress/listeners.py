@@ -58,8 +58,10 @@ class Acceptor:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         poller.watch_listening(listener.fileno(), self.accept_some)
 
-    def accept_some(self, _: int) -> None:
-        """Accept what waits, up to a fair share of one turn of the loop."""
+    def accept_some(self, _: int = 0) -> None:
+        """Accept what waits, up to a fair share of one turn of the loop; the rest in a later one."""
+        if self.closed or self.resting is not None:
+            return
         for _ in range(ACCEPTS_AT_ONCE):
             try:
                 connection, peer = self.listener.accept()
@@ -82,6 +84,7 @@ class Acceptor:
                 return
             if self.closed:
                 return
+        self.poller.later(self.accept_some)
 
     def rest(self) -> None:
         """Leave connections in the kernel's queue for a moment: the backend that floods waits, nobody else."""

@@ -90,6 +90,8 @@ class NameServer:
 
     def read_some(self, sock: socket.socket) -> None:
         """Answer what waits. The answer leaves from the address that was asked: IP_PKTINFO both ways (ip(7))."""
+        if sock.fileno() < 0:
+            return
         for _ in range(READS_AT_ONCE):
             try:
                 data, ancillary, _, client = sock.recvmsg(4096, socket.CMSG_SPACE(12))
@@ -105,6 +107,7 @@ class NameServer:
                 continue
             asked = asked_address(ancillary)
             self.handle(data, str(client[0]), asked, functools.partial(send, sock, client, asked))
+        self.poller.later(functools.partial(self.read_some, sock))
 
     def drop_socket(self, sock: socket.socket, error: OSError) -> None:
         self.poller.forget(sock.fileno())

@@ -4,8 +4,9 @@ Theory of operation
 -------------------
 An event loop's transports cost more than the traffic itself when connections are short: objects, callbacks and system
 calls for each. Here a connection is a non-blocking socket and one function, and the event loop watches a single
-descriptor, the epoll's. Connections are edge-triggered (epoll(7)): a handler is called when something *may* have become
-readable or writable, and must read or write until the kernel says that it would block, or remember that it did not.
+descriptor, the epoll's. Everything is edge-triggered (epoll(7)): a handler is called when something *may* have become
+readable or writable, and must read or write until the kernel says that it would block, or remember that it did not
+(`Poller.later`).
 An event may be stale (its descriptor was closed and opened again within the same batch), so handlers believe what recv
 and send say, never the flags alone.
 
@@ -37,8 +38,7 @@ BROKEN = select.EPOLLHUP | select.EPOLLERR
 ENDED = select.EPOLLRDHUP | URGENT | BROKEN
 """Flags after which one read is not enough: an end, an error or more data (a read stops at an urgent mark) waits behind
 what it got, and comes without a new event."""
-LISTENING = select.EPOLLIN
-"""Level-triggered: told again while more waits, so that a handler may stop where it likes."""
+LISTENING = select.EPOLLIN | select.EPOLLET
 EVENTS_AT_ONCE = 16
 """How many are taken from the kernel before the clock is looked at."""
 EVENTS_A_TURN = 64

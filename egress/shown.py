@@ -34,38 +34,28 @@ class Shown:
     server_name: str | None = None
 
 
-class Looker:
-    """Looks at first bytes that come in pieces; what was read of a ClientHello is not read again."""
+def look(buffer: bytearray, hello: HelloReader | None = None) -> Shown | None:
+    """What `buffer` shows so far, None when it takes more bytes to tell.
 
-    __slots__ = ("hello",)
-
-    def __init__(self) -> None:
-        self.hello = HelloReader()
-
-    def look(self, buffer: bytearray) -> Shown | None:
-        """What `buffer` shows so far, None when it takes more bytes to tell."""
-        if not buffer:
-            return None
-        if buffer[0] == TLS_HANDSHAKE:
-            try:
-                hello = self.hello.read(buffer)
-            except NotTLS:
-                return Shown(Kind.OTHER)
-            return None if hello is None else Shown(Kind.TLS, hello.server_name)
-        if METHOD.match(buffer):
-            return Shown(Kind.HTTP)
-        return None if METHOD_START.fullmatch(buffer) else Shown(Kind.OTHER)
-
-
-def look(buffer: bytearray) -> Shown | None:
-    """What `buffer` shows, looked at once."""
-    return Looker().look(buffer)
+    Who looks again as more comes passes the same `hello` each time, so that what was read of it is not read again.
+    """
+    if not buffer:
+        return None
+    if buffer[0] == TLS_HANDSHAKE:
+        try:
+            found = (hello or HelloReader()).read(buffer)
+        except NotTLS:
+            return Shown(Kind.OTHER)
+        return None if found is None else Shown(Kind.TLS, found.server_name)
+    if METHOD.match(buffer):
+        return Shown(Kind.HTTP)
+    return None if METHOD_START.fullmatch(buffer) else Shown(Kind.OTHER)
 
 
 async def first_bytes(stream: Stream) -> Shown:
     """Wait until the first bytes show something; they stay in the stream's buffer. The owner bounds the wait."""
-    looker = Looker()
-    while (shown := looker.look(stream.buffer)) is None:
+    hello = HelloReader()
+    while (shown := look(stream.buffer, hello)) is None:
         if not await stream.more():
             return Shown(Kind.NOTHING)
     return shown

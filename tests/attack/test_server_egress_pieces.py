@@ -153,7 +153,7 @@ async def test_a_flood_of_lookups_has_its_share_of_a_turn(monkeypatch: pytest.Mo
                 assert await one_request(running, turns, port) < FEW_TURNS
                 await until(lambda: turns.total["note_limit"] > 2000)
         turns.handle.cancel()
-        assert turns.most["note_limit"] <= READS_AT_ONCE
+        assert turns.most["note_limit"] <= 2 * READS_AT_ONCE, "those that waited, and those that came just then"
 
 
 async def test_a_server_that_answers_in_single_bytes_costs_no_copy_of_what_waits(
