@@ -58,15 +58,13 @@ class Acceptor:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         poller.watch_listening(listener.fileno(), self.accept_some)
 
-    def accept_some(self, _: int = 0) -> None:
-        """Accept what waits, up to a fair share of one turn of the loop; the rest in a later one."""
-        if self.closed or self.resting is not None:
-            return
+    def accept_some(self) -> bool:
+        """Accept what waits, up to a fair share of one turn of the loop; whether there may be more."""
         for _ in range(ACCEPTS_AT_ONCE):
             try:
                 connection, peer = self.listener.accept()
             except (BlockingIOError, InterruptedError):
-                return
+                return False
             except OSError as error:
                 if error.errno in PASSING:
                     continue
@@ -74,17 +72,17 @@ class Acceptor:
                     self.reserve.shed(self.listener)
                     self.on_shed()
                     self.rest()
-                    return
+                    return False
                 self.close()
                 self.on_failure(error)
-                return
+                return False
             connection.setblocking(False)
             if not self.on_connection(connection, peer[0]):
                 self.rest()
-                return
+                return False
             if self.closed:
-                return
-        self.poller.later(self.accept_some)
+                return False
+        return True
 
     def rest(self) -> None:
         """Leave connections in the kernel's queue for a moment: the backend that floods waits, nobody else."""

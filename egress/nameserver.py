@@ -85,29 +85,30 @@ class NameServer:
     def listen(self, sock: socket.socket) -> None:
         """Serve a bound UDP socket that has IP_PKTINFO set."""
         sock.setblocking(False)
-        self.poller.watch_listening(sock.fileno(), lambda _: self.read_some(sock))
+        self.poller.watch_listening(sock.fileno(), functools.partial(self.read_some, sock))
         self.sockets.append(sock)
 
-    def read_some(self, sock: socket.socket) -> None:
-        """Answer what waits. The answer leaves from the address that was asked: IP_PKTINFO both ways (ip(7))."""
-        if sock.fileno() < 0:
-            return
+    def read_some(self, sock: socket.socket) -> bool:
+        """Answer what waits, up to a fair share of one turn of the loop; whether there may be more.
+
+        The answer leaves from the address that was asked: IP_PKTINFO both ways (ip(7)).
+        """
         for _ in range(READS_AT_ONCE):
             try:
                 data, ancillary, _, client = sock.recvmsg(4096, socket.CMSG_SPACE(12))
             except (BlockingIOError, InterruptedError):
-                return
+                return False
             except OSError as error:
                 if error.errno is not None and error.errno in TRANSIENT:
                     continue
                 self.drop_socket(sock, error)
-                return
+                return False
             if not self.origin.backend.dns_rate.take(self.egress.loop.time()):
                 self.note_limit()
                 continue
             asked = asked_address(ancillary)
             self.handle(data, str(client[0]), asked, functools.partial(send, sock, client, asked))
-        self.poller.later(functools.partial(self.read_some, sock))
+        return True
 
     def drop_socket(self, sock: socket.socket, error: OSError) -> None:
         self.poller.forget(sock.fileno())

@@ -93,10 +93,13 @@ class Poller:
         if passed:
             self.passed.add(fd)
 
-    def watch_listening(self, fd: int, handler: Handler) -> None:
-        """Watch a passed socket that is accepted or received on; it may be forgotten and watched again. Raises OSError."""
+    def watch_listening(self, fd: int, take_some: Callable[[], bool]) -> None:
+        """Watch a passed socket that is accepted or received on; it may be forgotten and watched again. Raises OSError.
+
+        `take_some` takes what waits, up to a fair share of one turn, and says whether there may be more.
+        """
         self.epoll.register(fd, LISTENING)
-        self.handlers[fd] = handler
+        self.handlers[fd] = Listening(self, fd, take_some)
         self.passed.add(fd)
 
     def watch_writable(self, fd: int) -> None:
@@ -182,6 +185,29 @@ class Poller:
         self.loop.remove_reader(self.epoll.fileno())
         self.epoll.close()
         self.handlers.clear()
+
+
+class Listening:
+    """The handler of a socket on which any number of things may wait: what is left is taken in later turns."""
+
+    __slots__ = ("fd", "poller", "queued", "take_some")
+
+    def __init__(self, poller: Poller, fd: int, take_some: Callable[[], bool]) -> None:
+        self.poller = poller
+        self.fd = fd
+        self.take_some = take_some
+        self.queued = False
+        """It goes on in a later turn, whatever comes meanwhile."""
+
+    def __call__(self, _: int) -> None:
+        if not self.queued and self.take_some():
+            self.queued = True
+            self.poller.later(self.go_on)
+
+    def go_on(self) -> None:
+        self.queued = False
+        if self.poller.handlers.get(self.fd) is self:
+            self(0)
 
 
 class Pollers:
