@@ -25,7 +25,7 @@ def answer_locally(query: Query, hostname: str) -> bytes | None:
 
     A machine that has IPv4 only: it has no IPv6 address, and no records of any other type.
     """
-    if query.name == hostname.lower() or _LOCALHOST.fullmatch(query.name):
+    if (hostname and query.name == hostname.lower()) or _LOCALHOST.fullmatch(query.name):
         return build_response(query, addresses=[LOOPBACK], ttl=TTL_S)
     if _REVERSE.fullmatch(query.name):
         return build_response(query, nxdomain=True)

@@ -200,7 +200,14 @@ class Listening:
         """It goes on in a later turn, whatever comes meanwhile."""
 
     def __call__(self, _: int) -> None:
-        if not self.queued and self.take_some():
+        if self.queued:
+            return
+        try:
+            more = self.take_some()
+        except Exception:
+            logger.exception("what waited at a listener failed")
+            more = True  # one that failed is no reason to leave the others waiting
+        if more:
             self.queued = True
             self.poller.later(self.go_on)
 

@@ -179,6 +179,7 @@ def test_a_machine_knows_its_own_names(name: str, kind: int, code: int, addresse
 )  # fmt: skip
 def test_every_other_name_is_somebody_elses(name: str) -> None:
     assert answer_locally(parse_query(query(name, 1)), HOSTNAME) is None
+    assert answer_locally(parse_query(header() + b"\0\0\1\0\1"), "") is None, "the root is nobody's host name"
     assert answer_locally(parse_query(query(name, 1)), "") is None
 
 

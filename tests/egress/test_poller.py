@@ -209,6 +209,37 @@ async def test_work_that_asks_for_another_turn_leaves_the_loop_to_others() -> No
         await until(lambda: len(rounds) == 100)
 
 
+async def test_a_listener_goes_on_in_later_turns_and_after_a_failure(caplog: pytest.LogCaptureFixture) -> None:
+    """It is told once of all that waits, so what it left, or failed at, is not forgotten."""
+    got: list[bytes] = []
+    async with polling() as poller:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with ours, theirs, caplog.at_level(logging.CRITICAL):
+            ours.setblocking(False)
+
+            def take_one() -> bool:
+                try:
+                    data = ours.recv(10)
+                except BlockingIOError:
+                    return False
+                if data == b"2":
+                    raise RuntimeError("a bug")
+                got.append(data)
+                return True
+
+            for number in range(6):
+                theirs.send(b"%d" % number)
+            poller.watch_listening(ours.fileno(), take_one)
+            await until(lambda: len(got) == 5)
+            theirs.send(b"9")
+            await until(lambda: got == [b"0", b"1", b"3", b"4", b"5", b"9"])
+            await until(lambda: not poller.waiting)
+            poller.forget(ours.fileno())
+            theirs.send(b"x")
+            await turns()
+            assert got[-1] == b"9"
+
+
 async def test_each_backend_has_a_poller_until_nothing_is_left_of_it() -> None:
     before = descriptors()
     pollers = Pollers(asyncio.get_running_loop())
