@@ -25,7 +25,7 @@ from egress.interfaces import interface_addresses
 from egress.limits import raise_fd_limit
 from egress.loglines import LineWriter
 from egress.packets import PacketServer
-from egress.poller import Poller
+from egress.poller import Pollers
 from egress.reach import Outside
 from egress.record import Recorder
 from egress.resolver import SystemResolver
@@ -41,13 +41,13 @@ async def run(control_dir: Path, doors_dir: Path, log: LineWriter) -> None:
     recorder = Recorder(epoch=secrets.token_hex(8), seq_file=control_dir / "seq", log=log.write)
     resolver = SystemResolver(loop.time)
     own = interface_addresses()
-    poller = Poller(loop)
-    outside = Outside.unconfigured(resolver, poller)
+    pollers = Pollers(loop)
+    outside = Outside.unconfigured(resolver, pollers)
     async with asyncio.TaskGroup() as tasks:
         egress = Egress(loop, tasks, recorder, outside, own=own, log_dropped=lambda: log.dropped)
         control = Control(loop, egress)
         outside.ask_host_port = control.ask_host_port
-        outside.networks = Connectors(egress.doors, poller)
+        outside.networks = Connectors(egress.doors)
         egress.on_door_state = control.door_state
         await control.listen(control_dir / "egress.sock")
         doors = PacketServer(loop, doors_dir / "doors.sock", egress.doors.on_peer)
@@ -59,7 +59,7 @@ async def run(control_dir: Path, doors_dir: Path, log: LineWriter) -> None:
         for part in (doors, ingress, control, egress):
             part.close()
         sweep.cancel()
-    poller.close()
+    pollers.close()
     resolver.close()
     recorder.close()
 

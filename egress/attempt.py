@@ -143,9 +143,9 @@ class Attempt:
         )
         self.told = sent, received
 
-    def count_only(self, reason: Reason, detail: str = "") -> None:
-        """`count` attempts that were refused without being looked at one by one."""
-        self.decision = Decision.DENY
+    def count_only(self, reason: Reason, detail: str = "", decision: Decision = Decision.DENY) -> None:
+        """`count` attempts that are told together, most often refused without being looked at one by one."""
+        self.decision = decision
         self.reason = reason
         self.detail = detail
         self._write(Phase.COUNTED, log=True)
@@ -166,7 +166,7 @@ class Attempt:
             line += f',"connect_s":{self.connect_s:.6f}'
         if self.reason or self.detail or self.told is not NOTHING or self.dns_s is not None or self.count != 1:
             line += self._rarer()
-        recorder.write(line + "}", log=log)
+        recorder.write(line + "}", log=log, backend=self.backend)
 
     def _rarer(self) -> str:
         """Members that most events do not have."""

@@ -12,12 +12,14 @@ from egress.attempt import Attempt
 from egress.limits import Budget, TokenBucket
 from egress.names import IP, text_of
 from egress.policy import Allow, Deny, Policy, Rule, Surroundings, Target, decide, decide_name
+from egress.poller import Poller
 from egress.ports import OWN_PORTS
 from egress.record import Recorder
-from observability.events import Reason, Via
+from observability.events import Decision, Reason, Via
 
 MAX_RANGE = 64
 MAX_VERDICTS = 1024
+REMARKS_RATE = 20.0
 
 
 class Live(Protocol):
@@ -45,6 +47,16 @@ class Route(NamedTuple):
     address_text: str
     rule: str
     rule_port: int | None
+
+
+class Flood(NamedTuple):
+    """What is too frequent to be told one by one: counted, and told once a second."""
+
+    door: str
+    reason: Reason
+    via: Via
+    detail: str
+    decision: Decision
 
 
 class Verdicts:
@@ -122,14 +134,18 @@ class Verdicts:
 class Backend:
     """One backend's policy, budgets and counts. Its doors share them."""
 
-    def __init__(self, name: str, policy: Policy, budget: Budget, own_port: int = 0) -> None:
+    def __init__(self, name: str, policy: Policy, budget: Budget, poller: Poller, own_port: int = 0) -> None:
         self.name = name
+        self.poller = poller
+        """Watches everything that it can make ready."""
         self.open = 0
         """Client connections open now."""
         self.asked = Counter[str]()
         """How many wait for a lookup, by name."""
-        self.flooded: dict[tuple[str, Reason], int] = {}
-        """Refusals that are told once a second, by (door, reason)."""
+        self.flooded = Counter[Flood]()
+        """What is told once a second."""
+        self.remarks = TokenBucket(REMARKS_RATE, REMARKS_RATE * 2)
+        """Events about what happens inside a connection that has told of itself."""
         self.update(policy, budget, own_port)
 
     def update(self, policy: Policy, budget: Budget, own_port: int = 0) -> None:
@@ -162,10 +178,16 @@ class Backend:
             if not self.asked[host]:
                 del self.asked[host]
 
-    def note_flood(self, door: str, reason: Reason) -> None:
-        """Count a refusal that a limit made; the sweep tells of it."""
-        key = (door, reason)
-        self.flooded[key] = self.flooded.get(key, 0) + 1
+    def note_flood(
+        self,
+        door: str,
+        reason: Reason,
+        via: Via = Via.PROXY,
+        detail: str = "refused at once: too many",
+        decision: Decision = Decision.DENY,
+    ) -> None:
+        """Count what would be too many events; the sweep tells of it. `detail` is one of a few fixed sentences."""
+        self.flooded[Flood(door, reason, via, detail, decision)] += 1
 
 
 class Origin:

@@ -225,7 +225,7 @@ class Client:
         self.wait_at_most(self.backend.budget.idle_timeout_s)
         taken = await self.stream.drain()
         self.wait_for_ever()
-        await asyncio.sleep(0)  # others have their turn before the next of many pipelined requests
+        await self.stream.poller.turn()  # others have their turn before the next of many pipelined requests
         return taken
 
     async def linger(self) -> None:
@@ -280,7 +280,7 @@ def unsent(stream: Stream) -> int:
 def stream_of(egress: Egress, origin: Origin, sock: socket.socket) -> Stream | None:
     """A stream on a connection that was admitted; None, and its place is given back, when that cannot be."""
     try:
-        return Stream(egress.outside.poller, sock)
+        return Stream(origin.backend.poller, sock)
     except OSError:
         sock.close()
         egress.released(origin.backend)

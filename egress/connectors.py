@@ -20,9 +20,8 @@ LOOKUP_S = 5.0
 class Connectors:
     """Looks names up and dials on joined networks."""
 
-    def __init__(self, doors: Doors, poller: Poller) -> None:
+    def __init__(self, doors: Doors) -> None:
         self.doors = doors
-        self.poller = poller
 
     def on(self, network: str) -> Session | None:
         """The connector that stands on that network now."""
@@ -42,7 +41,7 @@ class Connectors:
             return tuple(ipaddress.ip_address(text) for text in answer.get("addresses", []))
         return ()
 
-    async def dial(self, network: str, address: IP, port: int) -> Stream:
+    async def dial(self, poller: Poller, network: str, address: IP, port: int) -> Stream:
         """A connection that the connector made, checked to lead where it should. Raises DialError."""
         session = self.on(network)
         if session is None:
@@ -64,4 +63,4 @@ class Connectors:
         if (ipaddress.ip_address(peer[0]), peer[1]) != (address, port):
             sock.close()
             raise DialError(Reason.CONNECT_FAILED, f"the connector on {network} dialled something else")
-        return adopt(self.poller, sock)
+        return adopt(poller, sock)

@@ -1,8 +1,8 @@
 """The gateway's line to the egress: JSON lines over `egress.sock`, one gateway at a time, the newest wins.
 
-The gateway asks (`id`, `op`), the egress answers (`id`, `ok` or `error`). Unasked, the egress sends events with
-their numbers, `gap` for events that are lost, `door` when a door comes or goes, and `ask` when it wants to know
-something of the host. What a gateway may ask:
+The gateway asks (`id`, `op`), the egress answers (`id`, `ok` or `error`). Unasked, the egress sends
+events with their numbers, `gap` for events that are lost (how many, and of which backends), `door` when a door
+comes or goes, and `ask` when it wants to know something of the host. What a gateway may ask:
 
     hello     {resume: {epoch, seq} | null}            who is there; events after `seq` follow
     policies  {generation, backends, surroundings}      all policies: replaces the old ones, or is refused whole
@@ -78,14 +78,14 @@ class Gateway(asyncio.Protocol):
         self.control.lost(self)
 
     def data_received(self, data: bytes) -> None:
-        self.buffer += data
+        *ends, rest = data.split(b"\n")
+        for end in ends:
+            line = bytes(self.buffer + end)
+            self.buffer.clear()
+            self.answer(line)
+        self.buffer += rest
         if len(self.buffer) > MAX_LINE:
             self.close()
-            return
-        *lines, rest = self.buffer.split(b"\n")
-        self.buffer = bytearray(rest)
-        for line in lines:
-            self.answer(bytes(line))
 
     def answer(self, line: bytes) -> None:
         try:
@@ -152,11 +152,11 @@ class Gateway(asyncio.Protocol):
             return
         lines, self.cursor, lost = self.host.recorder.read(self.cursor)
         if lost:
-            self.send({"gap": lost})
+            self.send({"gap": sum(lost.values()), "backends": lost})
         if lines:
             self.transport.write("".join(lines).encode())
-            if self.cursor < self.host.recorder.seq:
-                self.wake()
+        if self.cursor < self.host.recorder.seq:
+            self.wake()
 
     def pause_writing(self) -> None:
         self.paused = True

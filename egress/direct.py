@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from egress.backend import Origin
 from egress.client import stream_of
-from egress.http1 import BadRequest, parse_head
+from egress.http1 import BadRequest, HeadReader
 from egress.inside import TargetClient
 from egress.names import IP
 from egress.policy import Allow, Protocol, Target, decide_name
@@ -89,9 +89,10 @@ class DirectClient(TargetClient):
             return shown.server_name or ""
         if shown.kind is not Kind.HTTP:
             return ""
+        reader = HeadReader(inside=True)
         while True:
             try:
-                head = parse_head(self.stream.buffer, inside=True)
+                head = reader.read(self.stream.buffer)
             except BadRequest:
                 return ""
             if head is not None:

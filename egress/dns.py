@@ -1,7 +1,8 @@
 """DNS messages, as far as a server needs them that says NXDOMAIN to nearly everything (RFC 1035, RFC 6891).
 
-A query is one question and at most one EDNS record. What is malformed is no query: it gets no answer at all, because an
-answer to bytes that we do not understand could be taken for an answer to something else.
+A query is one question and at most one EDNS record. What is anything else is refused with the code that says why (RFC 1035
+4.1.1), without repeating what was not understood; a response, or what is too short to have a header, gets no answer at all,
+because two that answer each other's answers would do so for ever.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ _PLAIN: Final = re.compile(rb"[A-Za-z0-9_-]+")
 _HEADER: Final = struct.Struct("!HHHHHH")
 _IN: Final = 1
 _OPT: Final = 41
+_FORMERR: Final = 1
 _NXDOMAIN: Final = 3
+_NOTIMP: Final = 4
+_REFUSED: Final = 5
 _NAMES: Final = {
     1: "A", 2: "NS", 5: "CNAME", 6: "SOA", 12: "PTR", 15: "MX", 16: "TXT", 28: "AAAA", 33: "SRV", 35: "NAPTR", 43: "DS",
     48: "DNSKEY", 64: "SVCB", 65: "HTTPS", 252: "AXFR", 255: "ANY", 256: "URI", 257: "CAA",
@@ -32,6 +36,11 @@ _QR, _OPCODE, _AA, _TC, _RD, _RA = 0x8000, 0x7800, 0x0400, 0x0200, 0x0100, 0x008
 
 class MalformedQuery(ValueError):
     """Raised for bytes that are not a query we would answer; the text says why."""
+
+    def __init__(self, detail: str, rcode: int | None = _FORMERR) -> None:
+        super().__init__(detail)
+        self.rcode = rcode
+        """What to answer; None for what gets no answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +69,15 @@ class Query:
 
 def parse_query(data: bytes) -> Query:
     """The query in a datagram (or, without its length prefix, in a stream). Raises MalformedQuery."""
-    if len(data) > MAX_QUERY:
-        raise MalformedQuery("too large for a query")
     if len(data) < _HEADER.size:
-        raise MalformedQuery("too short for a header")
+        raise MalformedQuery("too short for a header", None)
     number, flags, questions, answers, authorities, additional = _HEADER.unpack_from(data)
-    if flags & (_QR | _OPCODE | _TC):
-        raise MalformedQuery("not a standard query")
+    if flags & _QR:
+        raise MalformedQuery("a response", None)
+    if flags & _OPCODE:
+        raise MalformedQuery("not a standard query", _NOTIMP)
+    if len(data) > MAX_QUERY or flags & _TC:
+        raise MalformedQuery("too large for a query")
     if questions != 1 or answers or authorities or additional > 1:
         raise MalformedQuery("not exactly one question")
     labels, end = _labels(data, _HEADER.size)
@@ -74,7 +85,7 @@ def parse_query(data: bytes) -> Query:
         raise MalformedQuery("the question is cut off")
     kind, dns_class = struct.unpack_from("!HH", data, end)
     if dns_class != _IN:
-        raise MalformedQuery("not a question of class IN")
+        raise MalformedQuery("not a question of class IN", _REFUSED)
     size = _edns_size(data, end + 4, additional)
     name = ".".join(map(_text, labels))
     return Query(
@@ -156,3 +167,9 @@ def build_response(
     flags = _QR | _RA | (_RD if query.recursion_desired else 0) | (_NXDOMAIN if nxdomain else 0)
     header = _HEADER.pack(query.id, flags, 1, len(records), 0, 1 if opt else 0)
     return b"".join((header, query.question, *records, opt))
+
+
+def build_refusal(data: bytes, rcode: int) -> bytes:
+    """The answer to what `parse_query` refused with that code: a header alone."""
+    number, flags = struct.unpack_from("!HH", data)
+    return _HEADER.pack(number, _QR | _RA | (flags & (_OPCODE | _RD)) | rcode, 0, 0, 0, 0)

@@ -16,7 +16,7 @@ import asyncio
 from dataclasses import dataclass
 
 from egress.framing import (
-    MAX_HEAD,
+    MAX_HEADERS,
     BadFraming,
     ChunkedBody,
     Framing,
@@ -27,6 +27,7 @@ from egress.framing import (
     response_framing,
     serialise_response,
 )
+from egress.heads import MAX_HEAD, BadHead, HeadScan
 from egress.stream import Stream
 from observability.events import Reason
 
@@ -245,13 +246,12 @@ class Exchange:
 
     async def read_head(self) -> ResponseHead:
         buffer = self.upstream.buffer
-        searched = 0
-        while (end := buffer.find(b"\r\n\r\n", searched)) < 0:
-            searched = max(0, len(buffer) - 3)
-            if searched > MAX_HEAD:
-                raise self.fault("its response head is too large")
-            if b"\n" in buffer.replace(b"\r\n", b""):
-                raise self.fault("a line of its response head ends in a bare LF")
+        scan = HeadScan("response head", max_fields=MAX_HEADERS)
+        while (end := scan.find(buffer)) < 0:
+            try:
+                scan.check(buffer)
+            except BadHead as error:
+                raise self.fault(str(error)) from None
             if not await self.upstream.more():
                 raise self.fault("it hung up before its response was complete", silent=not buffer)
         data = bytes(buffer[:end])
@@ -316,6 +316,6 @@ class Exchange:
 async def goes_on(body: ChunkedBody, source: Stream, left: int) -> bool:
     """Wait for more of a chunked body; False when its source ended. `left`: what `decode` had left in its buffer."""
     if body.stopped:
-        await asyncio.sleep(0)
+        await source.poller.turn()
         return True
     return len(source.buffer) != left or await source.more()  # it may have come while the other side drained

@@ -154,7 +154,7 @@ class Flow:
         """Others have their turn first."""
         if not self.later:
             self.later = True
-            self.tunnel.poller.loop.call_soon(self.go_on)
+            self.tunnel.poller.later(self.go_on)
 
     def go_on(self) -> None:
         self.later = False

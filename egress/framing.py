@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache
 
-MAX_HEAD = 64 * 1024
 MAX_LINE = 16 * 1024
 MAX_CHUNK_LINE = 1024
 MAX_TRAILERS = 8 * 1024
@@ -219,13 +218,15 @@ class ChunkState(Enum):
 class ChunkedBody:
     """Takes a chunked body off a buffer, bit by bit."""
 
-    __slots__ = ("left", "state", "stopped", "trailer_bytes", "trailers")
+    __slots__ = ("left", "looked", "state", "stopped", "trailer_bytes", "trailers")
 
     def __init__(self) -> None:
         self.state = ChunkState.SIZE
         self.stopped = False
         """`decode` left off before it had used what it could: others have their turn first."""
         self.left = 0
+        self.looked = 0
+        """Bytes of the line that is not complete in which its end was looked for already."""
         self.trailers: list[tuple[bytes, bytes]] = []
         self.trailer_bytes = 0
 
@@ -254,15 +255,18 @@ class ChunkedBody:
                 self.state = ChunkState.DATA_END
             if self.state is ChunkState.DATA_END and buffer.startswith(b"\r\n", position):
                 position += 2
+                self.looked = 0
                 self.state = ChunkState.SIZE
             if self.state is ChunkState.SIZE and (size := GOOD_SIZE.match(buffer, position)):
                 self._begin(int(size[1], 16))
+                self.looked = 0
                 position = size.end()
                 continue
             line_end = self._line(buffer, position)
             if line_end < 0:
                 break
             self._take_line(bytes(buffer[position:line_end]))
+            self.looked = 0
             position = line_end + 2
         else:
             self.stopped = self.state is not ChunkState.DONE
@@ -272,7 +276,8 @@ class ChunkedBody:
     def _line(self, buffer: bytearray, position: int) -> int:
         """Where the line at `position` ends, below 0 when it is not complete."""
         most = MAX_LINE if self.state is ChunkState.TRAILER else MAX_CHUNK_LINE
-        end = buffer.find(b"\r\n", position, position + most + 2)
+        fresh = position + self.looked
+        end = buffer.find(b"\r\n", max(position, fresh - 1), position + most + 2)
         if end < 0 and len(buffer) - position > most:
             raise BadFraming("a line of the chunked body is too long")
         if (
@@ -281,8 +286,9 @@ class ChunkedBody:
             and bytes(buffer[position : position + 1]) not in (b"", b"\r")
         ):
             raise BadFraming("a chunk is longer than it says")
-        if b"\n" in buffer[position : end if end >= 0 else position + most]:
+        if buffer.find(b"\n", fresh, end if end >= 0 else position + most) >= 0:
             raise BadFraming("a bare line feed in the chunked body")
+        self.looked = len(buffer) - position
         return end
 
     def _begin(self, size: int) -> None:
@@ -301,7 +307,7 @@ class ChunkedBody:
             self._begin(int(size[1], 16))
         elif line:
             self.trailer_bytes += len(line)
-            if self.trailer_bytes > MAX_TRAILERS:
+            if self.trailer_bytes > MAX_TRAILERS or len(self.trailers) >= MAX_HEADERS:
                 raise BadFraming("the trailer section is too large")
             self.trailers.append(parse_field(line))
         else:

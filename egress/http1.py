@@ -21,12 +21,12 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final, TypeAlias
 
+from egress.heads import MAX_HEAD, BadHead, HeadScan, HeadTooLarge, count_lines
 from egress.names import Target, parse_authority
 from observability.events import Reason
 
 Header: TypeAlias = tuple[bytes, bytes]
 
-MAX_HEAD: Final = 64 * 1024
 MAX_LINE: Final = 16 * 1024
 MAX_HEADERS: Final = 128
 MAX_LENGTH_DIGITS: Final = 18
@@ -122,11 +122,41 @@ def parse_head(data: bytes | bytearray, *, inside: bool = False) -> RequestHead 
     `inside`: origin form, as inside a CONNECT tunnel or on a direct connection; otherwise what a proxy is sent. One empty
     line before the request line is skipped (RFC 9112 2.2). What can never become a head is refused before it is complete.
     """
-    start = 2 if data[:2] == b"\r\n" else 0
+    start = _start(data)
     end = data.find(b"\r\n\r\n", start, start + MAX_HEAD)
-    if end < 0:
-        _check_beginning(data, start)
+    return HeadReader(inside=inside).read(data) if end < 0 else _parse(data, start, end, inside)
+
+
+class HeadReader:
+    """A request head that comes in pieces: each byte is looked at once, however they are cut."""
+
+    __slots__ = ("inside", "scan")
+
+    def __init__(self, *, inside: bool = False) -> None:
+        self.inside = inside
+        self.scan = HeadScan("request head", max_fields=MAX_HEADERS, max_line=MAX_LINE)
+
+    def read(self, data: bytes | bytearray) -> RequestHead | None:
+        """As `parse_head`; `data` begins with what it was the last time."""
+        start = _start(data)
+        end = self.scan.find(data, start)
+        if end >= 0:
+            return _parse(data, start, end, self.inside)
+        if _FIRST_BYTES.match(data) is None:
+            raise _bad("this is not an HTTP/1 request")
+        try:
+            self.scan.check(data, start)
+        except BadHead as error:
+            large = isinstance(error, HeadTooLarge)
+            raise BadRequest(Reason.TOO_LARGE if large else Reason.BAD_REQUEST, str(error)) from None
         return None
+
+
+def _start(data: bytes | bytearray) -> int:
+    return 2 if data[:2] == b"\r\n" else 0
+
+
+def _parse(data: bytes | bytearray, start: int, end: int, inside: bool) -> RequestHead:
     first, _, lines = bytes(data[start:end]).partition(b"\r\n")
     _check_line_ends(first)
     fields = _kept_fields(lines) if len(lines) <= KEPT_BLOCK else _read_fields(lines)
@@ -137,24 +167,11 @@ def _bad(detail: str) -> BadRequest:
     return BadRequest(Reason.BAD_REQUEST, detail)
 
 
-def _check_beginning(data: bytes | bytearray, start: int) -> None:
-    """Refuse an incomplete head that cannot become a good one."""
-    if len(data) - start >= MAX_HEAD:
-        raise BadRequest(Reason.TOO_LARGE, f"the request head is larger than {MAX_HEAD} bytes")
-    if _FIRST_BYTES.match(data) is None:
-        raise _bad("this is not an HTTP/1 request")
-    _check_line_ends(bytes(data[start:]).removesuffix(b"\r"))
-    last = data.rfind(b"\n") + 1
-    if len(data) - last > MAX_LINE + 1:
-        raise BadRequest(Reason.TOO_LARGE, f"a line of the request head is longer than {MAX_LINE} bytes")
-
-
 def _check_line_ends(head: bytes) -> None:
-    pairs = head.count(b"\r\n")
-    if head.count(b"\n") != pairs:
-        raise _bad("a line of the request head ends in a bare LF")
-    if head.count(b"\r") != pairs:
-        raise _bad("a bare CR in the request head")
+    try:
+        count_lines(head, "request head")
+    except BadHead as error:
+        raise _bad(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,16 @@ of each checked against the target, `protocol: tcp` asks nothing, everything els
 
 from __future__ import annotations
 
+from egress.attempt import Attempt
 from egress.client import Client
 from egress.exchange import ClientFault, Exchange, RequestPlan, UpstreamFault
-from egress.http1 import BadRequest, RequestHead, parse_head
+from egress.http1 import BadRequest, HeadReader, RequestHead
 from egress.plan import plan_request
 from egress.policy import Allow, Mode, Protocol
 from egress.shown import Kind, first_bytes, objection
-from observability.events import Reason
+from observability.events import Decision, Reason
 
-PARSE_AGAIN = 4096
+MANY_MISFITS = "requests inside connections that name another host; each would be denied"
 
 
 class TargetClient(Client):
@@ -28,23 +29,15 @@ class TargetClient(Client):
             if not await stream.more():
                 return None
         self.wait_at_most(budget.head_timeout_s)
-        while (head := parse_head(stream.buffer, inside=inside)) is None:
-            if not await self.another_line():
+        reader = HeadReader(inside=inside)
+        while (head := reader.read(stream.buffer)) is None:
+            if not await stream.more():
                 if stream.expired:
                     raise BadRequest(Reason.HEAD_TIMEOUT, f"no complete request head in {budget.head_timeout_s:g} s")
                 raise BadRequest(Reason.BAD_REQUEST, "the connection ended in the middle of a request head")
         stream.skip(head.size)
         self.wait_for_ever()
         return head
-
-    async def another_line(self) -> bool:
-        """Wait until a line ends or much arrived, so that a head sent byte by byte is not parsed for each of them."""
-        buffer = self.stream.buffer
-        had = len(buffer)
-        while await self.stream.more():
-            if buffer.find(b"\n", had) >= 0 or len(buffer) - had > PARSE_AGAIN:
-                return True
-        return False
 
     async def reject(self, error: BadRequest) -> None:
         """Answer what is no proper request."""
@@ -160,20 +153,63 @@ class TargetClient(Client):
     async def serve_inner_request(self, head: RequestHead, verdict: Allow) -> bool:
         assert self.attempt is not None
         assert self.target is not None
-        inner = head.target
-        fits = (inner.host, inner.port) == (self.target.host, self.target.port)
-        if not fits and self.backend.policy.mode is Mode.ENFORCE:
-            detail = f"the request inside names {inner.host}:{inner.port}; the connection is to {self.target.host}"
-            self.deny_inner(head, detail)
-            self.say(Reason.INNER_HOST_MISMATCH, detail, inner.host, inner.port, close=True)
+        inner, misfit = head.target, ""
+        if (inner.host, inner.port) != (self.target.host, self.target.port):
+            misfit = f"the request inside names {inner.host}:{inner.port}; the connection is to {self.target.host}"
+        if misfit and self.backend.policy.mode is Mode.ENFORCE:
+            self.deny_inner(head, misfit)
+            self.say(Reason.INNER_HOST_MISMATCH, misfit, inner.host, inner.port, close=True)
             self.settle()
             await self.linger()
             return False
-        self.objection = None if fits else Reason.INNER_HOST_MISMATCH
-        self.attempt.allow(verdict.would_deny or self.objection)
-        exchange = await self.completed(await self.carry(plan_request(head, None)))
+        remark = self.allow_inner(head, verdict, misfit)
+        try:
+            exchange = await self.completed(await self.carry(plan_request(head, None)))
+        finally:
+            if remark is not None:
+                remark.close(detail=misfit)
         self.objection = None  # what it was to is over
         return exchange is not None and exchange.client_reusable and exchange.upstream_reusable
+
+    def allow_inner(self, head: RequestHead, verdict: Allow, misfit: str) -> Attempt | None:
+        """Tell of a request inside that is carried; `misfit` is what `enforce` would have against it.
+
+        The first one makes the connection's own event. A later one that does not fit has an event of its own, which is
+        returned to be closed; its bytes are the connection's. Where there are too many of them they are counted.
+        """
+        assert self.attempt is not None
+        self.objection = Reason.INNER_HOST_MISMATCH if misfit else None
+        if not self.attempt.carried:
+            self.attempt.detail = misfit
+            self.attempt.allow(verdict.would_deny or self.objection)
+            return None
+        if not misfit:
+            return None
+        if not self.backend.remarks.take(self.egress.loop.time()):
+            self.backend.note_flood(
+                self.origin.door, Reason.INNER_HOST_MISMATCH, self.attempt.via, MANY_MISFITS, Decision.REPORT
+            )
+            return None
+        remark = self.inner_attempt(head)
+        remark.address, remark.rule, remark.rule_port = (
+            self.attempt.address,
+            self.attempt.rule,
+            self.attempt.rule_port,
+        )
+        remark.detail = misfit
+        remark.allow(Reason.INNER_HOST_MISMATCH)
+        return remark
+
+    def inner_attempt(self, head: RequestHead) -> Attempt:
+        """One for a request inside, beside that of its connection."""
+        assert self.attempt is not None
+        return self.origin.attempt(
+            method=head.method,
+            host=head.target.host,
+            port=head.target.port,
+            via=self.attempt.via,
+            client_address=self.client_address,
+        )
 
     def deny_inner(self, head: RequestHead, detail: str) -> None:
         """A request inside that names another host: the connection's own denial if it is the first."""
@@ -181,11 +217,4 @@ class TargetClient(Client):
         if not self.attempt.carried:
             self.attempt.deny(Reason.INNER_HOST_MISMATCH, detail)
             return
-        attempt = self.origin.attempt(
-            method=head.method,
-            host=head.target.host,
-            port=head.target.port,
-            via=self.attempt.via,
-            client_address=self.client_address,
-        )
-        attempt.deny(Reason.INNER_HOST_MISMATCH, detail)
+        self.inner_attempt(head).deny(Reason.INNER_HOST_MISMATCH, detail)

@@ -15,8 +15,9 @@ import socket
 from collections.abc import Callable
 
 from egress.limits import FdReserve
+from egress.poller import Poller
 
-ACCEPTS_AT_ONCE = 64
+ACCEPTS_AT_ONCE = 16
 REST_S = 0.05
 UNSENT, RECEIVE_BUFFER = 1024 * 1024, 512 * 1024
 """What the kernel keeps for an accepted connection: bytes not sent yet (tcp(7), TCP_NOTSENT_LOWAT), and bytes not read yet
@@ -33,7 +34,7 @@ class Acceptor:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        poller: Poller,
         listener: socket.socket,
         reserve: FdReserve,
         *,
@@ -42,7 +43,7 @@ class Acceptor:
         on_shed: Callable[[], None],
     ) -> None:
         """`on_connection` takes over a non-blocking socket and the address it came from; False asks for a rest."""
-        self.loop = loop
+        self.poller = poller
         self.listener = listener
         self.reserve = reserve
         self.on_connection = on_connection
@@ -55,15 +56,15 @@ class Acceptor:
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        loop.add_reader(listener.fileno(), self.accept_some)
+        poller.watch_listening(listener.fileno(), self.accept_some)
 
-    def accept_some(self) -> None:
-        """Accept what waits, up to a fair share of one turn of the loop."""
+    def accept_some(self) -> bool:
+        """Accept what waits, up to a fair share of one turn of the loop; whether there may be more."""
         for _ in range(ACCEPTS_AT_ONCE):
             try:
                 connection, peer = self.listener.accept()
             except (BlockingIOError, InterruptedError):
-                return
+                return False
             except OSError as error:
                 if error.errno in PASSING:
                     continue
@@ -71,28 +72,33 @@ class Acceptor:
                     self.reserve.shed(self.listener)
                     self.on_shed()
                     self.rest()
-                    return
+                    return False
                 self.close()
                 self.on_failure(error)
-                return
+                return False
             connection.setblocking(False)
             if not self.on_connection(connection, peer[0]):
                 self.rest()
-                return
+                return False
             if self.closed:
-                return
+                return False
+        return True
 
     def rest(self) -> None:
         """Leave connections in the kernel's queue for a moment: the backend that floods waits, nobody else."""
         if self.closed or self.resting is not None:
             return
-        self.loop.remove_reader(self.listener.fileno())
-        self.resting = self.loop.call_later(REST_S, self.resume)
+        self.poller.forget(self.listener.fileno())
+        self.resting = self.poller.loop.call_later(REST_S, self.resume)
 
     def resume(self) -> None:
         self.resting = None
         if not self.closed:
-            self.loop.add_reader(self.listener.fileno(), self.accept_some)
+            try:
+                self.poller.watch_listening(self.listener.fileno(), self.accept_some)
+            except OSError as error:
+                self.close()
+                self.on_failure(error)
 
     def close(self) -> None:
         """Stop accepting and close this copy of the socket. Once is enough; more does no harm."""
@@ -102,5 +108,5 @@ class Acceptor:
         if self.resting is not None:
             self.resting.cancel()
         else:
-            self.loop.remove_reader(self.listener.fileno())
+            self.poller.forget(self.listener.fileno())
         self.listener.close()

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from egress.backend import Origin
 from egress.client import Client, stream_of
-from egress.dns import Query, build_response, parse_query
+from egress.dns import MalformedQuery, Query, build_refusal, build_response, parse_query
 from egress.door import IP_PKTINFO
+from egress.localnames import answer_locally
 from egress.names import IP
 from egress.policy import Allow, Deny, Protocol, Target, decide, decide_name
 from egress.reach import Refusal
@@ -63,9 +64,12 @@ logger = logging.getLogger(__name__)
 class NameServer:
     """One door's DNS."""
 
-    def __init__(self, egress: Egress, origin: Origin) -> None:
+    def __init__(self, egress: Egress, origin: Origin, hostname: str = "") -> None:
+        """`hostname` is the machine's name as programs behind the door see it; empty when it is not known."""
         self.egress = egress
         self.origin = origin
+        self.hostname = hostname
+        self.poller = origin.backend.poller
         self.sockets: list[socket.socket] = []
         self.held: dict[str, Lookup] = {}
         """Lookups not told yet, by name."""
@@ -81,39 +85,53 @@ class NameServer:
     def listen(self, sock: socket.socket) -> None:
         """Serve a bound UDP socket that has IP_PKTINFO set."""
         sock.setblocking(False)
+        self.poller.watch_listening(sock.fileno(), functools.partial(self.read_some, sock))
         self.sockets.append(sock)
-        self.egress.loop.add_reader(sock.fileno(), self.read_some, sock)
 
-    def read_some(self, sock: socket.socket) -> None:
-        """Answer what waits. The answer leaves from the address that was asked: IP_PKTINFO both ways (ip(7))."""
+    def read_some(self, sock: socket.socket) -> bool:
+        """Answer what waits, up to a fair share of one turn of the loop; whether there may be more.
+
+        The answer leaves from the address that was asked: IP_PKTINFO both ways (ip(7)).
+        """
         for _ in range(READS_AT_ONCE):
             try:
                 data, ancillary, _, client = sock.recvmsg(4096, socket.CMSG_SPACE(12))
             except (BlockingIOError, InterruptedError):
-                return
+                return False
             except OSError as error:
                 if error.errno is not None and error.errno in TRANSIENT:
                     continue
                 self.drop_socket(sock, error)
-                return
+                return False
             if not self.origin.backend.dns_rate.take(self.egress.loop.time()):
-                self.origin.backend.note_flood(self.origin.door, Reason.LIMIT_DNS)
+                self.note_limit()
                 continue
             asked = asked_address(ancillary)
             self.handle(data, str(client[0]), asked, functools.partial(send, sock, client, asked))
+        return True
 
     def drop_socket(self, sock: socket.socket, error: OSError) -> None:
-        self.egress.loop.remove_reader(sock.fileno())
+        self.poller.forget(sock.fileno())
         self.sockets.remove(sock)
         sock.close()
         self.origin.recorder.notice("listener_failed", f"the DNS socket of {self.origin.door} broke: {error}")
 
+    def note_limit(self) -> None:
+        self.origin.backend.note_flood(self.origin.door, Reason.LIMIT_DNS, Via.DNS)
+
     def handle(self, data: bytes, client: str, asked: str, reply: Reply) -> bool:
-        """Answer one query through `reply`, now or after a lookup; False for what is no query: no answer comes."""
+        """Answer one query through `reply`, now or after a lookup; False for what gets no answer."""
         try:
             query = parse_query(data)
-        except ValueError:
-            return False
+        except MalformedQuery as error:
+            self.origin.backend.note_flood(self.origin.door, Reason.BAD_REQUEST, Via.DNS, f"DNS: {error}")
+            if error.rcode is not None:
+                reply(build_refusal(data, error.rcode))
+            return error.rcode is not None
+        local = answer_locally(query, self.hostname)
+        if local is not None:
+            reply(local)
+            return True
         if not query.is_host or not self.may_answer(query.name):
             self.note_lookup(query, client, asked)
             reply(build_response(query, nxdomain=True))
@@ -253,7 +271,7 @@ class NameServer:
 
     def close(self) -> None:
         for sock in self.sockets:
-            self.egress.loop.remove_reader(sock.fileno())
+            self.poller.forget(sock.fileno())
             sock.close()
         self.sockets.clear()
         for name, held in self.held.items():
@@ -305,16 +323,19 @@ async def answer_queries(client: Client, asked: str) -> None:
     while True:
         client.wait_at_most(STREAM_IDLE_S)
         data = await read_message(stream)
-        if data is None or not client.backend.dns_rate.take(egress.loop.time()):
+        names = egress.names_of(origin)
+        if data is None or names is None:
+            return
+        if not client.backend.dns_rate.take(egress.loop.time()):
+            names.note_limit()
             return
         client.wait_at_most(STREAM_ANSWER_S)
-        names = egress.names_of(origin)
-        if names is None:
+        if not await answer_on_stream(names, stream, data, client.client_address, asked):
             return
-        await answer_on_stream(names, stream, data, client.client_address, asked)
 
 
-async def answer_on_stream(names: NameServer, stream: Stream, data: bytes, peer: str, asked: str) -> None:
+async def answer_on_stream(names: NameServer, stream: Stream, data: bytes, peer: str, asked: str) -> bool:
+    """Answer one message; False for what no client of ours would send."""
     done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def reply(answer: bytes) -> None:
@@ -322,10 +343,10 @@ async def answer_on_stream(names: NameServer, stream: Stream, data: bytes, peer:
             done.set_result(answer)
 
     if not names.handle(data, peer, asked, reply):
-        return
+        return False
     answer = await done
     stream.write(struct.pack("!H", len(answer)) + answer)
-    await stream.drain()
+    return await stream.drain()
 
 
 async def read_message(stream: Stream) -> bytes | None:

@@ -1,13 +1,19 @@
-"""Readiness of the sockets that carry traffic: one epoll of our own inside the event loop.
+"""Readiness of the sockets that carry traffic: an epoll of our own for each backend inside the event loop.
 
 Theory of operation
 -------------------
 An event loop's transports cost more than the traffic itself when connections are short: objects, callbacks and system
 calls for each. Here a connection is a non-blocking socket and one function, and the event loop watches a single
 descriptor, the epoll's. Everything is edge-triggered (epoll(7)): a handler is called when something *may* have become
-readable or writable, and must read or write until the kernel says that it would block, or remember that it did not.
+readable or writable, and must read or write until the kernel says that it would block, or remember that it did not
+(`Poller.later`).
 An event may be stale (its descriptor was closed and opened again within the same batch), so handlers believe what recv
 and send say, never the flags alone.
+
+Each backend has an epoll of its own, in which everything is that it can make ready: what it is accepted on, what it asks
+names of, its connections and what they lead to. In each turn of the loop a backend has a budget of events and of time;
+what is left waits, in the kernel, for the next turn, and the other backends have theirs first. So one that sends the
+smallest pieces over as many connections as it may have holds up itself.
 """
 
 from __future__ import annotations
@@ -18,7 +24,9 @@ import logging
 import os
 import select
 import socket
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 logger = logging.getLogger(__name__)
@@ -30,7 +38,13 @@ BROKEN = select.EPOLLHUP | select.EPOLLERR
 ENDED = select.EPOLLRDHUP | URGENT | BROKEN
 """Flags after which one read is not enough: an end, an error or more data (a read stops at an urgent mark) waits behind
 what it got, and comes without a new event."""
-EVENTS_AT_ONCE = 256
+LISTENING = select.EPOLLIN | select.EPOLLET
+EVENTS_AT_ONCE = 16
+"""How many are taken from the kernel before the clock is looked at."""
+EVENTS_A_TURN = 64
+LATER_A_TURN = 16
+SLICE_S = 0.004
+"""The longest that one backend has the loop, where others wait, but for the batch or the piece of work that it is at."""
 SCRATCH_BYTES = 64 * 1024
 
 Handler = Callable[[int], None]
@@ -45,22 +59,30 @@ class Corked(Protocol):
 
 
 class Poller:
-    """Calls the handler of each descriptor that may be ready."""
+    """Calls the handler of each descriptor that may be ready, within a budget for each turn of the loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        scratch: memoryview | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self.loop = loop
+        self.clock = clock
         self.handlers: dict[int, Handler] = {}
         self.passed: set[int] = set()
         """Descriptors that another process may have a copy of."""
         self.failed: set[int] = set()
         """Descriptors whose handler failed once."""
-        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
+        self.scratch = memoryview(bytearray(SCRATCH_BYTES)) if scratch is None else scratch
         """Where bytes pass through that nobody keeps."""
         self.corked: list[Corked] | None = None
         """While a batch is handled: who has something to send when it is over.
 
         A send often wakes the process that receives it, and that is dear; sent one after the other, many find it awake.
         """
+        self.waiting: deque[Callable[[], None]] = deque()
+        """Work that goes on in a later turn."""
         self.epoll = select.epoll()
         loop.add_reader(self.epoll.fileno(), self.dispatch)
 
@@ -70,6 +92,15 @@ class Poller:
         self.handlers[fd] = handler
         if passed:
             self.passed.add(fd)
+
+    def watch_listening(self, fd: int, take_some: Callable[[], bool]) -> None:
+        """Watch a passed socket that is accepted or received on; it may be forgotten and watched again. Raises OSError.
+
+        `take_some` takes what waits, up to a fair share of one turn, and says whether there may be more.
+        """
+        self.epoll.register(fd, LISTENING)
+        self.handlers[fd] = Listening(self, fd, take_some)
+        self.passed.add(fd)
 
     def watch_writable(self, fd: int) -> None:
         """From now on also tell when it can be written to; at once if it can already."""
@@ -89,10 +120,25 @@ class Poller:
                 self.epoll.unregister(fd)
 
     def dispatch(self) -> None:
-        """Handle one batch; the event loop comes back for the next, so nothing else starves."""
-        handlers = self.handlers
+        """Handle what is ready, as much as one turn allows; the event loop comes back for the rest."""
         corked = self.corked = []
-        for fd, events in self.epoll.poll(0, EVENTS_AT_ONCE):
+        until, left = self.clock() + SLICE_S, EVENTS_A_TURN
+        while left > 0:
+            batch = self.epoll.poll(0, EVENTS_AT_ONCE)
+            self.handle(batch)
+            left -= len(batch)
+            if len(batch) < EVENTS_AT_ONCE or self.clock() >= until:
+                break
+        self.corked = None
+        for one in corked:
+            try:
+                one.uncork()
+            except Exception:
+                logger.exception("a connection failed")
+
+    def handle(self, batch: list[tuple[int, int]]) -> None:
+        handlers = self.handlers
+        for fd, events in batch:
             handler = handlers.get(fd)
             if handler is None:
                 continue
@@ -101,12 +147,32 @@ class Poller:
             except Exception:
                 logger.exception("a connection failed")
                 self.fail(fd)
-        self.corked = None
-        for one in corked:
+
+    def later(self, work: Callable[[], None]) -> None:
+        """Go on with `work` in a later turn, after what waits already."""
+        self.waiting.append(work)
+        if len(self.waiting) == 1:
+            self.loop.call_soon(self.go_on)
+
+    async def turn(self) -> None:
+        """Let others have their turn, as `later` does."""
+        done: asyncio.Future[None] = self.loop.create_future()
+        self.later(lambda: None if done.done() else done.set_result(None))
+        await done
+
+    def go_on(self) -> None:
+        """Some of what waits, as much as one turn allows."""
+        until = self.clock() + SLICE_S
+        for _ in range(min(LATER_A_TURN, len(self.waiting))):
             try:
-                one.uncork()
+                self.waiting[0]()
             except Exception:
                 logger.exception("a connection failed")
+            self.waiting.popleft()
+            if self.clock() >= until:
+                break
+        if self.waiting:
+            self.loop.call_soon(self.go_on)
 
     def fail(self, fd: int) -> None:
         """Its handler failed: end the connection both ways, and its handler is told of that. Once: it may fail again."""
@@ -119,3 +185,59 @@ class Poller:
         self.loop.remove_reader(self.epoll.fileno())
         self.epoll.close()
         self.handlers.clear()
+
+
+class Listening:
+    """The handler of a socket on which any number of things may wait: what is left is taken in later turns."""
+
+    __slots__ = ("fd", "poller", "queued", "take_some")
+
+    def __init__(self, poller: Poller, fd: int, take_some: Callable[[], bool]) -> None:
+        self.poller = poller
+        self.fd = fd
+        self.take_some = take_some
+        self.queued = False
+        """It goes on in a later turn, whatever comes meanwhile."""
+
+    def __call__(self, _: int) -> None:
+        if self.queued:
+            return
+        try:
+            more = self.take_some()
+        except Exception:
+            logger.exception("what waited at a listener failed")
+            more = True  # one that failed is no reason to leave the others waiting
+        if more:
+            self.queued = True
+            self.poller.later(self.go_on)
+
+    def go_on(self) -> None:
+        self.queued = False
+        if self.poller.handlers.get(self.fd) is self:
+            self(0)
+
+
+class Pollers:
+    """The poller of each backend, by its name."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
+        self.by_name: dict[str, Poller] = {}
+
+    def of(self, backend: str) -> Poller:
+        """Raises OSError when there is no descriptor left."""
+        if backend not in self.by_name:
+            self.by_name[backend] = Poller(self.loop, self.scratch)
+        return self.by_name[backend]
+
+    def keep(self, backends: Collection[str]) -> None:
+        """Close those of other backends that nothing is left of."""
+        for name, poller in list(self.by_name.items()):
+            if name not in backends and not poller.handlers:
+                self.by_name.pop(name).close()
+
+    def close(self) -> None:
+        for poller in self.by_name.values():
+            poller.close()
+        self.by_name.clear()

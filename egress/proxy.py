@@ -98,7 +98,7 @@ class ProxyClient(ProxyRequests):
         stream = self.stream
         if stream.buffer or stream.eof:
             stream.on_input = None
-            self.egress.loop.call_soon(self.head_came)
+            stream.poller.later(self.head_came)
         else:
             self.wait_for_head()
             stream.resume()
@@ -146,7 +146,7 @@ class ProxyClient(ProxyRequests):
         self.close_upstream()
         self.kept = None
         self.dialled_at = self.egress.loop.time()
-        self.dialling = Dialling(outside.poller, address, head.target.port)
+        self.dialling = Dialling(self.stream.poller, address, head.target.port)
         if self.dialling.stream is not None or self.dialling.error is not None:
             self.dialled()
             return True

@@ -19,7 +19,7 @@ from egress.attempt import Attempt
 from egress.backend import Backend, Origin, Route
 from egress.names import IP, text_of
 from egress.policy import Allow, Deny, Surroundings, Target
-from egress.poller import Poller
+from egress.poller import Poller, Pollers
 from egress.resolver import ResolveError, Resolver
 from egress.stream import Stream
 from egress.upstream import CONNECT_TIMEOUT_S, DialError, ParentProxy, connect_through, dial, dial_parent
@@ -76,8 +76,8 @@ class Networks(Protocol):
     async def resolve(self, network: str, host: str) -> tuple[IP, ...]:
         """Addresses by that network's DNS; none when it does not know the name or no connector stands there."""
 
-    async def dial(self, network: str, address: IP, port: int) -> Stream:
-        """A connection made on that network. Raises DialError."""
+    async def dial(self, poller: Poller, network: str, address: IP, port: int) -> Stream:
+        """A connection made on that network, watched by `poller`. Raises DialError."""
 
 
 class NoNetworks:
@@ -86,7 +86,7 @@ class NoNetworks:
     async def resolve(self, network: str, host: str) -> tuple[IP, ...]:
         return ()
 
-    async def dial(self, network: str, address: IP, port: int) -> Stream:
+    async def dial(self, poller: Poller, network: str, address: IP, port: int) -> Stream:
         raise DialError(Reason.CONNECT_FAILED, f"no connector stands on {network}")
 
 
@@ -105,22 +105,22 @@ class Outside:
         *,
         parent: ParentProxy | None = None,
         networks: Networks | None = None,
-        poller: Poller,
+        pollers: Pollers,
         ask_host_port: Callable[[int], Awaitable[str]] = unknown_listeners,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> None:
         self.resolver = resolver
         self.surroundings = surroundings
-        self.poller = poller
+        self.pollers = pollers
         self.parent = parent
         self.networks: Networks = networks or NoNetworks()
         self.ask_host_port = ask_host_port
         self.connect_timeout_s = connect_timeout_s
 
     @classmethod
-    def unconfigured(cls, resolver: Resolver, poller: Poller) -> Outside:
+    def unconfigured(cls, resolver: Resolver, pollers: Pollers) -> Outside:
         """Before the gateway said anything of the surroundings."""
-        return cls(resolver, Surroundings(), poller=poller)
+        return cls(resolver, Surroundings(), pollers=pollers)
 
     async def reach(
         self,
@@ -287,7 +287,7 @@ class Outside:
             try:
                 if tried is not None and tried[0] == address:
                     raise tried[1]
-                stream = await self.dial(network, address, target.port)
+                stream = await self.dial(origin.backend.poller, network, address, target.port)
             except DialError as error:
                 failed = error
                 left.remove(address)
@@ -302,12 +302,12 @@ class Outside:
             return refuse(origin.backend, attempt, verdict)
         return await self.explain_failure(target, failed)
 
-    async def dial(self, network: str, address: IP, port: int) -> Stream:
+    async def dial(self, poller: Poller, network: str, address: IP, port: int) -> Stream:
         if network:
-            stream = await self.networks.dial(network, address, port)
+            stream = await self.networks.dial(poller, network, address, port)
             stream.network = network
             return stream
-        return await dial(self.poller, address, port, self.connect_timeout_s)
+        return await dial(poller, address, port, self.connect_timeout_s)
 
     async def explain_failure(self, target: Target, failed: DialError) -> Refusal:
         """What to tell about a connection that could not be made."""
@@ -341,7 +341,7 @@ class Outside:
             return Reached(stream=kept.stream, verdict=verdict, address=target.ip, parent=parent)
         started = time.monotonic()
         try:
-            stream = await dial_parent(self.poller, parent, self.resolver.resolve)
+            stream = await dial_parent(backend.poller, parent, self.resolver.resolve)
             if not plain:
                 host = f"[{target.host}]" if ":" in target.host else target.host
                 await connect_through(stream, f"{host}:{target.port}", parent)

@@ -2,10 +2,13 @@
 
 Theory of operation
 -------------------
-Every event gets the next sequence number and is written as one JSON line into a ring of fixed size. A reader
-(the gateway) has a cursor into the ring; one that is too slow or away loses the oldest lines, and the number
-it lost is counted and told. The newest number also stands in a small mapped file, so that the gateway can see
-without a system call whether it has read everything.
+Every event gets the next sequence number and is kept as one JSON line, the last `capacity` of them. A reader (the
+gateway) has a cursor, the number up to which it has read; one that is too slow or away loses lines, which it sees by
+the numbers that are missing, and it is told how many of which backend. The newest number also stands in a small mapped
+file, so that the gateway can see without a system call whether it has read everything.
+
+Backends share the room: who has more than an equal part gives way first. So a backend that floods pushes out its own
+old events, and nothing that another did is washed away.
 
 Which events a connection makes:
 
@@ -26,12 +29,17 @@ import mmap
 import os
 import struct
 import time
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 
 from observability.events import NoticeEvent, Severity, to_json
 
 RING = 8192
+REMEMBERED = 32 * 1024
+"""Of so many events it is known whose they were, kept or not."""
+SCAN = 2048
+"""Numbers that are looked up for one `read`."""
 MAX_HOST = 253
 MAX_DETAIL = 400
 
@@ -55,7 +63,11 @@ class Recorder:
         self.capacity = capacity
         self.seq = 0
         self.connections = 0
-        self.lines: list[str] = [""] * capacity
+        self.lines: dict[int, str] = {}
+        """What is kept, by number."""
+        self.held: dict[str, deque[int]] = {}
+        """The numbers that each backend has in `lines`, oldest first."""
+        self.whose: list[str] = [""] * REMEMBERED
         self.log = log
         self.clock = clock
         self.on_event: Callable[[], None] | None = None
@@ -64,24 +76,40 @@ class Recorder:
 
     @property
     def oldest(self) -> int:
-        """The lowest number still in the ring (1 while it is empty)."""
-        return max(1, self.seq - self.capacity + 1)
+        """The lowest number that is kept (1 while nothing is)."""
+        return min((numbers[0] for numbers in self.held.values()), default=1)
 
     def number_connection(self) -> int:
         """A new number that joins the events of one connection."""
         self.connections += 1
         return self.connections
 
-    def write(self, line: str, *, log: bool) -> None:
-        """Number and keep one event, given as the JSON text of what `to_json` would make."""
+    def write(self, line: str, *, log: bool, backend: str = "") -> None:
+        """Number and keep one event of that backend, given as the JSON text of what `to_json` would make."""
         self.seq += 1
-        self.lines[self.seq % self.capacity] = line
+        self.keep(line, backend)
         if self.mapped is not None:
             pack_seq(self.mapped, 0, self.seq)
         if log and self.log is not None:
             self.log(line)
         if self.on_event is not None:
             self.on_event()
+
+    def keep(self, line: str, backend: str) -> None:
+        """Keep the newest line; another one gives way to it where the room is full."""
+        self.whose[self.seq % REMEMBERED] = backend
+        self.lines[self.seq] = line
+        numbers = self.held.get(backend)
+        if numbers is None:
+            numbers = self.held[backend] = deque()
+        numbers.append(self.seq)
+        if len(self.lines) <= self.capacity:
+            return
+        if len(numbers) * len(self.held) <= self.capacity:  # it has no more than its part, so another has
+            backend, numbers = max(self.held.items(), key=lambda item: len(item[1]))
+        del self.lines[numbers.popleft()]
+        if not numbers:
+            del self.held[backend]
 
     def notice(
         self, code: str, message: str, *, severity: Severity = Severity.INFO, backend: str = "", count: int = 1
@@ -96,16 +124,29 @@ class Recorder:
             message=message,
             count=count,
         )
-        self.write(encode(to_json(event)), log=True)
+        self.write(encode(to_json(event)), log=True, backend=backend)
 
-    def read(self, after: int, most: int = 256) -> tuple[list[str], int, int]:
-        """Lines after number `after`: (wire lines, the last number read, how many were lost before them)."""
-        first = max(after + 1, self.oldest)
-        last = min(self.seq, first + most - 1)
-        lines = [
-            f'{{"seq":{number},"event":{self.lines[number % self.capacity]}}}\n' for number in range(first, last + 1)
-        ]
-        return lines, max(last, after), max(0, first - after - 1)
+    def read(self, after: int, most: int = 256) -> tuple[list[str], int, dict[str, int]]:
+        """Lines after number `after`: (wire lines, the last number looked at, how many were lost, by backend).
+
+        Of losses that are too long ago to know, the backend is empty.
+        """
+        lines: list[str] = []
+        lost: Counter[str] = Counter()
+        unknown = min(self.oldest, self.seq - REMEMBERED + 1) - after - 1
+        if unknown > 0:
+            lost[""] = unknown
+            after += unknown
+        for number in range(after + 1, min(self.seq, after + max(SCAN, most)) + 1):
+            line = self.lines.get(number)
+            if line is not None:
+                lines.append(f'{{"seq":{number},"event":{line}}}\n')
+            else:
+                lost[self.whose[number % REMEMBERED] if number > self.seq - REMEMBERED else ""] += 1
+            after = number
+            if len(lines) == most:
+                break
+        return lines, after, dict(lost)
 
     def close(self) -> None:
         if self.mapped is not None:

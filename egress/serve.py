@@ -25,7 +25,7 @@ from egress.limits import raise_fd_limit
 from egress.listeners import Acceptor
 from egress.loglines import LineWriter
 from egress.policy import PolicyError, parse_policy
-from egress.poller import Poller
+from egress.poller import Pollers
 from egress.proxy import serve_proxy
 from egress.reach import Outside
 from egress.record import Recorder
@@ -99,8 +99,8 @@ async def serve_on(
             loop.add_signal_handler(number, stop.set)
     recorder = Recorder(epoch=secrets.token_hex(8), log=log)
     system = SystemResolver(loop.time)
-    poller = Poller(loop)
-    outside = Outside.unconfigured(resolver or system, poller)
+    pollers = Pollers(loop)
+    outside = Outside.unconfigured(resolver or system, pollers)
     async with asyncio.TaskGroup() as tasks:
         egress = Egress(loop, tasks, recorder, outside, own=frozenset())
         egress.apply(message)
@@ -115,7 +115,7 @@ async def serve_on(
             egress.shed += 1
 
         acceptor = Acceptor(
-            loop,
+            origin.backend.poller,
             sock,
             egress.reserve,
             on_connection=lambda connection, address: egress.admit(origin, connection, address, serve_proxy),
@@ -130,7 +130,7 @@ async def serve_on(
         await egress.drain(drain_s)
         sweep.cancel()
         egress.close()
-    poller.close()
+    pollers.close()
     system.close()
 
 

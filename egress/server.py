@@ -36,9 +36,12 @@ logger = logging.getLogger(__name__)
 SWEEP_S = 1.0
 DRAIN_S = 5.0
 CONTROL_BACKEND = "_none"
+HOSTNAME_LENGTH = 12
+"""An engine names a container's machine by the first digits of its ID; a backend shares the name of its door's."""
 
 Serve = Callable[["Egress", Origin, socket.socket, str], None]
 """Serves an admitted connection, which came from the address given, from now on."""
+VIA: Mapping[Serve, Via] = {serve_direct: Via.DIRECT, serve_dns_stream: Via.DNS}
 
 
 class Egress:
@@ -114,7 +117,7 @@ class Egress:
             if name in self.backends:
                 self.backends[name].update(policy, budget, own_port)
             else:
-                self.backends[name] = Backend(name, policy, budget, own_port)
+                self.backends[name] = Backend(name, policy, budget, self.outside.pollers.of(name), own_port)
         for name in set(self.backends) - set(policies):
             self.backends.pop(name).update(*nothing_allowed())
         for origin in self.origins:
@@ -162,8 +165,10 @@ class Egress:
     def open_door(self, ticket: Ticket) -> DoorOrigin:
         backend = self.backends.get(ticket.backend)
         if backend is None:
-            backend = self.backends[ticket.backend] = Backend(ticket.backend, *nothing_allowed())
-        return DoorOrigin(self, backend, ticket.door)
+            backend = self.backends[ticket.backend] = Backend(
+                ticket.backend, *nothing_allowed(), self.outside.pollers.of(ticket.backend)
+            )
+        return DoorOrigin(self, backend, ticket)
 
     def door_state(self, ticket: Ticket, state: str, detail: str) -> None:
         if state == "listener_failed":
@@ -196,7 +201,7 @@ class Egress:
 
     def turn_away(self, origin: Origin, sock: socket.socket, reason: Reason, serve: Serve) -> bool:
         self.refused += 1
-        origin.backend.note_flood(origin.door, reason)
+        origin.backend.note_flood(origin.door, reason, VIA.get(serve, Via.PROXY))
         if serve is serve_proxy:
             refuse_connection(sock, origin, reason)
         sock.close()
@@ -232,6 +237,7 @@ class Egress:
             names.tick(now)
         for backend in list(self.backends.values()):
             self.tell_floods(backend)
+        self.outside.pollers.keep({*self.backends, *(origin.backend.name for origin in self.origins)})
         self.relieve_memory()
 
     def relieve_memory(self) -> None:
@@ -247,11 +253,10 @@ class Egress:
             self.recorder.notice("memory_short", message, severity=Severity.WARNING, backend=backend, count=count)
 
     def tell_floods(self, backend: Backend) -> None:
-        floods, backend.flooded = backend.flooded, {}
-        for (door, reason), count in floods.items():
-            origin = Origin(backend, door, self.recorder)
-            via = Via.DNS if reason is Reason.LIMIT_DNS else Via.PROXY
-            origin.attempt(via=via, count=count).count_only(reason, "refused at once: too many")
+        floods, backend.flooded = backend.flooded, Counter()
+        for flood, count in floods.items():
+            attempt = Origin(backend, flood.door, self.recorder).attempt(via=flood.via, count=count)
+            attempt.count_only(flood.reason, flood.detail, flood.decision)
 
     async def drain(self, drain_s: float = DRAIN_S) -> None:
         """Accept nothing new, let what runs finish for `drain_s`, then cut the rest."""
@@ -275,23 +280,31 @@ class Egress:
 class DoorOrigin(Origin):
     """A door's listeners and connections."""
 
-    def __init__(self, egress: Egress, backend: Backend, door: str) -> None:
-        super().__init__(backend, door, egress.recorder)
+    def __init__(self, egress: Egress, backend: Backend, ticket: Ticket) -> None:
+        super().__init__(backend, ticket.door, egress.recorder)
         self.egress = egress
         self.acceptors: dict[ListenerKey, Acceptor] = {}
-        self.name_server = NameServer(egress, self)
+        self.name_server = NameServer(egress, self, ticket.container[:HOSTNAME_LENGTH])
         egress.origins.add(self)
         egress.names[self] = self.name_server
 
     def add(self, key: ListenerKey, sock: socket.socket) -> None:
         """Serve a listening socket, by what it is for."""
+        try:
+            self.listen(key, sock)
+        except OSError as error:
+            sock.close()
+            self.listener_failed(key, error)
+
+    def listen(self, key: ListenerKey, sock: socket.socket) -> None:
+        """Raises OSError when it cannot be watched."""
         proto, _, port = key
         if proto == "udp":
             self.name_server.listen(sock)
             return
         serve: Serve = {PROXY_PORT: serve_proxy, DNS_PORT: serve_dns_stream}.get(port, serve_direct)
         self.acceptors[key] = Acceptor(
-            self.egress.loop,
+            self.backend.poller,
             sock,
             self.egress.reserve,
             on_connection=lambda connection, address: self.egress.admit(self, connection, address, serve),

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from egress.policy import Target
-from egress.sni import NotTLS, parse_client_hello
+from egress.sni import HelloReader, NotTLS
 from egress.stream import Stream
 from observability.events import Reason
 
 TLS_HANDSHAKE = 0x16
-RECORD_HEADER = 5
 METHOD = re.compile(rb"[A-Z][A-Z\-]{0,31} ")
 METHOD_START = re.compile(rb"[A-Z][A-Z\-]{0,31}")
 
@@ -35,16 +34,19 @@ class Shown:
     server_name: str | None = None
 
 
-def look(buffer: bytearray) -> Shown | None:
-    """What `buffer` shows so far, None when it takes more bytes to tell."""
+def look(buffer: bytearray, hello: HelloReader | None = None) -> Shown | None:
+    """What `buffer` shows so far, None when it takes more bytes to tell.
+
+    Who looks again as more comes passes the same `hello` each time, so that what was read of it is not read again.
+    """
     if not buffer:
         return None
     if buffer[0] == TLS_HANDSHAKE:
         try:
-            hello = parse_client_hello(buffer)
+            found = (hello or HelloReader()).read(buffer)
         except NotTLS:
             return Shown(Kind.OTHER)
-        return None if hello is None else Shown(Kind.TLS, hello.server_name)
+        return None if found is None else Shown(Kind.TLS, found.server_name)
     if METHOD.match(buffer):
         return Shown(Kind.HTTP)
     return None if METHOD_START.fullmatch(buffer) else Shown(Kind.OTHER)
@@ -52,28 +54,11 @@ def look(buffer: bytearray) -> Shown | None:
 
 async def first_bytes(stream: Stream) -> Shown:
     """Wait until the first bytes show something; they stay in the stream's buffer. The owner bounds the wait."""
-    shown = look(stream.buffer)
-    while shown is None:
-        enough = next_look(stream.buffer)
-        while len(stream.buffer) < enough:
-            if not await stream.more():
-                return Shown(Kind.NOTHING)
-        shown = look(stream.buffer)
+    hello = HelloReader()
+    while (shown := look(stream.buffer, hello)) is None:
+        if not await stream.more():
+            return Shown(Kind.NOTHING)
     return shown
-
-
-def next_look(buffer: bytearray) -> int:
-    """The length of `buffer` at which it is worth another look.
-
-    For TLS that is where a record, or the next one's header, is complete: a hello sent byte by byte is not parsed for
-    each of them.
-    """
-    if not buffer or buffer[0] != TLS_HANDSHAKE:
-        return len(buffer) + 1
-    end = 0
-    while end + RECORD_HEADER <= len(buffer):
-        end += RECORD_HEADER + int.from_bytes(buffer[end + 3 : end + 5], "big")
-    return end if end > len(buffer) else end + RECORD_HEADER
 
 
 def objection(target: Target, shown: Shown) -> tuple[Reason, str] | None:

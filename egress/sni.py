@@ -46,38 +46,45 @@ class ClientHello:
 
 def parse_client_hello(buffer: bytes | bytearray) -> ClientHello | None:
     """The ClientHello at the start of `buffer`, None while it is incomplete. Raises NotTLS as early as can be told."""
-    found = _handshake_message(buffer)
-    if found is None:
+    return HelloReader().read(buffer)
+
+
+class HelloReader:
+    """A ClientHello that comes in pieces: each record is taken once, however the bytes are cut."""
+
+    __slots__ = ("message", "position", "records")
+
+    def __init__(self) -> None:
+        self.message = bytearray()
+        """What the complete records carried."""
+        self.position = 0
+        """Where the first incomplete one begins."""
+        self.records = 0
+
+    def read(self, buffer: bytes | bytearray) -> ClientHello | None:
+        """As `parse_client_hello`; `buffer` begins with what it was the last time."""
+        message = self.message
+        while self.position < len(buffer):
+            if self.records == MAX_RECORDS:
+                raise NotTLS("the ClientHello is spread over too many records")
+            piece = _record(buffer, self.position)
+            if piece is None:
+                break
+            self.records += 1
+            self.position += 5 + len(piece)
+            message += piece
+            if (wanted := _message_length(message)) is None or len(message) < wanted:
+                continue
+            if len(message) > wanted:
+                raise NotTLS("something follows the ClientHello in its record")
+            return _parse_body(bytes(message[4:]), self.position)
+        if len(buffer) >= MAX_HELLO:
+            raise NotTLS(f"the ClientHello is larger than {MAX_HELLO} bytes")
         return None
-    message, size = found
-    return _parse_body(message, size)
-
-
-def _handshake_message(buffer: bytes | bytearray) -> tuple[bytes, int] | None:
-    """The first handshake message out of its records, without its header, and where it ends in `buffer`."""
-    message = bytearray()
-    position = records = 0
-    while position < len(buffer):
-        piece = _record(buffer, position)
-        records += 1
-        if records > MAX_RECORDS:
-            raise NotTLS("the ClientHello is spread over too many records")
-        if piece is None:
-            break
-        message += piece
-        position += 5 + len(piece)
-        if (wanted := _message_length(message)) is None or len(message) < wanted:
-            continue
-        if len(message) > wanted:
-            raise NotTLS("something follows the ClientHello in its record")
-        return bytes(message[4:]), position
-    if len(buffer) >= MAX_HELLO:
-        raise NotTLS(f"the ClientHello is larger than {MAX_HELLO} bytes")
-    return None
 
 
 def _record(buffer: bytes | bytearray, position: int) -> bytes | None:
-    """The fragment of the record at `position`, None while incomplete."""
+    """The fragment of the record at `position`, None while incomplete: then only its header is looked at."""
     header = buffer[position : position + 5]
     if header[0] != _HANDSHAKE:
         raise NotTLS("not a TLS handshake" if position == 0 else "another record inside the ClientHello")
@@ -88,10 +95,10 @@ def _record(buffer: bytes | bytearray, position: int) -> bytes | None:
     length = int.from_bytes(header[3:5], "big")
     if not 0 < length <= MAX_RECORD:
         raise NotTLS("a TLS record of a wrong size")
-    fragment = bytes(buffer[position + 5 : position + 5 + length])
-    if position == 0 and fragment and fragment[0] != _CLIENT_HELLO:
+    begins = position + 5
+    if position == 0 and len(buffer) > begins and buffer[begins] != _CLIENT_HELLO:
         raise NotTLS("not a ClientHello")
-    return fragment if len(fragment) == length else None
+    return bytes(buffer[begins : begins + length]) if len(buffer) >= begins + length else None
 
 
 def _message_length(message: bytearray) -> int | None:

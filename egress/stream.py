@@ -54,7 +54,7 @@ class Stream:
         self.sock = sock
         self.buffer = bytearray()
         """What arrived and was not taken yet."""
-        self.out: bytes | None = None
+        self.out: bytes | bytearray | None = None
         """What was written and the kernel has not been given or not taken yet."""
         self.eof = False
         """The peer sends no more."""
@@ -146,7 +146,8 @@ class Stream:
             self.poller.loop.call_soon(self._lose)
             return
         if sent < len(self.out):
-            self.out = self.out[sent:]
+            self.out = bytearray(self.out) if isinstance(self.out, bytes) else self.out
+            del self.out[:sent]
             self._watch_writable()
             return
         self.out = None
@@ -234,6 +235,8 @@ class Stream:
         if self.lost or self.closing or not data:
             return
         if self.out is not None:
+            if isinstance(self.out, bytes):
+                self.out = bytearray(self.out)  # grows in place: many small pieces are not copied with each one
             self.out += data
             return
         self.out = data

@@ -60,7 +60,7 @@ class Tunnel:
         flow.rest = source.take()
         flow.count += len(flow.rest)
         if sink.out is not None:
-            flow.rest, sink.out = sink.out + flow.rest, None
+            flow.rest, sink.out = bytes(sink.out) + flow.rest, None
         source.give_away()
 
     def start(self, flow: Flow, source: Stream) -> None:

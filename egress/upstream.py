@@ -238,7 +238,9 @@ async def connect_through(stream: Stream, authority: str, parent: ParentProxy) -
 
 async def read_parent_head(stream: Stream) -> int:
     """The status of the parent's answer, its head taken off the buffer; 0 when it is no HTTP."""
-    while (end := stream.buffer.find(b"\r\n\r\n")) < 0:
+    looked = 0
+    while (end := stream.buffer.find(b"\r\n\r\n", max(0, looked - 3))) < 0:
+        looked = len(stream.buffer)
         if len(stream.buffer) > MAX_PARENT_HEAD or not await stream.more():
             return 0
     words = bytes(stream.buffer[:end]).split(b"\r\n", 1)[0].split(b" ")

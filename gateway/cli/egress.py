@@ -103,6 +103,8 @@ def _times(event: Mapping[str, Any]) -> str:
 
 def where(event: Mapping[str, Any]) -> str:
     """`host:port`, else the address that was dialled; lookups say their type."""
+    if event.get("via") == "dns" and not event.get("host"):
+        return "(lookups)"  # counted together: too many, or malformed
     if event.get("via") == "dns":
         return f"{clean(event.get('host', ''), 80)} (lookup {clean(event.get('method', ''))})"
     if not event.get("host"):

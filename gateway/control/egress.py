@@ -21,6 +21,8 @@ from observability.events import Decision, Reason, Via
 from observability.history_queries import Blocked, By, ConnectionFilter, ConnectionRow, Lookup
 
 MAX_ROWS = 5000
+INSIDE = Reason.INNER_HOST_MISMATCH
+"""The host of such a request was never reached, and no rule would let it pass inside a connection to another one."""
 
 
 def connection_json(row: ConnectionRow) -> dict[str, Any]:
@@ -148,7 +150,7 @@ class EgressRoutes:
         need_isolated(self._control.config, name)
         wanted = ConnectionFilter(backend=name, since=_seconds(request, "since"), limit=MAX_ROWS)
         rows = await asyncio.to_thread(self._control.history.egress, wanted)
-        asked = [row for row in rows if row.host and row.port and row.via != Via.DNS]
+        asked = [row for row in rows if row.host and row.port and row.via != Via.DNS and row.reason != INSIDE]
         denied = [row for row in asked if row.decision == Decision.DENY and row.reason in NAMED_BY_HOST]
         asked = [row for row in asked if row.decision != Decision.DENY] + denied
         used = asked if switch(request, "denied") else [row for row in asked if row not in denied]

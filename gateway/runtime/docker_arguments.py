@@ -79,6 +79,7 @@ def host_config(plan: ContainerPlan) -> dict[str, Any]:
     if not plan.network.startswith("container:"):
         config["Sysctls"] = dict(plan.sysctls)
         config["Dns"] = list(plan.dns)
+        config["DnsSearch"] = ["."] if plan.dns else []  # the host's search domains complete no name of ours
         config["ExtraHosts"] = [f"{name}:{address}" for name, address in plan.hosts]
     return config
 

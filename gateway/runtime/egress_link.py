@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 MAX_LINE = 16 * 1024 * 1024
 ANSWER_TIMEOUT_S = 10.0
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
+READ_AT_ONCE = 32
+"""Messages that are read before others have their turn: one backend brings about thousands."""
 
 
 class PolicyRejected(ValueError):
@@ -179,7 +181,11 @@ class EgressLink:
             self.changed.notify_all()
 
     async def read_lines(self, reader: asyncio.StreamReader, tasks: asyncio.TaskGroup) -> None:
-        while line := await reader.readline():
+        for number in itertools.count(1):
+            if number % READ_AT_ONCE == 0:
+                await asyncio.sleep(0)  # `readline` does not wait while there is more
+            if not (line := await reader.readline()):
+                return
             message = json.loads(line)
             if "event" in message:
                 self.take_event(message)
@@ -191,7 +197,7 @@ class EgressLink:
                 await self.take_door(message)
             elif "gap" in message:
                 self.announced += int(message["gap"])
-                self.take_gap(int(message["gap"]))
+                self.take_gap(message)
             elif message.get("ask") == "host_port":
                 tasks.create_task(self.answer_host_port(message))
 
@@ -242,17 +248,24 @@ class EgressLink:
         if self.on_door is not None:
             self.on_door(door, state, str(message.get("detail", "")))
 
-    def take_gap(self, lost: int) -> None:
-        self.tell(
-            "events_dropped",
-            f"{lost} egress events were lost: the gateway was away or too slow",
-            Severity.WARNING,
-            lost,
-        )
+    def take_gap(self, message: Mapping[str, Any]) -> None:
+        """Events were lost: say how many, of each backend that they were of."""
+        for backend, lost in (message.get("backends") or {"": message["gap"]}).items():
+            of = f" of {backend}" if backend else ""
+            text = f"{lost} egress events{of} were lost: the gateway was away or too slow"
+            self.tell("events_dropped", text, Severity.WARNING, int(lost), str(backend))
 
-    def tell(self, code: str, message: str, severity: Severity, count: int = 1) -> None:
+    def tell(self, code: str, message: str, severity: Severity, count: int = 1, backend: str = "") -> None:
         self.on_event(
-            NoticeEvent(time=time.time(), source="egress", code=code, severity=severity, message=message, count=count)
+            NoticeEvent(
+                time=time.time(),
+                source="egress",
+                code=code,
+                severity=severity,
+                backend=backend,
+                message=message,
+                count=count,
+            )
         )
 
     async def answer_host_port(self, message: Mapping[str, Any]) -> None:

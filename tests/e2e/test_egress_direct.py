@@ -156,6 +156,24 @@ def test_a_lookup_followed_by_a_proxied_request_is_no_attempt(site: Yard) -> Non
     assert not events(site, "closed", via=Via.DNS, host="direct.example")
 
 
+def test_a_python_server_that_looks_up_its_own_machine_raises_no_alarm(site: Yard) -> None:
+    """`HTTPServer` asks for the name of its machine when it starts, and a container without a network has it nowhere."""
+    own, address, after = site.ask(
+        """
+        import http.server
+        http.server.HTTPServer(("", 0), http.server.BaseHTTPRequestHandler).server_close()
+        own = socket.gethostname()
+        answer = own, look_up(own), look_up("after-own.example")
+        """,
+        "closed",
+    )
+    assert address == ["127.0.0.1"]
+    assert after == -2
+    wait_event(site, "closed", host="after-own.example", via=Via.DNS)
+    looked_up = {event.host for event in events(site, "closed", via=Via.DNS)}
+    assert not any(host == own or host.startswith(f"{own}.") or "localhost" in host for host in looked_up)
+
+
 # --- direct: allow
 
 

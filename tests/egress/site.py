@@ -104,10 +104,16 @@ class Site:
         return self.stack.enter_context(ended(process))
 
     async def start_door(
-        self, name: str, *, backend: str = "", ports: str = "80,443", wrap: tuple[str, ...] = ("unshare", "-n")
+        self,
+        name: str,
+        *,
+        backend: str = "",
+        ports: str = "80,443",
+        wrap: tuple[str, ...] = ("unshare", "-n"),
+        container: str = "",
     ) -> subprocess.Popen[bytes]:
         """A door in a namespace of its own, ready."""
-        await self.link.expect_door(DoorTicket(door=name, backend=backend or name, nonce=NONCE))
+        await self.link.expect_door(DoorTicket(door=name, backend=backend or name, nonce=NONCE, container=container))
         environment = {**self.environment, "STOCKADE_DOOR": name, "STOCKADE_NONCE": NONCE, "STOCKADE_PORTS": ports}
         command = [*wrap, sys.executable, "-m", "egress.door"]
         door = self.spawn(command, environment)

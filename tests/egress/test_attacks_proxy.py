@@ -7,7 +7,6 @@ import contextlib
 
 import pytest
 
-from egress.shown import next_look
 from observability.events import Decision, Phase, Reason
 
 from .harness import OK, client_hello, echo, http_server, running, upstream
@@ -199,12 +198,3 @@ async def test_chunk_extensions_and_a_trailer_that_smuggles_are_not_passed_on() 
         answer = await proxy.ask(head.encode() + body)
         assert b"200 OK" in answer
     assert bytes(seen).endswith(b"\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
-
-
-def test_a_hello_in_single_bytes_is_looked_at_once_a_record() -> None:
-    hello = client_hello(NAME)
-    assert next_look(bytearray(hello[:1])) == 5
-    assert next_look(bytearray(hello[:6])) == len(hello)
-    split = b"".join(b"\x16\x03\x01\x00\x01" + hello[5 + i : 6 + i] for i in range(3))
-    assert next_look(bytearray(split)) == len(split) + 5
-    assert next_look(bytearray(b"GE")) == 3

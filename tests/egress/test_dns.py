@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.dns import EDNS_SIZE, MalformedQuery, build_response, parse_query
+from egress.dns import EDNS_SIZE, MalformedQuery, build_refusal, build_response, parse_query
+from egress.localnames import answer_locally
 
 
 def name(text: str) -> bytes:
@@ -105,6 +106,81 @@ BAD = {
 def test_what_is_no_plain_query_is_refused(data: bytes) -> None:
     with pytest.raises(MalformedQuery):
         parse_query(data)
+
+
+FORMERR, NOTIMP, REFUSED = 1, 4, 5
+CODES = {
+    "class CH": (header() + question("version.bind", 16, 3), REFUSED),
+    "two questions": (header(counts=(2, 0, 0, 0)) + question("api.test") * 2, FORMERR),
+    "NOTIFY": (header(flags=0x2000) + question("api.test"), NOTIMP),
+    "UPDATE": (header(flags=0x2800) + question("api.test"), NOTIMP),
+    "trailing bytes": (QUERY + b"x", FORMERR),
+    "two OPT": (header(counts=(1, 0, 0, 2)) + question("api.test") + opt() * 2, FORMERR),
+    "a header alone": (header(), FORMERR),
+    "cut off in a TCP sense": (header(flags=0x0300) + question("api.test"), FORMERR),
+    "far too long": (QUERY + b"x" * 2000, FORMERR),
+}
+
+
+@pytest.mark.parametrize(("data", "code"), CODES.values(), ids=CODES.keys())
+def test_what_is_no_plain_query_is_answered_with_a_code_and_nothing_else(data: bytes, code: int) -> None:
+    with pytest.raises(MalformedQuery) as refused:
+        parse_query(data)
+    assert refused.value.rcode == code
+    answer = build_refusal(data, code)
+    flags = int.from_bytes(answer[2:4], "big")
+    assert (answer[:2], flags & 15, flags & 0x7800) == (data[:2], code, data[2] << 8 & 0x7800)
+    assert answer[4:] == bytes(8)
+    with pytest.raises(MalformedQuery) as answered:
+        parse_query(answer)
+    assert answered.value.rcode is None, "two of us would talk for ever"
+
+
+@pytest.mark.parametrize("data", [b"", b"x", QUERY[:11], header(flags=0x8180) + question("api.test")])
+def test_a_response_or_no_header_at_all_gets_no_answer(data: bytes) -> None:
+    with pytest.raises(MalformedQuery) as refused:
+        parse_query(data)
+    assert refused.value.rcode is None
+
+
+HOSTNAME = "6b4718fe36eb"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "code", "addresses"),
+    [
+        (HOSTNAME, 1, 0, ["127.0.0.1"]),
+        (HOSTNAME.upper(), 1, 0, ["127.0.0.1"]),
+        (HOSTNAME, 28, 0, []),
+        (HOSTNAME, 16, 0, []),
+        ("localhost", 1, 0, ["127.0.0.1"]),
+        ("localhost", 28, 0, []),
+        ("app.localhost", 1, 0, ["127.0.0.1"]),
+        ("localhost.localdomain", 1, 0, ["127.0.0.1"]),
+        ("1.0.0.127.in-addr.arpa", 12, 3, []),
+        ("0.0.0.0.in-addr.arpa", 12, 3, []),
+        ("1" + ".0" * 31 + ".ip6.arpa", 12, 3, []),
+    ],
+)
+def test_a_machine_knows_its_own_names(name: str, kind: int, code: int, addresses: list[str]) -> None:
+    answer = answer_locally(parse_query(query(name, kind)), HOSTNAME)
+    assert answer is not None
+    assert answer[3] & 15 == code
+    assert [str(ipaddress.ip_address(answer[-4:]))] * answer[7] == addresses
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{HOSTNAME}.evil.example", f"x.{HOSTNAME}", "notlocalhost", "localhost.evil.example", "printer.local",
+        "1.0.0.10.in-addr.arpa", "1.0.0.127.in-addr.arpa.evil.example", "127.evil.example", "6b4718fe36ec",
+        "2" + ".0" * 31 + ".ip6.arpa",
+    ],
+)  # fmt: skip
+def test_every_other_name_is_somebody_elses(name: str) -> None:
+    assert answer_locally(parse_query(query(name, 1)), HOSTNAME) is None
+    assert answer_locally(parse_query(header() + b"\0\0\1\0\1"), "") is None, "the root is nobody's host name"
+    assert answer_locally(parse_query(query(name, 1)), "") is None
 
 
 def test_every_prefix_of_a_query_is_refused() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from egress.netns import Refusals, acknowledgement, parse_snmp, route_request
 from gateway.runtime.egress_link import DoorTicket
-from observability.events import Decision, Phase, Reason, Via
+from observability.events import Decision, EgressEvent, Phase, Reason, Via
 
 from .site import NONCE, OUTSIDE, enter, site
 
@@ -93,6 +93,54 @@ print(s.recv(512)[5] & 15)
     async with site(FETCH) as running:
         await running.start_door("fetch")
         assert await running.inside("fetch", code) == "3"
+
+
+async def test_malformed_dns_is_answered_and_counted() -> None:
+    """Red team m7: it left no trace at all. Over UDP, and over TCP, where what is no query ends the connection."""
+    code = """
+good = query("a.example")
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(10); u.connect(("8.8.8.8", 53))
+def code(data): u.send(data); return u.recv(512)[3] & 15
+chaos = good[:-2] + struct.pack("!H", 3)
+print(code(chaos), code(good + b"x"), code(good[:2] + bytes([0x20]) + good[3:]), code(good[:5] + bytes([2]) + good[6:]))
+for silent in (b"", b"x", good[:2] + bytes([0x80]) + good[3:]): u.send(silent)
+print(code(good))
+t = dial("9.9.9.9", 53); t.sendall(struct.pack("!H", len(chaos)) + chaos); print(t.recv(512)[5] & 15)
+t.sendall(b"GET / HTTP/1.1" + bytes(0x4745 - 12)); print(t.recv(512)[5] & 15)
+t = dial("9.9.9.9", 53); t.sendall(bytes(2)); print(t.recv(512))
+"""
+    async with site(FETCH) as running:
+        await running.start_door("fetch")
+        answers = (await running.inside("fetch", code)).splitlines()
+        assert answers == ["5 1 4 1", "3", "5", "4", "b''"]
+
+        def counted() -> list[EgressEvent]:
+            return [
+                event for event in running.events if isinstance(event, EgressEvent) and event.phase is Phase.COUNTED
+            ]
+
+        await running.until(lambda: sum(event.count for event in counted()) >= 10)
+        assert {(event.via, event.reason, event.decision) for event in counted()} == {
+            (Via.DNS, Reason.BAD_REQUEST, Decision.DENY)
+        }
+        assert sum(event.count for event in counted()) == 10
+        assert all(event.detail.startswith("DNS: ") for event in counted())
+
+
+async def test_a_server_that_looks_up_its_own_machine_is_no_alarm() -> None:
+    """Red team m12: the name of a container without a network stands in no /etc/hosts."""
+    code = """
+own = "6b4718fe36eb"
+print(lookup(own), lookup(own, kind=28), lookup("localhost"), lookup("1.0.0.127.in-addr.arpa", kind=12)[0])
+print(lookup("last.example")[0])
+"""
+    async with site(FETCH) as running:
+        await running.start_door("fetch", container="6b4718fe36eb" + "0" * 52)
+        own, last = (await running.inside("fetch", code)).splitlines()
+        assert own == "(0, ['127.0.0.1']) (0, []) (0, ['127.0.0.1']) 3"
+        assert last == "3"
+        await running.event(lambda event: event.host == "last.example")
+        assert [e.host for e in running.events if getattr(e, "via", None) is Via.DNS] == ["last.example"]
 
 
 async def test_direct_allow_carries_what_fits_the_address_that_was_answered() -> None:

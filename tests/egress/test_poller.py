@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import socket
@@ -11,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from egress.poller import ENDED, EVENTS_AT_ONCE, Poller
+from egress.poller import ENDED, EVENTS_AT_ONCE, LATER_A_TURN, Poller, Pollers
 from egress.stream import Stream
 
 from .sockets import LOOPS, descriptors, polling, tcp_pair, turns, until
@@ -168,6 +169,93 @@ async def test_other_work_of_the_loop_has_its_turn_between_batches() -> None:
             await until(lambda: len(ticks) > 3)
             await asyncio.sleep(0)
             poller.forget(ours.fileno())
+
+
+async def test_work_that_goes_on_later_is_done_in_order_a_part_in_each_turn(caplog: pytest.LogCaptureFixture) -> None:
+    done: list[int] = []
+
+    def work(number: int) -> None:
+        if number == 3:
+            raise RuntimeError("a bug")
+        done.append(number)
+
+    async with polling() as poller:
+        poller.clock = lambda: 0.0
+        with caplog.at_level(logging.CRITICAL):
+            for number in range(3 * LATER_A_TURN):
+                poller.later(functools.partial(work, number))
+            assert done == []
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert 0 < len(done) <= 2 * LATER_A_TURN
+            await until(lambda: not poller.waiting)
+        assert done == [number for number in range(3 * LATER_A_TURN) if number != 3]
+        await poller.turn()
+
+
+async def test_work_that_asks_for_another_turn_leaves_the_loop_to_others() -> None:
+    rounds: list[int] = []
+    async with polling() as poller:
+
+        def again() -> None:
+            rounds.append(len(rounds))
+            if len(rounds) < 100:
+                poller.later(again)
+
+        poller.later(again)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert len(rounds) <= 2, "it is not gone round within one turn"
+        await until(lambda: len(rounds) == 100)
+
+
+async def test_a_listener_goes_on_in_later_turns_and_after_a_failure(caplog: pytest.LogCaptureFixture) -> None:
+    """It is told once of all that waits, so what it left, or failed at, is not forgotten."""
+    got: list[bytes] = []
+    async with polling() as poller:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with ours, theirs, caplog.at_level(logging.CRITICAL):
+            ours.setblocking(False)
+
+            def take_one() -> bool:
+                try:
+                    data = ours.recv(10)
+                except BlockingIOError:
+                    return False
+                if data == b"2":
+                    raise RuntimeError("a bug")
+                got.append(data)
+                return True
+
+            for number in range(6):
+                theirs.send(b"%d" % number)
+            poller.watch_listening(ours.fileno(), take_one)
+            await until(lambda: len(got) == 5)
+            theirs.send(b"9")
+            await until(lambda: got == [b"0", b"1", b"3", b"4", b"5", b"9"])
+            await until(lambda: not poller.waiting)
+            poller.forget(ours.fileno())
+            theirs.send(b"x")
+            await turns()
+            assert got[-1] == b"9"
+
+
+async def test_each_backend_has_a_poller_until_nothing_is_left_of_it() -> None:
+    before = descriptors()
+    pollers = Pollers(asyncio.get_running_loop())
+    one, two = pollers.of("one"), pollers.of("two")
+    assert pollers.of("one") is one is not two
+    assert one.scratch is two.scratch, "bytes pass through it, none stay"
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        one.watch(ours.fileno(), lambda _: None)
+        pollers.keep({"two"})
+        assert set(pollers.by_name) == {"one", "two"}, "a connection is left"
+        one.forget(ours.fileno())
+        pollers.keep({"two"})
+        assert set(pollers.by_name) == {"two"}
+    pollers.close()
+    assert descriptors() <= before
 
 
 async def test_closing_the_poller_gives_its_descriptor_back() -> None:

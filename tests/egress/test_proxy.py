@@ -172,6 +172,62 @@ async def test_plain_http_inside_a_connect_is_served_and_each_host_checked() -> 
         assert (await proxy.event(lambda event: event.decision is Decision.DENY)).host == "evil.example"
 
 
+@pytest.mark.parametrize("mode", ["report", "learn"])
+async def test_report_and_learn_say_of_each_request_inside_what_would_be_denied(mode: str) -> None:
+    """Red team m6: after a first request that fits, others named what they liked and no event said so."""
+    async with upstream(http_server(OK)) as port:
+        block = {**allow(port), "mode": mode}
+        async with running(block, resolve=to(port)) as proxy:
+            client = await proxy.client()
+            await client.connect(f"{NAME}:{port}")
+            for host in (f"{NAME}:{port}", "evil.example", f"{NAME}:{port}", "worse.example:8080"):
+                await client.send(f"POST /a HTTP/1.1\r\nHost: {host}\r\nContent-Length: 3\r\n\r\nabc".encode())
+                assert (await client.response())[1] == b"hello"
+            client.writer.close()
+            await proxy.event(lambda event: event.phase is Phase.CLOSED and event.host == NAME)
+            told = [(e.phase, e.host, e.port, e.decision, e.reason, e.bytes_sent) for e in proxy.events()]
+            assert told == [
+                (Phase.DECIDED, NAME, port, Decision.ALLOW, None, 0),
+                (Phase.DECIDED, "evil.example", 80, Decision.REPORT, Reason.INNER_HOST_MISMATCH, 0),
+                (Phase.CLOSED, "evil.example", 80, Decision.REPORT, None, 0),
+                (Phase.DECIDED, "worse.example", 8080, Decision.REPORT, Reason.INNER_HOST_MISMATCH, 0),
+                (Phase.CLOSED, "worse.example", 8080, Decision.REPORT, None, 0),
+                (Phase.CLOSED, NAME, port, Decision.ALLOW, None, 12),
+            ]
+            assert all(f"the connection is to {NAME}" in e.detail for e in proxy.events() if e.host != NAME)
+
+
+async def test_a_first_request_inside_that_does_not_fit_says_what_it_names() -> None:
+    async with upstream(http_server(OK)) as port:
+        async with running({**allow(port), "mode": "report"}, resolve=to(port)) as proxy:
+            client = await proxy.client()
+            await client.connect(f"{NAME}:{port}")
+            await client.send(b"GET /a HTTP/1.1\r\nHost: evil.example\r\n\r\n")
+            assert (await client.response())[1] == b"hello"
+            event = await proxy.event(lambda event: event.decision is Decision.REPORT)
+            assert (event.host, event.reason) == (NAME, Reason.INNER_HOST_MISMATCH)
+            assert "evil.example:80" in event.detail
+
+
+async def test_a_flood_of_requests_inside_that_do_not_fit_is_told_in_numbers() -> None:
+    """Each is counted, few have an event of their own: a backend makes as many as it likes."""
+    many = 300
+    async with upstream(http_server(OK)) as port:
+        async with running({**allow(port), "mode": "report"}, resolve=to(port)) as proxy:
+            client = await proxy.client()
+            await client.connect(f"{NAME}:{port}")
+            await client.send(f"GET / HTTP/1.1\r\nHost: {NAME}:{port}\r\n\r\n".encode())
+            await client.send(b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n" * many)
+            for _ in range(many + 1):
+                await client.response()
+            proxy.egress.sweep_once(proxy.egress.loop.time())
+            told = [e for e in proxy.events() if e.reason is Reason.INNER_HOST_MISMATCH]
+            assert sum(e.count for e in told) == many
+            assert len(told) < many / 2
+            counted = [e for e in told if e.phase is Phase.COUNTED]
+            assert {e.decision for e in counted} == {Decision.REPORT}
+
+
 async def test_protocol_tcp_carries_anything_and_the_server_may_speak_first() -> None:
     async def greets(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 ready\r\n")

@@ -7,6 +7,7 @@ import json
 import os
 import struct
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,18 +17,18 @@ import pytest
 from egress.attempt import Attempt
 from egress.control import Control
 from egress.loglines import LineWriter
-from egress.poller import Poller
+from egress.poller import Pollers
 from egress.reach import Outside
-from egress.record import Recorder
+from egress.record import REMEMBERED, SCAN, Recorder
 from egress.resolver import StaticResolver
 from egress.server import Egress
-from gateway.runtime.egress_link import EgressLink, PolicyRejected
+from gateway.runtime.egress_link import READ_AT_ONCE, EgressLink, PolicyRejected
 from observability.events import EgressEvent, NoticeEvent, Reason, Via, event_from_json, to_json
 from tests.observability.samples import decided
 
 
-def attempt(recorder: Recorder, host: str = "a.example") -> Attempt:
-    return Attempt(recorder, backend="fetch", door="fetch", via=Via.PROXY, mode="enforce", host=host, port=443)
+def attempt(recorder: Recorder, host: str = "a.example", backend: str = "fetch") -> Attempt:
+    return Attempt(recorder, backend=backend, door=backend, via=Via.PROXY, mode="enforce", host=host, port=443)
 
 
 def test_what_is_written_is_what_the_events_module_writes() -> None:
@@ -38,7 +39,7 @@ def test_what_is_written_is_what_the_events_module_writes() -> None:
     one.close(Reason.IDLE_TIMEOUT, 5, 6, "why")
     attempt(recorder).deny(Reason.HOST_NOT_ALLOWED, "no")
     lines, last, lost = recorder.read(0)
-    assert (last, lost, len(lines)) == (3, 0, 3)
+    assert (last, lost, len(lines)) == (3, {}, 3)
     for line in lines:
         data = json.loads(line)["event"]
         assert to_json(event_from_json(data)) == data
@@ -68,10 +69,61 @@ def test_a_reader_that_is_too_slow_is_told_how_much_it_lost(tmp_path: Path) -> N
     for _ in range(10):
         attempt(recorder).deny(Reason.HOST_NOT_ALLOWED)
     lines, last, lost = recorder.read(2)
-    assert ([json.loads(line)["seq"] for line in lines], last, lost) == ([7, 8, 9, 10], 10, 4)
-    assert recorder.read(10) == ([], 10, 0)
+    assert ([json.loads(line)["seq"] for line in lines], last, lost) == ([7, 8, 9, 10], 10, {"fetch": 4})
+    assert recorder.read(10) == ([], 10, {})
     assert struct.unpack("<Q", (tmp_path / "seq").read_bytes()) == (10,)
     recorder.close()
+
+
+def seen_of(recorder: Recorder, backend: str) -> list[str]:
+    """The hosts of that backend's events that a reader gets who begins at the start."""
+    lines, last, _ = recorder.read(0, 100_000)
+    assert last == recorder.seq
+    return [event["host"] for line in lines if (event := json.loads(line)["event"]).get("backend") == backend]
+
+
+def test_what_one_backend_floods_pushes_out_its_own_events_and_nobody_elses() -> None:
+    """The evidence of one is not washed away by another, whichever was first."""
+    recorder = Recorder(epoch="e", capacity=100)
+    attempt(recorder, "before.example", "calm").deny(Reason.HOST_NOT_ALLOWED)
+    for number in range(1000):
+        attempt(recorder, f"n{number}.example", "loud").deny(Reason.HOST_NOT_ALLOWED)
+    attempt(recorder, "after.example", "calm").deny(Reason.HOST_NOT_ALLOWED)
+    recorder.notice("memory_short", "something of our own")
+    for number in range(1000, 2000):
+        attempt(recorder, f"n{number}.example", "loud").deny(Reason.HOST_NOT_ALLOWED)
+    assert seen_of(recorder, "calm") == ["before.example", "after.example"]
+    assert seen_of(recorder, "loud") == [f"n{number}.example" for number in range(1903, 2000)]
+    assert recorder.read(0, 100_000)[2] == {"loud": 1903}
+    assert len(recorder.lines) == 100
+
+
+def test_backends_that_all_flood_have_equal_parts() -> None:
+    recorder = Recorder(epoch="e", capacity=90)
+    for number in range(1000):
+        attempt(recorder, backend="first").deny(Reason.HOST_NOT_ALLOWED)
+        if number >= 500:
+            attempt(recorder, backend="second").deny(Reason.HOST_NOT_ALLOWED)
+            attempt(recorder, backend="third").deny(Reason.HOST_NOT_ALLOWED)
+    assert {name: len(numbers) for name, numbers in recorder.held.items()} == {"first": 30, "second": 30, "third": 30}
+    assert sorted(recorder.lines) == sorted(number for numbers in recorder.held.values() for number in numbers)
+
+
+def test_a_reader_that_was_away_for_long_is_told_every_loss_in_bounded_steps() -> None:
+    recorder = Recorder(epoch="e", capacity=10)
+    attempt(recorder, backend="calm").deny(Reason.HOST_NOT_ALLOWED)
+    for _ in range(3 * REMEMBERED):
+        recorder.write("{}", log=False, backend="loud")
+    lost: Counter[str] = Counter()
+    read, cursor, steps = 0, 0, 0
+    while cursor < recorder.seq:
+        lines, last, dropped = recorder.read(cursor)
+        assert 0 < last - cursor <= SCAN
+        read, cursor, steps = read + len(lines), last, steps + 1
+        lost.update(dropped)
+    assert read == 10
+    assert lost.total() + read == recorder.seq
+    assert lost["loud"] >= REMEMBERED - SCAN
 
 
 def test_a_log_that_nobody_reads_is_dropped_and_counted() -> None:
@@ -97,7 +149,7 @@ async def linked(
         link = EgressLink(directory, on_event=events.append)
         async with asyncio.TaskGroup() as tasks:
             loop = asyncio.get_running_loop()
-            egress = Egress(loop, tasks, recorder, Outside.unconfigured(StaticResolver({}), Poller(loop)))
+            egress = Egress(loop, tasks, recorder, Outside.unconfigured(StaticResolver({}), Pollers(loop)))
             control = Control(loop, egress)
             await control.listen(directory / "egress.sock")
             running = tasks.create_task(link.run())
@@ -147,6 +199,21 @@ async def test_a_gap_becomes_a_notice() -> None:
         gaps = [event for event in events if isinstance(event, NoticeEvent) and event.code == "events_dropped"]
         seen = [event for event in events if isinstance(event, EgressEvent)]
         assert gaps[0].count + len(seen) == 100
+        assert gaps[0].backend == "fetch"
+
+
+@pytest.mark.anyio
+async def test_a_flood_of_events_leaves_the_gateways_loop_its_turns() -> None:
+    """A backend brings about thousands of events; between them the gateway goes on with everything else."""
+    async with linked(recorder_size=5000) as (egress, link, events):
+        for _ in range(2000):
+            attempt(egress.recorder).deny(Reason.HOST_NOT_ALLOWED)
+        most, before = 0, len(events)
+        while link.pending():
+            await asyncio.sleep(0)
+            most, before = max(most, len(events) - before), len(events)
+        assert len(events) == 2000
+        assert most <= 2 * READ_AT_ONCE
 
 
 @pytest.mark.anyio

@@ -15,7 +15,7 @@ import pytest
 from egress import proxy as proxy_module
 from egress.exchange import Exchange
 from egress.framing import ResponseHead
-from egress.http1 import MAX_HEAD
+from egress.heads import MAX_HEAD
 from egress.proxy import ProxyClient
 from egress.stream import READ_AHEAD
 from observability.events import Decision, Phase, Reason

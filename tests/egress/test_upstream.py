@@ -8,6 +8,7 @@ import ipaddress
 import pytest
 
 from egress.names import IP
+from egress.poller import Poller
 from egress.stream import Stream
 from egress.upstream import ParentProxy, dial
 from observability.events import Reason
@@ -122,9 +123,9 @@ async def test_what_a_joined_network_knows_is_reached_there_and_no_parent_hears_
         async def resolve(self, network: str, host: str) -> tuple[IP, ...]:
             return (address,) if host == "db" else ()
 
-        async def dial(self, network: str, address: IP, port: int) -> Stream:
+        async def dial(self, poller: Poller, network: str, address: IP, port: int) -> Stream:
             dialled.append((network, address, port))
-            return await dial(proxy.egress.outside.poller, ipaddress.IPv4Address("127.0.0.1"), database)
+            return await dial(poller, ipaddress.IPv4Address("127.0.0.1"), database)
 
     block = {
         "allowed_hosts": [{"host": "db:5432", "protocol": "tcp", "private": True}, "web.example"],

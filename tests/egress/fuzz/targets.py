@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import h11
 import trustme
@@ -30,12 +31,13 @@ from egress.framing import (
 )
 from egress.http1 import BadRequest, BodyFraming, Form, RequestHead, parse_head, serialise
 from egress.names import parse_authority, parse_host
-from egress.shown import Kind, look, next_look
-from egress.sni import ClientHello, NotTLS, parse_client_hello
+from egress.shown import Kind, look
+from egress.sni import ClientHello, HelloReader, NotTLS, parse_client_hello
 from tests.egress import hellos
 from tests.egress.corpus_cases import load_cases, whole
 
 Target = Callable[[bytes], bool]
+T = TypeVar("T")
 
 
 # --- request heads
@@ -186,9 +188,17 @@ def read_hello(data: bytes) -> ClientHello | None:
         return None
     if data[:1] == b"\x16":
         assert (shown is None) == (hello is None)
-    if shown is None:
-        assert next_look(bytearray(data)) > len(data), "it would look again for ever"
+    assert read_in_pieces(HelloReader().read, data, len(data) // 3 + 1, NotTLS) == hello, "cuts change what it is"
     return hello
+
+
+def read_in_pieces(read: Callable[[bytes], T | None], data: bytes, size: int, refusal: type[ValueError]) -> T | None:
+    """What an incremental reader makes of `data` as it grows by `size` bytes; None for what it refuses."""
+    with contextlib.suppress(refusal):
+        for end in (*range(size, len(data), size), len(data)):
+            if (found := read(data[:end])) is not None:
+                return found
+    return None
 
 
 def fragments(data: bytes) -> Iterator[bytes]:

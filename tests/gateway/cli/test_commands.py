@@ -133,6 +133,11 @@ TAIL: list[tuple[dict[str, Any], list[str]]] = [
         ["fetch", "DENY", "evil.example", "(lookup", "AAAA)", "direct_attempt"],
     ),
     (
+        {"via": Via.DNS, "phase": Phase.COUNTED, "host": "", "port": 0, "count": 9, "reason": Reason.BAD_REQUEST}
+        | {"calls": ()},
+        ["fetch", "DENY", "(lookups)", "bad_request", "(x9)"],
+    ),
+    (
         {"via": Via.DIRECT, "host": "", "destination": "198.51.100.7:443", "reason": Reason.DIRECT_ATTEMPT}
         | {"calls": ()},
         ["fetch", "DENY", "198.51.100.7:443", "direct_attempt"],

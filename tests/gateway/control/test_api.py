@@ -12,7 +12,7 @@ from gateway.control.apps import control_app
 from gateway.control.base import Readiness
 from gateway.control.wire import MAX_BODY
 from gateway.runtime.errors import EngineUnreachable
-from observability.events import Decision, Via
+from observability.events import Decision, Reason, Via
 from tests.gateway.control.fakes import FakeControl, egress_event
 
 pytestmark = pytest.mark.anyio
@@ -308,6 +308,20 @@ async def test_suggest_makes_a_block_of_what_was_reached(api: httpx2.AsyncClient
     assert found["block"]["allowed_hosts"] == ["api.example.com"]
     both = (await api.get("backends/fetch/egress/suggest?denied=1")).json()
     assert "evil.example" in str(both["block"])
+
+
+async def test_suggest_proposes_no_host_that_a_request_inside_a_tunnel_merely_named(
+    api: httpx2.AsyncClient, control: FakeControl
+) -> None:
+    """Whoever speaks inside a connection can name what he likes; no rule would let it pass there."""
+    inside = egress_event(
+        host="named.example", port=80, decision=Decision.REPORT, reason=Reason.INNER_HOST_MISMATCH, mode="learn"
+    )
+    control.hub.publish(inside)
+    control.hub.publish(egress_event(seq=2, connection=2, host="reached.example", decision=Decision.REPORT))
+    control.history.flush()
+    found = (await api.get("backends/fetch/egress/suggest?denied=1")).json()
+    assert found["block"]["allowed_hosts"] == ["reached.example"]
 
 
 async def test_suggest_keeps_what_it_does_not_speak_of(api: httpx2.AsyncClient, control: FakeControl) -> None:
