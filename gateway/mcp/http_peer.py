@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value, mcp_param_headers, x_mcp_header_map
 
-from gateway.mcp import wire
+from gateway.mcp import incoming, wire
 from gateway.mcp.errors import INTERNAL_ERROR, PeerClosed, RpcError
 from gateway.mcp.http_client import Connection, Pool, SseParser
 from gateway.mcp.peer import MAX_MESSAGE, MAX_PUSHES, About, Call, Ghosts, Reply, Sink, failed
@@ -171,14 +171,15 @@ class Exchange:
                 self._take(text)
 
     def _take(self, text: bytes) -> None:
+        why = ""
         try:
-            message = wire.loads(text)
-        except ValueError:
-            message = None
+            message, text = incoming.read(text)
+        except ValueError as error:
+            message, why = None, f" ({error})"
         if not isinstance(message, dict):
             if self.status < 400:
                 self.peer.sink.on_garbage(self.peer, "it sent something that is not JSON-RPC")
-                self._fail("it answered with something that is not JSON-RPC")
+                self._fail(f"it answered with something that is not JSON-RPC{why}")
             return
         if "method" in message:
             self.peer.take_push(message, self.call)

@@ -13,10 +13,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from gateway.mcp.catalogue import Kind, Listing, declares, read_list
+from gateway.mcp.catalogue import Kind, Listing, declares
 from gateway.mcp.connect import US, ask
 from gateway.mcp.errors import METHOD_NOT_FOUND, PeerClosed, RpcError, unavailable
 from gateway.mcp.peer import Peer, envelope
+from gateway.mcp.reading import read_list
 
 if TYPE_CHECKING:
     from gateway.mcp.caller import Caller

@@ -12,7 +12,7 @@ import contextlib
 import re
 from typing import Any, Final
 
-from gateway.mcp import wire
+from gateway.mcp import incoming, wire
 from gateway.mcp.errors import INTERNAL_ERROR, PeerClosed, RpcError
 from gateway.mcp.peer import MAX_MESSAGE, MAX_PUSHES, About, Call, Ghosts, Reply, Sink
 from gateway.mcp.tasks import Tasks
@@ -155,9 +155,12 @@ class StdioPeer:
         if not line or line.isspace():
             return
         try:
-            message = wire.loads(line)
-        except ValueError:
+            message, line = incoming.read(line)
+        except ValueError as error:
             message = None
+            call = self.calls.pop(number, None) if (number := incoming.number_of(line)) is not None else None
+            if call is not None:
+                call.fail(f"it answered with something that is not JSON ({error})")
         if not isinstance(message, dict):
             self._sink.on_garbage(self, "it wrote a line that is not JSON-RPC to its standard output")
         elif "method" in message:
