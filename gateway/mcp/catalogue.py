@@ -34,6 +34,11 @@ class Kind(StrEnum):
         return "resources" if self is Kind.TEMPLATES else self.value
 
     @property
+    def words(self) -> str:
+        """The list in a sentence."""
+        return "resource templates" if self is Kind.TEMPLATES else self.value
+
+    @property
     def key(self) -> str:
         """The member of an item that tells it from the others."""
         match self:
@@ -65,7 +70,7 @@ class Flaws:
     left_out: int = 0
     changed: int = 0
     named: list[str] = field(default_factory=list)
-    """`NAME (why)`: those left out, then those changed, up to `MAX_NAMED` of each."""
+    """`NAME (why)` of those left out, up to `MAX_NAMED`."""
     _changed: list[str] = field(default_factory=list)
 
     def leave_out(self, name: str, why: str, count: int = 1) -> None:
@@ -80,19 +85,14 @@ class Flaws:
         if len(self._changed) < MAX_NAMED:
             self._changed.append(f"{name} ({', '.join(members)})")
 
-    def sentences(self, kind: Kind) -> list[str]:
-        """What an administrator is told."""
-        what = "resource templates" if kind is Kind.TEMPLATES else kind.value
-        found = []
-        if self.left_out:
-            found.append(
-                f"{self.left_out} of its {what} cannot be shown and are left out: {_some(self.named, self.left_out)}"
-            )
-        if self.changed:
-            found.append(
-                f"{self.changed} of its {what} are shown without what clients refuse: {_some(self._changed, self.changed)}"
-            )
-        return found
+    def missing(self, kind: Kind) -> str:
+        """What is left out, in a sentence."""
+        return f"{self.left_out} of its {kind.words} cannot be shown and are left out: {_some(self.named, self.left_out)}"
+
+    def reshaped(self, kind: Kind) -> str:
+        """What is shown in another shape, in a sentence."""
+        which = _some(self._changed, self.changed)
+        return f"{self.changed} of its {kind.words} are shown without what clients refuse: {which}"
 
 
 def _some(names: list[str], count: int) -> str:
@@ -111,6 +111,8 @@ class Listing:
     ttl_ms: int | None = None
     scope: str | None = None
     keys: frozenset[str] | None = None
+    size: int = 0
+    """Bytes of the items."""
     flaws: Flaws = field(default_factory=Flaws)
     extra: dict[str, Any] = field(default_factory=dict)
     """What else the answer said (`_meta`, fields nobody knows): it passes where the backend stands alone."""

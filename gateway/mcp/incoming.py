@@ -21,6 +21,8 @@ from gateway.mcp.errors import INTERNAL_ERROR
 OURS: Final = "stockade/"
 _NEEDLESS: Final = (b"\\u006", b"\\u007", b"\\u002f", b"\\u002F")
 """How needless escapes begin, of a small letter or of the slash: our name could be spelled with them."""
+_BLANKS: Final = 16
+"""Bytes of blanks that a message may begin with, where it is looked at again."""
 _MAX_MENDED: Final = 1024 * 1024
 """Bytes of a message in which half a surrogate pair is replaced; a larger one with such a half is refused."""
 _ESCAPE: Final = re.compile(
@@ -45,14 +47,18 @@ def read(text: bytes) -> tuple[Any, bytes]:
     return message, text
 
 
-def number_of(text: bytes) -> int | None:
-    """The request that a message answers which is JSON but for its numbers or its text; None when it answers none."""
+def salvaged(text: bytes) -> dict[str, Any] | None:
+    """A response that is JSON but for a number or some text in it. What it says must not be passed on as it is."""
+    if b"{" not in text[:_BLANKS]:
+        return None
     try:
-        message = json.loads(text)
+        message = json.loads(_whole_pairs(text))
     except (ValueError, RecursionError):
         return None
-    number = message.get("id") if isinstance(message, dict) and "method" not in message else None
-    return number if type(number) is int else None
+    if not isinstance(message, dict) or "method" in message or not isinstance(message.get("result"), dict):
+        return None
+    _forget_ours(message)
+    return message
 
 
 def _whole_pairs(text: bytes) -> bytes:

@@ -29,6 +29,8 @@ _MAX_KEY: Final = 8192
 _MAX_SHOWN: Final = 80
 _DEPTH_TO_SPARE: Final = 100
 """Levels that an item may be wrapped in before it is written."""
+_REPLACED: Final = "\ufffd"
+"""Stands for what was no character, so the backend does not know the name."""
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)")
 
 
@@ -87,14 +89,21 @@ def _shown_name(kind: Kind, item: Any) -> str:
 
 
 def _size(item: dict[str, Any]) -> int:
-    """Bytes of the item as it is written. Raises Unfit for one that cannot be."""
-    try:
-        size = len(json.dumps(_wrapped(item), ensure_ascii=False, allow_nan=False).encode()) - 2 * _DEPTH_TO_SPARE
-    except (ValueError, RecursionError):
-        raise Unfit("it is nested too deep, or holds a number that is too big") from None
+    """Bytes of the item as it is written. Raises Unfit for one that is too large, or cannot be written."""
+    size = size_of(item)
+    if size is None:
+        raise Unfit("it is nested too deep, or holds a number or text that is not JSON")
     if size > MAX_ITEM:
         raise Unfit(f"it has {size} bytes; the limit is {MAX_ITEM}")
     return size
+
+
+def size_of(value: Any) -> int | None:
+    """Bytes of a value as it is written; None for one that cannot be, also when it stands inside of others."""
+    try:
+        return len(json.dumps(_wrapped(value), ensure_ascii=False, allow_nan=False).encode()) - 2 * _DEPTH_TO_SPARE
+    except (ValueError, RecursionError):
+        return None
 
 
 def _wrapped(value: Any) -> Any:
@@ -129,7 +138,7 @@ def _check_key(kind: Kind, key: str) -> None:
     """Raises Unfit for a name that the APIs of models refuse, and with it every other tool of the request."""
     if len(key) > _MAX_KEY:
         raise Unfit(f"its {kind.key} is longer than {_MAX_KEY} characters")
-    if not key.isprintable():
+    if not key.isprintable() or _REPLACED in key:
         raise Unfit(f"its {kind.key} holds a character that cannot be printed")
     if kind is Kind.TOOLS and " " in key:
         raise Unfit("a tool's name cannot hold a blank")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from gateway.mcp.catalogue import Kind, Listing
 from gateway.mcp.incoming import without_ours
-from gateway.mcp.items import Sieve
+from gateway.mcp.items import Sieve, size_of
 
 _OURS: Final = ("nextCursor", "resultType", "ttlMs", "cacheScope")
 _MAX_PAGES: Final = 100
@@ -39,7 +38,7 @@ async def read_list(kind: Kind, ask: Ask, *, watched: bool) -> Listing:
         if not isinstance(cursor, str) or cursor in seen or len(cursor) > _MAX_CURSOR or sieve.full:
             break
         seen.add(cursor)
-    listing.items = sieve.items
+    listing.items, listing.size = sieve.items, sieve.size
     return listing
 
 
@@ -64,7 +63,7 @@ def _note(listing: Listing, said: dict[str, Any]) -> None:
     meta = extra.pop("_meta", None)
     if isinstance(meta, dict):
         extra["_meta"] = without_ours(meta)
-    if len(json.dumps(extra)) <= _MAX_EXTRA:
+    if (size := size_of(extra)) is not None and size <= _MAX_EXTRA:
         listing.extra = extra
 
 
@@ -76,4 +75,4 @@ def kept_list(kind: Kind, items: list[Any]) -> Listing:
             sieve.refuse(len(items) - number)
             break
         sieve.take(item)
-    return Listing(items=sieve.items, flaws=sieve.flaws)
+    return Listing(items=sieve.items, size=sieve.size, flaws=sieve.flaws)

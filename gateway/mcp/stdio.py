@@ -158,15 +158,21 @@ class StdioPeer:
             message, line = incoming.read(line)
         except ValueError as error:
             message = None
-            call = self.calls.pop(number, None) if (number := incoming.number_of(line)) is not None else None
-            if call is not None:
-                call.fail(f"it answered with something that is not JSON ({error})")
+            self._take_unsound(line, error)
         if not isinstance(message, dict):
             self._sink.on_garbage(self, "it wrote a line that is not JSON-RPC to its standard output")
         elif "method" in message:
             self._take_push(message)
         else:
             self._take_reply(message, line)
+
+    def _take_unsound(self, line: bytes, error: ValueError) -> None:
+        """A response that no client could parse is an error to it; what we ask for ourselves is looked at piece by piece."""
+        reply = incoming.salvaged(line)
+        number = reply.get("id") if reply is not None else None
+        call = self.calls.pop(number, None) if type(number) is int else None
+        if call is not None and reply is not None:
+            call.take_unsound(reply, error)
 
     def _take_reply(self, message: dict[str, Any], line: bytes) -> None:
         number = message.get("id")
