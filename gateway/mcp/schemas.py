@@ -35,7 +35,7 @@ _TOKENS: Final = (
     r"\{\d{1,4}(?:,\d{0,4})?\}",
 )
 _PATTERN: Final = re.compile(f"(?:{'|'.join(_TOKENS)})*")
-_POSSESSIVE: Final = re.compile(r"[*+?}]\+")
+_PYTHONIC: Final = re.compile(r"[*+?}]\+|\(\?(?!:)")
 _DEPTH: Final = 64
 
 
@@ -146,7 +146,7 @@ def _is_local(root: Mapping[str, Any], ref: Any) -> bool:
 
 def _is_pattern(_: Mapping[str, Any], text: Any) -> bool:
     """Whether it means the same to every engine of regular expressions, Unicode mode of JavaScript included."""
-    if not isinstance(text, str) or len(text) > 1000 or _POSSESSIVE.search(text) or not _PATTERN.fullmatch(text):
+    if not isinstance(text, str) or len(text) > 1000 or _PYTHONIC.search(text) or not _PATTERN.fullmatch(text):
         return False
     try:
         re.compile(text)
