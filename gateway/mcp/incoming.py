@@ -52,7 +52,7 @@ def salvaged(text: bytes) -> dict[str, Any] | None:
     if b"{" not in text[:_BLANKS]:
         return None
     try:
-        message = json.loads(_whole_pairs(text))
+        message = json.loads(_whole_pairs(text).decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
     if not isinstance(message, dict) or "method" in message or not isinstance(message.get("result"), dict):

@@ -202,9 +202,9 @@ class Call:
         """The connection cannot bring a reply any more."""
         self.answer(failed(BACKEND_UNAVAILABLE, f"Backend {self.backend}: {why}", {"backend": self.backend}))
 
-    def take_unsound(self, message: dict[str, Any], error: ValueError) -> None:
-        """A response came that is not quite JSON: only we ourselves may look at it."""
-        if self.caller is None:
+    def take_unsound(self, message: dict[str, Any] | None, error: ValueError) -> None:
+        """A response came that is not JSON, or (`message`) not quite: only we ourselves may look at that."""
+        if self.caller is None and message is not None:
             self.answer(Reply(message))
         else:
             self.fail(f"it answered with something that is not JSON ({error})")

@@ -168,10 +168,10 @@ class StdioPeer:
 
     def _take_unsound(self, line: bytes, error: ValueError) -> None:
         """A response that no client could parse is an error to it; what we ask for ourselves is looked at piece by piece."""
-        reply = incoming.salvaged(line)
-        number = reply.get("id") if reply is not None else None
+        reply, first = incoming.salvaged(line), _ID_FIRST.match(line)
+        number = reply.get("id") if reply is not None else int(first[1]) if first is not None else None
         call = self.calls.pop(number, None) if type(number) is int else None
-        if call is not None and reply is not None:
+        if call is not None:
             call.take_unsound(reply, error)
 
     def _take_reply(self, message: dict[str, Any], line: bytes) -> None:
