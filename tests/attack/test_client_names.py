@@ -33,7 +33,7 @@ CLIENTS = {
 }
 
 
-def asked(running: Gateway) -> list[str]:
+def asked(running: Gateway) -> list[str | None]:
     """The names that the server was asked for."""
     lines = [line for instance in running.supervisor.instances.values() for line in instance.errors]
     found = [json.loads(line.removeprefix("asked ")) for line in lines if line.startswith("asked ")]

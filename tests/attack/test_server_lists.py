@@ -200,7 +200,8 @@ async def test_many_items_of_one_server_leave_room_for_the_others_on_the_first_p
     ):
         said = await client.settled()
         assert "calm__only" in [tool["name"] for tool in said["tools"]]
-        found, cursor = set(), None
+        found: set[str] = set()
+        cursor = None
         while True:
             page = (await client.request("tools/list", {"cursor": cursor} if cursor else {}))["result"]
             assert len(page["tools"]) <= PAGE
