@@ -76,7 +76,7 @@ class Search:
         found: list[dict[str, Any]] = []
         size = 0
         for row in self._match(view, tools, query, limit):
-            tool = {
+            tool: dict[str, Any] = {
                 key: tools[row][key] for key in ("name", "title", "description", "inputSchema") if key in tools[row]
             }
             size += size_of(tool) or 0
