@@ -82,6 +82,8 @@ def _remarks(status: Mapping[str, Any], backends: list[Mapping[str, Any]]) -> No
     for backend in backends:
         for text in backend["warnings"][1 if _said(backend["name"], status["warnings"]) else 0 :]:
             screen.line(f"! {backend['name']}: {text}", "yellow")
+        for text in backend["left_out"]:
+            screen.line(f"! {backend['name']}: {text}", "yellow")
     for override in status["overrides"]:
         host, port, address = override.split(":", 2)
         screen.line(
@@ -167,6 +169,7 @@ def _tool_remarks(backend: Mapping[str, Any]) -> list[str]:
     """Why a server has no tools to show, and what differs from the definitions that it is held to."""
     name, hidden = backend["name"], backend["entry"].get("pin") == "strict"
     remarks = [f"! {name}: {backend['detail']}"] if backend["detail"] and not backend["tools"] else []
+    remarks += [f"! {name}: {text}" for text in (*backend["left_out"], *backend["reshaped"])]
     for one in backend["changed_tools"]:
         tool = clean(one["tool"], 80)
         state = " It is hidden (pin: strict)." if hidden else ""

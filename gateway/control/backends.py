@@ -78,6 +78,7 @@ class BackendRoutes:
             "restarts": status.restarts,
             "since": status.since,
             "warnings": list(status.warnings),
+            **self._control.endpoint.flaws(status.name),
             "direct_supported": status.direct_supported,
             "network": server.network.block if server else {},
             "remote": server.remote if server else False,

@@ -26,7 +26,7 @@ from gateway.mcp.catalogue import LISTEN_FLAG, declares
 from gateway.mcp.connect import US, ask, greet
 from gateway.mcp.errors import UNAVAILABLE, ConnectFailed, PeerClosed, RpcError, unavailable
 from gateway.mcp.http_client import Connection, Pool
-from gateway.mcp.http_peer import HttpPeer, Site
+from gateway.mcp.http_peer import HttpPeer
 from gateway.mcp.offers import LIST_TIMEOUT_S, Offers
 from gateway.mcp.peer import (
     About,
@@ -36,6 +36,7 @@ from gateway.mcp.peer import (
     Sink,
     envelope,
 )
+from gateway.mcp.site import Site
 from gateway.mcp.stdio import StdioPeer
 from gateway.mcp.tasks import Tasks
 from gateway.runtime.errors import BackendUnavailable

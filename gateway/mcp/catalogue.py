@@ -1,21 +1,16 @@
-"""What a backend offers: its four lists, and how they are read from it whole."""
+"""What a backend offers: its four lists, what was wrong with them, and what its URI templates can make."""
 
 from __future__ import annotations
 
-import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-_OURS: Final = ("nextCursor", "resultType", "ttlMs", "cacheScope")
-_MAX_PAGES: Final = 100
-_MAX_ITEMS: Final = 10_000
-_MAX_KEY: Final = 8192
-_DEPTH_TO_SPARE: Final = 100
-"""Levels that an item may be wrapped in before it is written."""
+MAX_NAMED: Final = 10
+"""Flawed items of a list that are named; all are counted."""
 FRESH_S: Final = 5.0
 """How long a list is taken as it was read, where the backend does not tell of changes."""
 
@@ -37,6 +32,11 @@ class Kind(StrEnum):
     def capability(self) -> str:
         """The server capability it belongs to."""
         return "resources" if self is Kind.TEMPLATES else self.value
+
+    @property
+    def words(self) -> str:
+        """The list in a sentence."""
+        return "resource templates" if self is Kind.TEMPLATES else self.value
 
     @property
     def key(self) -> str:
@@ -63,6 +63,42 @@ LISTEN_FLAG: Final = {
 }
 
 
+@dataclass(slots=True)
+class Flaws:
+    """What was wrong with the items of a list."""
+
+    left_out: int = 0
+    changed: int = 0
+    named: list[str] = field(default_factory=list)
+    """`NAME (why)` of those left out, up to `MAX_NAMED`."""
+    _changed: list[str] = field(default_factory=list)
+
+    def leave_out(self, name: str, why: str, count: int = 1) -> None:
+        """Items that are not shown."""
+        self.left_out += count
+        if len(self.named) < MAX_NAMED:
+            self.named.append(f"{name} ({why})")
+
+    def change(self, name: str, members: list[str]) -> None:
+        """An item that is shown without what clients would refuse."""
+        self.changed += 1
+        if len(self._changed) < MAX_NAMED:
+            self._changed.append(f"{name} ({', '.join(members)})")
+
+    def missing(self, kind: Kind) -> str:
+        """What is left out, in a sentence."""
+        return f"{self.left_out} of its {kind.words} cannot be shown and are left out: {_some(self.named, self.left_out)}"
+
+    def reshaped(self, kind: Kind) -> str:
+        """What is shown in another shape, in a sentence."""
+        which = _some(self._changed, self.changed)
+        return f"{self.changed} of its {kind.words} are shown without what clients refuse: {which}"
+
+
+def _some(names: list[str], count: int) -> str:
+    return "; ".join(names) + ("; …" if count > len(names) else "")
+
+
 @dataclass(eq=False, slots=True)
 class Listing:
     """A list as it was last read."""
@@ -75,6 +111,9 @@ class Listing:
     ttl_ms: int | None = None
     scope: str | None = None
     keys: frozenset[str] | None = None
+    size: int = 0
+    """Bytes of the items."""
+    flaws: Flaws = field(default_factory=Flaws)
     extra: dict[str, Any] = field(default_factory=dict)
     """What else the answer said (`_meta`, fields nobody knows): it passes where the backend stands alone."""
 
@@ -94,48 +133,6 @@ class Listing:
     def by_key(self, kind: Kind, key: str) -> dict[str, Any] | None:
         """The item with this name or URI."""
         return next((item for item in self.items if item.get(kind.key) == key), None)
-
-
-Ask = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
-"""Asks a backend (method, params) and returns the result; raises RpcError."""
-
-
-async def read_list(kind: Kind, ask: Ask, *, watched: bool) -> Listing:
-    """All pages of a list. A paginator that turns in circles, or never ends, is cut off. Raises RpcError."""
-    listing = Listing(read=time.monotonic(), watched=watched)
-    seen: set[str] = set()
-    cursor: str | None = None
-    for _ in range(_MAX_PAGES):
-        result = await ask(kind.method, {} if cursor is None else {"cursor": cursor})
-        items = result.get(kind.value)
-        listing.items += [item for item in items if _is_item(kind, item)] if isinstance(items, list) else []
-        listing.extra |= {key: value for key, value in result.items() if key not in (kind.value, *_OURS)}
-        ttl, scope = result.get("ttlMs"), result.get("cacheScope")
-        listing.ttl_ms = ttl if type(ttl) is int else listing.ttl_ms
-        listing.scope = scope if isinstance(scope, str) else listing.scope
-        cursor = result.get("nextCursor")
-        if not isinstance(cursor, str) or cursor in seen or len(listing.items) >= _MAX_ITEMS:
-            break
-        seen.add(cursor)
-    return listing
-
-
-def _is_item(kind: Kind, item: Any) -> bool:
-    """Whether the item can be shown. One that no client could read would take the other backends' items with it."""
-    if not isinstance(item, dict) or not isinstance(key := item.get(kind.key), str) or len(key) > _MAX_KEY:
-        return False
-    try:
-        key.encode()  # a lone surrogate is legal in JSON, as an escape
-        json.dumps(_wrapped(item), allow_nan=False)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _wrapped(value: Any) -> Any:
-    for _ in range(_DEPTH_TO_SPARE):
-        value = [value]
-    return value
 
 
 _EXPRESSION: Final = re.compile(r"\{([+#./;?&]?)([^{}]*)\}")

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.mcp.errors import METHOD_NOT_FOUND, REQUEST_TIMEOUT, UNSUPPORTED_VERSION, RpcError
+from gateway.mcp.errors import METHOD_NOT_FOUND, REQUEST_TIMEOUT, UNSUPPORTED_VERSION, RpcError, clipped
+from gateway.mcp.greeting import sound
 from gateway.mcp.http_peer import HttpPeer
 from gateway.mcp.peer import (
     SHARED_CAPABILITIES,
@@ -45,9 +46,10 @@ async def discover(peer: StdioPeer | HttpPeer, backend: str, timeout_s: float) -
         result = await ask(peer, backend, "server/discover", params, min(timeout_s, _PROBE_S))
     except RpcError as error:
         raise WrongEra(str(error)) from error
-    about = about_modern(result)
+    about = about_modern(sound(result))
     if about is None:
-        raise WrongEra(f"it names no version this gateway speaks but {result.get('supportedVersions')}")
+        named = clipped(str(result.get("supportedVersions")), 200)
+        raise WrongEra(f"it names no version this gateway speaks but {named}")
     peer.about = about
 
 
@@ -68,7 +70,7 @@ async def initialize(peer: StdioPeer | HttpPeer, backend: str, greeting: Greetin
         if error.code in (UNSUPPORTED_VERSION, METHOD_NOT_FOUND):
             raise WrongEra(str(error)) from error
         raise
-    peer.about = about_legacy(reply.result)
+    peer.about = about_legacy(sound(reply.result))
     if isinstance(peer, HttpPeer):
         peer.adopt(peer.about.version)
     await peer.notify("notifications/initialized", None)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +35,7 @@ from gateway.mcp.keep import Keep
 from gateway.mcp.legacy import LegacyFront
 from gateway.mcp.lists import Lists
 from gateway.mcp.modern import ModernFront
+from gateway.mcp.notices import left_out, told
 from gateway.mcp.oauth import WELL_KNOWN, JwtVerifier
 from gateway.mcp.peer import LEGACY_VERSIONS
 from gateway.mcp.pins import Pins
@@ -270,6 +271,8 @@ class Endpoint:
             return
         self._directory = None
         self._keep.note(backend, _process(backend.server))
+        if (notice := left_out(backend.name, kind, backend.offers.lists[kind].flaws)) is not None:
+            self._tell_once(notice, notice.code, kind.value, backend.name)
         for method, kinds in CHANGED.items():
             if kind in kinds:
                 self._watches.lists_changed(backend.name, method)
@@ -292,6 +295,11 @@ class Endpoint:
         known = self._backends.get(backend)
         listing = known.offers.lists.get(Kind.TOOLS) if known is not None else None
         return listing.items if listing is not None else []
+
+    def flaws(self, backend: str) -> Mapping[str, Sequence[str]]:
+        """What was wrong with the backend's lists when they were last read: `left_out` and `reshaped`, in sentences."""
+        known = self._backends.get(backend)
+        return told(known.offers.lists if known is not None else {})
 
     def trouble(self, backend: str) -> str:
         """Why a backend that runs could not be spoken to; empty when it could, or was not tried."""

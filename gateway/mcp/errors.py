@@ -50,6 +50,11 @@ class RpcError(Exception):
         return error
 
 
+def clipped(text: str, most: int) -> str:
+    """The text, or its beginning and how long it is: what a backend says has no end of its own."""
+    return text if len(text) <= most else f"{text[:most]}… (cut; it has {len(text)} characters)"
+
+
 class PeerClosed(Exception):
     """Raised when a backend's connection ended, could not be made, or broke the protocol."""
 
@@ -59,8 +64,11 @@ class ConnectFailed(PeerClosed):
 
 
 UNAVAILABLE: Final = "backend_unavailable"
+MAX_REASON: Final = 2000
+"""Characters of a backend's words in an error of ours, in a log line and in what others hear of it."""
 
 
 def unavailable(backend: str, why: str) -> RpcError:
     """The error for a backend that cannot answer: it says which and why."""
+    why = clipped(why, MAX_REASON)
     return RpcError(BACKEND_UNAVAILABLE, f"Backend {backend}: {why}", {"backend": backend}, kind=UNAVAILABLE)

@@ -11,15 +11,16 @@ import contextlib
 import itertools
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value, mcp_param_headers, x_mcp_header_map
 
-from gateway.mcp import wire
+from gateway.mcp import incoming, wire
 from gateway.mcp.errors import INTERNAL_ERROR, PeerClosed, RpcError
-from gateway.mcp.http_client import Connection, Pool, SseParser
+from gateway.mcp.http_client import Connection, SseParser
 from gateway.mcp.peer import MAX_MESSAGE, MAX_PUSHES, About, Call, Ghosts, Reply, Sink, failed
+from gateway.mcp.site import Site, header_lines
 from gateway.mcp.tasks import Tasks
 from gateway.mcp.tasktable import METHODS as TASK_METHODS
 
@@ -32,56 +33,10 @@ _STRANGER: Final = re.compile(
     rb"(?i)(?:no valid|invalid|unknown|expired) session|session (?:id )?(?:not found|expired)"
 )
 """What servers made after the SDKs' examples say, with 400 instead of 404, to a session that they do not know."""
+_EVENT_ID: Final = re.compile(r"[\x20-\x7e]{1,1024}")
+"""An event id that can be sent back in a header."""
+_CUT_OFF: Final = "it closed the stream before it answered"
 _SESSION_ID: Final = re.compile(r"[\x21-\x7e]{1,1024}")
-
-
-class Site:
-    """Where a backend's endpoint is: its pool, path, authority, and the headers that every request carries."""
-
-    def __init__(
-        self,
-        pool: Pool,
-        path: str,
-        authority: str,
-        headers: Mapping[str, str] | None = None,
-        authorize: Callable[[bool], Awaitable[Mapping[str, str]]] | None = None,
-    ) -> None:
-        self.pool = pool
-        self.authorize = authorize
-        """Gives the headers of authorization; True asks for fresh ones after a 401."""
-        lines = [f"Host: {authority}", "Accept-Encoding: identity", "User-Agent: stockade"]
-        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
-        self._fixed = "".join(f"{line}\r\n" for line in lines).encode("latin-1")
-        self._post = b"POST %b HTTP/1.1\r\n" % path.encode() + self._fixed
-        self._post += b"Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n"
-        self._path = path.encode()
-
-        self.refused = False
-        """The last credentials were refused: ask for fresh ones."""
-
-    async def authorization(self) -> bytes:
-        """The headers that prove who we are. Raises PeerClosed."""
-        if self.authorize is None:
-            return b""
-        stale, self.refused = self.refused, False
-        return header_lines(await self.authorize(stale))
-
-    def post(self, extra: bytes, body: bytes) -> bytes:
-        """A POST of a message."""
-        return b"%b%bContent-Length: %d\r\n\r\n%b" % (self._post, extra, len(body), body)
-
-    def other(self, method: bytes, extra: bytes) -> bytes:
-        """A GET of the event stream or a DELETE of the session."""
-        accept = b"Accept: text/event-stream\r\n" if method == b"GET" else b"Content-Length: 0\r\n"
-        return b"%b %b HTTP/1.1\r\n%b%b%b\r\n" % (method, self._path, self._fixed, accept, extra)
-
-
-def header_lines(headers: Mapping[str, str]) -> bytes:
-    """Headers as bytes. Raises ValueError for one that would end its line."""
-    text = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    if text.count("\n") != len(headers):
-        raise ValueError("a header holds a line break")
-    return text.encode("latin-1")
 
 
 class Exchange:
@@ -172,18 +127,30 @@ class Exchange:
 
     def _take(self, text: bytes) -> None:
         try:
-            message = wire.loads(text)
-        except ValueError:
-            message = None
+            message, text = incoming.read(text)
+        except ValueError as error:
+            self._take_unsound(text, error)
+            return
         if not isinstance(message, dict):
-            if self.status < 400:
-                self.peer.sink.on_garbage(self.peer, "it sent something that is not JSON-RPC")
-                self._fail("it answered with something that is not JSON-RPC")
+            self._garbage("it answered with something that is not JSON-RPC")
             return
         if "method" in message:
             self.peer.take_push(message, self.call)
         elif self.call is not None:
             self._take_reply(self.call, message, text)
+
+    def _take_unsound(self, text: bytes, error: ValueError) -> None:
+        """A response that no client could parse is an error to it; what we ask for ourselves is looked at piece by piece."""
+        reply = incoming.salvaged(text)
+        if self.call is not None and reply is not None and reply.get("id") == self.call.number:
+            self.call.take_unsound(reply, error)
+        else:
+            self._garbage(f"it answered with something that is not JSON-RPC ({error})")
+
+    def _garbage(self, why: str) -> None:
+        if self.status < 400:
+            self.peer.sink.on_garbage(self.peer, "it sent something that is not JSON-RPC")
+            self._fail(why)
 
     def _take_reply(self, call: Call, message: dict[str, Any], text: bytes) -> None:
         if isinstance(message.get("error"), dict) and message.get("id") in (call.number, None):
@@ -306,18 +273,31 @@ class HttpPeer:
     def unanswered(self, call: Call, exchange: Exchange) -> None:
         """The stream ended without a reply: resume it where the backend gave an event id, else the call failed."""
         if exchange.event_id is not None and self._session_id is not None and not self.closed:
-            self._tasks.spawn(self._resume(call, exchange.event_id, exchange.retry_ms or 1000))
+            self._tasks.spawn(self._resume_or_fail(call, exchange.event_id, exchange.retry_ms or 1000))
         elif exchange.status == 401 and self._site.authorize is not None:
             self._site.refused = True
             call.answer(failed(INTERNAL_ERROR, f"Backend {call.backend}: {NOT_AUTHORIZED}"))
         elif exchange.status >= 400:
             call.answer(failed(INTERNAL_ERROR, f"Backend {call.backend} answered HTTP {exchange.status}"))
         else:
-            call.fail("it closed the stream before it answered")
+            call.fail(_CUT_OFF)
+
+    async def _resume_or_fail(self, call: Call, event_id: str, retry_ms: int) -> None:
+        """Whatever goes wrong, the call does not wait for nothing."""
+        try:
+            await self._resume(call, event_id, retry_ms)
+        except Exception as error:
+            call.fail(f"{_CUT_OFF}, and its stream cannot be resumed: {type(error).__name__}")
+            self.over(call)
+            raise
 
     async def _resume(self, call: Call, event_id: str, retry_ms: int) -> None:
         """GET the rest of a call's stream (MCP 2025-11-25, SSE polling)."""
+        why = _CUT_OFF
         for _ in range(_MAX_RESUMES):
+            if not _EVENT_ID.fullmatch(event_id):
+                why = f"{_CUT_OFF}, and its event id {event_id[:40]!a} cannot be sent back in a header"
+                break
             await asyncio.sleep(min(retry_ms, 30_000) / 1000)
             if call.reply is not None or call.number not in self.calls:
                 return
@@ -336,7 +316,7 @@ class HttpPeer:
             if call.settled:
                 self.over(call)
                 return
-        call.fail("it closed the stream before it answered")
+        call.fail(why)
         self.over(call)
 
     async def _get(self, exchange: Exchange, event_id: str | None) -> None:
@@ -379,7 +359,8 @@ class HttpPeer:
                     return
             if exchange.status in (400, 404, 405, 406, 409, 501) or self.closed:
                 return
-            event_id = exchange.event_id or event_id
+            if exchange.event_id is not None and _EVENT_ID.fullmatch(exchange.event_id):
+                event_id = exchange.event_id
             pause = exchange.retry_ms / 1000 if exchange.retry_ms else _RECONNECT_S[min(attempt, 4)]
             await asyncio.sleep(min(pause, 30))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -11,8 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from gateway.mcp.backend import Backend
-from gateway.mcp.catalogue import Kind, Listing
+from gateway.mcp.catalogue import Kind
+from gateway.mcp.errors import RpcError
+from gateway.mcp.greeting import sound
 from gateway.mcp.peer import about_legacy, about_modern
+from gateway.mcp.reading import kept_list
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +56,12 @@ class Keep:
         for kind in Kind:
             items = known.get("lists", {}).get(kind.value)
             if isinstance(items, list):
-                backend.offers.lists[kind] = Listing(items=items)
-        if isinstance(legacy := known.get("legacy"), dict):
-            backend.abouts[False] = about_legacy(legacy)
-        if isinstance(modern := known.get("modern"), dict) and (about := about_modern(modern)) is not None:
-            backend.abouts[True] = about
+                backend.offers.lists[kind] = kept_list(kind, items)
+        with contextlib.suppress(RpcError):
+            if isinstance(legacy := known.get("legacy"), dict):
+                backend.abouts[False] = about_legacy(sound(legacy))
+            if isinstance(modern := known.get("modern"), dict) and (about := about_modern(sound(modern))) is not None:
+                backend.abouts[True] = about
 
     def note(self, backend: Backend, entry: Mapping[str, Any]) -> None:
         """Remember what a backend says now."""

@@ -15,13 +15,13 @@ from gateway.mcp.bridge import result_to_legacy
 from gateway.mcp.caller import Caller
 from gateway.mcp.catalogue import Kind, Listing
 from gateway.mcp.connect import US
-from gateway.mcp.errors import INVALID_PARAMS, RpcError
+from gateway.mcp.errors import INVALID_PARAMS, RpcError, clipped
+from gateway.mcp.pages import Pages
 from gateway.mcp.peer import LATEST_LEGACY, LEGACY_VERSIONS, META, MODERN, About
 from gateway.mcp.tasktable import EXTENSION
 from gateway.mcp.views import View
 from registry.config import Start
 
-PAGE: Final = 1000
 PATIENCE_S: Final = 1.5
 """How long `/mcp` waits for a backend before it answers with what was last known of it."""
 FIRST_PATIENCE_S: Final = 5.0
@@ -35,6 +35,12 @@ _AGGREGATE: Final[Mapping[str, Any]] = {
     "logging": {},
 }
 
+_MAX_WHY: Final = 300
+"""Characters of why a backend is not there: one backend's words in everybody's lists."""
+MAX_INSTRUCTIONS: Final = 16 * 1024
+"""Characters of one backend's instructions on `/mcp`."""
+_ALL_INSTRUCTIONS: Final = 128 * 1024
+"""Characters of all of them; each has an equal share."""
 _APPS: Final = "io.modelcontextprotocol/ui"
 
 
@@ -55,10 +61,11 @@ class Lists:
             missing: list[dict[str, str]] = []
         else:
             listing, missing = None, await self._refresh(caller, kind)
-        items = self._items(caller, kind)
-        result: dict[str, Any] = {kind.value: items[start : start + PAGE] if start or len(items) > PAGE else items}
-        if start + PAGE < len(items):
-            result["nextCursor"] = f"stockade-{start + PAGE}"
+        shown = self._items(caller, kind)
+        end = shown.end(start)
+        result: dict[str, Any] = {kind.value: shown.items[start:end]}
+        if end < len(shown.items):
+            result["nextCursor"] = f"stockade-{end}"
         if listing is not None:
             result |= listing.extra if caller.modern else result_to_legacy(listing.extra)
         if missing:
@@ -110,27 +117,29 @@ class Lists:
     def _missing(self, name: str, kind: Kind, why: str) -> dict[str, str]:
         backend = self.backends.get(name)
         shown = "last known" if backend is not None and kind in backend.offers.lists else "left out"
-        return {"backend": name, "reason": why, "shown": shown}
+        return {"backend": name, "reason": clipped(why, _MAX_WHY), "shown": shown}
 
-    def _items(self, caller: Caller, kind: Kind) -> list[dict[str, Any]]:
+    def _items(self, caller: Caller, kind: Kind) -> Pages:
         """All that the view shows, kept until the directory or one of the lists changes."""
         view = caller.view
         directory = view.directory
         listings = [self._known(name, kind, caller) for name in view.backends]
         known = view.lists.get(kind)
         if known is not None and known[0] is directory and known[1] == listings:
-            items: list[dict[str, Any]] = known[2]
-            return items
-        items = []
+            pages: Pages = known[2]
+            return pages
+        parts: list[list[dict[str, Any]]] = []
         seen: set[str] = set()
         for name, listing in zip(view.backends, listings, strict=True):
+            parts.append([])
             for item in listing.items if listing is not None else ():
                 shown = self._shown(view, kind, name, item)
                 if shown is not None and shown[kind.key] not in seen:
                     seen.add(shown[kind.key])
-                    items.append(shown)
-        view.lists[kind] = (directory, listings, items)
-        return items
+                    parts[-1].append(shown)
+        pages = Pages(parts, sum(listing.size for listing in listings if listing is not None))
+        view.lists[kind] = (directory, listings, pages)
+        return pages
 
     def _known(self, name: str, kind: Kind, caller: Caller) -> Listing | None:
         backend = self.backends.get(name)  # the configuration may have changed since the request came
@@ -151,7 +160,7 @@ class Lists:
 
     def tools(self, caller: Caller) -> list[dict[str, Any]]:
         """All tools of the caller's view, as last known."""
-        return self._items(caller, Kind.TOOLS)
+        return self._items(caller, Kind.TOOLS).items
 
     # greetings
 
@@ -210,12 +219,14 @@ class Lists:
             await asyncio.wait(waiting, timeout=FIRST_PATIENCE_S)
             for task in waiting:
                 task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        parts = []
+        found: dict[str, str] = {}
         for name in view.backends:
             backend = self.backends.get(name)
             about = next(iter(backend.abouts.values()), None) if backend is not None else None
             if about is not None and about.instructions:
-                parts.append(f"# {name}\n{about.instructions}")
+                found[name] = about.instructions
+        share = min(MAX_INSTRUCTIONS, _ALL_INSTRUCTIONS // max(len(found), 1))
+        parts = [f"# {name}\n{clipped(text, share)}" for name, text in found.items()]
         return {"instructions": "\n\n".join(parts)} if parts else {}
 
 

@@ -13,10 +13,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from gateway.mcp.catalogue import Kind, Listing, declares, read_list
+from gateway.mcp.catalogue import FRESH_S, Kind, Listing, declares
 from gateway.mcp.connect import US, ask
 from gateway.mcp.errors import METHOD_NOT_FOUND, PeerClosed, RpcError, unavailable
 from gateway.mcp.peer import Peer, envelope
+from gateway.mcp.reading import read_list
 
 if TYPE_CHECKING:
     from gateway.mcp.caller import Caller
@@ -85,6 +86,18 @@ class Offers:
         peer = self._other(caller)
         own = self._own.get(peer, {}).get(kind) if peer is not None else None
         return own or self.lists.get(kind)
+
+    def has(self, kind: Kind, caller: Caller | None, key: str) -> bool:
+        """Whether the list as last read has an item of that name."""
+        listing = self.known(kind, caller)
+        return listing is not None and listing.has(kind, key)
+
+    async def look_for(self, kind: Kind, caller: Caller, key: str) -> bool:
+        """The same, after the list was read once more, unless that was done just now. Raises RpcError."""
+        listing = self.known(kind, caller)
+        if listing is not None and time.monotonic() - listing.read >= FRESH_S:
+            listing.read, listing.watched = 0.0, False
+        return (await self.listing(kind, caller)).has(kind, key)
 
     async def listing(self, kind: Kind, caller: Caller | None = None, *, anew: bool = False) -> Listing:
         """The list, read again when it may have changed; `anew`: no answer to a question that was asked before now is new.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gateway.mcp import wire
-from gateway.mcp.errors import BACKEND_UNAVAILABLE, REQUEST_TIMEOUT, RpcError
+from gateway.mcp.errors import BACKEND_UNAVAILABLE, MAX_REASON, REQUEST_TIMEOUT, RpcError, clipped
 
 if TYPE_CHECKING:
     from gateway.mcp.caller import Caller
@@ -202,6 +202,13 @@ class Call:
         """The connection cannot bring a reply any more."""
         self.answer(failed(BACKEND_UNAVAILABLE, f"Backend {self.backend}: {why}", {"backend": self.backend}))
 
+    def take_unsound(self, message: dict[str, Any] | None, error: ValueError) -> None:
+        """A response came that is not JSON, or (`message`) not quite: only we ourselves may look at that."""
+        if self.caller is None and message is not None:
+            self.answer(Reply(message))
+        else:
+            self.fail(f"it answered with something that is not JSON ({error})")
+
     def acknowledge(self) -> None:
         """The subscription that this call asks for stands."""
         self.acknowledged = True
@@ -230,7 +237,10 @@ class Call:
             await self.bell.wait()
         if (error := self.reply.error) is not None:
             code = error.get("code")
-            raise RpcError(code if type(code) is int else -32603, str(error.get("message")), error.get("data"))
+            message = clipped(str(error.get("message")), MAX_REASON)
+            data = error.get("data")
+            data = data if len(repr(data)) <= MAX_REASON else None
+            raise RpcError(code if type(code) is int else -32603, message, data)
         return self.reply
 
 

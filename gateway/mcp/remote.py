@@ -15,7 +15,7 @@ import httpx2
 
 from gateway.mcp.errors import PeerClosed
 from gateway.mcp.http_client import Pool, dial_url
-from gateway.mcp.http_peer import Site
+from gateway.mcp.site import Site
 from registry.config import Config, Server
 from registry.errors import ConfigError, KeyPath, Problem
 from registry.server import ClientCredentials

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from mcp.shared.inbound import InboundLadderRejection, decode_header_value, validate_mcp_param_headers
 
-from gateway.mcp import wire
+from gateway.mcp import uris, wire
 from gateway.mcp.backend import Backend
 from gateway.mcp.caller import LEVELS, Caller
 from gateway.mcp.calls import Calls, Done
@@ -134,6 +134,8 @@ class Router:
         arguments = params.get("arguments")
         if arguments is not None and not isinstance(arguments, dict):
             raise RpcError(INVALID_PARAMS, "arguments must be an object")
+        if not await self._is_known(caller, backend, Kind.TOOLS, own):
+            raise RpcError(INVALID_PARAMS, f"Unknown tool: {params['name']}", kind="unknown_tool")
         if backend.server.pin is Pin.STRICT:
             await self._check_pin(caller, backend, own, params["name"])
         if caller.modern:
@@ -149,6 +151,13 @@ class Router:
         if b'"taskId"' in done[0]:
             self.tasks.learn(done[0], caller.principal, backend_name, own)
         return done
+
+    async def _is_known(self, caller: Caller, backend: Backend, kind: Kind, own: str) -> bool:
+        """Whether the name may be used: where names are filtered, only one that a list has, since a server may fold or trim
+        what it is given and take it for the name that the filter hides."""
+        if not caller.view.narrows(kind, backend.name) or backend.offers.has(kind, caller, own):
+            return True
+        return await backend.offers.look_for(kind, caller, own)
 
     async def _check_pin(self, caller: Caller, backend: Backend, own: str, name: str) -> None:
         """What is called is what was pinned: the list is read first, over the connection that will carry the call."""
@@ -199,6 +208,8 @@ class Router:
         if found is None:
             raise RpcError(INVALID_PARAMS, f"Unknown prompt: {name}", kind="unknown_prompt")
         backend, own = self._backends[found[0]], found[1]
+        if not await self._is_known(caller, backend, Kind.PROMPTS, own):
+            raise RpcError(INVALID_PARAMS, f"Unknown prompt: {name}", kind="unknown_prompt")
         if own != name:
             params = {**params, "name": own}
         label = self._label(backend, Kind.PROMPTS, own)
@@ -208,10 +219,13 @@ class Router:
 
     async def _owner(self, caller: Caller, uri: str) -> Backend:
         owner = caller.view.owner_of(uri)
-        if owner is None and not caller.view.route:
+        why = uris.flaw(uri)
+        if owner is None and (why or not caller.view.route):
             await self._lists.listed(caller, Kind.RESOURCES, {})
             await self._lists.listed(caller, Kind.TEMPLATES, {})
             owner = caller.view.owner_of(uri)
+        if owner is None and why:
+            raise RpcError(INVALID_PARAMS, f"This is no URI: {why}", kind="invalid_uri")
         if owner is None:
             code = INVALID_PARAMS if caller.modern else RESOURCE_NOT_FOUND
             raise RpcError(code, f"Resource not found: {uri}", {"uri": uri}, kind="unknown_resource")
@@ -257,7 +271,7 @@ class Router:
         if ref.get("type") == "ref/prompt":
             name = _text(ref, "name")
             found = caller.view.find(Kind.PROMPTS, name)
-            if found is None:
+            if found is None or not await self._is_known(caller, self._backends[found[0]], Kind.PROMPTS, found[1]):
                 raise RpcError(INVALID_PARAMS, f"Unknown prompt: {name}", kind="unknown_prompt")
             backend = self._backends[found[0]]
             if found[1] != name:

@@ -13,10 +13,13 @@ from typing import Any, Final
 
 from gateway.mcp import wire
 from gateway.mcp.errors import INVALID_PARAMS, RpcError
+from gateway.mcp.items import size_of
 from gateway.mcp.views import View
 
 MAX_FOUND: Final = 50
 _DEFAULT_FOUND: Final = 8
+_MAX_ANSWER: Final = 1024 * 1024
+"""Bytes of the tools in one answer; the best matches come first."""
 _WORD: Final = re.compile(r"\w+")
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
@@ -70,11 +73,16 @@ class Search:
             raise RpcError(INVALID_PARAMS, "find_tool needs a query")
         if type(limit) is not int or not 1 <= limit <= MAX_FOUND:
             raise RpcError(INVALID_PARAMS, f"limit must be a whole number from 1 to {MAX_FOUND}")
-        rows = self._match(view, tools, query, limit)
-        found = [
-            {key: tools[row][key] for key in ("name", "title", "description", "inputSchema") if key in tools[row]}
-            for row in rows
-        ]
+        found: list[dict[str, Any]] = []
+        size = 0
+        for row in self._match(view, tools, query, limit):
+            tool: dict[str, Any] = {
+                key: tools[row][key] for key in ("name", "title", "description", "inputSchema") if key in tools[row]
+            }
+            size += size_of(tool) or 0
+            if found and size > _MAX_ANSWER:
+                break
+            found.append(tool)
         text = wire.dumps({"tools": found}).decode()
         return {"content": [{"type": "text", "text": text}], "structuredContent": {"tools": found}, "isError": False}
 

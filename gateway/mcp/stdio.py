@@ -12,7 +12,7 @@ import contextlib
 import re
 from typing import Any, Final
 
-from gateway.mcp import wire
+from gateway.mcp import incoming, wire
 from gateway.mcp.errors import INTERNAL_ERROR, PeerClosed, RpcError
 from gateway.mcp.peer import MAX_MESSAGE, MAX_PUSHES, About, Call, Ghosts, Reply, Sink
 from gateway.mcp.tasks import Tasks
@@ -155,15 +155,24 @@ class StdioPeer:
         if not line or line.isspace():
             return
         try:
-            message = wire.loads(line)
-        except ValueError:
+            message, line = incoming.read(line)
+        except ValueError as error:
             message = None
+            self._take_unsound(line, error)
         if not isinstance(message, dict):
             self._sink.on_garbage(self, "it wrote a line that is not JSON-RPC to its standard output")
         elif "method" in message:
             self._take_push(message)
         else:
             self._take_reply(message, line)
+
+    def _take_unsound(self, line: bytes, error: ValueError) -> None:
+        """A response that no client could parse is an error to it; what we ask for ourselves is looked at piece by piece."""
+        reply, first = incoming.salvaged(line), _ID_FIRST.match(line)
+        number = reply.get("id") if reply is not None else int(first[1]) if first is not None else None
+        call = self.calls.pop(number, None) if type(number) is int else None
+        if call is not None:
+            call.take_unsound(reply, error)
 
     def _take_reply(self, message: dict[str, Any], line: bytes) -> None:
         number = message.get("id")

@@ -127,6 +127,10 @@ class Directory:
         """Whose listed resource or template it is, for one who sees these backends: its owner's, if that is one."""
         return next((owner for owner in self._listers.get((kind, key), ()) if owner in visible), None)
 
+    def lists(self, uri: str, visible: Collection[str]) -> bool:
+        """Whether one of these backends lists exactly this resource or template."""
+        return any(self.claimant(kind, uri, visible) is not None for kind in (Kind.RESOURCES, Kind.TEMPLATES))
+
     def resource_owner(self, uri: str, visible: Sequence[str]) -> str | None:
         """Who lists the URI, has a template for it, or lists the template itself."""
         seen = frozenset(visible)
@@ -231,8 +235,17 @@ class View:
 
     def owner_of(self, uri: str) -> str | None:
         """The backend that a resource's URI, or a template, belongs to; None when the client may not see it."""
-        owner = self._directory().resource_owner(uri, self.backends)
+        directory = self._directory()
+        if uris.flaw(uri) and not directory.lists(uri, self.backends):
+            return None  # nobody knows what its server would make of it
+        owner = directory.resource_owner(uri, self.backends)
         return owner if owner is not None and self.shows(Kind.RESOURCES, owner, uri) else None
+
+    def narrows(self, kind: Kind, backend: str) -> bool:
+        """Whether something of the backend's tools or prompts is hidden or held fast for this client. Then a name that no
+        list has must not be called: it may be another spelling of one that is."""
+        globs, rules = self._globs[kind], self._directory().rules.get(backend)
+        return rules is None or not rules.whole or globs.allow is not None or globs.deny is not None
 
 
 def view_for(

@@ -5,13 +5,14 @@ readers could take different ones), no NaN. What is forwarded is `dumps` of what
 the backend see the same thing. Numbers keep their spelling: Python's integers have no limit that matters, and a
 fraction whose `repr` differs from its text is kept as `Spelled`.
 
-What a backend sends is parsed by `json.loads` to check and route it, but a result passes as the bytes it came
+What a backend sends is parsed by `loads` to check and route it (`incoming`), but a result passes as the bytes it came
 in where only the id changes: `result_text` cuts them out.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import secrets
 from typing import Any, Final
@@ -56,8 +57,23 @@ def _default(value: object) -> str:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_default)
-_ASCII: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), default=_default)
+def _spelled(value: Any) -> Any:
+    """The value with each infinity as a number that JSON has and that is read as one again."""
+    match value:
+        case dict():
+            return {key: _spelled(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_spelled(one) for one in value]
+        case float() if math.isinf(value):
+            return Spelled("1e999" if value > 0 else "-1e999")
+        case _:
+            return value
+
+
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_default, allow_nan=False)
+_ASCII: Final = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), default=_default, allow_nan=False)
+_LOADER: Final = json.JSONDecoder(parse_constant=_constant)
+_BOM: Final = b"\xef\xbb\xbf"
 
 
 def parse(body: bytes) -> Any:
@@ -71,14 +87,17 @@ def parse(body: bytes) -> Any:
 def loads(text: bytes) -> Any:
     """The JSON value a backend sent. Raises ValueError."""
     try:
-        return json.loads(text)
+        return _LOADER.decode(text.decode("utf-8-sig" if text.startswith(_BOM) else "utf-8"))
     except RecursionError:
         raise ValueError(MAX_DEPTH_ERROR) from None
 
 
 def dumps(value: Any) -> bytes:
     """Compact JSON on one line."""
-    text = _ENCODER.encode(value)
+    try:
+        text = _ENCODER.encode(value)
+    except ValueError:  # a number that is too big for a float, as a backend spelled it: 1e999
+        text = _ENCODER.encode(value := _spelled(value))
     if _MARK_ESCAPED in text:
         text = _MARKED.sub(r"\1", text)
     try:

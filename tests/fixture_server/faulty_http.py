@@ -13,8 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 TOOLS = (
-    "ok crash never garbage huge half noresult html error500 empty sse_half sse_flood sse_other wrong_id ask_flood forget"
+    "ok crash never garbage huge half noresult html error500 empty sse_half sse_flood sse_other wrong_id ask_flood forget "
+    "nan sse_nan surrogate"
 ).split()
+IDS = {"sse_id_kanji": "日本", "sse_id_long": "x" * 5000, "sse_id_control": "a\x01b", "sse_id_latin": "é"}
+"""Event ids that cannot be sent back in a header, by the tool whose stream has them and ends."""
 SESSIONS: dict[str, str] = {}
 """With FAULTY_SESSIONS: the newest session; `forget` forgets it."""
 CHUNK = b"x" * 1_000_000
@@ -121,6 +124,19 @@ class Faulty(BaseHTTPRequestHandler):
                 self.reply(200, b"")
             case "wrong_id":
                 self.result("somebody else's", {"content": [{"type": "text", "text": "not yours"}]})
+            case "nan":
+                self.say({"id": number, "result": {"content": [], "structuredContent": {"x": float("nan")}}})
+            case "sse_nan":
+                self.stream()
+                said = {"jsonrpc": "2.0", "id": number, "result": {"content": [], "_meta": {"x": float("-inf")}}}
+                self.wfile.write(b"data: " + json.dumps(said).encode() + b"\r\n\r\n")
+                self.cut()
+            case "surrogate":
+                self.result(number, {"content": [{"type": "text", "text": "cut \ud83d here"}]})
+            case _ if name in IDS:
+                self.stream()
+                self.wfile.write(f"id: {IDS[name]}\r\ndata:\r\n\r\n".encode())
+                self.cut()
             case "sse_half":
                 self.stream()
                 self.wfile.write(b'event: message\r\ndata: {"jsonrpc": "2.0", "id": 1')

@@ -4,7 +4,7 @@
      POST   session {token}                     -> 2xx and a cookie; 401 when the token is wrong.  DELETE session signs out.
      GET    status                              -> {version, project, config_path, urls: {endpoint, admin}, ready, detail, warnings: [text]}
      GET    backends                            -> {backends: [{name, state, detail, transport, isolated, image, restarts, since,
-                                                    warnings: [text], direct_supported, network: {network block}}]}
+                                                    warnings: [text], left_out: [text], direct_supported, network: {network block}}]}
      GET    backends/N                          -> one of these, with `tools: [{name, description, …}]` and `entry` (as in the file)
      GET    backends/N/logs?tail=500&follow=1   -> SSE, data: {time, stream, text, instance}
      GET    egress/connections?limit=300        -> {connections: [event]}         newest first or last, sorted here

@@ -45,7 +45,7 @@ export function Servers() {
     <ul class="cards">${backends.map((one) => html`<li class="card" key=${one.name}>
       <div class="card-head"><h2><a href=${link(one.name)}><${Shown} text=${one.name} /></a></h2><${State} state=${one.state} /><${Isolation} backend=${one} /></div>
       ${one.detail && html`<p class="quiet-text"><${Shown} text=${one.detail} /></p>`}
-      <${Warnings} warnings=${one.warnings} />
+      <${Warnings} warnings=${[...(one.warnings || []), ...(one.left_out || [])]} />
       ${one.isolated && !isRemote(one) && html`<p class="card-policy">${meaning(draftOf(one.network)).text}</p>`}
       <div class="card-foot"><span class="quiet-text">${one.transport}${one.since ? html`, <span title=${moment(one.since)}>since ${ago(one.since)}</span>` : null}, ${many(one.restarts || 0, 'restart')}${blockedOf(one.name) ? html`, <b class="bad-text">${many(blockedOf(one.name), 'blocked host')}</b>` : null}</span>
         <span class="push buttons"><a class="button small" href=${link(one.name)}>Network rules</a><a class="button small" href=${link(one.name, 'logs')}>Logs</a><${RestartButton} name=${one.name} /></span></div>
@@ -70,7 +70,7 @@ export function Server({ name, tab = 'network' }) {
       <span class="push buttons"><${RestartButton} name=${name} /><button type="button" class="small quiet-danger" onClick=${() => setRemoving(true)}>Remove …</button></span></div>
     <p class="quiet-text facts-line">${backend.transport}${backend.image ? html` · <code><${Shown} text=${backend.image} /></code>` : null}${backend.since ? ` · since ${moment(backend.since)}` : ''} · ${many(backend.restarts || 0, 'restart')}</p>
     ${backend.detail && html`<p class=${backend.state === 'failed' || backend.state === 'backoff' ? 'problems' : 'quiet-text'}><${Shown} text=${backend.detail} /></p>`}
-    <${Warnings} warnings=${backend.warnings} />
+    <${Warnings} warnings=${[...(backend.warnings || []), ...(backend.left_out || [])]} />
     <nav class="tabs" aria-label="Server">${TABS.map(([key, title]) => html`<a key=${key} href=${link(name, key)} aria-current=${which === key ? 'page' : undefined}>${title}</a>`)}</nav>
     ${which === 'network' && (isRemote(backend) ? html`<p class="note">A remote server runs elsewhere; Stockade does not control what it reaches.</p>` : html`<${Network} key=${name} backend=${backend} />`)}
     ${which === 'logs' && html`<${Logs} key=${name} name=${name} />`}

@@ -283,6 +283,13 @@ def test_a_server_without_tools_says_why(stockade: Any, running: Running) -> Non
     assert said.err == "! fetch: it does not answer\n"
 
 
+def test_what_is_left_out_of_a_servers_lists_is_named_by_ps_and_tools_ls(stockade: Any, running: Running) -> None:
+    running.control.endpoint.left_out["fetch"] = ["1 of its tools cannot be shown and are left out: 'a b' (a blank)"]
+    expected = "! fetch: 1 of its tools cannot be shown and are left out: 'a b' (a blank)"
+    assert expected in " ".join(stockade("ps").out.split())
+    assert expected in stockade("tools", "ls", "fetch").err
+
+
 def test_allow_through_the_gateway_writes_and_is_in_force(stockade: Any, running: Running, work: Path) -> None:
     dry = stockade("egress", "allow", "fetch", "example.com", "--dry-run")
     assert (dry.code, "+" in dry.out) == (0, True)

@@ -104,6 +104,7 @@ class FakeEndpoint:
         self.approved: list[tuple[str, str]] = []
         self.reconnected: list[str] = []
         self.troubles: dict[str, str] = {}
+        self.left_out: dict[str, list[str]] = {}
         self.changed: dict[str, list[Difference]] = {}
         self.definitions: dict[str, list[dict[str, Any]]] = {
             "fetch": [{"name": "fetch", "description": "reads \x1b[31mpages [red]x"}]
@@ -111,6 +112,9 @@ class FakeEndpoint:
 
     def tools(self, backend: str) -> Sequence[Mapping[str, Any]]:
         return self.definitions.get(backend, [])
+
+    def flaws(self, backend: str) -> dict[str, list[str]]:
+        return {"left_out": self.left_out.get(backend, []), "reshaped": []}
 
     def trouble(self, backend: str) -> str:
         return self.troubles.get(backend, "")

