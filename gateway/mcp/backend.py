@@ -38,6 +38,7 @@ from gateway.mcp.peer import (
 )
 from gateway.mcp.stdio import StdioPeer
 from gateway.mcp.tasks import Tasks
+from gateway.pace import Pace
 from gateway.runtime.errors import BackendUnavailable
 from gateway.runtime.spares import MAX_OWN
 from registry.config import Server, Sessions, Transport
@@ -134,6 +135,8 @@ class Backend:
         self.server = server
         self.call_timeout_s = call_timeout_s
         self.offers = Offers(self)
+        self.pace = Pace()
+        """What all its connections may take of the loop together for what nobody asked."""
         self.abouts: dict[bool, About] = {}
         """What it said of itself, by era (True: modern)."""
         self._instances = instances
@@ -334,12 +337,14 @@ class Backend:
             return Line(HttpPeer(site, self._sink, self._tasks, door=instance.id, modern=slot.modern), instance)
         instance = await self._instances.instance(self.name, slot.owner[:12] or self._home_of(slot.modern))
         reader, writer = await instance.attach()
-        return Line(StdioPeer(reader, writer, self._sink, self._tasks, door=instance.id), instance)
+        peer = StdioPeer(reader, writer, self._sink, self._tasks, door=instance.id, pace=self.pace)
+        return Line(peer, instance)
 
     async def _far_site(self, make: Callable[[], Site]) -> Site:
         made = await asyncio.to_thread(make)
         if self._far is None:
             self._far = made
+            made.pool.pace = self.pace
         return self._far
 
     def _home_of(self, modern: bool) -> str:
@@ -354,6 +359,7 @@ class Backend:
             if known is not None:
                 known[1].pool.close()
             known = self._sites[instance.id] = (instance, instances_site(instance))
+            known[1].pool.pace = self.pace
         return known[1]
 
     async def _greet(self, line: Line, slot: Slot, greeting: Greeting | None) -> None:

@@ -198,6 +198,7 @@ class Endpoint:
             remote=partial(placed_site, name, config, self._secrets) if server.remote else None,
         )
         pushes.backend = backend
+        backend.pace.on_slow = pushes.slowed
         backend.offers.on_own_list = lambda kind, listing: self._listed_own(backend, kind, listing)
         self._keep.recall(backend, _process(server))
         backend.offers.on_lists = lambda kind, changed: self._listed(backend, kind, changed=changed)

@@ -186,6 +186,8 @@ class Exchange:
             self._take_reply(self.call, message, text)
 
     def _take_reply(self, call: Call, message: dict[str, Any], text: bytes) -> None:
+        if call.reply is None and self.connection is not None:
+            self.connection.asked_for = True
         if isinstance(message.get("error"), dict) and message.get("id") in (call.number, None):
             call.answer(Reply(message))
         elif message.get("id") == call.number and isinstance(message.get("result"), dict):
