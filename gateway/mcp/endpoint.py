@@ -383,7 +383,8 @@ class Endpoint:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(2):
                     await backend.close()
-        self._keep.save()
+        await self._keep.close()
+        await self._pins.close()
         self._stopped.set()
         await self._tasks.close()
 
