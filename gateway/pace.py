@@ -2,12 +2,13 @@
 
 Theory of operation. All backends and clients are served by one loop, so whoever floods it keeps it from the others. The
 work that a backend's answers make is bounded by what clients ask; everything else (notifications, requests, log lines,
-garbage) is paid for from an allowance in seconds of loop time: `SHARE` of the time that passes, with `TURN_S` to spend at
-once. Who has spent it is not read until it has earned some again: the pipe fills, and the backend waits in `write`.
+garbage) is paid for from an allowance in seconds of loop time: `SHARE` of the time that passes, at most `TURN_S` of it in
+one turn. Who has spent it is not read until it has earned some again: the pipe fills, and the backend waits in `write`.
 Nothing is lost by that, and a neighbour's call meets at most `TURN_S` of the flood's work in any turn of the loop.
 
-Prices have a floor (`spend` takes the larger of what the work took and what it costs at least), because part of the work
-is done later, by others: the client's stream is written to, a task is started.
+A message has a fixed price, since part of its work is done later, by others (the client's stream is written to, a task is
+started), and since a clock that is looked at for each of them also counts what other processes did meanwhile. Only one
+that took much longer, because many have to hear of it, costs what it took.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from typing import Final
 
 TURN_S: Final = 0.001
 SHARE: Final = 0.2
+CREDIT_S: Final = 0.05
+"""So much time without work is made up for later: a loop that is busy wakes everybody late."""
+AT_ONCE_S: Final = 1e-6
+"""The rest of who has credit: until others had their turn."""
 MAX_REST_S: Final = 2.0
 """The longest rest: one very expensive message must not silence a backend for minutes."""
 SAY_EVERY_S: Final = 5.0
@@ -27,16 +32,23 @@ PRICE_GARBAGE_S: Final = 20e-6
 PRICE_NOTIFICATION_S: Final = 30e-6
 PRICE_REQUEST_S: Final = 200e-6
 PRICE_BYTE_S: Final = 10e-9
+_EXPENSIVE_S: Final = 500e-6
+
+
+def price(fixed_s: float, took_s: float) -> float:
+    """What a message costs that took so long."""
+    return took_s if took_s > _EXPENSIVE_S else fixed_s
 
 
 class Pace:
     """The allowance of one backend, or of one of its channels. All its readers share it."""
 
-    __slots__ = ("_clock", "_paid_until", "_said_s", "on_slow", "rested_s", "rests")
+    __slots__ = ("_clock", "_paid_until", "_said_s", "_turn_s", "on_slow", "rested_s", "rests")
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._paid_until = 0.0
+        self._turn_s = 0.0
         self._said_s = 0.0
         self.on_slow: Callable[[], object] = lambda: None
         """Called when the backend has had to rest for another `SAY_EVERY_S` in all."""
@@ -46,10 +58,12 @@ class Pace:
     def spend(self, work_s: float) -> float:
         """Pay for work that was done. Returns how many seconds to rest before anything more is read; 0 for none."""
         now = self._clock()
-        self._paid_until = min(max(self._paid_until, now) + work_s / SHARE, now + MAX_REST_S)
-        ahead_s = self._paid_until - now
-        if ahead_s < TURN_S / SHARE:
+        self._paid_until = min(max(self._paid_until, now - CREDIT_S) + work_s / SHARE, now + MAX_REST_S)
+        self._turn_s += work_s
+        if self._turn_s < TURN_S:
             return 0.0
+        self._turn_s = 0.0
+        ahead_s = max(self._paid_until - now, AT_ONCE_S)
         self.rests += 1
         self.rested_s += ahead_s
         if self.rested_s - self._said_s >= SAY_EVERY_S:

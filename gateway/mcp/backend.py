@@ -36,6 +36,7 @@ from gateway.mcp.peer import (
     Sink,
     envelope,
 )
+from gateway.mcp.room import Full, Owned, to_end
 from gateway.mcp.stdio import StdioPeer
 from gateway.mcp.tasks import Tasks
 from gateway.pace import Pace
@@ -91,6 +92,15 @@ class Line:
     peer: StdioPeer | HttpPeer
     instance: Instance | None
     used: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Farewell:
+    """Why a session's own process ended before the session did."""
+
+    why: str
+    refuse: bool
+    """Its next call is refused with that, since it may count on what is lost; else the answer says it."""
 
 
 @dataclass(slots=True)
@@ -153,6 +163,13 @@ class Backend:
         self._releasing: set[asyncio.Task[None]] = set()
         self._tries: dict[str, Tries] = {}
         """By owner: what fails for one client session, for what that client says, holds up no other."""
+        self._principals: dict[str, str] = {}
+        """Whose the sessions are that have a connection of their own."""
+        self._farewells: dict[str, Farewell] = {}
+        self.may_end: Callable[[str], bool] = lambda _owner: True
+        """Whether a session has nothing under way anywhere."""
+        self.on_evicted: Callable[[str, str], None] = lambda _owner, _why: None
+        """Called when a session lost its process to another one of the same client's, and why."""
         self._last_error = ""
         self._home: dict[bool, str] = {}
         self._levels: weakref.WeakKeyDictionary[Peer, str] = weakref.WeakKeyDictionary()
@@ -219,6 +236,10 @@ class Backend:
         """Why it could not be spoken to when that was last tried; empty when it could."""
         return self._last_error
 
+    def is_shared(self, caller: Caller) -> bool:
+        """Whether the caller's connection is everybody's."""
+        return not self.slot(caller).owner
+
     # connections
 
     def ready(self, caller: Caller) -> Peer | None:
@@ -249,7 +270,7 @@ class Backend:
             tries = self._tries.get(slot.owner)
             if tries is not None and time.monotonic() < tries.retry_at:
                 raise unavailable(self.name, f"{tries.error} (it failed {tries.failures} times; wait a little)")
-            self._make_room(slot)
+            self._make_room(slot, caller)
             greeting = self._greeting(slot, caller)
             task = asyncio.get_running_loop().create_task(self._open(slot, greeting))
             self._opening[slot] = task
@@ -392,6 +413,8 @@ class Backend:
         line.used = time.monotonic()
         self._lines[actual] = line
         self._watch(peer)
+        if not actual.owner and self.offers.orphaned:
+            self._tasks.spawn(self.offers.read_again())
         return line
 
     def _watch(self, peer: StdioPeer | HttpPeer) -> None:
@@ -417,20 +440,49 @@ class Backend:
             except (RpcError, PeerClosed) as error:
                 logger.info("backend %s: no news of changed lists: %s", self.name, error)
 
-    def _make_room(self, slot: Slot) -> None:
+    def _make_room(self, slot: Slot, caller: Caller | None) -> None:
         """Keep the connections that belong to one session each below their cap. Raises RpcError."""
-        owned = [(line.used, key) for key, line in self._lines.items() if key.owner]
-        count = len(owned) + sum(bool(key.owner) for key in self._opening)
-        if not slot.owner or count < (MAX_OWN if self.stdio else _MAX_OWN_HTTP):
+        if not slot.owner or caller is None:
             return
-        for _, key in sorted(owned, key=lambda item: item[0]):
-            if not self._lines[key].peer.calls:
-                self.release(key.owner)
-                return
-        raise unavailable(self.name, f"{count} client sessions use it already, each with a process of its own")
+        principal = self._principals[slot.owner] = caller.principal.key
+        owned = [
+            Owned(
+                key.owner,
+                self._principals.get(key.owner, ""),
+                line.used,
+                not line.peer.calls and self.may_end(key.owner),
+            )
+            for key, line in self._lines.items()
+            if key.owner
+        ]
+        owned += [
+            Owned(key.owner, self._principals.get(key.owner, ""), 0.0, False) for key in self._opening if key.owner
+        ]
+        most = MAX_OWN if self.stdio else _MAX_OWN_HTTP
+        try:
+            found = to_end(owned, principal, most, alone=not caller.view.restricted)
+        except Full as error:
+            raise unavailable(self.name, str(error)) from None
+        if found is not None:
+            why = f"another session of the same client needed a process of {self.name}, of which there are {most} at most"
+            self.release(found.owner)
+            self._leave_word(found.owner, Farewell(why, refuse=True))
+            self.on_evicted(found.owner, why)
+
+    def _leave_word(self, owner: str, farewell: Farewell) -> None:
+        """For the session whose process ended."""
+        if len(self._farewells) >= _MAX_OWN_HTTP:
+            del self._farewells[next(iter(self._farewells))]
+        self._farewells[owner] = farewell
+
+    def farewell(self, caller: Caller) -> Farewell | None:
+        """Why the process that the caller had of its own is gone, said once."""
+        return self._farewells.pop(self.slot(caller).owner, None) if self._farewells else None
 
     def release(self, owner: str) -> None:
         """A client session ended: close the connections that were its own."""
+        self._principals.pop(owner, None)
+        self._farewells.pop(owner, None)
         for slot in [slot for slot in self._lines if slot.owner == owner]:
             line = self._lines.pop(slot)
             task = self._tasks.spawn(self._close(line, slot))
@@ -443,6 +495,8 @@ class Backend:
         for slot, line in list(self._lines.items()):
             if slot.owner and line.used < horizon and not line.peer.calls:
                 self.release(slot.owner)
+                why = f"it was not used for {IDLE_OWN_S:g} s, so the process that it had of {self.name} ended"
+                self._leave_word(slot.owner, Farewell(why, refuse=False))
 
     async def _discard(self, line: Line) -> None:
         """Close a connection that turned out to be the second of its kind."""
@@ -460,7 +514,7 @@ class Backend:
         for slot, line in list(self._lines.items()):
             if line.peer is peer:
                 del self._lines[slot]
-                self.offers.unwatched()
+                self.offers.lost(peer)
 
     def lost(self, peer: Peer) -> None:
         """Its process cannot be reached: forget all that stands on it, so that the supervisor is asked again."""

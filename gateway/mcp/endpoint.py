@@ -199,6 +199,7 @@ class Endpoint:
         )
         pushes.backend = backend
         backend.pace.on_slow = pushes.slowed
+        backend.may_end, backend.on_evicted = self._is_quiet, self._evicted
         backend.offers.on_own_list = lambda kind, listing: self._listed_own(backend, kind, listing)
         self._keep.recall(backend, _process(server))
         backend.offers.on_lists = lambda kind, changed: self._listed(backend, kind, changed=changed)
@@ -326,6 +327,16 @@ class Endpoint:
     def is_anothers_task(self, task_id: str, principal: Principal, backend: str) -> bool:
         """Whether a backend's task was begun by somebody else."""
         return self._router.tasks.is_anothers(task_id, principal, backend)
+
+    def _is_quiet(self, owner: str) -> bool:
+        """Whether nothing of a session's is under way."""
+        session = self._sessions.by_id(owner)
+        return session is None or not session.calls
+
+    def _evicted(self, owner: str, why: str) -> None:
+        """A session lost the process that held its state: it ends, so that its client is told."""
+        if (session := self._sessions.by_id(owner)) is not None:
+            self._sessions.close(session, why)
 
     def _session_ended(self, session: Session) -> None:
         for call in list(session.calls.values()):

@@ -178,9 +178,7 @@ class Pins:
         self._words.approve(backend, tool)
         self._saver.soon()
         detail = "the definition is pinned as it is now"
-        self._emit(
-            ToolEvent(time=time.time(), backend=backend, tool=tool, change=ToolChange.APPROVED, detail=detail)
-        )
+        self._emit(ToolEvent(time=time.time(), backend=backend, tool=tool, change=ToolChange.APPROVED, detail=detail))
 
     def _load(self) -> dict[str, dict[str, str]]:
         try:

@@ -19,7 +19,7 @@ from gateway.mcp.errors import INTERNAL_ERROR, PeerClosed, RpcError
 from gateway.mcp.lines import Lines, Overlong
 from gateway.mcp.peer import MAX_MESSAGE, MAX_PUSHES, About, Call, Ghosts, Reply, Sink
 from gateway.mcp.tasks import Tasks
-from gateway.pace import PRICE_BYTE_S, PRICE_GARBAGE_S, PRICE_NOTIFICATION_S, PRICE_REQUEST_S, Pace
+from gateway.pace import PRICE_BYTE_S, PRICE_GARBAGE_S, PRICE_NOTIFICATION_S, PRICE_REQUEST_S, Pace, price
 
 _CHUNK: Final = 16 * 1024
 """Bytes looked at in one turn of the loop."""
@@ -162,7 +162,7 @@ class StdioPeer:
         else:
             floor_s = PRICE_GARBAGE_S
             self._sink.on_garbage(self, _NO_MESSAGE, 1)
-        return max(floor_s, time.perf_counter() - began)
+        return price(floor_s, time.perf_counter() - began)
 
     def _take_reply(self, message: dict[str, Any], line: bytes) -> bool:
         """Whether somebody waited for it."""
