@@ -19,6 +19,7 @@ from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value, mcp_pa
 from gateway.mcp import wire
 from gateway.mcp.errors import INTERNAL_ERROR, PeerClosed, RpcError
 from gateway.mcp.http_client import Connection, Pool, SseParser
+from gateway.mcp.jsoncost import BACKEND_VALUES, has_more_values
 from gateway.mcp.peer import MAX_MESSAGE, MAX_PUSHES, About, Call, Ghosts, Reply, Sink, failed
 from gateway.mcp.tasks import Tasks
 from gateway.mcp.tasktable import METHODS as TASK_METHODS
@@ -171,6 +172,9 @@ class Exchange:
                 self._take(text)
 
     def _take(self, text: bytes) -> None:
+        if has_more_values(text, BACKEND_VALUES):
+            self._fail(f"it answered with more than {BACKEND_VALUES} values")
+            return
         try:
             message = wire.loads(text)
         except ValueError:

@@ -1,9 +1,9 @@
 """Finds the messages in what a backend writes to its standard output, whatever else it writes there.
 
 Theory of operation. A message is a JSON object on one line, so a line that does not begin with `{` is none. Those lines
-are passed over by a search for the next brace in the whole chunk, not one by one: a flood of short lines costs no more
-than any other bytes. A line that is no message is not kept, however long it is; one that may be a
-message and is longer than the limit is thrown away as it comes, but for its two ends, which may say whose answer it is.
+are passed over by a search for the next brace in the whole chunk, not one by one: a flood of short lines costs no more than
+any other bytes. A line that is no message is not kept, however long it is. One that may be a message and is longer than
+the limit is thrown away as it comes, except for its two ends, which may say whose answer it is.
 """
 
 from __future__ import annotations
@@ -23,11 +23,16 @@ _EDGE: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Overlong:
-    """A line above the limit."""
+    """A line that is not read, for its size or for what it holds."""
 
     head: bytes
     tail: bytes
     size: int
+
+
+def ends_of(line: bytes) -> Overlong:
+    """What is kept of a line that is not read."""
+    return Overlong(line[:_EDGE], line[-_EDGE:], len(line))
 
 
 class Lines:
@@ -88,7 +93,7 @@ class Lines:
                 self._part.clear()
         elif len(self._part) > self._limit:
             self._skipping = True
-            self._long = Overlong(bytes(self._part[:_EDGE]), bytes(self._part[-_EDGE:]), len(self._part))
+            self._long = ends_of(bytes(self._part))
             self._part.clear()
 
     def _end(self) -> Iterator[bytes | Overlong]:

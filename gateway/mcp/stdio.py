@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from gateway.mcp import wire
 from gateway.mcp.errors import INTERNAL_ERROR, PeerClosed, RpcError
-from gateway.mcp.lines import Lines, Overlong
+from gateway.mcp.jsoncost import BACKEND_VALUES, has_more_values
+from gateway.mcp.lines import Lines, Overlong, ends_of
 from gateway.mcp.peer import MAX_MESSAGE, MAX_PUSHES, About, Call, Ghosts, Reply, Sink
 from gateway.mcp.tasks import Tasks
 from gateway.pace import PRICE_BYTE_S, PRICE_GARBAGE_S, PRICE_NOTIFICATION_S, PRICE_REQUEST_S, Pace, price
@@ -132,7 +133,10 @@ class StdioPeer:
 
     def _fail_overlong(self, line: Overlong) -> float:
         """A line that is too long: the call it answers fails."""
-        why = f"it answered with a line of {line.size} bytes; the limit is {MAX_MESSAGE}"
+        return self._fail(line, f"it answered with a line of {line.size} bytes; the limit is {MAX_MESSAGE}")
+
+    def _fail(self, line: Overlong, why: str) -> float:
+        """The line is not read; the call it answers fails."""
         self._sink.on_garbage(self, why, 1)
         number = self._number_of(line.head, line.tail)
         call = self.calls.pop(number, None) if number is not None else None
@@ -149,6 +153,8 @@ class StdioPeer:
     def _take(self, line: bytes) -> float:
         """Take one line. Returns what it costs the backend: nothing for the answer to a call."""
         began = time.perf_counter()
+        if has_more_values(line, BACKEND_VALUES):
+            return self._fail(ends_of(line), f"it answered with more than {BACKEND_VALUES} values")
         try:
             message = wire.loads(line)
         except ValueError:

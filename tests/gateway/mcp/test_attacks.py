@@ -20,7 +20,7 @@ from gateway.mcp.annotate import denial_line
 from gateway.mcp.auth import Denied, Gate
 from gateway.mcp.bridge import to_modern
 from gateway.mcp.caller import Caller, Principal
-from gateway.mcp.catalogue import TemplatePattern
+from gateway.mcp.templates import TemplatePattern
 from gateway.mcp.http import HostGuard, Refused
 from gateway.mcp.http_client import Pool, SseParser, dial_url
 from gateway.mcp.pins import Pins
