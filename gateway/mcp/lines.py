@@ -63,7 +63,7 @@ class Lines:
             self._pass_over(text[at:begin])
             at = text.find(b"\n", begin)
             yield text[begin:at]
-        self._pass_over(text[at:last])
+        self._pass_over(text[at : last + 1])
         self._grow(text[last + 1 :])
 
     def tally(self) -> tuple[int, int]:

@@ -58,9 +58,13 @@ class Wording:
 
     def changed(self, backend: str, tool: Mapping[str, Any]) -> None:
         """This definition is another than the pinned one."""
-        fresh = self._changed.setdefault(backend, {})
-        if len(fresh) < _MAX_TOOLS or tool["name"] in fresh:
-            fresh[str(tool["name"])] = words(tool)
+        fresh, pinned, name = self._changed.setdefault(backend, {}), self._pinned.get(backend, {}), str(tool["name"])
+        if name not in fresh and len(fresh) >= _MAX_TOOLS:
+            new = next((other for other in reversed(fresh) if other not in pinned), None) if name in pinned else None
+            if new is None:
+                return
+            del fresh[new]  # a change of what was pinned counts for more than a tool that came later
+        fresh[name] = words(tool)
 
     def approve(self, backend: str, tool: str) -> None:
         """The changed definition is the pinned one now."""
