@@ -24,6 +24,10 @@ BACKLOG = 256
 """Connections that may wait to be accepted; they are accepted all at once, and each takes a descriptor."""
 
 
+SEND_BUFFER = 256 * 1024
+"""Bytes of an answer that the kernel keeps for a client that does not read; else it would be megabytes, uncounted."""
+
+
 class ListenError(OSError):
     """Raised when an address cannot be listened on; the text says who has it and what to change."""
 
@@ -78,6 +82,7 @@ def bind_tcp(listen: str, key: str) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         listener.bind((host, int(port)))
         listener.listen(BACKLOG)
     except OSError as error:

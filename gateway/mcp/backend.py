@@ -93,6 +93,11 @@ class Line:
     instance: Instance | None
     used: float = 0.0
 
+    @property
+    def idle(self) -> bool:
+        """Whether no client's call is under way; our own subscription to its changes is not counted."""
+        return all(call.caller is None for call in self.peer.calls.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Farewell:
@@ -450,7 +455,7 @@ class Backend:
                 key.owner,
                 self._principals.get(key.owner, ""),
                 line.used,
-                not line.peer.calls and self.may_end(key.owner),
+                line.idle and self.may_end(key.owner),
             )
             for key, line in self._lines.items()
             if key.owner
@@ -493,7 +498,7 @@ class Backend:
         """Close the owned connections that nobody used for long."""
         horizon = time.monotonic() - IDLE_OWN_S
         for slot, line in list(self._lines.items()):
-            if slot.owner and line.used < horizon and not line.peer.calls:
+            if slot.owner and line.used < horizon and line.idle:
                 self.release(slot.owner)
                 why = f"it was not used for {IDLE_OWN_S:g} s, so the process that it had of {self.name} ended"
                 self._leave_word(slot.owner, Farewell(why, refuse=False))
