@@ -18,6 +18,7 @@ lost by that.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import time
 from collections.abc import Iterable
@@ -36,6 +37,7 @@ HIGH_WATER: Final = 1024 * 1024
 HEADER: Final = 8
 MAX_HEAD: Final = 16 * 1024
 MAX_LOG_LINE: Final = 8 * 1024
+_EMPTY_LINES: Final = re.compile(rb"\n{3,}")
 STEP: Final = 512
 """Bytes of log lines taken in one step; each may be a line."""
 STEPS: Final = 64
@@ -79,7 +81,7 @@ class LineSplitter:
 
     def feed(self, data: bytes | memoryview) -> None:
         """Takes bytes in, hands whole lines out; empty lines in a row are one."""
-        *lines, rest = bytes(data).split(b"\n")
+        *lines, rest = _EMPTY_LINES.sub(b"\n\n", bytes(data)).split(b"\n")
         for line in lines:
             if line or self.partial or not self.blank:
                 self.emit(bytes(self.partial) + line[:MAX_LOG_LINE])
