@@ -18,14 +18,12 @@ import logging
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from gateway.mcp.caller import LEVELS
 from gateway.mcp.catalogue import LISTEN_FLAG, declares
 from gateway.mcp.connect import US, ask, greet
 from gateway.mcp.errors import UNAVAILABLE, ConnectFailed, PeerClosed, RpcError, unavailable
-from gateway.mcp.http_client import Connection, Pool
 from gateway.mcp.http_peer import HttpPeer, Site
 from gateway.mcp.offers import LIST_TIMEOUT_S, Offers
 from gateway.mcp.peer import (
@@ -36,7 +34,8 @@ from gateway.mcp.peer import (
     Sink,
     envelope,
 )
-from gateway.mcp.room import Full, Owned, to_end
+from gateway.mcp.room import Farewell, Full, Owners
+from gateway.mcp.slots import Instances, Line, Slot, Tries, instances_site
 from gateway.mcp.stdio import StdioPeer
 from gateway.mcp.tasks import Tasks
 from gateway.pace import Pace
@@ -58,77 +57,6 @@ _MAX_OWN_HTTP: Final = 4 * 1024
 IDLE_OWN_S: Final = 300.0
 SESSION_ID_LENGTH: Final = 32
 """A session owns its connection; a principal's digest, which is shorter, may stand for several programs."""
-
-
-class Instances(Protocol):
-    """The supervisor, as far as this package looks."""
-
-    async def instance(self, backend: str, session: str = "") -> Instance:
-        """Starts it when it does not run. Raises BackendUnavailable."""
-        ...
-
-    async def release(self, instance_id: str) -> None:
-        """End a session's own instance."""
-        ...
-
-    async def renew(self, instance_id: str) -> None:
-        """End what runs there; it starts again, after the pause of a crash, or at the next call."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """Who shares a connection."""
-
-    modern: bool
-    owner: str = ""
-    """A session's id, or a principal's digest; empty: everybody."""
-
-
-@dataclass(eq=False, slots=True)
-class Line:
-    """A connection and what it stands on."""
-
-    peer: StdioPeer | HttpPeer
-    instance: Instance | None
-    used: float = 0.0
-
-    @property
-    def idle(self) -> bool:
-        """Whether no client's call is under way; our own subscription to its changes is not counted."""
-        return all(call.caller is None for call in self.peer.calls.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Farewell:
-    """Why a session's own process ended before the session did."""
-
-    why: str
-    refuse: bool
-    """Its next call is refused with that, since it may count on what is lost; else the answer says it."""
-
-
-@dataclass(slots=True)
-class Tries:
-    """The attempts to open a connection that failed in a row."""
-
-    failures: int = 0
-    retry_at: float = 0.0
-    error: str = ""
-
-
-def instances_site(instance: Instance) -> Site:
-    """The endpoint of an HTTP backend behind its door."""
-
-    async def dial(factory: Callable[[], Connection]) -> Connection:
-        try:
-            sock = await instance.connect()
-        except BackendUnavailable as error:
-            raise OSError(error.sentence) from error
-        _, connection = await asyncio.get_running_loop().create_connection(factory, sock=sock)
-        return connection
-
-    return Site(Pool(dial), instance.path, f"127.0.0.1:{instance.port}")
 
 
 class Backend:
@@ -168,13 +96,7 @@ class Backend:
         self._releasing: set[asyncio.Task[None]] = set()
         self._tries: dict[str, Tries] = {}
         """By owner: what fails for one client session, for what that client says, holds up no other."""
-        self._principals: dict[str, str] = {}
-        """Whose the sessions are that have a connection of their own."""
-        self._farewells: dict[str, Farewell] = {}
-        self.may_end: Callable[[str], bool] = lambda _owner: True
-        """Whether a session has nothing under way anywhere."""
-        self.on_evicted: Callable[[str, str], None] = lambda _owner, _why: None
-        """Called when a session lost its process to another one of the same client's, and why."""
+        self.owners = Owners()
         self._last_error = ""
         self._home: dict[bool, str] = {}
         self._levels: weakref.WeakKeyDictionary[Peer, str] = weakref.WeakKeyDictionary()
@@ -449,45 +371,23 @@ class Backend:
         """Keep the connections that belong to one session each below their cap. Raises RpcError."""
         if not slot.owner or caller is None:
             return
-        principal = self._principals[slot.owner] = caller.principal.key
-        owned = [
-            Owned(
-                key.owner,
-                self._principals.get(key.owner, ""),
-                line.used,
-                line.idle and self.may_end(key.owner),
-            )
-            for key, line in self._lines.items()
-            if key.owner
-        ]
-        owned += [
-            Owned(key.owner, self._principals.get(key.owner, ""), 0.0, False) for key in self._opening if key.owner
-        ]
         most = MAX_OWN if self.stdio else _MAX_OWN_HTTP
         try:
-            found = to_end(owned, principal, most, alone=not caller.view.restricted)
+            owner = self.owners.for_new(slot.owner, caller, self._lines, self._opening, most)
         except Full as error:
             raise unavailable(self.name, str(error)) from None
-        if found is not None:
+        if owner is not None:
+            self.release(owner)
             why = f"another session of the same client needed a process of {self.name}, of which there are {most} at most"
-            self.release(found.owner)
-            self._leave_word(found.owner, Farewell(why, refuse=True))
-            self.on_evicted(found.owner, why)
-
-    def _leave_word(self, owner: str, farewell: Farewell) -> None:
-        """For the session whose process ended."""
-        if len(self._farewells) >= _MAX_OWN_HTTP:
-            del self._farewells[next(iter(self._farewells))]
-        self._farewells[owner] = farewell
+            self.owners.evicted(owner, why)
 
     def farewell(self, caller: Caller) -> Farewell | None:
         """Why the process that the caller had of its own is gone, said once."""
-        return self._farewells.pop(self.slot(caller).owner, None) if self._farewells else None
+        return self.owners.farewell(self.slot(caller).owner)
 
     def release(self, owner: str) -> None:
         """A client session ended: close the connections that were its own."""
-        self._principals.pop(owner, None)
-        self._farewells.pop(owner, None)
+        self.owners.forget(owner)
         for slot in [slot for slot in self._lines if slot.owner == owner]:
             line = self._lines.pop(slot)
             task = self._tasks.spawn(self._close(line, slot))
@@ -501,7 +401,7 @@ class Backend:
             if slot.owner and line.used < horizon and line.idle:
                 self.release(slot.owner)
                 why = f"it was not used for {IDLE_OWN_S:g} s, so the process that it had of {self.name} ended"
-                self._leave_word(slot.owner, Farewell(why, refuse=False))
+                self.owners.reaped(slot.owner, why)
 
     async def _discard(self, line: Line) -> None:
         """Close a connection that turned out to be the second of its kind."""

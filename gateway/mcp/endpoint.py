@@ -19,7 +19,7 @@ from opentelemetry.trace import Tracer
 
 from gateway.mcp.answer import ClientGone, Headers, Receive, Send, reply_plain
 from gateway.mcp.auth import Denied, Gate, still_admitted
-from gateway.mcp.backend import Backend, Instances
+from gateway.mcp.backend import Backend
 from gateway.mcp.caller import Principal
 from gateway.mcp.calls import Calls, Fence
 from gateway.mcp.catalogue import CHANGED, Kind, Listing
@@ -43,6 +43,7 @@ from gateway.mcp.remote import Secrets, placed_site
 from gateway.mcp.route import Router
 from gateway.mcp.search import Search
 from gateway.mcp.sessions import IDLE_S, Session, Sessions
+from gateway.mcp.slots import Instances
 from gateway.mcp.tasks import Tasks
 from gateway.mcp.views import Directory, Rules, View, view_for
 from gateway.mcp.watch import Watches
@@ -199,7 +200,7 @@ class Endpoint:
         )
         pushes.backend = backend
         backend.pace.on_slow = pushes.slowed
-        backend.may_end, backend.on_evicted = self._is_quiet, self._evicted
+        backend.owners.may_end, backend.owners.on_evicted = self._is_quiet, self._evicted
         backend.offers.on_own_list = lambda kind, listing: self._listed_own(backend, kind, listing)
         self._keep.recall(backend, _process(server))
         backend.offers.on_lists = lambda kind, changed: self._listed(backend, kind, changed=changed)

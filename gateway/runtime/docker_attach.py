@@ -10,8 +10,8 @@ Memory stays bounded on a chatty backend: once `HIGH_WATER` bytes wait unread, r
 fills and the backend blocks in `write`. A reader that waits for one longer line starts reading again (that is how
 `StreamReader.readuntil` works), up to `MAX_LINE`.
 
-So does the loop's time. A chunk may hold thousands of frames and lines, so it is taken apart in steps: when a turn's
-time or `STEPS` are up, the rest waits, nothing more is read, and the backend rests as `gateway.pace` says. No line is
+So does the loop's time. A chunk may hold thousands of frames and lines, so it is taken apart in steps: when they
+have cost what a turn may, the rest waits, nothing more is read, and the backend rests as `gateway.pace` says. No line is
 lost by that.
 """
 
@@ -40,8 +40,9 @@ MAX_LOG_LINE: Final = 8 * 1024
 _EMPTY_LINES: Final = re.compile(rb"\n{3,}")
 STEP: Final = 512
 """Bytes of log lines taken in one step; each may be a line."""
-STEPS: Final = 64
-"""Frame headers and pieces of log taken in one turn of the loop."""
+PRICE_FRAME_S: Final = 2e-6
+PRICE_LINE_S: Final = 5e-6
+PRICE_LOGGED_BYTE_S: Final = 50e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +80,8 @@ class LineSplitter:
         self.blank = False
         """The last line was empty: more of them say nothing."""
 
-    def feed(self, data: bytes | memoryview) -> None:
-        """Takes bytes in, hands whole lines out; empty lines in a row are one."""
+    def feed(self, data: bytes | memoryview) -> int:
+        """Takes bytes in, hands whole lines out; empty lines in a row are one. Returns how many lines there were."""
         *lines, rest = _EMPTY_LINES.sub(b"\n\n", bytes(data)).split(b"\n")
         for line in lines:
             if line or self.partial or not self.blank:
@@ -89,6 +90,7 @@ class LineSplitter:
                 self.partial.clear()
         if len(self.partial) < MAX_LOG_LINE:
             self.partial += rest[:MAX_LOG_LINE]
+        return len(lines)
 
     def end(self) -> None:
         """The stream ended: an unfinished line counts."""
@@ -191,9 +193,9 @@ class FrameProtocol(asyncio.StreamReaderProtocol):
         if self.waiting:
             self.waiting += data  # read before the transport was paused
             return
-        began = time.perf_counter()
-        self.waiting = bytes(self.take(memoryview(data), began + TURN_S))
-        rest_s = self.pace.spend(time.perf_counter() - began)
+        left, price_s = self.take(memoryview(data))
+        self.waiting = bytes(left)
+        rest_s = self.pace.spend(price_s)
         if rest_s or self.waiting:
             if self.tap is not None:
                 self.tap.rest(True)
@@ -222,19 +224,19 @@ class FrameProtocol(asyncio.StreamReaderProtocol):
         if not self.upgraded.done():
             self.upgraded.set_exception(EngineError(sentence))
 
-    def take(self, data: memoryview, until: float) -> memoryview:
-        """Takes frames apart, wherever the chunk borders fall, until the turn is over; returns what is left."""
-        for _ in range(STEPS):
-            if not data or time.perf_counter() > until:
-                break
+    def take(self, data: memoryview) -> tuple[memoryview, float]:
+        """Takes frames apart, wherever the chunk borders fall, for one turn; returns what is left, and what it cost."""
+        price_s = 0.0
+        while data and price_s < TURN_S:
             if self.remaining == 0:
                 data = self.take_header(data)
+                price_s += PRICE_FRAME_S
                 continue
             size = min(self.remaining, len(data) if self.is_protocol else STEP)
             payload, data = data[:size], data[size:]
             self.remaining -= len(payload)
-            self.deliver(payload)
-        return data
+            price_s += self.deliver(payload)
+        return data, price_s
 
     @property
     def is_protocol(self) -> bool:
@@ -251,14 +253,13 @@ class FrameProtocol(asyncio.StreamReaderProtocol):
             self.header.clear()
         return data[missing:]
 
-    def deliver(self, payload: memoryview) -> None:
-        """One piece of one stream's output."""
-        if self.stream == 2:
-            self.stderr.feed(payload)
-        elif self.stdout is not None:
-            self.stdout.feed(payload)
-        else:
+    def deliver(self, payload: memoryview) -> float:
+        """One piece of one stream's output. Returns what it costs."""
+        splitter = self.stderr if self.stream == 2 else self.stdout
+        if splitter is None:
             self.reader.feed_data(bytes(payload))
+            return 0.0
+        return splitter.feed(payload) * PRICE_LINE_S + len(payload) * PRICE_LOGGED_BYTE_S
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The container ended, or the engine did."""

@@ -56,7 +56,7 @@ async def test_where_only_others_could_go_a_new_session_is_refused_with_the_reas
         alices = await many(stack, running, "alice", 3)
         await many(stack, running, "bob", 1)
         processes = [await alice.text("pid") for alice in alices]
-        running.endpoint._backends["one"].may_end = lambda _owner: False  # bob's own one is busy
+        running.endpoint._backends["one"].owners.may_end = lambda _owner: False  # bob's own one is busy
         late = await stack.enter_async_context(legacy(running.url("one"), token="bob"))
         said = await late.call("pid")
         assert "another client's is not ended for this one" in said["error"]["message"]

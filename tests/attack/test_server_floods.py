@@ -24,7 +24,7 @@ from gateway.mcp.stdio import StdioPeer
 from gateway.mcp.tasks import Tasks
 from gateway.pace import PRICE_GARBAGE_S, PRICE_NOTIFICATION_S, PRICE_REQUEST_S, TURN_S, Pace
 from gateway.runtime.base import LogLine
-from gateway.runtime.docker_attach import STEP, STEPS, BoundedReader, FrameProtocol
+from gateway.runtime.docker_attach import PRICE_FRAME_S, PRICE_LINE_S, STEP, BoundedReader, FrameProtocol
 from observability.events import Event, NoticeEvent, ToolEvent
 from registry.fields import Pin
 
@@ -182,7 +182,8 @@ async def test_standard_error_is_taken_apart_turn_by_turn_and_no_line_is_lost(wi
     transport = Transport()
     protocol.connection_made(transport)  # type: ignore[arg-type]
     protocol.data_received(b"HTTP/1.1 101 UPGRADED\r\n\r\n" + wire)
-    assert len(found) <= STEPS * STEP // 2
+    assert len(found) <= TURN_S / PRICE_LINE_S + STEP // 2
+    assert len(wire) - len(protocol.waiting) <= TURN_S / PRICE_FRAME_S * (STEP + 8)
     assert transport.paused, "nothing more is read before this is done"
     async with asyncio.timeout(60):
         while protocol.waiting:
