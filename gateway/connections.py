@@ -22,7 +22,7 @@ import asyncio
 import resource
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -137,7 +137,7 @@ class Connection(HttpToolsProtocol):
     @property
     def unread(self) -> int:
         """Bytes that wait for its client."""
-        return cast(int, self.transport.get_write_buffer_size())
+        return self.transport.get_write_buffer_size()
 
     # the way in
 

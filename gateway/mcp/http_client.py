@@ -65,6 +65,7 @@ class Connection(asyncio.Protocol):
         """The other end closed it."""
         self.asked_for = False
         """What came in this turn was the answer to a call, which costs the backend nothing."""
+        self._unpaid_s = 0.0
         self._waiting = b""
         """What came and waits until the backend may be read again."""
 
@@ -97,7 +98,10 @@ class Connection(asyncio.Protocol):
             at += _SLICE
             if time.perf_counter() - began > TURN_S:
                 break
-        rest_s = 0.0 if self.asked_for else self._pool.pace.spend(time.perf_counter() - began)
+        self._unpaid_s = 0.0 if self.asked_for else self._unpaid_s + time.perf_counter() - began
+        rest_s = 0.0
+        if self._unpaid_s > TURN_S:  # what leads to an answer, such as its head, is paid for by the answer
+            rest_s, self._unpaid_s = self._pool.pace.spend(self._unpaid_s), 0.0
         self._waiting = data[at:]
         if not self.closed and (rest_s or self._waiting) and self._transport is not None:
             if not self._lost:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from typing import Any
 
 import pytest
@@ -11,6 +12,22 @@ from tests.gateway.mcp.clients import legacy, modern
 from tests.gateway.mcp.fakes import Gateway, config, eventually, gateway, server, token_digest
 
 pytestmark = pytest.mark.anyio
+PID = """
+import json, os, sys
+greeting = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": {"name": "x", "version": "1"}}
+said = {
+    "initialize": greeting,
+    "tools/list": {"tools": [{"name": "pid", "inputSchema": {"type": "object"}}]},
+    "tools/call": {"content": [{"type": "text", "text": str(os.getpid())}]},
+}
+for line in sys.stdin:
+    message = json.loads(line)
+    if "id" in message:
+        result = said.get(message["method"])
+        member = {"result": result} if result else {"error": {"code": -32601, "message": "no"}}
+        print(json.dumps({"jsonrpc": "2.0", "id": message["id"], **member}), flush=True)
+"""
+COMMANDS = {"one": (sys.executable, "-S", "-c", PID)}
 CLIENTS = {name: {"token_sha256": token_digest(name)} for name in ("alice", "bob")}
 OWN = config({"one": server(sessions="per-client")}, clients=CLIENTS)
 
@@ -31,7 +48,7 @@ async def many(stack: contextlib.AsyncExitStack, running: Gateway, token: str, c
 
 
 async def test_a_client_that_opens_many_sessions_ends_its_own_and_nobody_elses() -> None:
-    async with gateway(OWN) as running, contextlib.AsyncExitStack() as stack:
+    async with gateway(OWN, COMMANDS) as running, contextlib.AsyncExitStack() as stack:
         (alice,) = await many(stack, running, "alice", 1)
         process = await alice.text("pid")
         bobs = await many(stack, running, "bob", 6)
@@ -40,7 +57,7 @@ async def test_a_client_that_opens_many_sessions_ends_its_own_and_nobody_elses()
 
 
 async def test_the_session_that_had_to_go_is_told_so_and_does_not_go_on_in_another_process() -> None:
-    async with gateway(OWN) as running, contextlib.AsyncExitStack() as stack:
+    async with gateway(OWN, COMMANDS) as running, contextlib.AsyncExitStack() as stack:
         first, *_ = await many(stack, running, "bob", 4)
         message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "pid", "arguments": {}}}
         response = await first.post(message)
@@ -52,7 +69,7 @@ async def test_the_session_that_had_to_go_is_told_so_and_does_not_go_on_in_anoth
 
 
 async def test_where_only_others_could_go_a_new_session_is_refused_with_the_reason() -> None:
-    async with gateway(OWN) as running, contextlib.AsyncExitStack() as stack:
+    async with gateway(OWN, COMMANDS) as running, contextlib.AsyncExitStack() as stack:
         alices = await many(stack, running, "alice", 3)
         await many(stack, running, "bob", 1)
         processes = [await alice.text("pid") for alice in alices]
@@ -65,7 +82,7 @@ async def test_where_only_others_could_go_a_new_session_is_refused_with_the_reas
 
 async def test_a_client_without_sessions_is_told_at_its_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 2026-07-28: its principal stands for it."""
-    async with gateway(OWN) as running, contextlib.AsyncExitStack() as stack:
+    async with gateway(OWN, COMMANDS) as running, contextlib.AsyncExitStack() as stack:
         bob = await stack.enter_async_context(modern(running.url("one"), token="bob"))
         process = await bob.text("pid")
         monkeypatch.setattr("gateway.mcp.backend.IDLE_OWN_S", -1.0)
