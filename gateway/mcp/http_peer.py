@@ -23,6 +23,7 @@ from gateway.mcp.jsoncost import BACKEND_VALUES, has_more_values
 from gateway.mcp.peer import MAX_MESSAGE, MAX_PUSHES, About, Call, Ghosts, Reply, Sink, failed
 from gateway.mcp.tasks import Tasks
 from gateway.mcp.tasktable import METHODS as TASK_METHODS
+from gateway.pace import PRICE_NOTIFICATION_S, PRICE_REQUEST_S
 
 SESSION_GONE: Final = "the session is gone"
 NOT_AUTHORIZED: Final = "it refused our credentials"
@@ -396,6 +397,9 @@ class HttpPeer:
             self.sink.on_garbage(self, "it sent a message whose method is not text")
             return
         params = params if isinstance(params, dict) else {}
+        self._site.pool.pace.spend(
+            PRICE_REQUEST_S if "id" in message else PRICE_NOTIFICATION_S
+        )  # the next turn rests
         if "id" not in message:
             self.sink.on_notification(self, method, params, call)
         elif self._pushes[call] >= MAX_PUSHES:
