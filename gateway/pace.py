@@ -31,7 +31,7 @@ SAY_EVERY_S: Final = 5.0
 PRICE_GARBAGE_S: Final = 20e-6
 PRICE_NOTIFICATION_S: Final = 30e-6
 PRICE_REQUEST_S: Final = 200e-6
-PRICE_BYTE_S: Final = 10e-9
+PRICE_BYTE_S: Final = 20e-9
 _EXPENSIVE_S: Final = 500e-6
 
 

@@ -69,6 +69,13 @@ class BoundedReader(asyncio.StreamReader):
             self.transport.pause_reading()
             self._paused = True
 
+    def _maybe_resume_transport(self) -> None:
+        """Reads on when half of it was taken, and not, as the base class does, at every look below `MAX_LINE`: who reads
+        in small pieces would let the buffer grow to that."""
+        if self._paused and len(self._buffer) <= HIGH_WATER // 2 and self.transport is not None:  # type: ignore[attr-defined,has-type]
+            self._paused = False
+            self.transport.resume_reading()
+
 
 class LineSplitter:
     """Cuts a byte stream into log lines; a line longer than `MAX_LOG_LINE` is cut, and its rest dropped."""
