@@ -40,8 +40,8 @@ MAX_LOG_LINE: Final = 8 * 1024
 _EMPTY_LINES: Final = re.compile(rb"\n{3,}")
 STEP: Final = 512
 """Bytes of log lines taken in one step; each may be a line."""
-PRICE_FRAME_S: Final = 2e-6
-PRICE_LINE_S: Final = 5e-6
+PRICE_FRAME_S: Final = 10e-6
+PRICE_LINE_S: Final = 10e-6
 PRICE_LOGGED_BYTE_S: Final = 50e-9
 
 
@@ -72,7 +72,7 @@ class BoundedReader(asyncio.StreamReader):
     def _maybe_resume_transport(self) -> None:
         """Reads on when half of it was taken, and not, as the base class does, at every look below `MAX_LINE`: who reads
         in small pieces would let the buffer grow to that."""
-        if self._paused and len(self._buffer) <= HIGH_WATER // 2 and self.transport is not None:  # type: ignore[attr-defined,has-type]
+        if self._paused and len(self._buffer) <= HIGH_WATER // 2 and self.transport is not None:  # type: ignore[attr-defined]
             self._paused = False
             self.transport.resume_reading()
 
