@@ -24,11 +24,19 @@ import uvloop
 
 from egress.policy import Policy, Surroundings, parse_policy
 from egress.surroundings import parse_around
+from gateway.connections import (
+    ADMIN_CONNECTIONS,
+    CONTROL_CONNECTIONS,
+    Limits,
+    client_connections,
+    raise_descriptor_limit,
+)
 from gateway.control.apps import admin_app, control_app
 from gateway.control.auth import AdminToken
 from gateway.control.base import Edited, Readiness, Urls
 from gateway.control.listen import HttpServer, ListenError, bind_tcp, bind_unix
 from gateway.control.rundir import ADMIN_FILE, GatewayFile, process_started
+from gateway.cuts import Cuts
 from gateway.mcp.endpoint import Endpoint
 from gateway.runtime.build_settings import BuildSettings, gather
 from gateway.runtime.docker import DockerEngine
@@ -268,11 +276,20 @@ class Gateway:
         self._ports = tuple(listener.getsockname()[1] for listener in (mcp, admin))
         self.urls = Urls(endpoint=f"http://{_authority(mcp)}/mcp", admin=f"http://{_authority(admin)}/")
         page = admin_app(self, self.admin_token, port=admin.getsockname()[1])
+        clients = client_connections(raise_descriptor_limit())
         return [
-            (HttpServer(control_app(self)), control),
-            (HttpServer(page), admin),
-            (HttpServer(self.endpoint.app, grace_s=settings.shutdown_grace_s), mcp),
+            (HttpServer(control_app(self), limits=self._limits("control socket", CONTROL_CONNECTIONS)), control),
+            (HttpServer(page, limits=self._limits("admin listener", ADMIN_CONNECTIONS)), admin),
+            (
+                HttpServer(
+                    self.endpoint.app, grace_s=settings.shutdown_grace_s, limits=self._limits("MCP endpoint", clients)
+                ),
+                mcp,
+            ),
         ]
+
+    def _limits(self, listener: str, connections: int) -> Limits:
+        return Limits(connections, Cuts(listener, self._publish))
 
     def _bind(self, key: str, listen: str) -> socket:
         """Raises ListenError with the place in the file."""

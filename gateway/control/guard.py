@@ -157,15 +157,17 @@ def check_caller(connection: HTTPConnection, door: Door) -> None:
 
 
 def check_token(token: str, peer: str, door: Door) -> None:
-    """Compare with the admin token; 429 while the peer has to wait, 401 when it is wrong."""
+    """Compare with the admin token; when it is wrong: 401, or 429 while the peer has to wait.
+
+    The right one always passes: it cannot be guessed, and a stranger's tries must not lock its owner out.
+    """
+    if door.token.matches(token):
+        return
     if (wait_s := door.brake.wait_s(peer)) > 0:
         raise TooMany(math.ceil(wait_s))
-    if not door.token.matches(token):
-        door.brake.failed(peer)
-        logger.warning("admin sign-in refused: wrong token from %s", peer)
-        raise ApiError(
-            401, "wrong_token", "That is not the admin token. Make a new one with: stockade admin token --new"
-        )
+    door.brake.failed(peer)
+    logger.warning("admin sign-in refused: wrong token from %s", peer)
+    raise ApiError(401, "wrong_token", "That is not the admin token. Make a new one with: stockade admin token --new")
 
 
 class TooMany(ApiError):

@@ -14,8 +14,18 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from gateway.connections import ADMIN_CONNECTIONS, Limits
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
+
+
+BACKLOG = 256
+"""Connections that may wait to be accepted; they are accepted all at once, and each takes a descriptor."""
+
+
+SEND_BUFFER = 256 * 1024
+"""Bytes of an answer that the kernel keeps for a client that does not read; else it would be megabytes, uncounted."""
 
 
 class ListenError(OSError):
@@ -72,8 +82,9 @@ def bind_tcp(listen: str, key: str) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         listener.bind((host, int(port)))
-        listener.listen(512)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise ListenError(_why(error, listen, int(port), key)) from error
@@ -137,12 +148,15 @@ def _name(process: Path) -> str:
 class HttpServer(uvicorn.Server):
     """Uvicorn on sockets of ours, inside our own event loop: it takes no signal and prints no banner."""
 
-    def __init__(self, app: ASGIApp, *, grace_s: float = 5) -> None:
+    def __init__(self, app: ASGIApp, *, grace_s: float = 5, limits: Limits | None = None) -> None:
+        """`limits` bounds its connections."""
         self.up = asyncio.Event()
         """Set when it serves."""
         super().__init__(
             uvicorn.Config(
                 app,
+                http=(limits or Limits(ADMIN_CONNECTIONS)).connection,  # type: ignore[arg-type]  # a class or what makes one
+                backlog=BACKLOG,
                 lifespan="off",
                 log_config=None,
                 log_level="warning",
@@ -153,7 +167,6 @@ class HttpServer(uvicorn.Server):
                 interface="asgi3",
                 timeout_keep_alive=30,
                 timeout_graceful_shutdown=max(1, int(grace_s)),
-                h11_max_incomplete_event_size=64 * 1024,
             )
         )
 

@@ -18,14 +18,12 @@ import logging
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from gateway.mcp.caller import LEVELS
 from gateway.mcp.catalogue import LISTEN_FLAG, declares
 from gateway.mcp.connect import US, ask, greet
 from gateway.mcp.errors import UNAVAILABLE, ConnectFailed, PeerClosed, RpcError, unavailable
-from gateway.mcp.http_client import Connection, Pool
 from gateway.mcp.http_peer import HttpPeer
 from gateway.mcp.offers import LIST_TIMEOUT_S, Offers
 from gateway.mcp.peer import (
@@ -36,9 +34,12 @@ from gateway.mcp.peer import (
     Sink,
     envelope,
 )
+from gateway.mcp.room import Farewell, Full, Owners
 from gateway.mcp.site import Site
+from gateway.mcp.slots import Instances, Line, Slot, Tries, instances_site
 from gateway.mcp.stdio import StdioPeer
 from gateway.mcp.tasks import Tasks
+from gateway.pace import Pace
 from gateway.runtime.errors import BackendUnavailable
 from gateway.runtime.spares import MAX_OWN
 from registry.config import Server, Sessions, Transport
@@ -57,63 +58,6 @@ _MAX_OWN_HTTP: Final = 4 * 1024
 IDLE_OWN_S: Final = 300.0
 SESSION_ID_LENGTH: Final = 32
 """A session owns its connection; a principal's digest, which is shorter, may stand for several programs."""
-
-
-class Instances(Protocol):
-    """The supervisor, as far as this package looks."""
-
-    async def instance(self, backend: str, session: str = "") -> Instance:
-        """Starts it when it does not run. Raises BackendUnavailable."""
-        ...
-
-    async def release(self, instance_id: str) -> None:
-        """End a session's own instance."""
-        ...
-
-    async def renew(self, instance_id: str) -> None:
-        """End what runs there; it starts again, after the pause of a crash, or at the next call."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """Who shares a connection."""
-
-    modern: bool
-    owner: str = ""
-    """A session's id, or a principal's digest; empty: everybody."""
-
-
-@dataclass(eq=False, slots=True)
-class Line:
-    """A connection and what it stands on."""
-
-    peer: StdioPeer | HttpPeer
-    instance: Instance | None
-    used: float = 0.0
-
-
-@dataclass(slots=True)
-class Tries:
-    """The attempts to open a connection that failed in a row."""
-
-    failures: int = 0
-    retry_at: float = 0.0
-    error: str = ""
-
-
-def instances_site(instance: Instance) -> Site:
-    """The endpoint of an HTTP backend behind its door."""
-
-    async def dial(factory: Callable[[], Connection]) -> Connection:
-        try:
-            sock = await instance.connect()
-        except BackendUnavailable as error:
-            raise OSError(error.sentence) from error
-        _, connection = await asyncio.get_running_loop().create_connection(factory, sock=sock)
-        return connection
-
-    return Site(Pool(dial), instance.path, f"127.0.0.1:{instance.port}")
 
 
 class Backend:
@@ -135,6 +79,8 @@ class Backend:
         self.server = server
         self.call_timeout_s = call_timeout_s
         self.offers = Offers(self)
+        self.pace = Pace()
+        """What all its connections may take of the loop together for what nobody asked."""
         self.abouts: dict[bool, About] = {}
         """What it said of itself, by era (True: modern)."""
         self._instances = instances
@@ -151,6 +97,7 @@ class Backend:
         self._releasing: set[asyncio.Task[None]] = set()
         self._tries: dict[str, Tries] = {}
         """By owner: what fails for one client session, for what that client says, holds up no other."""
+        self.owners = Owners()
         self._last_error = ""
         self._home: dict[bool, str] = {}
         self._levels: weakref.WeakKeyDictionary[Peer, str] = weakref.WeakKeyDictionary()
@@ -217,6 +164,10 @@ class Backend:
         """Why it could not be spoken to when that was last tried; empty when it could."""
         return self._last_error
 
+    def is_shared(self, caller: Caller) -> bool:
+        """Whether the caller's connection is everybody's."""
+        return not self.slot(caller).owner
+
     # connections
 
     def ready(self, caller: Caller) -> Peer | None:
@@ -247,7 +198,7 @@ class Backend:
             tries = self._tries.get(slot.owner)
             if tries is not None and time.monotonic() < tries.retry_at:
                 raise unavailable(self.name, f"{tries.error} (it failed {tries.failures} times; wait a little)")
-            self._make_room(slot)
+            self._make_room(slot, caller)
             greeting = self._greeting(slot, caller)
             task = asyncio.get_running_loop().create_task(self._open(slot, greeting))
             self._opening[slot] = task
@@ -335,12 +286,14 @@ class Backend:
             return Line(HttpPeer(site, self._sink, self._tasks, door=instance.id, modern=slot.modern), instance)
         instance = await self._instances.instance(self.name, slot.owner[:12] or self._home_of(slot.modern))
         reader, writer = await instance.attach()
-        return Line(StdioPeer(reader, writer, self._sink, self._tasks, door=instance.id), instance)
+        peer = StdioPeer(reader, writer, self._sink, self._tasks, door=instance.id, pace=self.pace)
+        return Line(peer, instance)
 
     async def _far_site(self, make: Callable[[], Site]) -> Site:
         made = await asyncio.to_thread(make)
         if self._far is None:
             self._far = made
+            made.pool.pace = self.pace
         return self._far
 
     def _home_of(self, modern: bool) -> str:
@@ -355,6 +308,7 @@ class Backend:
             if known is not None:
                 known[1].pool.close()
             known = self._sites[instance.id] = (instance, instances_site(instance))
+            known[1].pool.pace = self.pace
         return known[1]
 
     async def _greet(self, line: Line, slot: Slot, greeting: Greeting | None) -> None:
@@ -387,6 +341,8 @@ class Backend:
         line.used = time.monotonic()
         self._lines[actual] = line
         self._watch(peer)
+        if not actual.owner and self.offers.orphaned:
+            self._tasks.spawn(self.offers.read_again())
         return line
 
     def _watch(self, peer: StdioPeer | HttpPeer) -> None:
@@ -412,20 +368,27 @@ class Backend:
             except (RpcError, PeerClosed) as error:
                 logger.info("backend %s: no news of changed lists: %s", self.name, error)
 
-    def _make_room(self, slot: Slot) -> None:
+    def _make_room(self, slot: Slot, caller: Caller | None) -> None:
         """Keep the connections that belong to one session each below their cap. Raises RpcError."""
-        owned = [(line.used, key) for key, line in self._lines.items() if key.owner]
-        count = len(owned) + sum(bool(key.owner) for key in self._opening)
-        if not slot.owner or count < (MAX_OWN if self.stdio else _MAX_OWN_HTTP):
+        if not slot.owner or caller is None:
             return
-        for _, key in sorted(owned, key=lambda item: item[0]):
-            if not self._lines[key].peer.calls:
-                self.release(key.owner)
-                return
-        raise unavailable(self.name, f"{count} client sessions use it already, each with a process of its own")
+        most = MAX_OWN if self.stdio else _MAX_OWN_HTTP
+        try:
+            owner = self.owners.for_new(slot.owner, caller, self._lines, self._opening, most)
+        except Full as error:
+            raise unavailable(self.name, str(error)) from None
+        if owner is not None:
+            self.release(owner)
+            why = f"another session of the same client needed a process of {self.name}, of which there are {most} at most"
+            self.owners.evicted(owner, why)
+
+    def farewell(self, caller: Caller) -> Farewell | None:
+        """Why the process that the caller had of its own is gone, said once."""
+        return self.owners.farewell(self.slot(caller).owner)
 
     def release(self, owner: str) -> None:
         """A client session ended: close the connections that were its own."""
+        self.owners.forget(owner)
         for slot in [slot for slot in self._lines if slot.owner == owner]:
             line = self._lines.pop(slot)
             task = self._tasks.spawn(self._close(line, slot))
@@ -436,8 +399,10 @@ class Backend:
         """Close the owned connections that nobody used for long."""
         horizon = time.monotonic() - IDLE_OWN_S
         for slot, line in list(self._lines.items()):
-            if slot.owner and line.used < horizon and not line.peer.calls:
+            if slot.owner and line.used < horizon and line.idle:
                 self.release(slot.owner)
+                why = f"it was not used for {IDLE_OWN_S:g} s, so the process that it had of {self.name} ended"
+                self.owners.reaped(slot.owner, why)
 
     async def _discard(self, line: Line) -> None:
         """Close a connection that turned out to be the second of its kind."""
@@ -455,7 +420,7 @@ class Backend:
         for slot, line in list(self._lines.items()):
             if line.peer is peer:
                 del self._lines[slot]
-                self.offers.unwatched()
+                self.offers.lost(peer)
 
     def lost(self, peer: Peer) -> None:
         """Its process cannot be reached: forget all that stands on it, so that the supervisor is asked again."""

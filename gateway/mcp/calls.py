@@ -36,6 +36,7 @@ from gateway.mcp.errors import (
     ConnectFailed,
     PeerClosed,
     RpcError,
+    session_ended,
     unavailable,
 )
 from gateway.mcp.http_peer import NOT_AUTHORIZED, SESSION_GONE
@@ -47,6 +48,8 @@ from observability.events import CallEvent, Event
 from observability.instruments import Meters
 
 GONE: Final = "client_gone"
+SESSION_NOTE: Final = "stockade/session"
+"""Where a result's `_meta` says that it comes from another process than the session had before."""
 _MAX_STATE: Final = 1024 * 1024
 
 
@@ -69,7 +72,19 @@ Done = tuple[bytes, int]
 class Errand:
     """One request on its way."""
 
-    __slots__ = ("backend", "caller", "error", "key", "label", "method", "params", "record", "span", "started")
+    __slots__ = (
+        "backend",
+        "caller",
+        "error",
+        "key",
+        "label",
+        "method",
+        "note",
+        "params",
+        "record",
+        "span",
+        "started",
+    )
 
     def __init__(
         self, caller: Caller, backend: Backend, method: str, params: dict[str, Any], key: str, label: str
@@ -83,6 +98,8 @@ class Errand:
         self.label = label
         """The tool's name if it is a known one: text that may become a metric's label."""
         self.error = ""
+        self.note = ""
+        """What its client should know of the session: the state of an earlier call is gone."""
         self.started = time.perf_counter()
         self.record: InFlightCall | None = None
         self.span: Span = spans.NO_SPAN
@@ -160,6 +177,10 @@ class Calls:
         caller, backend = errand.caller, errand.backend
         if (peer := backend.ready(caller)) is not None:
             return peer
+        if (farewell := backend.farewell(caller)) is not None:
+            if farewell.refuse:
+                raise session_ended(backend.name, farewell.why)
+            errand.note = farewell.why
         waiting = call or Call(backend.name, errand.method, {}, caller, None)
         calls: dict[Any, Call] = caller.session.calls if caller.session is not None else {}
         calls[caller.request_id] = waiting
@@ -320,6 +341,9 @@ class Calls:
             result = self._mirrored(errand, result)
         if denials and self.annotate:
             result = annotate_result(result, denials)
+        if errand.note:
+            meta = result.get("_meta")
+            result = {**result, "_meta": {**(meta if isinstance(meta, dict) else {}), SESSION_NOTE: errand.note}}
         raw = reply.result_bytes() if result is reply.result else wire.dumps(result)
         return wire.response(caller.request_id, raw), 200
 

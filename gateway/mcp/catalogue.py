@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -133,62 +132,6 @@ class Listing:
     def by_key(self, kind: Kind, key: str) -> dict[str, Any] | None:
         """The item with this name or URI."""
         return next((item for item in self.items if item.get(kind.key) == key), None)
-
-
-_EXPRESSION: Final = re.compile(r"\{([+#./;?&]?)([^{}]*)\}")
-_SEGMENT: Final = ""
-_OPTIONAL: Final = frozenset("?&#")
-_MAX_EXPRESSIONS: Final = 16
-_MAX_MATCHED: Final = 2048
-
-
-class TemplatePattern:
-    """The URIs that a URI template (RFC 6570) can make; it accepts rather more than less.
-
-    Templates are a backend's text, so no regular expression is made of them: one with a dozen `.*` would keep the gateway
-    busy for hours. This is a set of positions that moves along the template: linear in the URI for each expression.
-    """
-
-    __slots__ = ("_parts",)
-
-    def __init__(self, template: str) -> None:
-        self._parts: list[tuple[str, str | None]] | None = []
-        """(text, the operator of the expression after it; None at the end); None for too many of them."""
-        end = 0
-        for found in _EXPRESSION.finditer(template):
-            self._parts.append((template[end : found.start()], found[1]))
-            end = found.end()
-        self._parts.append((template[end:], None))
-        if len(self._parts) > _MAX_EXPRESSIONS + 1:
-            self._parts = None
-
-    def matches(self, uri: str) -> bool:
-        """Whether the template can make that URI."""
-        if self._parts is None or len(uri) > _MAX_MATCHED:
-            return False
-        places = {0}
-        for text, operator in self._parts:
-            places = {place + len(text) for place in places if uri.startswith(text, place)}
-            if not places:
-                return False
-            if operator is not None:
-                places = _after(uri, places, operator)
-        return len(uri) in places
-
-
-def _after(uri: str, places: set[int], operator: str) -> set[int]:
-    """Where an expression that begins at one of these places may end."""
-    if operator == _SEGMENT:
-        reached: set[int] = set()
-        for place in sorted(places):
-            if place not in reached:
-                slash = uri.find("/", place)
-                reached.update(range(place, (len(uri) if slash < 0 else slash) + 1))
-        return reached
-    if operator not in _OPTIONAL:
-        return set(range(min(places), len(uri) + 1))
-    begun = [place for place in places if uri.startswith(operator, place)]
-    return places | set(range(min(begun) + 1, len(uri) + 1)) if begun else places
 
 
 def declares(capabilities: Mapping[str, Any], name: str, flag: str) -> bool:

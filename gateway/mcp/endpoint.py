@@ -19,7 +19,7 @@ from opentelemetry.trace import Tracer
 
 from gateway.mcp.answer import ClientGone, Headers, Receive, Send, reply_plain
 from gateway.mcp.auth import Denied, Gate, still_admitted
-from gateway.mcp.backend import Backend, Instances
+from gateway.mcp.backend import Backend
 from gateway.mcp.caller import Principal
 from gateway.mcp.calls import Calls, Fence
 from gateway.mcp.catalogue import CHANGED, Kind, Listing
@@ -44,6 +44,7 @@ from gateway.mcp.remote import Secrets, placed_site
 from gateway.mcp.route import Router
 from gateway.mcp.search import Search
 from gateway.mcp.sessions import IDLE_S, Session, Sessions
+from gateway.mcp.slots import Instances
 from gateway.mcp.tasks import Tasks
 from gateway.mcp.views import Directory, Rules, View, view_for
 from gateway.mcp.watch import Watches
@@ -199,6 +200,8 @@ class Endpoint:
             remote=partial(placed_site, name, config, self._secrets) if server.remote else None,
         )
         pushes.backend = backend
+        backend.pace.on_slow = pushes.slowed
+        backend.owners.may_end, backend.owners.on_evicted = self._is_quiet, self._evicted
         backend.offers.on_own_list = lambda kind, listing: self._listed_own(backend, kind, listing)
         self._keep.recall(backend, _process(server))
         backend.offers.on_lists = lambda kind, changed: self._listed(backend, kind, changed=changed)
@@ -334,6 +337,16 @@ class Endpoint:
         """Whether a backend's task was begun by somebody else."""
         return self._router.tasks.is_anothers(task_id, principal, backend)
 
+    def _is_quiet(self, owner: str) -> bool:
+        """Whether nothing of a session's is under way."""
+        session = self._sessions.by_id(owner)
+        return session is None or not session.calls
+
+    def _evicted(self, owner: str, why: str) -> None:
+        """A session lost the process that held its state: it ends, so that its client is told."""
+        if (session := self._sessions.by_id(owner)) is not None:
+            self._sessions.close(session, why)
+
     def _session_ended(self, session: Session) -> None:
         for call in list(session.calls.values()):
             self._calls.cancel(call, "the session ended")
@@ -390,7 +403,8 @@ class Endpoint:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(2):
                     await backend.close()
-        self._keep.save()
+        await self._keep.close()
+        await self._pins.close()
         self._stopped.set()
         await self._tasks.close()
 

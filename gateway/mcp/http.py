@@ -9,6 +9,7 @@ from typing import Any, Final
 from gateway.mcp import wire
 from gateway.mcp.answer import Receive
 from gateway.mcp.errors import HEADER_MISMATCH, INVALID_REQUEST, PARSE_ERROR, RpcError
+from gateway.mcp.jsoncost import CLIENT_VALUES, has_more_values
 
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _MAX_WORD: Final = 512
@@ -134,7 +135,9 @@ async def read_body(receive: Receive, headers: Mapping[str, str], limit: int) ->
 
 
 def parse_message(body: bytes) -> dict[str, Any]:
-    """One JSON-RPC message. Raises Refused (400)."""
+    """One JSON-RPC message. Raises Refused (400; 413 for one that costs too much to read)."""
+    if has_more_values(body, CLIENT_VALUES):
+        raise Refused(413, f"The request holds more than {CLIENT_VALUES} values; send large data as text")
     try:
         message = wire.parse(body)
     except ValueError as error:

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol, cast
 import httptools
 
 from gateway.mcp.errors import ConnectFailed, PeerClosed
+from gateway.pace import TURN_S, Pace
 
 _IDLE_S: Final = 3.0
 _MAX_IDLE: Final = 256
@@ -24,6 +25,8 @@ _MAX_OPEN: Final = 1024
 """Connections of one backend; standing streams, on which it only tells of changes, take half of them at most."""
 _MAX_OVERHEAD: Final = 256 * 1024
 """Bytes of heads, interim responses, trailers and chunk framing without a byte of body."""
+_SLICE: Final = 4 * 1024
+"""Bytes taken apart before the clock is looked at: they may be a thousand events."""
 
 
 class Receiver(Protocol):
@@ -58,6 +61,13 @@ class Connection(asyncio.Protocol):
         self._overhead = 0
         self.idle_since = 0.0
         self.closed = False
+        self._lost = False
+        """The other end closed it."""
+        self.asked_for = False
+        """What came in this turn was the answer to a call, which costs the backend nothing."""
+        self._unpaid_s = 0.0
+        self._waiting = b""
+        """What came and waits until the backend may be read again."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
@@ -73,6 +83,44 @@ class Connection(asyncio.Protocol):
         self._transport.write(data)
 
     def data_received(self, data: bytes) -> None:
+        if self._waiting:
+            self._waiting += data  # the transport had read it before it was paused
+        else:
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        """As much as this turn allows; the rest waits, and nothing more is read meanwhile."""
+        began = time.perf_counter()
+        self.asked_for = False
+        at = 0
+        while at < len(data) and not self.closed:
+            self._feed(data[at : at + _SLICE])
+            at += _SLICE
+            if time.perf_counter() - began > TURN_S:
+                break
+        self._unpaid_s = 0.0 if self.asked_for else self._unpaid_s + time.perf_counter() - began
+        rest_s = 0.0
+        if self._unpaid_s > TURN_S:  # what leads to an answer, such as its head, is paid for by the answer
+            rest_s, self._unpaid_s = self._pool.pace.spend(self._unpaid_s), 0.0
+        self._waiting = data[at:]
+        if not self.closed and (rest_s or self._waiting) and self._transport is not None:
+            if not self._lost:
+                self._transport.pause_reading()
+            asyncio.get_running_loop().call_later(rest_s, self._go_on)
+
+    def _go_on(self) -> None:
+        """The backend may be read again."""
+        if self.closed or self._transport is None:
+            return
+        waiting, self._waiting = self._waiting, b""
+        if not self._lost:
+            self._transport.resume_reading()
+        if waiting:
+            self._take(waiting)
+        if self._lost and not self._waiting:
+            self._end()
+
+    def _feed(self, data: bytes) -> None:
         if self._parser is None:
             self.abort()  # an answer that nobody asked for
             return
@@ -93,8 +141,14 @@ class Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.closed = True
+        self._lost = True
         self._pool.forget(self)
+        if self.closed or not self._waiting:  # else it ended while it was not read, and what it had said counts
+            self._end()
+
+    def _end(self) -> None:
+        """Nothing more comes."""
+        self.closed = True
         receiver, self._receiver = self._receiver, None
         if receiver is None:
             return
@@ -149,7 +203,9 @@ class Connection(asyncio.Protocol):
         """Close now; the receiver hears of it unless it is done."""
         self.closed = True
         self._pool.forget(self)
-        if self._transport is not None:
+        if self._lost:
+            self._end()
+        elif self._transport is not None:
             self._transport.abort()
 
     def drop(self) -> None:
@@ -167,6 +223,8 @@ class Pool:
 
     def __init__(self, dial: Dial) -> None:
         self._dial = dial
+        self.pace = Pace()
+        """What the backend may take of the loop for what nobody asked; shared by all its connections."""
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
         self._dialing = 0

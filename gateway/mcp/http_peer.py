@@ -19,10 +19,12 @@ from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value, mcp_pa
 from gateway.mcp import incoming, wire
 from gateway.mcp.errors import INTERNAL_ERROR, PeerClosed, RpcError
 from gateway.mcp.http_client import Connection, SseParser
+from gateway.mcp.jsoncost import BACKEND_VALUES, has_more_values
 from gateway.mcp.peer import MAX_MESSAGE, MAX_PUSHES, About, Call, Ghosts, Reply, Sink, failed
 from gateway.mcp.site import Site, header_lines
 from gateway.mcp.tasks import Tasks
 from gateway.mcp.tasktable import METHODS as TASK_METHODS
+from gateway.pace import PRICE_NOTIFICATION_S, PRICE_REQUEST_S
 
 SESSION_GONE: Final = "the session is gone"
 NOT_AUTHORIZED: Final = "it refused our credentials"
@@ -126,6 +128,9 @@ class Exchange:
                 self._take(text)
 
     def _take(self, text: bytes) -> None:
+        if has_more_values(text, BACKEND_VALUES):
+            self._fail(f"it answered with more than {BACKEND_VALUES} values")
+            return
         try:
             message, text = incoming.read(text)
         except ValueError as error:
@@ -153,6 +158,8 @@ class Exchange:
             self._fail(why)
 
     def _take_reply(self, call: Call, message: dict[str, Any], text: bytes) -> None:
+        if call.reply is None and self.connection is not None:
+            self.connection.asked_for = True
         if isinstance(message.get("error"), dict) and message.get("id") in (call.number, None):
             call.answer(Reply(message))
         elif message.get("id") == call.number and isinstance(message.get("result"), dict):
@@ -371,6 +378,9 @@ class HttpPeer:
             self.sink.on_garbage(self, "it sent a message whose method is not text")
             return
         params = params if isinstance(params, dict) else {}
+        self._site.pool.pace.spend(
+            PRICE_REQUEST_S if "id" in message else PRICE_NOTIFICATION_S
+        )  # the next turn rests
         if "id" not in message:
             self.sink.on_notification(self, method, params, call)
         elif self._pushes[call] >= MAX_PUSHES:

@@ -6,8 +6,7 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from gateway.mcp.errors import RpcError
 from gateway.mcp.greeting import sound
 from gateway.mcp.peer import about_legacy, about_modern
 from gateway.mcp.reading import kept_list
+from gateway.mcp.saver import Saver
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class Keep:
         """Whose a name on `/mcp` is that several backends wanted (`claims.Claims.contested`)."""
         self._known: dict[str, Any] = self._load()
         self.dirty = False
+        self._saver = Saver(self._path, "the tool lists", self._snapshot)
 
     def _load(self) -> dict[str, Any]:
         try:
@@ -79,18 +80,40 @@ class Keep:
             self.dirty = True
 
     def save(self) -> None:
-        """Write the file, when there is something new."""
-        if self._path is None or not self.dirty:
-            return
-        self.dirty = False
-        draft = self._path.with_suffix(".new")
-        document = {"version": _VERSION, "contested": self.contested, "backends": self._known}
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps(document))
-            os.replace(draft, self._path)
-        except (OSError, ValueError, RecursionError) as error:
-            logger.warning("the tool lists cannot be kept: %s", error)
+        """Have the file written, when there is something new."""
+        if self.dirty:
+            self.dirty = False
+            self._saver.soon()
+
+    async def close(self) -> None:
+        """Write what is new."""
+        self.save()
+        await self._saver.close()
+
+    def _snapshot(self) -> Callable[[], Iterator[str]]:
+        contested, known = self.contested, dict(self._known)  # each entry is replaced, never changed
+        return lambda: _pieces(contested, known)
+
+
+def _pieces(contested: Mapping[str, Mapping[str, str]], known: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """The document, item by item."""
+    yield f'{{"version": {_VERSION}, "contested": {json.dumps(contested)}, "backends": {{'
+    between = ""
+    for name, said in known.items():
+        yield f'{between}{json.dumps(name)}: {{"lists": {{'
+        between, inner = ", ", ""
+        for kind, items in said.get("lists", {}).items():
+            yield f"{inner}{json.dumps(kind)}: ["
+            inner = ", "
+            for number, item in enumerate(items):
+                yield f"{', ' if number else ''}{json.dumps(item)}"
+            yield "]"
+        yield "}"
+        for key, value in said.items():
+            if key != "lists":
+                yield f", {json.dumps(key)}: {json.dumps(value)}"
+        yield "}"
+    yield "}}"
 
 
 def digest(entry: Mapping[str, Any]) -> str:

@@ -71,7 +71,8 @@ class LegacyFront:
             raise Refused(400, "Bad Request: Missing session ID")
         session = self._sessions.find(session_id, principal, view.route)
         if session is None:
-            raise Refused(404, "Session not found")
+            why = self._sessions.why_ended(session_id, principal)
+            raise Refused(404, f"Session ended: {why}. Initialize again" if why else "Session not found")
         return session
 
     async def _post(

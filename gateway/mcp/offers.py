@@ -7,6 +7,7 @@ things than the common one, so what its connection says is kept beside them, for
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import weakref
 from collections import Counter
@@ -38,6 +39,10 @@ class Connections(Protocol):
 
     def ready(self, caller: Caller) -> Peer | None:
         """The caller's connection, if it is open."""
+        ...
+
+    def is_shared(self, caller: Caller) -> bool:
+        """Whether the caller's connection is everybody's."""
         ...
 
     async def outcome(self, task: asyncio.Task[_T]) -> _T:
@@ -79,7 +84,11 @@ class Offers:
     def _other(self, caller: Caller | None) -> Peer | None:
         """The caller's open connection, where it is not the one that the common lists were read from."""
         peer = self._backend.ready(caller) if caller is not None else None
-        return peer if peer is not None and peer is not self._source else None
+        if caller is None or peer is None or peer is self._source:
+            return None
+        if (self._source is None or self._source.closed) and self._backend.is_shared(caller):
+            return None  # what they were read from is gone: this is everybody's by now, or as good as it
+        return peer
 
     def known(self, kind: Kind, caller: Caller | None) -> Listing | None:
         """The list as last read: the caller's own process may have another one than the common one."""
@@ -157,10 +166,23 @@ class Offers:
                 return Listing(read=time.monotonic(), watched=True)
             raise
 
-    def unwatched(self) -> None:
-        """Nobody tells any more when a list changes: a connection ended."""
+    def lost(self, peer: Peer) -> None:
+        """A connection ended: nobody tells any more when a list changes, and its next process may list other things."""
         for listing in self.lists.values():
             listing.watched = False
+            if peer is self._source:
+                listing.read = 0.0
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the connection that the common lists were read from is gone."""
+        return self._source is not None and bool(self._source.closed)
+
+    async def read_again(self) -> None:
+        """A new connection is there: what is shown everywhere is what it lists, also where no client asks."""
+        for kind in list(self.lists):
+            with contextlib.suppress(RpcError):
+                await self.listing(kind)
 
     def close(self) -> None:
         """Read no more."""

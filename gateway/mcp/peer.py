@@ -260,9 +260,9 @@ class Ghosts:
         """The call was given up."""
         self._until[number] = time.monotonic() + GHOST_S
 
-    def answered(self, number: int) -> None:
-        """The backend is done with it."""
-        self._until.pop(number, None)
+    def answered(self, number: int) -> bool:
+        """The backend is done with it. Whether there was such a call."""
+        return self._until.pop(number, None) is not None
 
     def __bool__(self) -> bool:
         if not self._until:
@@ -284,8 +284,8 @@ class Sink(Protocol):
     def on_closed(self, peer: Peer, why: str) -> None:
         """The connection ended."""
 
-    def on_garbage(self, peer: Peer, what: str) -> None:
-        """Something came that is no message."""
+    def on_garbage(self, peer: Peer, what: str, count: int = 1) -> None:
+        """Something came that is no message, `count` times."""
 
 
 class Peer(Protocol):

@@ -11,12 +11,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, Protocol
 
 from gateway.mcp import wire
 from gateway.mcp.backend import Backend
 from gateway.mcp.caller import ANSWER_S, Caller, Principal, required_capability
 from gateway.mcp.catalogue import CHANGED
+from gateway.mcp.coalesce import Coalesced
 from gateway.mcp.errors import INTERNAL_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, RpcError
 from gateway.mcp.peer import META_SUBSCRIPTION, Call, Peer, Question
 from gateway.mcp.sessions import Session
@@ -64,6 +66,8 @@ class Pushes:
         self._quiet_until: dict[str, float] = {}
         self._skipped: dict[str, int] = {}
         self._asked = 0
+        self._changes = Coalesced()
+        """A list that is said to have changed again and again is read, and told of, once in an interval."""
 
     # notifications
 
@@ -72,9 +76,7 @@ class Pushes:
         if method == "notifications/progress":
             self._progress(peer, params)
         elif method in CHANGED:
-            if self.backend is not None:
-                self.backend.offers.stale(CHANGED[method], peer)
-            self._outlets.lists_changed(self.name, method, peer.session)
+            self._changes.ask((peer, method), partial(self._changed, peer, method))
         elif method == "notifications/resources/updated":
             self._outlets.resource_updated(self.name, params, peer.session)
         elif method == "notifications/subscriptions/acknowledged":
@@ -84,6 +86,11 @@ class Pushes:
             return
         else:
             self._deliver(peer, method, params, call)
+
+    def _changed(self, peer: Peer, method: str) -> None:
+        if self.backend is not None:
+            self.backend.offers.stale(CHANGED[method], peer)
+        self._outlets.lists_changed(self.name, method, peer.session)
 
     def _progress(self, peer: Peer, params: dict[str, Any]) -> None:
         """Progress names its call: by our own number, which stands where the client's token stood."""
@@ -199,13 +206,21 @@ class Pushes:
         if self.backend is not None:
             self.backend.gone(peer)
 
-    def on_garbage(self, peer: Peer, what: str) -> None:
+    def on_garbage(self, peer: Peer, what: str, count: int = 1) -> None:
         """Say so, once a minute at most."""
-        self._notice("backend_garbage", what)
+        self._notice("backend_garbage", what, count)
 
-    def _notice(self, code: str, message: str) -> None:
+    def slowed(self) -> None:
+        """It says so much that nobody asked for that it is read more slowly."""
+        self._notice(
+            "backend_slowed",
+            "it says more than it may that nobody asked for (notifications, requests, lines that are no messages), so it is "
+            "read more slowly; its answers may come late",
+        )
+
+    def _notice(self, code: str, message: str, count: int = 1) -> None:
         now = time.monotonic()
-        self._skipped[code] = self._skipped.get(code, 0) + 1
+        self._skipped[code] = self._skipped.get(code, 0) + count
         if now < self._quiet_until.get(code, 0.0):
             return
         self._quiet_until[code] = now + _SILENT_S

@@ -6,13 +6,15 @@ from typing import Any
 
 import uvicorn
 
+from gateway.connections import Limits, client_connections, raise_descriptor_limit
 
-def listener(app: Any, *, grace_s: float = 10.0) -> uvicorn.Config:
+
+def listener(app: Any, *, grace_s: float = 10.0, limits: Limits | None = None) -> uvicorn.Config:
     """uvicorn's settings for the endpoint: httptools, and nothing that costs time or believes a forwarded address."""
     return uvicorn.Config(
         app,
         interface="asgi3",
-        http="httptools",
+        http=(limits or Limits(client_connections(raise_descriptor_limit()))).connection,  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         proxy_headers=False,

@@ -21,6 +21,8 @@ IDLE_S: Final = 1800.0
 MAX_SESSIONS: Final = 10_000
 MAX_PER_PRINCIPAL: Final = 2_000
 _MAX_ASKED: Final = 64
+_MAX_ENDED: Final = 4_096
+"""Ended sessions of which is remembered why."""
 
 
 class Session:
@@ -121,6 +123,7 @@ class Sessions:
         self._table: dict[str, Session] = {}
         self._owned: Counter[Principal] = Counter()
         self._on_end = on_end
+        self._ended: dict[str, tuple[Principal, str]] = {}
 
     def __len__(self) -> int:
         return len(self._table)
@@ -154,10 +157,21 @@ class Sessions:
         """The session of a connection that is its own."""
         return self._table.get(session_id)
 
-    def close(self, session: Session) -> None:
-        """End a session."""
+    def why_ended(self, session_id: str, owner: Principal) -> str:
+        """Why a session of this principal was ended by us; empty for one that was not, or is nobody's."""
+        whose, why = self._ended.get(session_id, (None, ""))
+        return why if whose == owner else ""
+
+    def close(self, session: Session, why: str = "") -> None:
+        """End a session; `why` is told to a client that still uses it."""
         if self._table.pop(session.id, None) is not None:
+            if why:
+                if len(self._ended) >= _MAX_ENDED:
+                    del self._ended[next(iter(self._ended))]
+                self._ended[session.id] = (session.owner, why)
             self._owned[session.owner] -= 1
+            if not self._owned[session.owner]:
+                del self._owned[session.owner]
             session.end()
             self._on_end(session)
 
@@ -165,4 +179,4 @@ class Sessions:
         """End the sessions that nobody used for so long."""
         horizon = time.monotonic() - idle_s
         for session in [s for s in self._table.values() if not s.busy and s.last_used < horizon]:
-            self.close(session)
+            self.close(session, f"it was not used for {idle_s:g} s")

@@ -2,7 +2,8 @@
 
 The pipe is shared by all calls of this peer, and a line that is no response names no call: who is meant is for
 the sink to decide. Lines that are no messages are counted and skipped, a line that is longer than
-`MAX_MESSAGE` is thrown away as it comes and fails the call it answers.
+`MAX_MESSAGE` is thrown away as it comes and fails the call it answers. Whatever is no response to a call is paid for
+from the backend's allowance (`gateway.pace`); where that is spent, the pipe is not read for a while.
 """
 
 from __future__ import annotations
@@ -10,19 +11,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import time
 from typing import Any, Final
 
 from gateway.mcp import incoming, wire
 from gateway.mcp.errors import INTERNAL_ERROR, PeerClosed, RpcError
+from gateway.mcp.jsoncost import BACKEND_VALUES, has_more_values
+from gateway.mcp.lines import Lines, Overlong, ends_of
 from gateway.mcp.peer import MAX_MESSAGE, MAX_PUSHES, About, Call, Ghosts, Reply, Sink
 from gateway.mcp.tasks import Tasks
+from gateway.pace import PRICE_BYTE_S, PRICE_GARBAGE_S, PRICE_NOTIFICATION_S, PRICE_REQUEST_S, Pace, price
 
-_CHUNK: Final = 256 * 1024
+_CHUNK: Final = 16 * 1024
+"""Bytes looked at in one turn of the loop."""
 _MAX_UNREAD: Final = 32 * 1024 * 1024
 """Bytes that may wait for a backend which does not read its input."""
 _ID_FIRST: Final = re.compile(rb'\{"jsonrpc":\s?"2\.0",\s?"id":\s?(\d{1,18}),')
 _ID_LAST: Final = re.compile(rb'"id":\s?(\d{1,18})\}\s*$')
-_EDGE: Final = 256
+_NO_MESSAGE: Final = "it wrote a line that is not JSON-RPC to its standard output"
 
 
 class StdioPeer:
@@ -31,8 +37,16 @@ class StdioPeer:
     transport = "pipe"
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sink: Sink, tasks: Tasks, *, door: str
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        sink: Sink,
+        tasks: Tasks,
+        *,
+        door: str,
+        pace: Pace | None = None,
     ) -> None:
+        """`pace` is what all connections of this backend may take of the loop together."""
         self.modern = False
         self.about = About(False, "", {}, {}, None, {})
         self.door = door
@@ -44,6 +58,7 @@ class StdioPeer:
         self._writer = writer
         self._sink = sink
         self._tasks = tasks
+        self._pace = pace or Pace()
         self._next = 0
         self._pushes = 0
         self._reading = tasks.spawn(self._run())
@@ -105,45 +120,29 @@ class StdioPeer:
             self._ended("the connection was closed")
 
     async def _read_lines(self) -> None:
-        buffer = bytearray()
+        lines = Lines(MAX_MESSAGE)
         while chunk := await self._reader.read(_CHUNK):
-            while chunk:
-                chunk = self._take_lines(buffer, chunk)
-                if len(buffer) > MAX_MESSAGE:
-                    chunk = await self._skip_line(bytes(buffer[:_EDGE]), len(buffer))
-                    buffer.clear()
-            await asyncio.sleep(0)  # a backend that floods must not keep the loop for itself
+            for line in lines.feed(chunk):
+                price_s = self._fail_overlong(line) if isinstance(line, Overlong) else self._take(line)
+                if price_s and (rest_s := self._pace.spend(price_s)):
+                    await asyncio.sleep(rest_s)
+            garbage, wasted = lines.tally()
+            if garbage:
+                self._sink.on_garbage(self, _NO_MESSAGE, garbage)
+            await asyncio.sleep(self._pace.spend(wasted * PRICE_BYTE_S) if wasted else 0)
 
-    def _take_lines(self, buffer: bytearray, chunk: bytes) -> bytes:
-        """Take every whole line; the rest of the chunk goes to the buffer. Returns what is still to do: nothing."""
-        start = 0
-        while (end := chunk.find(b"\n", start)) >= 0:
-            line = chunk[start:end]
-            if buffer:
-                line = bytes(buffer) + line
-                buffer.clear()
-            self._take(line)
-            start = end + 1
-        buffer += chunk[start:]
-        return b""
+    def _fail_overlong(self, line: Overlong) -> float:
+        """A line that is too long: the call it answers fails."""
+        return self._fail(line, f"it answered with a line of {line.size} bytes; the limit is {MAX_MESSAGE}")
 
-    async def _skip_line(self, head: bytes, size: int) -> bytes:
-        """Throw away the rest of a line that is too long, fail the call it answers, return what follows it."""
-        tail = rest = b""
-        while chunk := await self._reader.read(_CHUNK):
-            part, newline, rest = chunk.partition(b"\n")
-            size += len(part)
-            tail = (tail + part)[-_EDGE:]
-            if newline:
-                break
-            await asyncio.sleep(0)
-        why = f"it answered with a line of {size} bytes; the limit is {MAX_MESSAGE}"
-        self._sink.on_garbage(self, why)
-        number = self._number_of(head, tail)
+    def _fail(self, line: Overlong, why: str) -> float:
+        """The line is not read; the call it answers fails."""
+        self._sink.on_garbage(self, why, 1)
+        number = self._number_of(line.head, line.tail)
         call = self.calls.pop(number, None) if number is not None else None
         if call is not None:
             call.fail(why)
-        return rest
+        return PRICE_GARBAGE_S
 
     def _number_of(self, head: bytes, tail: bytes) -> int | None:
         found = _ID_FIRST.match(head) or _ID_LAST.search(tail)
@@ -151,20 +150,26 @@ class StdioPeer:
             return int(found[1])
         return next(iter(self.calls)) if len(self.calls) == 1 else None
 
-    def _take(self, line: bytes) -> None:
-        if not line or line.isspace():
-            return
+    def _take(self, line: bytes) -> float:
+        """Take one line. Returns what it costs the backend: nothing for the answer to a call."""
+        began = time.perf_counter()
+        if has_more_values(line, BACKEND_VALUES):
+            return self._fail(ends_of(line), f"it answered with more than {BACKEND_VALUES} values")
         try:
             message, line = incoming.read(line)
         except ValueError as error:
             message = None
             self._take_unsound(line, error)
-        if not isinstance(message, dict):
-            self._sink.on_garbage(self, "it wrote a line that is not JSON-RPC to its standard output")
-        elif "method" in message:
-            self._take_push(message)
+        if isinstance(message, dict) and "method" not in message:
+            if self._take_reply(message, line):
+                return 0.0
+            floor_s = PRICE_GARBAGE_S
+        elif isinstance(message, dict):
+            floor_s = self._take_push(message)
         else:
-            self._take_reply(message, line)
+            floor_s = PRICE_GARBAGE_S
+            self._sink.on_garbage(self, _NO_MESSAGE, 1)
+        return price(floor_s, time.perf_counter() - began)
 
     def _take_unsound(self, line: bytes, error: ValueError) -> None:
         """A response that no client could parse is an error to it; what we ask for ourselves is looked at piece by piece."""
@@ -174,31 +179,34 @@ class StdioPeer:
         if call is not None:
             call.take_unsound(reply, error)
 
-    def _take_reply(self, message: dict[str, Any], line: bytes) -> None:
+    def _take_reply(self, message: dict[str, Any], line: bytes) -> bool:
+        """Whether somebody waited for it."""
         number = message.get("id")
         call = self.calls.pop(number, None) if type(number) is int else None
         if call is None:
-            if type(number) is int:
-                self.ghosts.answered(number)
-            return  # late: cancelled or timed out
+            return type(number) is int and self.ghosts.answered(number)  # late: cancelled or timed out
         if not isinstance(message.get("result"), dict) and not isinstance(message.get("error"), dict):
             call.fail("it answered with a message that has neither a result nor an error")
         else:
             call.answer(Reply(message, line, call.number))
+        return True
 
-    def _take_push(self, message: dict[str, Any]) -> None:
+    def _take_push(self, message: dict[str, Any]) -> float:
+        """A notification or request. Returns the least that it costs."""
         method, params = message["method"], message.get("params")
         if not isinstance(method, str):
-            self._sink.on_garbage(self, "it sent a message whose method is not text")
-            return
+            self._sink.on_garbage(self, "it sent a message whose method is not text", 1)
+            return PRICE_GARBAGE_S
         params = params if isinstance(params, dict) else {}
         if "id" not in message:
             self._sink.on_notification(self, method, params, None)
-        elif self._pushes >= MAX_PUSHES:
+            return PRICE_NOTIFICATION_S
+        if self._pushes >= MAX_PUSHES:
             self._answer(message["id"], error=RpcError(INTERNAL_ERROR, "too many open requests"))
         else:
             self._pushes += 1
             self._tasks.spawn(self._serve(message["id"], method, params))
+        return PRICE_REQUEST_S
 
     async def _serve(self, push_id: Any, method: str, params: dict[str, Any]) -> None:
         try:

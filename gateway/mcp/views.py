@@ -10,10 +10,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from gateway.mcp import uris
-from gateway.mcp.catalogue import Kind, Listing, TemplatePattern
+from gateway.mcp.catalogue import Kind, Listing
 from gateway.mcp.claims import Claims
 from gateway.mcp.filters import Globs, Shape
 from gateway.mcp.names import NameTable, exposed_name, reserved_starts
+from gateway.mcp.templates import TemplatePattern, Text
 from registry.config import ClientSettings, Config, Server
 from registry.fields import Pin, ToolMode
 
@@ -136,9 +137,10 @@ class Directory:
         seen = frozenset(visible)
         if (owner := self.claimant(Kind.RESOURCES, uri, seen)) is not None:
             return owner
+        text = Text(uri) if self._templates else None
         for pattern, template in self._templates:
             owner = self.claimant(Kind.TEMPLATES, template, seen)
-            if owner is not None and (template == uri or pattern.matches(uri)):
+            if owner is not None and (template == uri or (text is not None and pattern.matches(text))):
                 return owner
         return visible[0] if len(visible) == 1 else None
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-logger = logging.getLogger(__name__)
+from gateway.mcp.saver import Saver
 
 _FILE: Final = "pinned-words.json"
 _MAX_TEXT: Final = 4_000
@@ -42,6 +40,7 @@ class Wording:
         self._path = directory / _FILE if directory is not None else None
         self._pinned: dict[str, dict[str, str]] = self._load()
         self._changed: dict[str, dict[str, str]] = {}
+        self.saver = Saver(self._path, "the words of pinned tool definitions", self._snapshot)
 
     def pin(self, backend: str, tools: Iterable[Mapping[str, Any]]) -> None:
         """These definitions are pinned."""
@@ -49,20 +48,30 @@ class Wording:
         for tool in tools:
             if len(kept) < _MAX_TOOLS or tool["name"] in kept:
                 kept[str(tool["name"])] = words(tool)
-        self._save()
+        self.saver.soon()
+
+    def forget(self, backend: str, tools: Iterable[str]) -> None:
+        """These are not pinned any more."""
+        for kept in (self._pinned.get(backend, {}), self._changed.get(backend, {})):
+            for tool in tools:
+                kept.pop(tool, None)
 
     def changed(self, backend: str, tool: Mapping[str, Any]) -> None:
         """This definition is another than the pinned one."""
-        fresh = self._changed.setdefault(backend, {})
-        if len(fresh) < _MAX_TOOLS or tool["name"] in fresh:
-            fresh[str(tool["name"])] = words(tool)
+        fresh, pinned, name = self._changed.setdefault(backend, {}), self._pinned.get(backend, {}), str(tool["name"])
+        if name not in fresh and len(fresh) >= _MAX_TOOLS:
+            new = next((other for other in reversed(fresh) if other not in pinned), None) if name in pinned else None
+            if new is None:
+                return
+            del fresh[new]  # a change of what was pinned counts for more than a tool that came later
+        fresh[name] = words(tool)
 
     def approve(self, backend: str, tool: str) -> None:
         """The changed definition is the pinned one now."""
         text = self._changed.get(backend, {}).pop(tool, None)
         if text is not None:
             self._pinned.setdefault(backend, {})[tool] = text
-            self._save()
+            self.saver.soon()
 
     def differences(self, backend: str, tools: Iterable[str]) -> list[Difference]:
         """What these tools said and say, where it is known."""
@@ -80,12 +89,20 @@ class Wording:
             return {}
         return kept if isinstance(kept, dict) else {}
 
-    def _save(self) -> None:
-        if self._path is None:
-            return
-        draft = self._path.with_suffix(".new")
-        try:
-            draft.write_text(json.dumps(self._pinned))
-            os.replace(draft, self._path)
-        except OSError as error:
-            logger.warning("the words of pinned tool definitions cannot be kept: %s", error)
+    def _snapshot(self) -> Callable[[], Iterator[str]]:
+        kept = {backend: dict(tools) for backend, tools in self._pinned.items()}
+        return lambda: pieces(kept)
+
+
+def pieces(kept: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """A JSON object of objects of texts, text by text."""
+    begin = "{"
+    for backend, texts in kept.items():
+        yield f"{begin}{json.dumps(backend)}: "
+        inner = "{"
+        for name, text in texts.items():
+            yield f"{inner}{json.dumps(name)}: {json.dumps(text)}"
+            inner = ",\n"
+        yield "}" if texts else "{}"
+        begin = ",\n"
+    yield "}" if kept else "{}"

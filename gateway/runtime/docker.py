@@ -21,6 +21,8 @@ from typing import Any, Final, ParamSpec, TypeVar
 import docker
 import docker.errors
 
+from gateway.pace import Pace
+
 from . import docker_arguments as arguments
 from .base import (
     PROJECT_LABEL,
@@ -288,12 +290,14 @@ class DockerEngine:
         )
         return [log_line(line) for line in raw.decode(errors="replace").splitlines() if line]
 
-    async def attach(self, container: str, *, stdin: bool, on_line: LineSink, stdout_lines: bool) -> HijackedStreams:
+    async def attach(
+        self, container: str, *, stdin: bool, on_line: LineSink, stdout_lines: bool, pace: Pace | None = None
+    ) -> HijackedStreams:
         """Opens the container's streams; before `start`, so nothing is lost."""
         query = f"stream=1&stdout=1&stderr=1{'&stdin=1' if stdin else ''}"
         version = (await self.call("connect", lambda api: api)).api_version
         path = f"/v{version}/containers/{container}/attach?{query}"
-        return await attach(endpoint_of(self.host), path, on_line, stdout_lines=stdout_lines)
+        return await attach(endpoint_of(self.host), path, on_line, stdout_lines=stdout_lines, pace=pace)
 
     async def watch(self, labels: Mapping[str, str]) -> AsyncIterator[ContainerChange]:
         """Changes of containers with these labels, until the engine goes away (then it ends)."""

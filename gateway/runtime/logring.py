@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Final
 
+from gateway.pace import Pace
+
 from .base import LogLine
 
 MAX_LINES: Final = 2000
@@ -23,6 +25,8 @@ class LogRing:
         self.followers: set[asyncio.Queue[LogLine]] = set()
         self.dropped = 0
         """Lines that a follower was too slow for."""
+        self.pace = Pace()
+        """What all containers of the backend may take of the loop together for what they print."""
 
     def add(self, line: LogLine) -> None:
         """Takes one line in; the oldest go when there are too many."""

@@ -181,7 +181,7 @@ class Pair:
         """Opens the container's streams, before it starts."""
         stdio = self.transport == "stdio"
         self.attachment = await self.tools.engine.attach(
-            self.container, stdin=stdio, on_line=self.take_line, stdout_lines=not stdio
+            self.container, stdin=stdio, on_line=self.take_line, stdout_lines=not stdio, pace=self.ring.pace
         )
 
     async def look(self) -> None:

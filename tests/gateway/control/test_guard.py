@@ -215,13 +215,25 @@ async def test_a_form_cannot_sign_anybody_in(browser: httpx2.AsyncClient, token:
 
 
 async def test_guessing_is_braked_and_says_for_how_long(browser: httpx2.AsyncClient, token: str) -> None:
+    guess = "stockade_admin_guess"
     for _ in range(MAX_FAILURES):
-        assert code(await browser.post("/login", json={"token": "stockade_admin_guess"})) == (401, "wrong_token")
-    response = await browser.post("/login", json={"token": token})
+        assert code(await browser.post("/login", json={"token": guess})) == (401, "wrong_token")
+    response = await browser.post("/login", json={"token": guess})
     assert code(response) == (429, "too_many_tries")
     assert 0 < int(response.headers["retry-after"]) <= 60
-    bearer = await browser.get("/api/v1/status", headers={"Authorization": f"Bearer {token}"})
+    bearer = await browser.get("/api/v1/status", headers={"Authorization": f"Bearer {guess}"})
     assert code(bearer) == (429, "too_many_tries")
+
+
+async def test_the_right_token_works_whoever_guesses_from_the_same_address(
+    browser: httpx2.AsyncClient, token: str
+) -> None:
+    """Any account of this machine comes from 127.0.0.1 (red team m3)."""
+    for _ in range(MAX_FAILURES + 1):
+        await browser.post("/login", json={"token": "stockade_admin_guess"})
+    bearer = await browser.get("/api/v1/status", headers={"Authorization": f"Bearer {token}"})
+    assert bearer.status_code == 200
+    assert (await browser.post("/login", json={"token": token})).status_code == 200
 
 
 async def test_a_session_goes_on_while_somebody_else_guesses(signed_in: httpx2.AsyncClient) -> None:

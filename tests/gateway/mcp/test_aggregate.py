@@ -212,14 +212,17 @@ async def test_the_connections_of_single_sessions_have_a_cap(monkeypatch: pytest
     settings = config({"one": server(sessions="per-client")})
     async with gateway(settings, {"one": FAULTY}) as running:
         url = running.url("one")
-        async with legacy(url) as a, legacy(url) as b, legacy(url) as c:
-            for client in (a, b, c, a):
+        async with legacy(url) as a, legacy(url) as b, legacy(url) as c, legacy(url) as d:
+            for client in (a, b, c):
                 assert await client.text("ok") == "ok "
-            async with asyncio.timeout(30):
-                await eventually(lambda: not (len(running.supervisor.released) < 2))
-            stuck = [asyncio.ensure_future(client.call("never")) for client in (a, c)]
+            await eventually(lambda: len(running.supervisor.released) == 1)
+            said = await a.call("ok")
+            assert "Session ended" in said["error"]["message"], (
+                "not served by a new process as if nothing had happened"
+            )
+            stuck = [asyncio.ensure_future(client.call("never")) for client in (b, c)]
             await eventually(lambda: not (running.endpoint.inflight.count() < 2))
-            refused = await b.call("ok")
+            refused = await d.call("ok")
             assert "2 client sessions use it already" in refused["error"]["message"]
             for call in stuck:
                 call.cancel()

@@ -20,11 +20,11 @@ from gateway.mcp.annotate import denial_line
 from gateway.mcp.auth import Denied, Gate
 from gateway.mcp.bridge import to_modern
 from gateway.mcp.caller import Caller, Principal
-from gateway.mcp.catalogue import TemplatePattern
 from gateway.mcp.http import HostGuard, Refused
 from gateway.mcp.http_client import Pool, SseParser, dial_url
 from gateway.mcp.pins import Pins
 from gateway.mcp.tasktable import TaskTable
+from gateway.mcp.templates import TemplatePattern
 from gateway.mcp.views import View
 from observability.events import Certainty, Decision, EgressEvent, Phase, Reason
 from registry.fields import Pin
@@ -216,7 +216,7 @@ async def test_deep_nesting_is_an_error_and_no_crash() -> None:
                 body = b'{"jsonrpc":"2.0","id":1,"method":"%b","params":{"protocolVersion":"2025-11-25","%b":%b}}'
                 headers = {**client.headers, "content-type": "application/json"}
                 response = await client.http.post(client.url, content=body % (method, key, nested), headers=headers)
-                assert response.status_code in (200, 400), (depth, method)
+                assert response.status_code in (200, 400, 413), (depth, method)
         assert "result" in await client.request("ping")
 
 
@@ -260,7 +260,7 @@ async def test_one_backends_unreadable_tools_do_not_take_the_others_along(tmp_pa
                 names = {tool["name"] for tool in (await client.request("tools/list"))["result"]["tools"]}
         assert {name for name in names if name.startswith("bad")} == {"bad__good", "bad__talks"}
         assert "result" in await client.call("one__echo")
-        running.endpoint._keep.save()
+        await running.endpoint._keep.close()
         assert (tmp_path / "lists.json").exists()
         async with legacy(running.url(), token="s") as seeker:
             assert "result" in await seeker.call("find_tool", {"query": "good"})

@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from gateway.pace import Pace
 from gateway.runtime.base import (
     BuildContext,
     Change,
@@ -201,7 +202,9 @@ class FakeEngine:
     async def logs(self, container: str, tail: int) -> Sequence[LogLine]:
         return []
 
-    async def attach(self, container: str, *, stdin: bool, on_line: LineSink, stdout_lines: bool) -> FakeAttachment:
+    async def attach(
+        self, container: str, *, stdin: bool, on_line: LineSink, stdout_lines: bool, pace: Pace | None = None
+    ) -> FakeAttachment:
         found = self.containers[container]
         self.log.append(f"attach {found.plan.name}")
         attachment = FakeAttachment()

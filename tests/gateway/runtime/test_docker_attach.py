@@ -158,3 +158,18 @@ async def test_unread_output_stops_being_read_so_memory_stays_bounded(wire: Wire
 async def test_no_engine_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(EngineUnreachable, match="could not be reached"):
         await attach(Endpoint(unix=tmp_path / "none"), "/x", lambda line: None, stdout_lines=False)
+
+
+async def test_who_reads_in_small_pieces_does_not_let_the_buffer_grow(wire: Wire) -> None:
+    """Each look at the buffer used to let in another chunk, up to the longest line there may be: 64 MiB."""
+    streams = await attach(Endpoint(unix=wire.path), "/x", lambda line: None, stdout_lines=False)
+    await wire.attached.wait()
+    assert wire.writer is not None
+    wire.writer.write(frame(1, b"x" * 65_536) * 160)
+    largest = taken = 0
+    while taken < 160 * 65_536:
+        taken += len(await streams.reader.read(4096))
+        await asyncio.sleep(0)  # what the transport has comes in
+        largest = max(largest, len(streams.reader._buffer))  # type: ignore[attr-defined]
+    assert largest <= 2 * HIGH_WATER
+    await streams.close()
