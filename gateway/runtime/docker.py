@@ -178,11 +178,10 @@ class DockerEngine:
         await self.call("remove build stages", lambda api: api.prune_images(filters=filters))
 
     async def build(self, context: BuildContext, reference: str, on_line: Callable[[str], None]) -> None:
-        """Builds an image with the classic builder. Raises BuildError with what the engine said."""
-        loop = asyncio.get_running_loop()
+        """Builds an image with the classic builder. Raises BuildError with what the engine said.
 
-        def say(line: str) -> None:
-            loop.call_soon_threadsafe(on_line, line)
+        `on_line` is called on the thread that reads, so that a build which prints much takes nothing of the loop's time.
+        """
 
         def build(api: Any) -> None:
             stream = api.build(
@@ -195,7 +194,7 @@ class DockerEngine:
                 decode=True,
                 timeout=3600,
             )
-            follow_build(stream, say, abandoned)
+            follow_build(stream, on_line, abandoned)
 
         abandoned = threading.Event()
         await self.call(f"build {reference}", build, abandon=abandoned)

@@ -50,9 +50,7 @@ class Imported:
     notes: tuple[Finding, ...]
 
 
-def convert(
-    raw: Mapping[str, Any], *, variables: Mapping[str, str] | None = None, trusted: bool = True
-) -> Imported:
+def convert(raw: Mapping[str, Any], *, variables: Mapping[str, str] | None = None, trusted: bool = True) -> Imported:
     """The entry in our shape; `variables` are values for `${workspaceFolder}` and the like.
 
     A file that is not `trusted` (it is imported, not used as the configuration) may come with a repository: it says how
