@@ -14,7 +14,7 @@ from registry.config import Config, Server
 from registry.document import Document
 from registry.errors import Finding, KeyPath, Problem
 from registry.fields import Anonymous, Sessions, Transport, split_listen
-from registry.mounts import holds
+from registry.mounts import holds, is_root
 from registry.network import Network
 
 Found = Iterator[Finding]
@@ -45,7 +45,7 @@ def warn_server(server: Server, config: Config) -> Found:
     yield from warn_plain_secrets(server)
     if server.sessions is Sessions.PER_CLIENT and server.transport is Transport.HTTP:
         yield Finding(("sessions",), "per-client is for stdio; a server over http keeps sessions apart itself")
-    if server.user is not None and server.user.partition(":")[0].strip("0") == "":
+    if is_root(server.user):
         yield Finding(("user",), "runs as root in its container", "Use a number such as 1000 if it can do without")
 
 
