@@ -110,32 +110,34 @@ def lost(before: Document, now: Document) -> Iterator[KeyPath]:
             old = counterpart(old, path[-1], new)
         match old, new:
             case Mapping(), Mapping():
-                missing: list[str | int] = [key for key in old if old[key] is not None and new.get(key) is None]
+                missing = {key: item for key, item in old.items() if item is not None and new.get(key) is None}
             case list(), list():
-                missing = [index for index, item in enumerate(old) if item not in new]
+                missing = {index: item for index, item in enumerate(old) if item not in new}
             case _:
                 return
-        yield from ((*path, key) for key in missing if not is_harmless((*path, key), old[key], by_oauth=by_oauth))
+        for key, item in missing.items():
+            if not is_harmless((*path, key), item, by_oauth=by_oauth):
+                yield (*path, key)
 
 
 def open_at_end(document: Document) -> Iterator[tuple[KeyPath, Any]]:
     """The collections that more lines would go on with, outermost first."""
     path: KeyPath = ()
-    here = document.value
+    here: Any = document.value
     while isinstance(here, Mapping | list) and here:
         span = document.spans.get(path)
         if span is None or span.flow or (path and span.start < span.key_start):  # brackets, or an alias
             return
         yield path, here
-        path = last_in(document, path, here)
-        here = here[path[-1]]
+        path, here = last_in(document, path, here)
 
 
-def last_in(document: Document, path: KeyPath, here: Any) -> KeyPath:
-    """The path of what stands last in a collection."""
-    keys = here if isinstance(here, Mapping) else range(len(here))
+def last_in(document: Document, path: KeyPath, here: Mapping[str, Any] | list[Any]) -> tuple[KeyPath, Any]:
+    """What stands last in a collection: its path and its value."""
+    items: Iterator[tuple[str | int, Any]] = iter(here.items() if isinstance(here, Mapping) else enumerate(here))
     spans = document.spans
-    return max(((*path, key) for key in keys), key=lambda one: spans[one].key_start if one in spans else -1)
+    found = (((*path, key), item) for key, item in items)
+    return max(found, key=lambda one: spans[one[0]].key_start if one[0] in spans else -1)
 
 
 def counterpart(old: Any, key: str | int, new: Any) -> Any:
@@ -171,12 +173,11 @@ def half_value(before: Document, now: Document) -> KeyPath | None:
     if now.is_json or now.text.endswith("\n"):
         return None
     path: KeyPath = ()
-    here = now.value
+    here: Any = now.value
     while isinstance(here, Mapping | list) and here:
         if (span := now.spans.get(path)) is None or span.flow:
             return None
-        path = last_in(now, path, here)
-        here = here[path[-1]]
+        path, here = last_in(now, path, here)
     span = now.spans.get(path)
     if span is None or here is None or span.end < len(now.text.rstrip(" ")) or now.text[span.start] in "\"'":
         return None

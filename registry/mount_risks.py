@@ -7,10 +7,12 @@ which no server gets is not mounted either.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Collection, Iterable
 from enum import StrEnum
+from pathlib import Path
 
 from registry.errors import Invalid
 
@@ -140,8 +142,18 @@ def never_trees() -> tuple[str, ...]:
     env = os.environ
     state = env.get("XDG_STATE_HOME")
     own = (env.get("STOCKADE_STATE_DIR"), env.get("XDG_RUNTIME_DIR"), f"{state}/stockade" if state else None)
-    trees = [os.path.normpath(os.path.expanduser(tree)) for tree in (*NEVER, *own) if tree]
+    trees = [os.path.normpath(os.path.expanduser(tree)) for tree in (*NEVER, *own, data_root()) if tree]
     return tuple(dict.fromkeys((*trees, *map(real, trees))))
+
+
+def data_root(settings: Path = Path("/etc/docker/daemon.json")) -> str:
+    """Where this machine's engine keeps its files, if its settings put them elsewhere."""
+    try:
+        found = json.loads(settings.read_text("utf-8"))
+    except (OSError, ValueError):
+        return ""
+    root = found.get("data-root") if isinstance(found, dict) else None
+    return root if isinstance(root, str) and root.startswith("/") else ""
 
 
 def engine_sockets() -> tuple[str, ...]:

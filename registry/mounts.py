@@ -108,7 +108,7 @@ def is_root(user: str | None) -> bool:
 
 
 def refuse_root_writes(mount: Mount, user: str | None) -> Invalid | None:
-    """What is wrong with a mount that a server of this user may write to, if anything. (A volume is no one's home.)"""
+    """What is wrong with a folder that a server of this user may write to, if anything. Only containers read a volume."""
     if mount.volume or mount.read_only or not is_root(user) or Risk.ROOT_WRITES in mount.accepted:
         return None
     message = f"the server runs as root and may write to {mount.source}: it could leave files of root's there"

