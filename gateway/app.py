@@ -114,7 +114,7 @@ class Gateway:
             self.link,
             project=project,
             run_directory=directory,
-            images=Images(engine, self._build_settings, say=self._say),
+            images=Images(engine, self._build_settings, self._say, self._build_timeout_s, directory.path),
             secrets=self.secrets,
             on_event=self._publish,
             gateway_ports=lambda: self._ports,
@@ -138,6 +138,9 @@ class Gateway:
 
     def _build_settings(self) -> BuildSettings:
         return gather(extra_ca=self.config.extra_ca)
+
+    def _build_timeout_s(self) -> float:
+        return self.config.gateway.build_timeout_s
 
     def _say(self, line: str) -> None:
         """What takes long while the gateway starts; `up -d` shows it."""

@@ -37,7 +37,9 @@ class InForce:
         try:
             self._write(config)
         except OSError as error:
-            logger.warning("%s cannot be written (%s), so a later start may not notice half a file.", self.record, error)
+            logger.warning(
+                "%s cannot be written (%s), so a later start may not notice half a file.", self.record, error
+            )
 
     def _write(self, config: Config) -> None:
         handle, temporary = tempfile.mkstemp(dir=self.record.parent, prefix=f".{self.record.name}.")
