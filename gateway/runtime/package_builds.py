@@ -60,11 +60,12 @@ class PackageBuild:
     async def run(self) -> None:
         """Makes the image. Raises BuildError with what went wrong and what to do."""
         stage = secrets.token_hex(8)
+        user = BUILDERS[secrets.randbelow(len(BUILDERS))]  # for all steps: what one has written, the next changes
         with tempfile.TemporaryDirectory(prefix="build-", dir=self.folder) as folder:
             try:
                 installed = self.builder
                 for number, step in enumerate(self.steps):
-                    installed = await self.step(step, installed, f"{stage}-{number}", stage, Path(folder))
+                    installed = await self.step(step, installed, user, f"{stage}-{number}", Path(folder))
                 await self.engine.build(self.context(installed), self.wanted.reference, log)
             except BuildError as error:
                 raise BuildError(explain_failure(self.wanted.subject, str(error))) from None
@@ -76,11 +77,11 @@ class PackageBuild:
         dockerfile = self.wanted.dockerfile.replace(recipes.INSTALLED, installed)
         return BuildContext(dockerfile=dockerfile, files=self.wanted.files, build_args={})
 
-    async def step(self, step: Step, image: str, name: str, stage: str, folder: Path) -> str:
+    async def step(self, step: Step, image: str, user: int, name: str, folder: Path) -> str:
         """Runs one step to its end; the image of its container then."""
         settings = self.settings.for_download if step.credentials else self.settings
         given = await asyncio.to_thread(lay_out, folder / name, settings)
-        plan = install_plan(step, image, name, stage, given, self.timeout_s)
+        plan = install_plan(step, image, user, name, given, self.timeout_s)
         container = await self.engine.create(plan)
         try:
             await self.engine.start(container)
@@ -110,19 +111,18 @@ class PackageBuild:
         raise BuildError(printed)
 
 
-def install_plan(step: Step, image: str, name: str, stage: str, given: Path, timeout_s: float) -> ContainerPlan:
+def install_plan(step: Step, image: str, user: int, name: str, given: Path, timeout_s: float) -> ContainerPlan:
     """The container in which a package is installed. It ends by itself, should nobody be there to end it.
 
     It has no variables: the engine would keep them in the image of the container, and the next step would see them.
     """
-    user = BUILDERS[secrets.randbelow(len(BUILDERS))]
     return ContainerPlan(
         name=f"stockade-build-{name}",
         image=image,
         command=("timeout", "-s", "KILL", f"{timeout_s:g}", "sh", "-eu", "-c", step.script),
         entrypoint=(),
         user=f"{user}:{user}",
-        labels=((recipes.STAGE_LABEL, stage),),
+        labels=((recipes.STAGE_LABEL, name.partition("-")[0]),),
         network="bridge",
         read_only=False,
         mounts=(Mount(source=str(given), target=INSIDE),),

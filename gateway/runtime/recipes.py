@@ -196,7 +196,7 @@ def install_steps(source: PackageSource, *, credentials: bool) -> tuple[Step, ..
     """How a package is installed. With `credentials` it is downloaded with them first, and only then built without."""
     fetch, build, both = install_python(source) if source.kind == "uvx" else install_node(source)
     head = f". {INSIDE}/env\nexport HOME=/tmp/home\nmkdir -p /tmp/home\n"
-    tail = f"chmod -R a+rX {TREE}\n"
+    tail = f"find {TREE} -mindepth 1 ! -type l -exec chmod a+rX {{}} +\n"
     if not credentials:
         return (Step(script=f"{head}{both}{tail}", credentials=False),)
     return (Step(script=f"{head}{fetch}", credentials=True), Step(script=f"{head}{build}{tail}", credentials=False))

@@ -84,6 +84,7 @@ async def test_a_password_is_given_to_the_first_step_only(tmp_path: Path, comman
     assert "https://x.example" in second
     (context,) = engine.contexts
     assert (context.build_args, context.files) == ({}, {}), "what is built in the end has nothing of the host"
+    assert engine.installs[0].user == engine.installs[1].user, "it changes files that the first has written"
     assert engine.installs[1].image == "sha256:committed-id0", "the second goes on with what the first downloaded"
 
 
