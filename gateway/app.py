@@ -37,6 +37,7 @@ from gateway.control.base import Edited, Readiness, Urls
 from gateway.control.listen import HttpServer, ListenError, bind_tcp, bind_unix
 from gateway.control.rundir import ADMIN_FILE, GatewayFile, process_started
 from gateway.cuts import Cuts
+from gateway.in_force import InForce
 from gateway.mcp.endpoint import Endpoint
 from gateway.runtime.build_settings import BuildSettings, gather
 from gateway.runtime.docker import DockerEngine
@@ -58,9 +59,12 @@ from observability.losses import Losses
 from observability.store import History
 from observability.telemetry import Telemetry, resource_attributes, setup
 from registry.config import Config, ConfigError, load_config, project_name
-from registry.edit import Change, edit_config
+from registry.cut_off import cut_off
+from registry.document import Document, parse
+from registry.edit import EMPTY, Change, edit_config
 from registry.edit import apply as apply_edit
 from registry.errors import Problem
+from registry.importers import adopt
 from registry.secrets import SecretStore
 
 logger = logging.getLogger(__name__)
@@ -69,6 +73,7 @@ VERSION = version("stockade")
 HELD_S = 1.0
 """A backend that runs for so long has started; one that ends sooner ended at once."""
 LOOK_AGAIN_S = 60.0
+IN_FORCE_FILE = "in-force.json"
 AT_THE_START = (("project",), ("gateway", "listen"), ("gateway", "admin"), ("gateway", "history"))
 
 
@@ -85,6 +90,7 @@ class Gateway:
         self.started = time.time()
         self.directory = directory
         self._first = first
+        self._in_force = InForce(directory.persistent / IN_FORCE_FILE)
         self.urls = Urls(endpoint="", admin="")
         self.admin_token = AdminToken(directory.persistent / ADMIN_FILE)
         self.secrets = SecretStore()
@@ -119,7 +125,7 @@ class Gateway:
             self.link,
             project=project,
             run_directory=directory,
-            images=Images(engine, self._build_settings, say=self._say),
+            images=Images(engine, self._build_settings, self._say, self._build_timeout_s, directory.path),
             secrets=self.secrets,
             on_event=self._publish,
             gateway_ports=lambda: self._ports,
@@ -143,6 +149,9 @@ class Gateway:
 
     def _build_settings(self) -> BuildSettings:
         return gather(extra_ca=self.config.extra_ca)
+
+    def _build_timeout_s(self) -> float:
+        return self.config.gateway.build_timeout_s
 
     def _say(self, line: str) -> None:
         """What takes long while the gateway starts; `up -d` shows it."""
@@ -184,17 +193,31 @@ class Gateway:
 
     async def edit(self, change: Change, *, dry_run: bool = False) -> Edited:
         edit = await asyncio.to_thread(edit_config, self.config_path, change)
+        if edit.before != self.config.text:  # the watcher has not taken it up, and an edit does not make it whole
+            self._refuse_cut_off(adopt(parse(edit.before or EMPTY, str(self.config_path)))[0])
         if dry_run or not edit.changed:
             return Edited(diff=edit.diff, applied=False, warnings=edit.worth_knowing)
         await asyncio.to_thread(apply_edit, edit)
         self._watcher.acknowledge()
-        await self.reload()
+        await self._read_again(ours=True)
         return Edited(diff=edit.diff, applied=True, warnings=edit.worth_knowing)
 
     async def reload(self) -> None:
+        await self._read_again()
+
+    async def _read_again(self, *, ours: bool = False) -> None:
+        """`ours`: the file is whole, since an edit of ours wrote it."""
         config = await asyncio.to_thread(load_config, self.config_path)
+        if not ours:
+            self._refuse_cut_off(config.document)
         await self._apply(config)
         self._notice("config_reloaded", f"{self.config_path} was read again and applied.")
+
+    def _refuse_cut_off(self, document: Document | None) -> None:
+        """Raises ConfigError when the file may have lost a part of what is in force, and access would be wider."""
+        if document is not None and self.config.document is not None:
+            if problems := cut_off(self.config.document, document):
+                raise ConfigError(problems)
 
     async def _file_changed(self) -> None:
         try:
@@ -218,6 +241,7 @@ class Gateway:
             await self.supervisor.apply(config)
             self.config = config
             self._rejected = ""
+            await asyncio.to_thread(self._in_force.remember, config)
 
     def _name_labels(self, config: Config) -> None:
         policies = {name: parse_policy(server.network.block) for name, server in config.servers.items()}
@@ -391,6 +415,7 @@ def prepare(path: Path, project: str | None = None) -> Gateway:
     name = project or project_name(config, path)
     directory = RunDirectory.of(name)
     first = directory.create()
+    InForce(directory.persistent / IN_FORCE_FILE).check(config)
     return Gateway(path, config, name, directory, first=first)
 
 

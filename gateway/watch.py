@@ -1,4 +1,8 @@
-"""Watches the configuration file, and calls back when its content is another."""
+"""Watches the configuration file, and calls back when its content is another.
+
+A file that is written in place is half of itself for a while: it is read only once it has been left alone from one look
+to the next.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +22,29 @@ class ConfigWatcher:
         self._path = path
         self._on_change = on_change
         self._poll_s = poll_s
-        self._stamp = self._look()
+        self._stamp = self._last = self._look()
         self._seen = self._digest()
 
     async def run(self) -> None:
         """Never returns; cancel it."""
         while True:
             await asyncio.sleep(self._poll_s)
-            if (stamp := self._look()) == self._stamp:
-                continue
-            self._stamp = stamp
-            if (digest := self._digest()) != self._seen:
-                self._seen = digest
-                await self._on_change()
+            await self.look()
+
+    async def look(self) -> None:
+        """One look: a change that was there at the last look already, and is the same, is taken up."""
+        stamp, self._last = self._last, self._look()
+        if stamp != self._last or stamp == self._stamp:
+            return
+        self._stamp = stamp
+        if (digest := self._digest()) != self._seen:
+            self._seen = digest
+            await self._on_change()
 
     def acknowledge(self) -> None:
         """The content on disk now is known: a change of our own needs no call back."""
-        self._stamp, self._seen = self._look(), self._digest()
+        self._stamp = self._last = self._look()
+        self._seen = self._digest()
 
     def _look(self) -> tuple[int, int, int] | None:
         try:

@@ -12,7 +12,7 @@ from registry.config import Config, Server
 from registry.document import Document, walk
 from registry.errors import ConfigError, Finding, Invalid, KeyPath, Problem
 from registry.fields import split_listen
-from registry.mounts import holds, missing_source
+from registry.mounts import holds, missing_source, refuse_root_writes
 from registry.network import carries_directly
 from registry.secrets import check_references, default_folder
 from registry.spec import ImageSource, PackageSource, Source, plan
@@ -72,13 +72,16 @@ def check_secrets(server: Server) -> Found:
 
 
 def check_mounts(server: Server, source: Source | None, path: Path) -> Found:
-    """Sources that are not there, targets used twice, and mounts by which a server could write its own policy."""
+    """Sources that are not there, targets used twice, mounts by which a server could write its own policy, or as root."""
     own = len(server.mounts)
     mounts = source.mounts if isinstance(source, PackageSource | ImageSource) else server.mounts
+    user = source.user if isinstance(source, PackageSource | ImageSource) else server.user
     seen: set[str] = set()
     for index, mount in enumerate((*server.mounts, *mounts[: len(mounts) - own])):
         where: KeyPath = ("mounts", index) if index < own else ("args",)
         if error := missing_source(mount):
+            yield Finding(where, error.findings[0].message, error.findings[0].hint)
+        if error := refuse_root_writes(mount, user):
             yield Finding(where, error.findings[0].message, error.findings[0].hint)
         if mount.target in seen:
             yield Finding(where, f"{mount.target} is mounted twice", "Keep one of the mounts")

@@ -93,6 +93,16 @@ class Config(Frozen):
         """What is allowed but worth knowing, in file order."""
         return self._warnings
 
+    @property
+    def text(self) -> str:
+        """The file as it was read; empty when it was made in memory."""
+        return self._document.text if self._document else ""
+
+    @property
+    def document(self) -> Document | None:
+        """The parsed file that it was made of; None when it was made in memory."""
+        return self._document
+
     def problem(self, path: KeyPath, message: str, hint: str = "") -> Problem:
         """A problem at a place of this configuration, with file, line and column when it was read from a file."""
         if self._document is None:

@@ -5,31 +5,14 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from registry.errors import Invalid
 from registry.fields import absolute
+from registry.mount_risks import Risk, real, refuse_forbidden, unaccepted
 
-ENGINE_SOCKETS = ("docker.sock", "containerd.sock", "podman.sock", "crio.sock", "buildkitd.sock")
-FORBIDDEN = frozenset({"/", "/var", "/var/lib", "/boot", "/etc", "/home", "/usr"})
-"""With one of these a server would see far too much: other people's files, keys, or what is in FORBIDDEN_TREES."""
-FORBIDDEN_TREES = (
-    "/proc",
-    "/sys",
-    "/dev",
-    "/run",
-    "/var/run",
-    "/var/lib/docker",
-    "/var/lib/containerd",
-    "/var/lib/stockade",
-    "~/.docker",
-)
-"""In one of these, at any depth, are ways out: the engine, the kernel's files, other programs' sockets."""
-REMOVABLE = ("/run/media",)
-"""Where desktops put removable disks; nothing else is there."""
 VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
 
@@ -44,6 +27,8 @@ class Mount:
     read_only: bool = False
     volume: bool = False
     """True when `source` names a volume of the engine."""
+    accepted: frozenset[Risk] = frozenset()
+    """What it opens that was asked for by name."""
     led_to: str = field(default="", compare=False, repr=False)
     """The source without links, as it was when the configuration was read; empty for a volume."""
 
@@ -60,15 +45,28 @@ def parse_mount(value: Any, base: Path) -> Mount:
 
 
 def from_mapping(value: dict[str, Any], base: Path) -> Mount:
-    if unknown := sorted(value.keys() - {"source", "target", "read_only"}):
-        raise Invalid(f"unknown key {unknown[0]!r}", "A mount has source, target and read_only", path=(unknown[0],))
+    if unknown := sorted(value.keys() - {"source", "target", "read_only", "accept"}):
+        hint = "A mount has source, target, read_only and accept"
+        raise Invalid(f"unknown key {unknown[0]!r}", hint, path=(unknown[0],))
     for key in ("source", "target"):
         if not isinstance(value.get(key), str):
             raise Invalid(f"needs {key!r}, as text", "Write SOURCE:TARGET:ro, or source and target", path=(key,))
     read_only = value.get("read_only", False)
     if not isinstance(read_only, bool):
         raise Invalid("must be true or false", path=("read_only",))
-    return make_mount(value["source"], value["target"], read_only, base=base)
+    return make_mount(
+        value["source"], value["target"], read_only, base=base, accepted=to_risks(value.get("accept", ()))
+    )
+
+
+def to_risks(value: Any) -> frozenset[Risk]:
+    known = ", ".join(Risk)
+    if not isinstance(value, list | tuple):
+        raise Invalid("must be a list", f"Write [NAME]; there are: {known}", path=("accept",))
+    for index, item in enumerate(value):
+        if item not in list(Risk):
+            raise Invalid(f"{item!r} is not one of {known}", path=("accept", index))
+    return frozenset(map(Risk, value))
 
 
 def split_mount(text: str) -> tuple[str, str, bool]:
@@ -83,54 +81,38 @@ def split_mount(text: str) -> tuple[str, str, bool]:
     return source, target, "ro" in words
 
 
-def make_mount(source: str, target: str, read_only: bool, *, base: Path) -> Mount:
+def make_mount(
+    source: str, target: str, read_only: bool, *, base: Path, accepted: frozenset[Risk] = frozenset()
+) -> Mount:
     if not target.startswith("/") or os.path.normpath(target) == "/":
         raise Invalid(f"{target!r} is not a place in the container", "Give an absolute path below /, such as /data")
     volume = "/" not in source and not source.startswith((".", "~"))
     if not volume:
         source = str(absolute(source, base))
+        refuse_forbidden(source, accepted)
     elif not VOLUME.fullmatch(source):
         raise Invalid(f"{source!r} is neither a path nor a volume's name", f"For a folder, write ./{source}")
-    refuse_forbidden(source, volume=volume)
     return Mount(
         source=source,
         target=os.path.normpath(target),
         read_only=read_only,
         volume=volume,
+        accepted=accepted,
         led_to="" if volume else real(source),
     )
 
 
-def refuse_forbidden(source: str, *, volume: bool) -> None:
-    """Raises Invalid for a source that would open the wall, however it is spelled or linked."""
-    if volume:
-        return
-    for path in {source, real(source)}:
-        if path.rpartition("/")[2] in ENGINE_SOCKETS:
-            hint = "Whoever reaches it owns this machine; a server that needs it cannot be isolated"
-            raise Invalid(f"{source} is the container engine's socket, which no server gets", hint)
-        if path in FORBIDDEN or (below(path, forbidden_trees()) and not below(path, REMOVABLE)):
-            hint = "A server could leave its wall by it; mount only the folder the server works on"
-            raise Invalid(f"{source} is not mounted into a server", hint)
+def is_root(user: str | None) -> bool:
+    """Whether a server's `user` is user 0, however it is written."""
+    return user is not None and user.partition(":")[0].strip("0") == ""
 
 
-def real(path: str) -> str:
-    """The path without links, as far as this process may look."""
-    try:
-        return os.path.realpath(path)
-    except OSError:
-        return path
-
-
-def forbidden_trees() -> tuple[str, ...]:
-    """FORBIDDEN_TREES on this machine, and where Stockade itself and the session keep their sockets."""
-    env = os.environ
-    own = (env.get("STOCKADE_STATE_DIR"), env.get("XDG_RUNTIME_DIR"), "~/.local/state/stockade")
-    return tuple(os.path.expanduser(tree) for tree in (*FORBIDDEN_TREES, *own) if tree)
-
-
-def below(path: str, trees: Iterable[str]) -> bool:
-    return any(path == tree or path.startswith(f"{tree.rstrip('/')}/") for tree in trees)
+def refuse_root_writes(mount: Mount, user: str | None) -> Invalid | None:
+    """What is wrong with a folder that a server of this user may write to, if anything. Only containers read a volume."""
+    if mount.volume or mount.read_only or not is_root(user) or Risk.ROOT_WRITES in mount.accepted:
+        return None
+    message = f"the server runs as root and may write to {mount.source}: it could leave files of root's there"
+    return unaccepted(message, Risk.ROOT_WRITES, "Add :ro, or run it as another user, such as user: 1000")
 
 
 def missing_source(mount: Mount) -> Invalid | None:
@@ -145,8 +127,10 @@ def missing_source(mount: Mount) -> Invalid | None:
         return Invalid(
             f"{mount.source} cannot be looked at: {error.strerror}", "Correct the path, or who may read it"
         )
-    if stat.S_ISSOCK(mode):
-        return Invalid(f"{mount.source} is a socket, a way around the wall", "Mount files and folders only")
+    if stat.S_ISSOCK(mode) and Risk.SOCKET not in mount.accepted:
+        return unaccepted(
+            f"{mount.source} is a socket, a way around the wall", Risk.SOCKET, "Mount files and folders only"
+        )
     return None
 
 
@@ -161,7 +145,7 @@ def refuse_moved(mount: Mount) -> None:
     if (now := real(mount.source)) != mount.led_to:
         hint = "If that is meant, reload the configuration; if not, a server may have put a link there"
         raise Invalid(f"{mount.source} led to {mount.led_to} and leads to {now} now", hint)
-    refuse_forbidden(mount.source, volume=False)
+    refuse_forbidden(mount.source, mount.accepted)
 
 
 def holds(mount: Mount, path: Path) -> bool:

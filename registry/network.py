@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -117,13 +118,39 @@ class Network(BaseModel):
         return parse_policy(self.block)
 
 
+SPECIAL_NETWORKS = frozenset({"host", "none", "bridge", "default", "nat", "ingress", "docker_gwbridge"})
+"""Words of the engine: this machine's own network, no network, or one that everything may be on."""
+NETWORK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+OUR_NETWORKS = "stockade-"
+"""How the names begin of the networks on which the egress, and backends without isolation, are."""
+
+
 def check_block(block: Mapping[str, Any]) -> None:
-    """Raises Invalid with everything that the policy finds wrong."""
+    """Raises Invalid with everything that the policy finds wrong, and for networks that no server joins."""
     try:
         parse_policy(block)
     except PolicyError as error:
         findings = [Finding(tuple(problem.path), problem.message) for problem in error.problems]
         raise Invalid.all(findings) from None
+    if unfit := [
+        finding for index, name in enumerate(block.get("join", ())) if (finding := check_joined(index, name))
+    ]:
+        raise Invalid.all(unfit)
+
+
+def check_joined(index: int, name: str) -> Finding | None:
+    """What is wrong with an item of `join`, if anything."""
+    where, hint = (
+        ("join", index),
+        "Name the network of the workloads, such as myapp_default (see `docker network ls`)",
+    )
+    if name.lower() in SPECIAL_NETWORKS:
+        return Finding(where, f"{name!r} is a network of the engine itself, which no server joins", hint)
+    if not NETWORK_NAME.fullmatch(name):
+        return Finding(where, f"{name!r} is not the name of a network", hint)
+    if name.startswith(OUR_NETWORKS):
+        return Finding(where, f"{name!r} is a network of Stockade itself, which no server joins", hint)
+    return None
 
 
 def host_text(entry: Any) -> str:

@@ -41,6 +41,7 @@ from registry.fields import (
     base_folder,
     to_tuple,
 )
+from registry.mount_risks import Risk
 from registry.mounts import Mount, parse_mount
 from registry.network import Network, check_block
 
@@ -84,6 +85,11 @@ MOUNT_SCHEMA = {
                 },
                 "target": {"type": "string", "description": "Where the server sees it: an absolute path."},
                 "read_only": {"type": "boolean", "default": False, "description": "True: it may not write there."},
+                "accept": {
+                    "type": "array",
+                    "items": {"enum": [str(risk) for risk in Risk]},
+                    "description": "What it opens on purpose: system-folder, root-writes, socket, foreign-volume.",
+                },
             },
             "required": ["source", "target"],
             "additionalProperties": False,

@@ -154,6 +154,8 @@ class GatewaySettings(Frozen):
     """The longest a call may take, in seconds."""
     start_timeout_s: Seconds = 120.0
     """The longest the start of a server may take, in seconds; the first build of an image is not counted."""
+    build_timeout_s: Seconds = 600.0
+    """The longest that the installation of a package into its image may take, in seconds."""
     shutdown_grace_s: Seconds = 10.0
     """How long calls in flight may finish when the gateway stops, in seconds."""
     max_body_bytes: Size = 4 * 2**20

@@ -15,7 +15,7 @@ from registry.config import Config, Server
 from registry.document import Document
 from registry.errors import Finding, KeyPath, Problem
 from registry.fields import Anonymous, Sessions, Transport, split_listen
-from registry.mounts import holds
+from registry.mounts import holds, is_root
 from registry.network import Network
 from registry.server import OWN_USERS
 from registry.spec import RemoteSource, plan_source
@@ -51,7 +51,7 @@ def warn_server(server: Server, config: Config) -> Found:
     yield from warn_plain_secrets(server)
     if server.sessions is Sessions.PER_CLIENT and server.transport is Transport.HTTP:
         yield Finding(("sessions",), "per-client is for stdio; a server over http keeps sessions apart itself")
-    if server.user is not None and server.user.partition(":")[0].strip("0") == "":
+    if is_root(server.user):
         message = "runs as root in its container, and can use up what the kernel counts for this machine's root"
         yield Finding(("user",), message, "Leave it out, or use another number, if it can do without")
 

@@ -210,7 +210,10 @@ def take_over(
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Take the servers of an AI client's own file into the configuration: isolated, reaching nothing yet."""
+    """Take the servers of an AI client's own file into the configuration: isolated, reaching nothing yet.
+
+    Settings of Stockade in such a file (network, mounts, …) do not hold; each that is left out is named.
+    """
     where = place(context, file, project)
     imports = foreign_servers(source)
     found = {name: entry for item in imports for name, entry in item.servers.items()}
@@ -219,12 +222,23 @@ def take_over(
         for note in item.notes:
             say(f"! {note}")
     screen.block(yaml_text({"mcpServers": found}))
-    say("Each will be isolated and reach nothing until its policy names a host.")
+    say(_what_walls_hold(found))
     if not dry_run and not confirmed(f"Add {len(found)} server(s)?", yes):
         raise Failure("Nothing was changed.")
     left = [name for name, entry in found.items() if not _taken(where, name, entry, dry_run)]
     if left:
         raise Failure(f"{len(left)} of {len(found)} servers not taken over: {', '.join(left)}.")
+
+
+def _what_walls_hold(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """What may be said of the isolation of these servers: a remote one has none."""
+    remote = [name for name, entry in found.items() if "url" in entry]
+    if not remote:
+        return "Each will be isolated and reach nothing until its policy names a host."
+    elsewhere = f"Not isolated, since they run elsewhere: {', '.join(remote)}."
+    if len(remote) == len(found):
+        return elsewhere
+    return f"{elsewhere} Every other one will be isolated and reach nothing until its policy names a host."
 
 
 def _taken(where: Place, name: str, entry: Mapping[str, Any], dry_run: bool) -> bool:

@@ -20,9 +20,30 @@ CHATTER: Final = (
     "npm error 404 tarball, folder",
 )
 
+MORE_TIME: Final = "stockade-build: it did not end within"
+MORE_MEMORY: Final = "stockade-build: it took all of its memory,"
+
 Explain = Callable[[re.Match[str], str], str]
 
 CASES: Final[tuple[tuple[re.Pattern[str], Explain], ...]] = (
+    (
+        re.compile(rf"{MORE_TIME} (\S+) s"),
+        lambda m, subject: (
+            f"It was ended after {m[1]} s. If it needs longer, set `build_timeout_s` under gateway and start again."
+        ),
+    ),
+    (
+        re.compile(rf"{MORE_MEMORY} (\S+ MiB)"),
+        lambda m, subject: f"It took more memory than a build gets ({m[1]}). Name another version, or an `image:`.",
+    ),
+    (
+        re.compile(r"(?i)building (source distributions|from source) is disabled|--no-build"),
+        lambda m, subject: (
+            "It has no wheel, so its own code would run to build it, and the package index wants a password, which that "
+            "code could read. Name a version with a wheel, take an index without a password, or give it as `image:`; or "
+            "let builds see the password: set STOCKADE_BUILD_CREDENTIALS=visible where the gateway runs."
+        ),
+    ),
     (
         re.compile(r"(\S+) was not found in the package registry|No matching distribution found for (\S+)"),
         lambda m, subject: (

@@ -1,7 +1,9 @@
 """What an image build needs of the host to reach package registries: certificates, indexes, proxies.
 
 Companies have TLS-inspecting proxies and registries of their own. Their settings are on the host already, for
-pip, uv and npm; a build stage gets them as files in one directory, which the final image does not have.
+pip, uv and npm; a build stage gets them as files in one directory, which the final image does not have. Of each
+file only what leads to a registry is taken. What proves who the host's user is (passwords, tokens) is kept apart: no
+step in which a package's own code runs gets to see it.
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ import configparser
 import os
 import re
 import shlex
+import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 INSIDE: Final = "/stockade-build"
 """Where a build stage finds these files."""
@@ -40,17 +43,32 @@ PASSED: Final = re.compile(
     r"|npm_config_(registry|strict_ssl|proxy|https_proxy|noproxy)",
     re.IGNORECASE,
 )
-NPM_LOCAL: Final = re.compile(r"^\s*(cafile|prefix|cache|nodedir|globalconfig|userconfig|tmp|shell|yes)\s*=", re.I)
+NPM_PUBLIC: Final = re.compile(
+    r"(registry|@[^:=\s]+:registry|strict-ssl|proxy|https-proxy|noproxy|fetch-[a-z-]+)", re.I
+)
+NPM_CREDENTIAL: Final = re.compile(r"(?:\S*:)?(_authToken|_auth|username|_password|email|always-auth)", re.I)
+CREDENTIAL_NAME: Final = re.compile(r"UV_INDEX_[A-Z0-9_]+_(USERNAME|PASSWORD)", re.I)
+USER_IN_URL: Final = re.compile(r"(?<=://)\S*@|(?<!\S)(?!\S*://)\S*@")
+"""Of `https://USER:PASSWORD@HOST`, `NAME=https://USER@HOST` and a proxy's `USER:PASSWORD@HOST:PORT`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildSettings:
-    """Everything that a build stage gets from the host. May hold credentials: never printed."""
+    """Everything that a build stage gets from the host. Never printed."""
 
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     """Name below `INSIDE` -> content."""
     proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Build arguments that the engine keeps out of the image's history."""
+    complete: BuildSettings | None = field(default=None, repr=False)
+    """The same with the host's credentials in it, where it has any: for steps that run no code of a package."""
+    wanted_by: frozenset[str] = frozenset()
+    """The tools (`uvx`, `npx`) that some of these credentials are for."""
+
+    @property
+    def for_download(self) -> BuildSettings:
+        """What a step gets that only downloads."""
+        return self.complete or self
 
 
 def gather(
@@ -65,13 +83,49 @@ def gather(
     files: dict[str, bytes] = {}
     if bundle := certificates(environ, root, extra_ca):
         files["ca.pem"] = bundle
-    if npmrc := npm_settings(home, root):
-        files["npmrc"] = npmrc
-    if uv := first_file(home / ".config/uv/uv.toml", root / "etc/uv/uv.toml"):
-        files["uv.toml"] = uv
-    variables = {**pip_settings(environ, home, root), **passed_variables(environ)}
-    files["env"] = environment_script(variables, files).encode()
-    return BuildSettings(files=files, proxies=proxy_arguments(environ))
+    npmrc = npm_settings(home, root)
+    variables = {**uv_settings(home, root), **pip_settings(environ, home, root), **passed_variables(environ)}
+    proxies = proxy_arguments(environ)
+    complete = assembled(files, npmrc, variables, proxies)
+    public = assembled(files, public_npmrc(npmrc), public_values(variables), public_values(proxies))
+    for_npm = {name for name in variables if name.lower().startswith("npm_")}
+    changed = {name for name in variables if public_values({name: variables[name]}) != {name: variables[name]}}
+    both = proxies != public_values(proxies)
+    wanted_by = {
+        kind
+        for kind, wants in {
+            "uvx": both or changed - for_npm,
+            "npx": both or changed & for_npm or npmrc != public_npmrc(npmrc),
+        }.items()
+        if wants
+    }
+    return replace(public, complete=complete, wanted_by=frozenset(wanted_by)) if wanted_by else public
+
+
+def assembled(
+    files: Mapping[str, bytes], npmrc: str, variables: Mapping[str, str], proxies: Mapping[str, str]
+) -> BuildSettings:
+    """The files that a build stage finds."""
+    found = {**files, **({"npmrc": npmrc.encode()} if npmrc else {})}
+    found["env"] = environment_script(variables, found).encode()
+    return BuildSettings(files=found, proxies=proxies)
+
+
+def public_values(values: Mapping[str, str]) -> dict[str, str]:
+    """The variables without passwords, and URLs in them without users."""
+    return {name: USER_IN_URL.sub("", text) for name, text in values.items() if not CREDENTIAL_NAME.fullmatch(name)}
+
+
+def public_npmrc(text: str) -> str:
+    """npm's settings without those that prove who one is."""
+    lines = [line for line in text.splitlines() if NPM_PUBLIC.fullmatch(npm_key(line))]
+    return "".join(
+        f"{key}={USER_IN_URL.sub('', text.strip())}\n" for key, _, text in (line.partition("=") for line in lines)
+    )
+
+
+def npm_key(line: str) -> str:
+    return line.partition("=")[0].strip()
 
 
 def certificates(environ: Mapping[str, str], root: Path, extra_ca: Path | None) -> bytes | None:
@@ -94,13 +148,41 @@ def first_file(*paths: Path) -> bytes | None:
     return None
 
 
-def npm_settings(home: Path, root: Path) -> bytes | None:
-    """The host's npm settings, without lines that point at the host's own files."""
-    found = first_file(home / ".npmrc", root / "etc/npmrc")
-    if found is None:
-        return None
+def npm_settings(home: Path, root: Path) -> str:
+    """Of the host's npm settings those that lead to a registry, with the credentials for it."""
+    found = first_file(home / ".npmrc", root / "etc/npmrc") or b""
     lines = found.decode(errors="replace").splitlines()
-    return "".join(f"{line}\n" for line in lines if not NPM_LOCAL.match(line)).encode()
+    return "".join(
+        f"{line}\n"
+        for line in lines
+        if NPM_PUBLIC.fullmatch(npm_key(line)) or NPM_CREDENTIAL.fullmatch(npm_key(line))
+    )
+
+
+def uv_settings(home: Path, root: Path) -> dict[str, str]:
+    """The indexes that uv's configuration file names, as variables."""
+    try:
+        found = tomllib.loads((first_file(home / ".config/uv/uv.toml", root / "etc/uv/uv.toml") or b"").decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return {}
+    default = [str(found.get("index-url", ""))]
+    named: list[str] = []
+    for index in found.get("index") or []:
+        if isinstance(index, dict) and remote([str(index.get("url"))]):
+            (default if index.get("default") else named).append(uv_index(index))
+    values = {
+        "UV_DEFAULT_INDEX": next(iter(remote(text.rpartition("=")[2] for text in reversed(default) if text)), ""),
+        "UV_INDEX": " ".join(named),
+        "UV_EXTRA_INDEX_URL": " ".join(remote(map(str, found.get("extra-index-url") or []))),
+        "UV_INDEX_STRATEGY": str(found.get("index-strategy", "")),
+        "UV_INSECURE_HOST": " ".join(map(str, found.get("allow-insecure-host") or [])),
+    }
+    return {name: text for name, text in values.items() if text}
+
+
+def uv_index(index: Mapping[str, Any]) -> str:
+    """`NAME=URL`, as the variable has it."""
+    return f"{index['name']}={index['url']}" if index.get("name") else str(index["url"])
 
 
 def pip_settings(environ: Mapping[str, str], home: Path, root: Path) -> dict[str, str]:
@@ -160,8 +242,6 @@ def environment_script(variables: Mapping[str, str], files: Mapping[str, bytes])
         exported |= dict.fromkeys(CA_VARIABLES, f"{INSIDE}/ca.pem")
     if "npmrc" in files:
         exported["npm_config_userconfig"] = f"{INSIDE}/npmrc"
-    if "uv.toml" in files:
-        exported["UV_CONFIG_FILE"] = f"{INSIDE}/uv.toml"
     exported |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_NO_CACHE_DIR": "1"}
     exported |= {"UV_PYTHON_DOWNLOADS": "never", "npm_config_update_notifier": "false"}
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(exported.items()))

@@ -86,7 +86,10 @@ class Connectors:
     async def start(self, network: str) -> asyncio.Future[int]:
         """Makes and starts it; its end. Raises EngineError when the network is not there, among others."""
         tools, identity = self.tools, connector_id(network)
-        if await tools.engine.network(network) is None:
+        found = await tools.engine.network(network)
+        if found is not None and found.name != network:  # engines take IDs too, of the host's network among others
+            raise EngineError(f"{network} is the ID of the network {found.name}; write its name in `join`.")
+        if found is None:
             raise EngineError(
                 f"There is no network {network} on the engine, which `join` names. Start what makes it (`docker "
                 f"compose up`, or `docker network create {network}`), or correct the name."

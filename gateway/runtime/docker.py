@@ -50,6 +50,9 @@ T = TypeVar("T")
 
 OLDEST_API: Final = (1, 40)
 THREADS: Final = 16
+BUILD_MEMORY: Final = 2 * 1024**3
+BUILD_SILENCE_S: Final = 900
+"""The longest that a build by the engine may print nothing."""
 
 
 class DockerEngine:
@@ -180,17 +183,21 @@ class DockerEngine:
         await self.call(f"remove image {reference}", remove)
 
     async def remove_stages(self, label: str, older_than: str = "") -> None:
-        """Removes untagged images that carry a label: build stages, with the settings that were in them. `older_than`
-        (`1h`) spares those of a build that may be going on."""
-        filters = {"dangling": True, "label": label, **({"until": older_than} if older_than else {})}
-        await self.call("remove build stages", lambda api: api.prune_images(filters=filters))
+        """Removes untagged images and ended containers that carry a label: build stages, with the settings that were in
+        them. `older_than` (`1h`) spares those of a build that may be going on."""
+        filters = {"label": label, **({"until": older_than} if older_than else {})}
+
+        def remove(api: Any) -> None:
+            api.prune_containers(filters=filters)
+            api.prune_images(filters={**filters, "dangling": True})
+
+        await self.call("remove build stages", remove)
 
     async def build(self, context: BuildContext, reference: str, on_line: Callable[[str], None]) -> None:
-        """Builds an image with the classic builder. Raises BuildError with what the engine said."""
-        loop = asyncio.get_running_loop()
+        """Builds an image with the classic builder. Raises BuildError with what the engine said.
 
-        def say(line: str) -> None:
-            loop.call_soon_threadsafe(on_line, line)
+        `on_line` is called on the thread that reads, so that a build which prints much takes nothing of the loop's time.
+        """
 
         def build(api: Any) -> None:
             stream = api.build(
@@ -200,10 +207,11 @@ class DockerEngine:
                 rm=True,
                 forcerm=True,
                 buildargs=dict(context.build_args),
+                container_limits={"memory": BUILD_MEMORY, "memswap": BUILD_MEMORY},
                 decode=True,
-                timeout=3600,
+                timeout=BUILD_SILENCE_S,
             )
-            follow_build(stream, say, abandoned)
+            follow_build(stream, on_line, abandoned)
 
         abandoned = threading.Event()
         await self.call(f"build {reference}", build, abandon=abandoned)
@@ -270,6 +278,12 @@ class DockerEngine:
             f"remove container {container[:12]}",
             lambda api: ignore_missing(lambda: api.remove_container(container, v=True, force=True), also=(409,)),
         )
+
+    async def commit(self, container: str, labels: Mapping[str, str]) -> str:
+        """An untagged image of what the container's file system is now; its ID. What is mounted is not in it."""
+        config = {"Labels": dict(labels)}
+        made = await self.call(f"keep container {container[:12]}", lambda api: api.commit(container, conf=config))
+        return str(made["Id"])
 
     async def inspect(self, container: str) -> ContainerInfo | None:
         """The container by ID or name, None when there is none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -11,27 +12,65 @@ from .base import Change, ContainerChange, LogLine
 from .docker_attach import printable
 from .errors import BuildError
 
+KEPT_LINES: Final = 200
+MAX_LINE: Final = 4000
+"""Characters of one line that are kept."""
 ACTIONS: Final = {"start": Change.STARTED, "die": Change.DIED, "destroy": Change.REMOVED}
+
+
+class Printed:
+    """The last lines that a build printed, in bounded memory and with bounded work for each character."""
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self.say = say
+        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self.open: list[str] = []
+        self.open_length = 0
+
+    def take(self, text: str) -> None:
+        """More of what is printed; a line may come in many pieces."""
+        *ended, rest = text.split("\n")
+        for piece in ended:
+            self.add(piece)
+            self.end_line()
+        self.add(rest)
+
+    def add(self, piece: str) -> None:
+        """A piece of the line that is open; of a long line only the beginning is kept."""
+        if piece and self.open_length < MAX_LINE:
+            self.open.append(piece[: MAX_LINE - self.open_length])
+            self.open_length += len(self.open[-1])
+
+    def end_line(self) -> None:
+        line = "".join(self.open)
+        self.open, self.open_length = [], 0
+        if line.strip():
+            self.lines.append(printable(line))
+            self.say(line.rstrip())
+
+    def text(self) -> str:
+        """What is kept, with the line that did not end."""
+        return "\n".join([*self.lines, printable("".join(self.open))])
 
 
 def follow_build(
     stream: Iterator[Mapping[str, Any]], say: Callable[[str], object], abandoned: threading.Event
 ) -> None:
-    """Reads a build's progress. Raises BuildError with all that was printed, when it fails."""
-    printed: list[str] = []
-    partial = error = ""
+    """Reads a build's progress. Raises BuildError with the last of what was printed, when it fails.
+
+    `say` hears of each line, on the caller's thread.
+    """
+    printed = Printed(say)
+    error = ""
     for chunk in stream:  # to its end, also after an error: only then is the connection given back
         if abandoned.is_set():
             return
         if text := chunk.get("stream"):
-            *lines, partial = f"{partial}{text}".split("\n")
-            printed += [printable(line) for line in lines if line.strip()]
-            del printed[:-200]
-            say(str(text).rstrip())
+            printed.take(str(text))
         if "error" in chunk:
             error = str(chunk["error"])
     if error:
-        raise BuildError("\n".join([*printed, printable(partial), error]))
+        raise BuildError(f"{printed.text()}\n{error[:MAX_LINE]}")
 
 
 def pump_changes(stream: Iterator[Mapping[str, Any]], say: Callable[[ContainerChange | None], None]) -> None:

@@ -25,12 +25,15 @@ from .base import Engine, ImageInfo
 from .build_errors import explain_failure
 from .build_settings import BuildSettings
 from .errors import BuildError, EngineError, EngineUnreachable
+from .package_builds import BUILD_TIMEOUT_S, PackageBuild
 from .recipes import Recipe
 
 logger = logging.getLogger(__name__)
 
 PULL_TIMEOUT_S = 120
 DEBOOTSTRAP_TIMEOUT_S = 1200
+CREDENTIALS = "STOCKADE_BUILD_CREDENTIALS"
+"""`visible`: the user accepts that code of packages can read the host's credentials for registries."""
 
 
 class Images:
@@ -41,12 +44,19 @@ class Images:
         engine: Engine,
         settings: Callable[[], BuildSettings],
         say: Callable[[str], None] = lambda line: None,
+        timeout_s: Callable[[], float] = lambda: BUILD_TIMEOUT_S,
+        folder: Path | None = None,
     ) -> None:
         self.engine = engine
         self.settings = settings
         self.say = say
         """Hears of each image that is made, as a sentence."""
+        self.timeout_s = timeout_s
+        """The longest that a package's installation may take."""
+        self.folder = folder
         self.builds = asyncio.Semaphore(2)
+        self.installs = asyncio.Semaphore(4)
+        """Apart from the others, since in these code of packages runs, which may take its time."""
         self.locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def egress(self) -> str:
@@ -64,17 +74,46 @@ class Images:
 
     async def package(self, source: PackageSource) -> str:
         """The name of a packaged server's image, made if need be. Raises BuildError."""
+        runtime, builder = await self.prepared(source)
+        wanted = recipes.package_image(source, runtime, builder)
+        async with self.locks[wanted.reference]:
+            if await self.engine.image(wanted.reference) is None:
+                await self.install(source, wanted, builder)
+        return wanted.reference
+
+    async def prepared(self, source: PackageSource) -> tuple[str, str]:
+        """The image that a package is to run on, and the one that it is installed in, made if need be."""
         tools = ""
         if source.kind == "uvx":
-            base, base_id = await self.python_base()
-            tools_recipe = recipes.uv_tools(base, base_id)
+            runtime, runtime_id = await self.python_base()
+            tools_recipe = recipes.uv_tools(runtime, runtime_id)
             await self.make(tools_recipe)
             tools = tools_recipe.reference
         else:
-            base, base_id = await self.node_base()
-        made = recipes.package_image(source, base, base_id, tools)
-        await self.make(made)
-        return made.reference
+            runtime, runtime_id = await self.node_base()
+        if wider := recipes.runtime_image(source, runtime, runtime_id):
+            runtime, runtime_id = wider.reference, (await self.make(wider)).id
+        builder = recipes.builder_image(source.kind, runtime, runtime_id, tools)
+        await self.make(builder)
+        return runtime, builder.reference
+
+    async def install(self, source: PackageSource, wanted: Recipe, builder: str) -> None:
+        """Installs a package and keeps the result as an image. Raises BuildError."""
+        settings = await asyncio.to_thread(self.settings)
+        apart = source.kind in settings.wanted_by
+        if apart and os.environ.get(CREDENTIALS) == "visible":
+            settings, apart = settings.for_download, False
+        async with self.installs:
+            self.say(f"Building {wanted.reference} ({wanted.subject})")
+            await PackageBuild(
+                engine=self.engine,
+                wanted=wanted,
+                builder=builder,
+                steps=recipes.install_steps(source, credentials=apart),
+                settings=settings,
+                timeout_s=self.timeout_s(),
+                folder=self.folder,
+            ).run()
 
     async def ready(self, reference: str) -> ImageInfo:
         """An image that the user named: as the engine has it, else pulled."""

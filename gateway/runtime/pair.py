@@ -139,7 +139,7 @@ class Pair:
         about = owned(plan.name, Role.BACKEND, self.id, fingerprint=plan.fingerprint())
         self.container = await self.tools.ownership.create(plan, about)
         self.uid = numeric_uid(plan.user)
-        volumes = writable_volumes(self.wanted.source.mounts)
+        volumes = writable_volumes(self.tools.names, self.wanted.source.mounts)
         if volumes and self.tools.users.gave(self.uid):
             await give_volumes(self.tools, self.id, plan.user, volumes)
         await self.start_backend()

@@ -17,6 +17,7 @@ from egress.ports import OWN_PORTS, PROXY_PORT
 from egress.resolver import RESOLVING
 from registry.config import Server
 from registry.errors import Invalid
+from registry.mount_risks import Risk
 from registry.mounts import refuse_moved
 from registry.spec import ImageSource, PackageSource
 
@@ -83,6 +84,10 @@ class Names:
     def connector(self, network: str) -> str:
         """The connector on a network that backends join."""
         return f"stockade-{self.project}-c-{network}"
+
+    def volume(self, name: str) -> str:
+        """The volume that an entry of `mounts` names: one for all servers of the project, and for nobody else."""
+        return f"stockade-{self.project}-v-{name}"
 
     def labels(self, role: str, instance: str = "", uid: int | None = None) -> tuple[tuple[str, str], ...]:
         """Hints for people, for the engine's event filter and for other gateways; never proof of ownership."""
@@ -247,7 +252,7 @@ def backend_plan(
         labels=names.labels("backend", instance, numeric_uid(user)),
         network=network,
         tmpfs=tmpfs_of(user, home, unmounted_volumes(source, info)),
-        mounts=mounts_of(source, ca),
+        mounts=mounts_of(names, source, ca),
         memory_bytes=server.resources.memory,
         socket_bytes=server.resources.memory,
         cpus=server.resources.cpus,
@@ -335,8 +340,11 @@ def ca_variables() -> dict[str, str]:
     return dict.fromkeys(names, CA_INSIDE)
 
 
-def mounts_of(source: PackageSource | ImageSource, ca: CaBundle | None) -> tuple[Mount, ...]:
-    """The entry's mounts and the certificate bundle. Raises PlanError for an engine's socket."""
+def mounts_of(names: Names, source: PackageSource | ImageSource, ca: CaBundle | None) -> tuple[Mount, ...]:
+    """The entry's mounts and the certificate bundle. Raises PlanError for an engine's socket.
+
+    A volume is the project's own, so that no server gets what somebody else keeps in one, unless that was asked for.
+    """
     found = []
     for mount in source.mounts:
         if FORBIDDEN_MOUNTS.search(mount.source) or FORBIDDEN_MOUNTS.search(mount.target):
@@ -344,7 +352,9 @@ def mounts_of(source: PackageSource | ImageSource, ca: CaBundle | None) -> tuple
                 f"The mount {mount.source} is a container engine's socket: with it a server could leave its wall. "
                 "Remove it."
             )
-        found.append(Mount(source=mount.source, target=mount.target, read_only=mount.read_only, volume=mount.volume))
+        own = mount.volume and Risk.FOREIGN_VOLUME not in mount.accepted
+        origin = names.volume(mount.source) if own else mount.source
+        found.append(Mount(source=origin, target=mount.target, read_only=mount.read_only, volume=mount.volume))
     if ca:
         found.append(Mount(source=str(ca.path), target=CA_INSIDE))
     return tuple(found)

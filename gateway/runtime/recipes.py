@@ -26,11 +26,13 @@ EVERYBODY: Final = "65532:65532"
 HOME: Final = "/home/stockade"
 TREE: Final = "/opt/stockade"
 ENTRY: Final = f"{TREE}/entry"
+INSTALLED: Final = "@INSTALLED@"
 PATH: Final = f"{TREE}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 DEBIAN_SUITE: Final = "bookworm"
 DEBIAN_PACKAGES: Final = ("python3", "python3-venv", "ca-certificates")
 PULLED: Final = {"python": "python:3.12-slim", "node": "node:22-slim"}
+WHEELS_ONLY: Final = b"export PIP_ONLY_BINARY=:all:\n"
 EGRESS_PACKAGES: Final = ("uvloop>=0.22", "httptools>=0.9", "idna>=3.10")
 
 
@@ -45,8 +47,13 @@ class Recipe:
     """What it is for, in words: `package mcp-server-time`."""
 
     def context(self, settings: BuildSettings, stage: str) -> BuildContext:
-        """What the engine's builder gets. `stage` marks what must not be left behind."""
+        """What the engine's builder gets. `stage` marks what must not be left behind.
+
+        Only packages that are named here are installed by it, from wheels, so that no code of theirs runs meanwhile.
+        """
+        settings = settings.for_download
         files = {**self.files, **{f"settings/{name}": content for name, content in settings.files.items()}}
+        files["settings/env"] = files.get("settings/env", b"") + WHEELS_ONLY
         dockerfile = self.dockerfile.replace("@STAGE@", f"LABEL {STAGE_LABEL}={stage}\nCOPY settings {INSIDE}")
         return BuildContext(dockerfile=dockerfile, files=files, build_args=settings.proxies)
 
@@ -138,25 +145,61 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "package"
 
 
-def package_image(source: PackageSource, base: str, base_id: str, tools: str) -> Recipe:
-    """The image of one packaged server. `tools` is the image with `uv`; for npm it is not used."""
-    install = install_python(source) if source.kind == "uvx" else install_node(source)
-    copy_tools = f"COPY --from={tools} /opt/uv /opt/uv\n" if source.kind == "uvx" else ""
-    script = {"install.sh": install.encode(), "pick.py": PICK_PYTHON, "pick.js": PICK_NODE}
+def runtime_image(source: PackageSource, base: str, base_id: str) -> Recipe | None:
+    """The base with the Debian packages that the server needs; None where it needs none."""
+    if not source.system_packages:
+        return None
+    dockerfile = f"FROM {base}\n{debian_step(source.system_packages)}"
+    return recipe("runtime", "Debian packages", dockerfile, {}, base_id)
+
+
+def builder_image(kind: str, runtime: str, runtime_id: str, tools: str) -> Recipe:
+    """What packages of a kind are installed in. `tools` is the image with `uv`; for npm it is not used."""
+    copy_tools = f"COPY --from={tools} /opt/uv /opt/uv\n" if kind == "uvx" else ""
     dockerfile = f"""\
-FROM {base} AS runtime
-{debian_step(source.system_packages)}FROM runtime AS build
-@STAGE@
-{copy_tools}COPY install.sh pick.py pick.js /stockade-install/
-RUN . {INSIDE}/env && sh -eu /stockade-install/install.sh && chmod -R a+rX {TREE}
-FROM runtime
-COPY --from=build {TREE} {TREE}
+FROM {runtime}
+{copy_tools}COPY pick.py pick.js /stockade-install/
+RUN mkdir -p {TREE} && chmod 0777 {TREE}
+"""
+    files = {"pick.py": PICK_PYTHON, "pick.js": PICK_NODE}
+    return recipe(f"builder-{kind}", f"installing with {kind}", dockerfile, files, runtime_id)
+
+
+def package_image(source: PackageSource, runtime: str, builder: str) -> Recipe:
+    """The image of one packaged server: what was installed in a container of `builder`, and nothing else of it.
+
+    `INSTALLED` stands for the image of that container. Files that would run as somebody else lose that mark.
+    """
+    dockerfile = f"""\
+FROM {runtime}
+COPY --from={INSTALLED} {TREE} {TREE}
+RUN find {TREE} -xdev -type f -perm /6000 -exec chmod ug-s {{}} +
 ENV PATH={PATH} HOME={HOME} PYTHONDONTWRITEBYTECODE=1
 USER {EVERYBODY}
 ENTRYPOINT ["{ENTRY}"]
 """
     name = f"package-{slug(source.package)}"
-    return recipe(name, f"package {source.package}", dockerfile, script, base_id)
+    scripts = [step.script for step in install_steps(source, credentials=False)]
+    return recipe(name, f"package {source.package}", dockerfile, {}, builder, *scripts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One container of an installation."""
+
+    script: str
+    credentials: bool
+    """Whether it gets the host's credentials; then no code of the package runs in it."""
+
+
+def install_steps(source: PackageSource, *, credentials: bool) -> tuple[Step, ...]:
+    """How a package is installed. With `credentials` it is downloaded with them first, and only then built without."""
+    fetch, build, both = install_python(source) if source.kind == "uvx" else install_node(source)
+    head = f". {INSIDE}/env\nexport HOME=/tmp/home\nmkdir -p /tmp/home\n"
+    tail = f"find {TREE} -mindepth 1 ! -type l -exec chmod a+rX {{}} +\n"
+    if not credentials:
+        return (Step(script=f"{head}{both}{tail}", credentials=False),)
+    return (Step(script=f"{head}{fetch}", credentials=True), Step(script=f"{head}{build}{tail}", credentials=False))
 
 
 def debian_step(packages: tuple[str, ...]) -> str:
@@ -167,24 +210,34 @@ def debian_step(packages: tuple[str, ...]) -> str:
     return f"RUN apt-get update -qq && {install} {shlex.join(packages)} && rm -rf /var/lib/apt/lists/*\n"
 
 
-def install_python(source: PackageSource) -> str:
-    """Installs with `uv tool`, outside /root and readable by all."""
+def install_python(source: PackageSource) -> tuple[str, str, str]:
+    """Downloading, building, and both at once, with `uv tool`: outside /root and readable by all.
+
+    While it only downloads, uv does not compile: that would start the package's own Python, and its `.pth` files run.
+    """
     python = shlex.quote(source.python) if source.python else '"$(command -v python3)"'
     extras = "".join(f" --with {shlex.quote(extra)}" for extra in source.extra_requirements)
-    return f"""\
-export UV_TOOL_DIR={TREE}/tools UV_TOOL_BIN_DIR={TREE}/bin UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_NO_CACHE=1
-/opt/uv/bin/uv tool install --quiet --python {python}{extras} {shlex.quote(source.requirement)}
-python3 /stockade-install/pick.py {shlex.quote(source.package)} {shlex.quote(source.executable)}
-"""
+    where = f"export UV_TOOL_DIR={TREE}/tools UV_TOOL_BIN_DIR={TREE}/bin UV_LINK_MODE=copy UV_NO_CACHE=1\n"
+    install = f"/opt/uv/bin/uv tool install --quiet --python {python}{extras}"
+    package = shlex.quote(source.requirement)
+    pick = f"python3 /stockade-install/pick.py {shlex.quote(source.package)} {shlex.quote(source.executable)}\n"
+    return (
+        f"{where}{install} --no-build {package}\n",
+        f"python3 -m compileall -q {TREE}/tools || true\n{pick}",
+        f"{where}export UV_COMPILE_BYTECODE=1\n{install} {package}\n{pick}",
+    )
 
 
-def install_node(source: PackageSource) -> str:
-    """Installs with `npm -g` into a prefix of ours."""
+def install_node(source: PackageSource) -> tuple[str, str, str]:
+    """Downloading, building, and both at once, with `npm -g` into a prefix of ours."""
+    options = f"--global --prefix {TREE} --no-fund --no-audit --loglevel=error --cache /tmp/npm"
     packages = shlex.join([source.requirement, *source.extra_requirements])
-    return f"""\
-npm install --global --prefix {TREE} --no-fund --no-audit --loglevel=error --cache /tmp/npm {packages}
-node /stockade-install/pick.js {shlex.quote(source.package)} {shlex.quote(source.executable)}
-"""
+    pick = f"node /stockade-install/pick.js {shlex.quote(source.package)} {shlex.quote(source.executable)}\n"
+    return (
+        f"npm install {options} --ignore-scripts {packages}\n",
+        f"npm rebuild {options}\n{pick}",
+        f"npm install {options} {packages}\n{pick}",
+    )
 
 
 PICK_PYTHON: Final = b'''\

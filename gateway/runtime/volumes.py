@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
+from registry.mount_risks import Risk
 from registry.mounts import Mount as EntryMount
 
 from .base import ContainerPlan, Mount
@@ -32,9 +33,10 @@ for path in sys.argv[3:]:
 """
 
 
-def writable_volumes(mounts: Sequence[EntryMount]) -> tuple[str, ...]:
-    """The names of the volumes that a server may write in."""
-    return tuple(mount.source for mount in mounts if mount.volume and not mount.read_only)
+def writable_volumes(names: Names, mounts: Sequence[EntryMount]) -> tuple[str, ...]:
+    """The project's own volumes that a server may write in; somebody else's keep the owner that they have."""
+    own = (mount for mount in mounts if mount.volume and Risk.FOREIGN_VOLUME not in mount.accepted)
+    return tuple(names.volume(mount.source) for mount in own if not mount.read_only)
 
 
 def giving_plan(names: Names, instance: str, image: str, user: str, volumes: Sequence[str]) -> ContainerPlan:

@@ -57,7 +57,10 @@ def adopt(document: Document) -> tuple[Document, list[Problem]]:
     return adopt_servers(document, here, path)
 
 
-def adopt_servers(document: Document, servers: Mapping[str, Any], path: KeyPath) -> tuple[Document, list[Problem]]:
+def adopt_servers(
+    document: Document, servers: Mapping[str, Any], path: KeyPath, *, trusted: bool = True
+) -> tuple[Document, list[Problem]]:
+    """The servers at that place as ours. `trusted`: the user runs this very file, so keys of ours in it hold."""
     variables = folder_variables(Path(document.file))
     entries: dict[str, Any] = {}
     notes: list[Problem] = []
@@ -72,7 +75,7 @@ def adopt_servers(document: Document, servers: Mapping[str, Any], path: KeyPath)
         if not isinstance(raw, Mapping):
             entries[name] = raw
             continue
-        imported = convert(raw, variables=variables)
+        imported = convert(raw, variables=variables, trusted=trusted)
         entries[name] = imported.entry
         notes += [document.problem((*here, *note.path), note.message, note.hint) for note in imported.notes]
     ours = {key: document.value[key] for key in document.value if key in OURS}

@@ -10,13 +10,18 @@ import os
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from registry.document import Document, compose_json, parse, read_text
-from registry.errors import ConfigError, Problem
+from registry.errors import ConfigError, Finding, Invalid, Problem
 from registry.importers.adopt import adopt_servers, section
+from registry.secrets import references
+from registry.server import Server
+from registry.spec import RemoteSource, plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +92,10 @@ def config_folder(home: Path) -> Path:
 
 
 def find(home: Path | None = None, folder: Path | None = None) -> list[Import]:
-    """Every client's file that has servers: in the home folder, and in a folder that is worked in."""
+    """Every client's file that has servers: in the home folder, and in a folder that is worked in.
+
+    A name that an earlier file has is not taken from a later one: a repository's file does not replace the user's own.
+    """
     found: list[Import] = []
     for client, title, path in candidates(home or Path.home(), folder):
         if not path.is_file():
@@ -97,8 +105,19 @@ def find(home: Path | None = None, folder: Path | None = None) -> list[Import]:
         except ConfigError:
             continue
         if result.servers:
-            found.append(result)
+            found.append(without_taken(result, {name: item for item in found for name in item.servers}))
     return found
+
+
+def without_taken(item: Import, taken: Mapping[str, Import]) -> Import:
+    """The import without the servers whose names an earlier file has, and a note for each that differs from it."""
+    notes = [
+        Problem(file=str(item.path), message=f"the server {name!r} is left out: {taken[name].path} has one too")
+        for name, entry in item.servers.items()
+        if name in taken and taken[name].servers[name] != entry
+    ]
+    kept = {name: entry for name, entry in item.servers.items() if name not in taken}
+    return replace(item, servers=kept, notes=(*item.notes, *notes))
 
 
 def candidates(home: Path, folder: Path | None) -> Iterator[tuple[str, str, Path]]:
@@ -119,10 +138,34 @@ def read(path: Path, *, client: str = "file", title: str = "") -> Import:
     here: Any = value
     for part in where or ():
         here = here[part]
-    adopted, notes = adopt_servers(document, here, where) if where else (document, [])
+    adopted, notes = adopt_servers(document, here, where, trusted=False) if where else (document, [])
     servers = adopted.value["mcpServers"] if where else {}
     kept = {name: entry for name, entry in servers.items() if isinstance(entry, dict) and not is_ours(entry)}
+    notes += [
+        adopted.problem(("mcpServers", name, *finding.path), finding.message, finding.hint)
+        for name, entry in kept.items()
+        for finding in borrowed(entry)
+    ]
     return Import(client=client, title=title or path.name, path=path, servers=kept, notes=tuple(notes))
+
+
+def borrowed(entry: Mapping[str, Any]) -> Iterator[Finding]:
+    """What of this machine an entry asks to be given: variables of the gateway's environment, volumes of the engine."""
+    try:
+        source = plan(Server.model_validate(entry))
+    except (Invalid, ValidationError):  # said, with its place, when the entry is added to the file
+        return
+    where = f"sent to {entry['url']}" if isinstance(source, RemoteSource) else "given to the server"
+    given = source.headers if isinstance(source, RemoteSource) else source.env
+    texts = [*given.values(), *(() if isinstance(source, RemoteSource) else source.args)]
+    for reference in dict.fromkeys(one for text in texts for one in references(text)):
+        kind, _, name = reference.partition(":")
+        what = f"the environment variable {name.partition(':-')[0]}" if kind == "env" else f"the secret {name!r}"
+        yield Finding((), f"{what} of the gateway will be {where}", "Take it out if it should not be")
+    for mount in () if isinstance(source, RemoteSource) else source.mounts:
+        if mount.volume:
+            hint = f"For that one: {{source: {mount.source}, target: {mount.target}, accept: [foreign-volume]}} under mounts"
+            yield Finding((), f"its volume {mount.source!r} will be a new one, not the engine's of that name", hint)
 
 
 def read_value(path: Path) -> Any:

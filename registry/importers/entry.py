@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from registry.errors import Finding
@@ -37,6 +38,8 @@ RENAMED = {
     "cmd": "command",
 }
 KNOWN = frozenset(field.alias or name for name, field in Server.model_fields.items()) | {"transport"}
+CLIENTS_OWN = frozenset({"type", "transport", "command", "args", "url", "headers", "env", "disabled"})
+"""What clients' files say in the same words as ours; the rest of KNOWN is Stockade's alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +50,17 @@ class Imported:
     notes: tuple[Finding, ...]
 
 
-def convert(raw: Mapping[str, Any], *, variables: Mapping[str, str] | None = None) -> Imported:
-    """The entry in our shape; `variables` are values for `${workspaceFolder}` and the like."""
+def convert(raw: Mapping[str, Any], *, variables: Mapping[str, str] | None = None, trusted: bool = True) -> Imported:
+    """The entry in our shape; `variables` are values for `${workspaceFolder}` and the like.
+
+    A file that is not `trusted` (it is imported, not used as the configuration) may come with a repository: it says how
+    a server is run and nothing of what Stockade grants, so keys of ours and references to secrets of ours do not hold.
+    """
     notes: list[Finding] = []
     entry: dict[str, Any] = {}
     for key, value in raw.items():
         if value is not None:
-            take(RENAMED.get(key, key), key, value, entry, notes)
+            take(RENAMED.get(key, key), key, value, entry, notes, trusted=trusted)
     tool_lists(raw, entry)
     split_command(entry)
     bearer(raw, entry)
@@ -62,24 +69,30 @@ def convert(raw: Mapping[str, Any], *, variables: Mapping[str, str] | None = Non
     known = variables or {}
     for key in ("env", "headers", "args"):
         if key in entry:
-            entry[key] = deep(entry[key], lambda text, key=key: translate(text, known, key, notes))  # type: ignore[misc]
+            change = partial(translate, variables=known, key=key, notes=notes, trusted=trusted)
+            entry[key] = deep(entry[key], change)
     return Imported(entry, tuple(notes))
 
 
-def take(key: str, written: str, value: Any, entry: dict[str, Any], notes: list[Finding]) -> None:
+def take(
+    key: str, written: str, value: Any, entry: dict[str, Any], notes: list[Finding], *, trusted: bool = True
+) -> None:
     """Puts one key into the entry, or notes why not."""
     if key in ("enabled", "disabled") and isinstance(value, bool):
         if value is (key == "disabled"):
             entry["disabled"] = True
     elif key == "tools" and not isinstance(value, dict):
         return
-    elif key in KNOWN:
+    elif key in KNOWN and (trusted or key in CLIENTS_OWN):
         entry[key] = value
+    elif key in KNOWN:
+        message = f"left out: {written!r} is a setting of Stockade, and an imported file does not decide it"
+        notes.append(Finding((written,), message, "If it is meant, set it in stockade.yaml"))
     elif key in UNREAD:
         notes.append(Finding((written,), f"{written!r} has no effect: {UNREAD[key]}"))
     elif key not in DROPPED and key not in TOOL_KEYS and key not in BEARER_KEYS:
         _, hint = unknown_key(key, sorted(KNOWN))
-        if hint.startswith("Did you mean"):
+        if trusted and hint.startswith("Did you mean"):
             entry[key] = value
         else:
             notes.append(Finding((written,), f"unknown key {written!r} has no effect"))
@@ -138,10 +151,17 @@ ANY = re.compile(
 )
 
 
-def translate(text: str, variables: Mapping[str, str], key: str, notes: list[Finding]) -> str:
+def translate(
+    text: str, variables: Mapping[str, str], key: str, notes: list[Finding], *, trusted: bool = True
+) -> str:
     """The text with each client's notation of variables in ours."""
 
     def change(match: re.Match[str]) -> str:
+        if match["kind"] == "secret" and not trusted:
+            message = f"names the secret {match['name']!r} of Stockade, which no client knows; it stays plain text"
+            hint = f"If the server may have it, write ${{secret:{match['name']}}} in stockade.yaml"
+            notes.append(Finding((key,), message, hint))
+            return f"${match.group()}" if match.group().startswith("$") else match.group()
         if match["kind"] == "input":
             name = re.sub(r"[^A-Za-z0-9_.-]", "-", match["name"])
             notes.append(Finding((key,), f"${{input:{match['name']}}} is read as the secret {name!r}"))

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.runtime.base import BuildContext
 from gateway.runtime.errors import BackendUnavailable
+from gateway.runtime.plans import Names
 from gateway.runtime.recipes import python_base_tag
 from gateway.runtime.users import EGRESS, candidates
 from registry.server import OWN_USERS
@@ -96,8 +97,9 @@ def test_a_declared_volume_is_no_disk_of_the_hosts(site: Yard, backend: str) -> 
 
 
 def kept(site: Yard) -> set[str]:
-    """The volumes that the entry mounts."""
-    return {f"stktest-{site.project}", f"stktest-{site.project}-new"}
+    """The volumes that the entry mounts: the project's own of these names."""
+    names = Names(project=site.project)
+    return {names.volume(f"stktest-{site.project}{end}") for end in ("", "-new")}
 
 
 def test_whom_an_image_names_is_looked_up_where_it_runs(site: Yard) -> None:

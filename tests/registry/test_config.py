@@ -416,7 +416,11 @@ def test_an_extra_ca_must_hold_certificates_and_no_key(tmp_path: Path) -> None:
     [
         (0o755, "command: uvx, args: [x], mounts: ['./data:/d']", "runs as a user of its own, who may not write in"),
         (0o755, "command: npx, args: [x], user: '4711:4711', mounts: ['./data:/d']", "runs as user 4711"),
-        (0o755, "command: npx, args: [x], user: 'ME', mounts: ['./data:/d']", ""),
+        (
+            0o755,
+            "command: npx, args: [x], user: 'ME', mounts: [{source: ./data, target: /d, accept: [root-writes]}]",
+            "",
+        ),
         (0o755, "command: npx, args: [x], mounts: ['./data:/d:ro']", ""),
         (0o777, "command: uvx, args: [x], mounts: ['./data:/d']", ""),
         (0o755, "image: x, mounts: ['./data:/d']", ""),

@@ -88,6 +88,9 @@ class FakeEngine:
     """Names of containers that end as soon as they start."""
     create_fails: set[str] = field(default_factory=set)
     builds_fail: str = ""
+    installs: list[ContainerPlan] = field(default_factory=list)
+    """The containers in which packages were installed; each ends as soon as it starts."""
+    install_exits: int = 0
     identity: str = "ENGINE"
     foreign_users: frozenset[int] = frozenset()
     """Uids of other projects' containers."""
@@ -136,18 +139,26 @@ class FakeEngine:
             raise NameTaken(plan.name)
         if plan.name in self.create_fails:
             raise EngineError(f"Could not create {plan.name}")
-        self.log.append(f"create {plan.name}")
+        self.note("create", plan)
         identity = f"id{next(self.numbers)}"
         self.containers[identity] = FakeContainer(id=identity, plan=plan)
         return identity
 
     async def start(self, container: str) -> None:
         found = self.containers[container]
-        self.log.append(f"start {found.plan.name}")
+        self.note("start", found.plan)
         found.running, found.finished = True, False
         found.starts += 1
         if found.plan.name in self.exits_at_once:
             self.die(found.plan.name, 3)
+        if found.plan.name.startswith("stockade-build-"):
+            self.installs.append(found.plan)
+            self.die(found.plan.name, self.install_exits, silently=True)
+
+    def note(self, what: str, plan: ContainerPlan) -> None:
+        """Logs it, except what is a part of a build."""
+        if not plan.name.startswith("stockade-build-"):
+            self.log.append(f"{what} {plan.name}")
 
     def die(self, name: str, code: int = 1, *, silently: bool = False) -> None:
         """Ends a container, as if it crashed; `silently` = the engine's event is lost."""
@@ -182,8 +193,11 @@ class FakeEngine:
     async def remove(self, container: str) -> None:
         found = self.containers.pop(container, None)
         if found is not None:
-            self.log.append(f"remove {found.plan.name}")
+            self.note("remove", found.plan)
             self.tell(ContainerChange(change=Change.REMOVED, container=container))
+
+    async def commit(self, container: str, labels: Mapping[str, str]) -> str:
+        return self.add_image(f"committed-{container}").id
 
     async def inspect(self, container: str) -> ContainerInfo | None:
         found = self.containers.get(container) or next(

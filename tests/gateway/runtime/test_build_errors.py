@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.runtime.build_errors import explain_failure
+from gateway.runtime.build_errors import MORE_MEMORY, MORE_TIME, explain_failure
 
 UV = "error: No solution found when resolving dependencies\n  cause: Because "
 
 
 UNKNOWN = f"{UV}mcp-x was not found in the package registry and you require mcp-x"
 NO_VERSION = f"{UV}there is no version of mcp-x==9 and you require mcp-x==9,"
+NO_BUILD = (
+    f"{UV}x==1.0 has no usable wheels\n\n"
+    "hint: Wheels are required for `x` because building from source is disabled for all packages (i.e., with `--no-build`)"
+)
 OLD_PYTHON = f"{UV}the current Python version (3.11.2) does not satisfy Python>=3.13 and mcp-x"
 NPM_404 = "npm error code E404\nnpm error 404 Not Found - GET https://r/@s%2fx"
 NPM_VERSION = "npm error code ETARGET\nnpm error notarget No matching version found for @s/x@9.9.9."
@@ -32,6 +36,9 @@ NPM_VERSION = "npm error code ETARGET\nnpm error notarget No matching version fo
         pytest.param("npm error code SELF_SIGNED_CERT_IN_CHAIN", "certificate is not trusted", id="npm tls"),
         pytest.param("dns error: failed to lookup address information", "could not be resolved", id="dns"),
         pytest.param("OSError: [Errno 28] No space left on device", "disk is full", id="disk"),
+        pytest.param(NO_BUILD, "its own code would run to build it", id="a password, and no wheel"),
+        pytest.param(f"x\n{MORE_TIME} 600 s", "It was ended after 600 s. If it needs longer", id="time"),
+        pytest.param(f"x\n{MORE_MEMORY} 2048 MiB", "more memory than a build gets (2048 MiB)", id="memory"),
         pytest.param("gcc: something odd", "The last lines tell why", id="anything else"),
     ],
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from gateway.runtime.build_settings import INSIDE, BuildSettings, gather
 
 
@@ -52,8 +54,10 @@ def test_pips_index_is_uvs_too_and_folders_of_the_host_are_left_out(tmp_path: Pa
         "[global]\nindex-url = https://u:p@pypi.example/simple\nextra-index-url = file:///opt/pypi https://b.example/s\n"
         "trusted-host = pypi.example\nfind-links = /opt/wheels\ncert = /etc/x.pem\n",
     )
-    env = environment(gather({}, tmp_path / "home", tmp_path))
-    assert env["PIP_INDEX_URL"] == env["UV_DEFAULT_INDEX"] == "https://u:p@pypi.example/simple"
+    settings = gather({}, tmp_path / "home", tmp_path)
+    env = environment(settings)
+    assert env["PIP_INDEX_URL"] == env["UV_DEFAULT_INDEX"] == "https://pypi.example/simple"
+    assert environment(settings.for_download)["UV_DEFAULT_INDEX"] == "https://u:p@pypi.example/simple"
     assert env["PIP_EXTRA_INDEX_URL"] == env["UV_EXTRA_INDEX_URL"] == "https://b.example/s"
     assert env["UV_INSECURE_HOST"] == "pypi.example"
     assert "PIP_FIND_LINKS" not in env
@@ -70,19 +74,109 @@ def test_variables_of_pip_uv_and_npm_are_passed_and_paths_are_not(tmp_path: Path
         "npm_config_cache": "/root/.npm",
         "HOME": "/root",
     }
-    env = environment(gather(host, tmp_path / "home", tmp_path))
+    settings = gather(host, tmp_path / "home", tmp_path)
+    env = environment(settings)
     assert env["PIP_INDEX_URL"] == env["UV_DEFAULT_INDEX"] == "https://one.example/simple"
-    assert env["UV_INDEX_COMPANY_PASSWORD"] == "it's secret"
+    assert environment(settings.for_download)["UV_INDEX_COMPANY_PASSWORD"] == "it's secret"
+    assert "UV_INDEX_COMPANY_PASSWORD" not in env
     assert env["npm_config_registry"] == "https://npm.example/"
     assert not {"PIP_FIND_LINKS", "UV_CACHE_DIR", "npm_config_cache", "HOME"} & env.keys()
 
 
-def test_npmrc_comes_without_the_hosts_own_paths(tmp_path: Path) -> None:
+NPMRC = """\
+registry=https://me:hunter2@npm.example/
+@company:registry = https://npm.company.example/
+//npm.example/:_authToken=hunter2
+//npm.example/:_password=hunter2
+_auth=hunter2
+email=me@hunter2.example
+strict-ssl=false
+cafile=/etc/x
+prefix=/usr
+init-author-name=hunter2
+//npm.example/:certfile=/home/me/hunter2.pem
+; a comment, hunter2
+"""
+
+
+def test_of_npmrc_only_what_leads_to_a_registry_comes_and_credentials_apart(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    make(home, ".npmrc", "registry=https://npm.example/\n//npm.example/:_authToken=t\ncafile=/etc/x\nprefix=/usr\n")
+    make(home, ".npmrc", NPMRC)
     settings = gather({}, home, tmp_path)
-    assert settings.files["npmrc"] == b"registry=https://npm.example/\n//npm.example/:_authToken=t\n"
+    assert settings.files["npmrc"] == (
+        b"registry=https://npm.example/\n@company:registry =https://npm.company.example/\nstrict-ssl=false\n"
+    )
+    complete = settings.for_download.files["npmrc"].decode()
+    assert complete.splitlines() == NPMRC.splitlines()[:7]
     assert environment(settings)["npm_config_userconfig"] == f"{INSIDE}/npmrc"
+
+
+def test_of_uvs_file_only_the_indexes_come(tmp_path: Path) -> None:
+    make(
+        tmp_path,
+        "home/.config/uv/uv.toml",
+        'cache-dir = "/x"\nindex-strategy = "first-index"\nallow-insecure-host = ["a.example"]\n'
+        '[[index]]\nname = "company"\nurl = "https://me:hunter2@b.example/simple"\n'
+        '[[index]]\nurl = "https://c.example/simple"\ndefault = true\n[[index]]\nurl = "/opt/wheels"\n',
+    )
+    settings = gather({}, tmp_path / "home", tmp_path)
+    env = environment(settings)
+    assert env["UV_INDEX"] == "company=https://b.example/simple"
+    assert env["UV_DEFAULT_INDEX"] == "https://c.example/simple"
+    assert (env["UV_INDEX_STRATEGY"], env["UV_INSECURE_HOST"]) == ("first-index", "a.example")
+    assert environment(settings.for_download)["UV_INDEX"] == "company=https://me:hunter2@b.example/simple"
+    assert set(settings.files) == {"env"}
+
+
+HOLDERS: dict[str, tuple[dict[str, str], str, str]] = {
+    "a URL of pip's": ({"PIP_INDEX_URL": "https://u:hunter2@x.example/"}, "", ""),
+    "several URLs": ({"UV_INDEX": "a=https://x.example/ b=https://hunter2@y.example/"}, "", ""),
+    "uv's password": ({"UV_INDEX_A_PASSWORD": "hunter2"}, "", ""),
+    "uv's user": ({"UV_INDEX_A_USERNAME": "hunter2"}, "", ""),
+    "a proxy": ({"HTTPS_PROXY": "http://u:hunter2@proxy.example:3128"}, "", ""),
+    "a proxy without a scheme": ({"HTTPS_PROXY": "u:hunter2@proxy.example:3128"}, "", ""),
+    "a password with a slash": ({"PIP_INDEX_URL": "https://u:x/hunter2@x.example/"}, "", ""),
+    "npmrc's proxy": ({}, "home/.npmrc", "proxy = u:hunter2@proxy.example:3128\n"),
+    "npm's proxy": ({"npm_config_proxy": "http://u:hunter2@proxy.example:3128"}, "", ""),
+    "npmrc": ({}, "home/.npmrc", "//npm.example/:_authToken=hunter2\n"),
+    "pip.conf": ({}, "etc/pip.conf", "[global]\nextra-index-url = https://u:hunter2@x.example/\n"),
+    "uv.toml": ({}, "home/.config/uv/uv.toml", 'index-url = "https://hunter2@x.example/simple"\n'),
+}
+
+
+@pytest.mark.parametrize(("environ", "path", "text"), HOLDERS.values(), ids=HOLDERS)
+def test_no_credential_is_where_a_packages_code_runs(
+    tmp_path: Path, environ: dict[str, str], path: str, text: str
+) -> None:
+    """Red team M14: credentials in npmrc, pip.conf, variables and URLs went to every build."""
+    if path:
+        make(tmp_path, path, text)
+    settings = gather(environ, tmp_path / "home", tmp_path)
+    assert b"hunter2" not in b"".join(settings.files.values())
+    assert "hunter2" not in str(dict(settings.proxies))
+    complete = settings.for_download
+    assert b"hunter2" in b"".join(complete.files.values()) or "hunter2" in str(dict(complete.proxies))
+
+
+def test_without_credentials_there_is_one_kind_of_settings(tmp_path: Path) -> None:
+    settings = gather({"PIP_INDEX_URL": "https://x.example/simple"}, tmp_path, tmp_path)
+    assert (settings.complete, settings.wanted_by) == (None, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("environ", "npmrc", "wanted_by"),
+    [
+        ({"UV_INDEX_A_PASSWORD": "x"}, "", {"uvx"}),
+        ({}, "//npm.example/:_authToken=x\n", {"npx"}),
+        ({"npm_config_proxy": "http://u:p@x.example"}, "", {"npx"}),
+        ({"HTTPS_PROXY": "http://u:p@x.example"}, "", {"uvx", "npx"}),
+    ],
+)
+def test_npms_token_does_not_keep_a_python_package_from_being_built(
+    tmp_path: Path, environ: dict[str, str], npmrc: str, wanted_by: set[str]
+) -> None:
+    make(tmp_path, "home/.npmrc", npmrc)
+    assert gather(environ, tmp_path / "home", tmp_path).wanted_by == wanted_by
 
 
 def test_proxies_come_in_both_cases(tmp_path: Path) -> None:

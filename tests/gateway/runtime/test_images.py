@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,7 +32,9 @@ def with_secret() -> BuildSettings:
     """The host's settings, and a credential."""
     settings = gather()
     env = settings.files["env"] + f"export UV_INDEX_COMPANY_PASSWORD={SECRET}\n".encode()
-    return BuildSettings(files={**settings.files, "env": env}, proxies=settings.proxies)
+    return replace(
+        settings, complete=replace(settings, files={**settings.files, "env": env}), wanted_by=frozenset({"uvx"})
+    )
 
 
 @pytest.fixture

@@ -7,12 +7,16 @@ import pytest
 from gateway.runtime.build_settings import BuildSettings
 from gateway.runtime.recipes import (
     INSIDE,
+    INSTALLED,
     STAGE_LABEL,
     Recipe,
+    builder_image,
     egress,
     egress_packages,
+    install_steps,
     node_base,
     package_image,
+    runtime_image,
     uv_tools,
 )
 from registry.config import Server
@@ -33,7 +37,13 @@ SECRET = BuildSettings(
 
 
 def image(package: PackageSource, base_id: str = "sha256:1") -> Recipe:
-    return package_image(package, "base:1", base_id, "tools:1")
+    runtime = runtime_image(package, "base:1", base_id)
+    name, identity = (runtime.reference, "sha256:r") if runtime else ("base:1", base_id)
+    return package_image(package, name, builder_image(package.kind, name, identity, "tools:1").reference)
+
+
+def script(package: PackageSource, *, credentials: bool = False) -> list[str]:
+    return [step.script for step in install_steps(package, credentials=credentials)]
 
 
 def test_the_same_content_has_the_same_tag_and_any_change_another() -> None:
@@ -45,16 +55,38 @@ def test_the_same_content_has_the_same_tag_and_any_change_another() -> None:
 
 
 def test_settings_of_the_host_do_not_change_the_tag() -> None:
-    wanted = image(TIME)
+    wanted = uv_tools("b", "i")
     assert "hunter2" not in wanted.dockerfile
     assert wanted.context(SECRET, "s").dockerfile.count("hunter2") == 0
+
+
+def test_a_packages_image_copies_what_was_installed_and_runs_none_of_it() -> None:
+    for package in (TIME, EVERYTHING):
+        steps = image(package).dockerfile.splitlines()
+        assert f"COPY --from={INSTALLED} /opt/stockade /opt/stockade" in steps
+        (run,) = [line for line in steps if line.startswith("RUN")]
+        assert run == "RUN find /opt/stockade -xdev -type f -perm /6000 -exec chmod ug-s {} +"
+
+
+def test_with_credentials_a_package_is_downloaded_first_and_its_code_runs_in_another_step() -> None:
+    fetch, build = install_steps(TIME, credentials=True)
+    assert (fetch.credentials, build.credentials) == (True, False)
+    assert "uv tool install" in fetch.script
+    assert "--no-build" in fetch.script
+    assert "UV_COMPILE_BYTECODE" not in fetch.script, "the package's own Python would run, and its .pth files with it"
+    assert "uv" not in build.script.replace("uvx", "")
+    fetch, build = install_steps(EVERYTHING, credentials=True)
+    assert "npm install" in fetch.script
+    assert "--ignore-scripts" in fetch.script
+    assert "npm rebuild" in build.script
+    (only,) = install_steps(EVERYTHING, credentials=False)
+    assert not only.credentials
+    assert "--ignore-scripts" not in only.script
 
 
 @pytest.mark.parametrize(
     "wanted",
     [
-        pytest.param(image(TIME), id="uvx"),
-        pytest.param(image(EVERYTHING), id="npx"),
         pytest.param(node_base("b", "i"), id="node base"),
         pytest.param(uv_tools("b", "i"), id="uv"),
         pytest.param(egress_packages("b", "i"), id="egress packages"),
@@ -69,35 +101,36 @@ def test_only_the_build_stage_has_the_hosts_settings(wanted: Recipe) -> None:
     assert f"LABEL {STAGE_LABEL}=mark" in building
     assert INSIDE not in final
     assert STAGE_LABEL not in final
-    assert "settings/env" in context.files
+    assert context.files["settings/env"].endswith(b"export PIP_ONLY_BINARY=:all:\n"), "no code of a package runs"
     assert context.build_args == {"HTTP_PROXY": "p"}
 
 
 def test_python_packages_are_installed_outside_root_with_the_image_s_python() -> None:
-    script = image(TIME).files["install.sh"].decode()
-    assert "UV_TOOL_DIR=/opt/stockade/tools" in script
-    assert "uv tool install" in script
-    assert script.rstrip().endswith("pick.py mcp-server-time mcp-server-time")
+    (text,) = script(TIME)
+    assert "UV_TOOL_DIR=/opt/stockade/tools" in text
+    assert "uv tool install" in text
+    assert "pick.py mcp-server-time mcp-server-time\n" in text
 
 
 def test_npm_packages_go_into_a_prefix_and_their_program_is_picked() -> None:
-    script = image(EVERYTHING).files["install.sh"].decode()
-    assert "npm install --global --prefix /opt/stockade" in script
-    assert "@modelcontextprotocol/server-everything@2026.8.31" in script
+    (text,) = script(EVERYTHING)
+    assert "npm install --global --prefix /opt/stockade" in text
+    assert "@modelcontextprotocol/server-everything@2026.8.31" in text
 
 
 def test_a_requirement_cannot_break_out_of_the_script() -> None:
     evil = PackageSource(kind="uvx", package="x", version="", executable="x", requirement="x'; rm -rf / #")
-    assert "'x'\"'\"'; rm -rf / #'" in image(evil).files["install.sh"].decode()
+    for credentials in (True, False):
+        assert "'x'\"'\"'; rm -rf / #'" in script(evil, credentials=credentials)[0]
 
 
 def test_debian_packages_are_in_the_final_image_too() -> None:
-    dockerfile = image(source(command="uvx", args=["mcp-server-git"], packages=["git"])).dockerfile
-    runtime, build, final = dockerfile.split("FROM ")[1:]
-    assert "apt-get install" in runtime
-    assert runtime.startswith("base:1 AS runtime")
-    assert build.startswith("runtime AS build")
-    assert final.startswith("runtime\n")
+    package = source(command="uvx", args=["mcp-server-git"], packages=["git"])
+    runtime = runtime_image(package, "base:1", "sha256:1")
+    assert runtime is not None
+    assert "apt-get install" in runtime.dockerfile
+    assert image(package).dockerfile.startswith(f"FROM {runtime.reference}\n")
+    assert runtime_image(TIME, "base:1", "sha256:1") is None
 
 
 def test_the_egress_image_changes_with_its_source_and_its_packages_do_not() -> None:
