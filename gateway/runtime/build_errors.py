@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 LAST_LINES: Final = 12
+READ_LINES: Final = 200
 FEW_LINES: Final = 3
 """Shown where the meaning is known."""
 COLOURS: Final = re.compile(r"(\x1b|\N{REPLACEMENT CHARACTER})\[[0-9;]*m")
@@ -97,12 +98,17 @@ CASES: Final[tuple[tuple[re.Pattern[str], Explain], ...]] = (
 
 def explain_failure(subject: str, printed: str) -> str:
     """One paragraph: what failed, why as far as the lines tell, what to do, and the last lines."""
-    printed = COLOURS.sub("", printed)
+    printed = "\n".join(shortened(line) for line in COLOURS.sub("", printed).splitlines()[-READ_LINES:])
     text = " ".join(" ".join(line for line in printed.splitlines() if not line.startswith(CHATTER)).split())
     meaning = next((explain(m, subject) for pattern, explain in CASES if (m := pattern.search(text))), "")
     shown = telling_lines(printed.splitlines())[-FEW_LINES if meaning else -LAST_LINES :]
     tail = "\n".join(f"    {line}" for line in shown)
     return f"The image for {subject} could not be built. {meaning or 'The last lines tell why.'}\n{tail}"
+
+
+def shortened(line: str) -> str:
+    """The beginning and the end of a long line: patterns are matched in it, which takes more than linear time."""
+    return line if len(line) <= 290 else f"{line[:100]} … {line[-180:]}"
 
 
 def telling_lines(lines: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import http.server
 import io
+import ipaddress
 import json
 import tarfile
 import textwrap
@@ -81,14 +82,17 @@ return {"uid": os.getuid(), "capabilities": status["CapEff"].strip(), "bounding"
         "seen": seen, "memory": read("/sys/fs/cgroup/memory/memory.limit_in_bytes") or read("/sys/fs/cgroup/memory.max")}
 """
 FORK = """\
-children = 0
+children = []
 try:
-    while children < 100000:
-        if os.fork() == 0:
+    while len(children) < 100000:
+        if (child := os.fork()) == 0:
             time.sleep(600)
-        children += 1
+        children.append(child)
 except OSError as error:
-    return {"children": children, "error": error.errno}
+    for child in children:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+    return {"children": len(children), "error": error.errno}
 """
 ALLOCATE = """\
 kept = []
@@ -167,7 +171,8 @@ def bridge_address() -> str:
 
     client = docker.from_env()
     try:
-        return str(client.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"])
+        pool = client.networks.get("bridge").attrs["IPAM"]["Config"][0]
+        return str(pool.get("Gateway") or ipaddress.ip_network(pool["Subnet"])[1])
     finally:
         client.close()
 

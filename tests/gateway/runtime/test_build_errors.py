@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from gateway.runtime.build_errors import MORE_MEMORY, MORE_TIME, explain_failure
@@ -51,3 +53,14 @@ def test_the_meaning_and_the_next_step(printed: str, words: str) -> None:
 def test_the_last_lines_are_shown_without_colours_and_chatter() -> None:
     printed = "Step 1/9 : FROM x\n ---> 123\n\x1b[91merror: boom\x1b[0m\nThe command '/bin/sh -c x' returned 1"
     assert explain_failure("x", printed).splitlines()[1:] == ["    error: boom"]
+
+
+def test_a_line_of_any_length_is_read_in_linear_time_and_its_end_is_shown() -> None:
+    """Found by a build that printed 30 MB without a newline: the patterns took the event loop for minutes."""
+
+    def cpu(length: int) -> float:
+        started = time.thread_time()
+        assert "the end" in explain_failure("package x", "y" * length + " the end")
+        return time.thread_time() - started
+
+    assert cpu(300_000) < 40 * min(cpu(30_000) for _ in range(3)) + 0.05
