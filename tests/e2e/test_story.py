@@ -210,7 +210,7 @@ async def test_names_are_not_resolved_and_the_lookup_is_recorded(story: Stockade
     def recorded() -> bool:
         """Told after some seconds: a lookup that a proxied request follows is no attempt."""
         events = story.json_lines("egress", "tail")
-        return any(e.get("via") == "dns" and e["host"] == "exfiltrated-secret.evil.example" for e in events)
+        return any(e.get("via") == "dns" and e.get("host") == "exfiltrated-secret.evil.example" for e in events)
 
     until(recorded, "the lookup in the tail")
 
