@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,13 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
 
 STOCKADE = [sys.executable, "-m", "gateway.cli.main"]
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A short one: the path of a UNIX socket below it has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="stk") as directory:
+        yield Path(directory)
 
 
 @contextmanager

@@ -136,7 +136,7 @@ async def test_a_record_that_cannot_be_written_gives_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Record, "write", full)
-    with pytest.raises(EngineError, match="No space left"):
+    with pytest.raises(EngineError, match="cannot be written"):
         await users.of(EGRESS)
     assert users.record.users == {}
 
