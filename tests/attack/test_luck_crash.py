@@ -29,9 +29,9 @@ async def crash(running: Gateway, count: str) -> None:
     """The backend's process ends; the next one lists other tools."""
     (instance,) = running.supervisor.instances.values()
     assert instance.process is not None
+    running.supervisor.commands["one"] = (*MANY, count, "--changed")
     instance.process.kill()
     await instance.process.wait()
-    running.supervisor.commands["one"] = (*MANY, count, "--changed")
     await eventually(lambda: not running.endpoint._backends["one"].peers())
 
 
