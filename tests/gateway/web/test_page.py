@@ -536,7 +536,9 @@ async def test_a_server_that_floods_the_page_leaves_the_others_their_rows(site: 
     def flood(first: int, last: int) -> None:
         now = time.time()
         numbers = range(first, last)
-        site.control.tell(*(egress_event(seq=n, connection=n, epoch="flood", time=now - 1 + n / 1e4) for n in numbers))
+        site.control.tell(
+            *(egress_event(seq=n, connection=n, epoch="flood", time=now - 1 + n / 1e4) for n in numbers)
+        )
 
     flood(0, 600)
     await site.enter(page)
