@@ -17,7 +17,7 @@ from egress.ports import OWN_PORTS, PROXY_PORT
 from egress.resolver import RESOLVING
 from registry.config import Server
 from registry.errors import Invalid
-from registry.mount_risks import Risk
+from registry.mount_risks import ENGINE_SOCKETS, Risk
 from registry.mounts import refuse_moved
 from registry.spec import ImageSource, PackageSource
 
@@ -46,7 +46,7 @@ EGRESS_SYSCTLS: Final = (
     ("net.ipv4.tcp_tw_reuse", "1"),
 )
 """All backends' connections to one host share the egress's own ports: as many as there are, and soon free again."""
-FORBIDDEN_MOUNTS: Final = re.compile(r"(docker|containerd|podman|crio|buildkitd)\.sock$")
+FORBIDDEN_MOUNTS: Final = re.compile(rf"({'|'.join(map(re.escape, ENGINE_SOCKETS))})$")
 TMP_OPTIONS: Final = "rw,nosuid,nodev,exec,size=256m,mode=1777"
 OWN_OPTIONS: Final = "rw,nosuid,nodev,exec,size={size},mode=0700,uid={uid},gid={gid}"
 
