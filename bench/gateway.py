@@ -147,8 +147,8 @@ def serve_gateway(kind: str, backends: int, tools: int) -> None:
 
 async def serve_endpoint(settings: Any, supervisor: Any, fence: Any, names: list[str]) -> None:
     """The endpoint on a port of its own, until it is told to end."""
+    from gateway.mcp.downstream.serving import listener
     from gateway.mcp.endpoint import Endpoint
-    from gateway.mcp.serving import listener
     from observability.hub import Hub
     from observability.instruments import Instruments
     from tests.gateway.mcp.fakes import QuietServer
@@ -189,13 +189,13 @@ def contained_server() -> dict[str, Any]:
 @contextlib.asynccontextmanager
 async def contained(settings: Any) -> AsyncIterator[tuple[Any, Any]]:
     """A real supervisor and link: egress, doors, containers, and all of it removed at the end."""
-    from gateway.runtime.build_settings import gather
-    from gateway.runtime.docker import DockerEngine
-    from gateway.runtime.egress_link import EgressLink
-    from gateway.runtime.host import host_listeners
-    from gateway.runtime.images import Images
-    from gateway.runtime.rundir import RunDirectory
-    from gateway.runtime.supervisor import Supervisor
+    from gateway.runtime.docker.engine import DockerEngine
+    from gateway.runtime.images.build_settings import gather
+    from gateway.runtime.images.images import Images
+    from gateway.runtime.inventory.egress_link import EgressLink
+    from gateway.runtime.inventory.host import host_listeners
+    from gateway.runtime.inventory.rundir import RunDirectory
+    from gateway.runtime.supervise.supervisor import Supervisor
     from registry.secrets import SecretStore
 
     with tempfile.TemporaryDirectory(prefix="skb") as name:
@@ -219,9 +219,9 @@ async def contained(settings: Any) -> AsyncIterator[tuple[Any, Any]]:
 
 def egress_image() -> str:
     """The image of the egress, built if it is not there."""
-    from gateway.runtime.build_settings import gather
-    from gateway.runtime.docker import DockerEngine
-    from gateway.runtime.images import Images
+    from gateway.runtime.docker.engine import DockerEngine
+    from gateway.runtime.images.build_settings import gather
+    from gateway.runtime.images.images import Images
 
     async def ready() -> str:
         engine = DockerEngine()

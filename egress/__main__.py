@@ -18,18 +18,18 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from egress.connectors import Connectors
-from egress.control import Control
-from egress.ingress import Ingress
-from egress.interfaces import interface_addresses
-from egress.limits import raise_fd_limit
-from egress.loglines import LineWriter
-from egress.packets import PacketServer
-from egress.poller import Pollers
-from egress.reach import Outside
-from egress.record import Recorder
-from egress.resolver import SystemResolver
-from egress.server import Egress
+from egress.connection.dialer import Outside
+from egress.doors.connectors import Connectors
+from egress.doors.ingress import Ingress
+from egress.doors.packets import PacketServer
+from egress.journal.loglines import LineWriter
+from egress.journal.record import Recorder
+from egress.net.interfaces import interface_addresses
+from egress.net.limits import raise_fd_limit
+from egress.net.poller import Pollers
+from egress.net.resolver import SystemResolver
+from egress.service.control import Control
+from egress.service.server import Egress
 
 
 async def run(control_dir: Path, doors_dir: Path, log: LineWriter) -> None:

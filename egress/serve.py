@@ -19,19 +19,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from egress.backend import Origin
-from egress.interfaces import interface_addresses
-from egress.limits import raise_fd_limit
-from egress.listeners import Acceptor
-from egress.loglines import LineWriter
-from egress.policy import PolicyError, parse_policy
-from egress.poller import Pollers
-from egress.proxy import serve_proxy
-from egress.reach import Outside
-from egress.record import Recorder
-from egress.resolver import RESOLVING, Resolver, SystemResolver
-from egress.server import Egress
-from egress.surroundings import parse_around
+from egress.connection.backend import Origin
+from egress.connection.dialer import Outside
+from egress.journal.loglines import LineWriter
+from egress.journal.record import Recorder
+from egress.listener.http_fast_path import serve_proxy
+from egress.net.accept import Acceptor
+from egress.net.interfaces import interface_addresses
+from egress.net.limits import raise_fd_limit
+from egress.net.poller import Pollers
+from egress.net.resolver import RESOLVING, Resolver, SystemResolver
+from egress.policy.decide import PolicyError, parse_policy
+from egress.service.server import Egress
+from egress.service.surroundings import parse_around
 from observability.events import Severity
 
 NAME = "standalone"

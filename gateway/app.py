@@ -22,8 +22,8 @@ from socket import socket
 
 import uvloop
 
-from egress.policy import Policy, Surroundings, parse_policy
-from egress.surroundings import parse_around
+from egress.policy.decide import Policy, Surroundings, parse_policy
+from egress.service.surroundings import parse_around
 from gateway.connections import (
     ADMIN_CONNECTIONS,
     CONTROL_CONNECTIONS,
@@ -39,17 +39,17 @@ from gateway.control.rundir import ADMIN_FILE, GatewayFile, process_started
 from gateway.cuts import Cuts
 from gateway.in_force import InForce
 from gateway.mcp.endpoint import Endpoint
-from gateway.runtime.build_settings import BuildSettings, gather
-from gateway.runtime.docker import DockerEngine
-from gateway.runtime.egress_link import EgressLink, PolicyRejected
-from gateway.runtime.errors import EngineError
-from gateway.runtime.host import host_listeners
-from gateway.runtime.images import Images
-from gateway.runtime.ownership import Ownership
-from gateway.runtime.record import Record
-from gateway.runtime.rundir import RunDirectory
-from gateway.runtime.slot import Slot
-from gateway.runtime.supervisor import Supervisor
+from gateway.runtime.docker.engine import DockerEngine
+from gateway.runtime.engine.errors import EngineError
+from gateway.runtime.images.build_settings import BuildSettings, gather
+from gateway.runtime.images.images import Images
+from gateway.runtime.inventory.egress_link import EgressLink, PolicyRejected
+from gateway.runtime.inventory.host import host_listeners
+from gateway.runtime.inventory.ownership import Ownership
+from gateway.runtime.inventory.record import Record
+from gateway.runtime.inventory.rundir import RunDirectory
+from gateway.runtime.supervise.keeper import Slot
+from gateway.runtime.supervise.supervisor import Supervisor
 from gateway.watch import ConfigWatcher
 from observability.events import BackendState, EgressEvent, Event, NoticeEvent, Phase, Severity
 from observability.hub import Hub
@@ -58,13 +58,14 @@ from observability.logs import configure, log_event
 from observability.losses import Losses
 from observability.store import History
 from observability.telemetry import Telemetry, resource_attributes, setup
-from registry.config import Config, ConfigError, load_config, project_name
-from registry.cut_off import cut_off
-from registry.document import Document, parse
+from registry.check.cut_off import cut_off
+from registry.config import Config, project_name
 from registry.edit import EMPTY, Change, edit_config
 from registry.edit import apply as apply_edit
-from registry.errors import Problem
+from registry.file.document import Document, parse
 from registry.importers import adopt
+from registry.load import load_config
+from registry.model.errors import ConfigError, Problem
 from registry.secrets import SecretStore
 
 logger = logging.getLogger(__name__)

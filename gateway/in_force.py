@@ -9,10 +9,11 @@ import os
 import tempfile
 from pathlib import Path
 
-from registry.config import Config, ConfigError
-from registry.cut_off import cut_off
-from registry.document import Document, parse
+from registry.check.cut_off import cut_off
+from registry.config import Config
+from registry.file.document import Document, parse
 from registry.importers import adopt
+from registry.model.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

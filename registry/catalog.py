@@ -15,12 +15,12 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
-from registry.document import parse
-from registry.errors import sentence
-from registry.fields import Flag, Texts, Transport, check_name, to_tuple
-from registry.mounts import split_mount
-from registry.network import PortEntry, host_text
-from registry.server import Frozen
+from registry.file.document import parse
+from registry.model.errors import sentence
+from registry.model.fields import Flag, Texts, Transport, check_name, to_tuple
+from registry.model.mounts import split_mount
+from registry.model.network import PortEntry, host_text
+from registry.model.server import Frozen
 
 
 class CatalogError(LookupError):
@@ -177,7 +177,7 @@ def info(name: str) -> CatalogServer:
     """The server of that name. Raises CatalogError."""
     found = servers().get(name)
     if found is None:
-        from registry.problems import unknown_key
+        from registry.check.problems import unknown_key
 
         _, hint = unknown_key(name, list(servers()))
         raise CatalogError(f"{sentence(f'the catalogue has no server {name!r}')} {sentence(hint)}")

@@ -19,14 +19,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from egress.policy import DEFAULT_PORTS, HOST_NAME
-from registry.config import Config, load_text
-from registry.document import Document, decode, parse, read_text
-from registry.errors import ConfigError, Problem
+from egress.policy.decide import DEFAULT_PORTS, HOST_NAME
+from registry.check.problems import unknown_key
+from registry.config import Config
+from registry.file.document import Document, decode, parse, read_text
+from registry.file.splice import block_value, splice
 from registry.importers.adopt import OURS, is_foreign, names_of, section
-from registry.network import covers, host_text
-from registry.problems import unknown_key
-from registry.splice import block_value, splice
+from registry.load import load_text
+from registry.model.errors import ConfigError, Problem
+from registry.model.network import covers, host_text
 
 EMPTY = "version: 1\n"
 

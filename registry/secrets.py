@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from registry.config import Config, Server
-from registry.document import walk
-from registry.errors import ConfigError, Finding, KeyPath, Problem, render_path
+from registry.config import Config
+from registry.file.document import walk
+from registry.model.errors import ConfigError, Finding, KeyPath, Problem, render_path
+from registry.model.server import Server
 
 REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}")
 SECRET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from egress.explain import explain
-from egress.policy import Policy, Surroundings, parse_policy
-from registry.config import Config, load_config
+from egress.policy.decide import Policy, Surroundings, parse_policy
+from egress.policy.explain import explain
+from registry.config import Config
+from registry.load import load_config
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -20,7 +20,7 @@ NEEDED = [
     "observability/prometheus/alerts.yml",
     "registry/data/fetch.yaml",
     "registry/schema/stockade.schema.json",
-    "egress/door.py",  # copied into the egress image from the installation
+    "egress/door/door.py",  # copied into the egress image from the installation
     *(f"{package}/py.typed" for package in PACKAGES),
 ]
 

@@ -18,9 +18,9 @@ import docker.errors
 import docker.types
 import trustme
 
-from gateway.runtime.build_settings import gather
-from gateway.runtime.docker import DockerEngine
-from gateway.runtime.images import Images
+from gateway.runtime.docker.engine import DockerEngine
+from gateway.runtime.images.build_settings import gather
+from gateway.runtime.images.images import Images
 
 HERE = Path(__file__).parent
 HOSTS = (

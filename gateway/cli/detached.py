@@ -23,7 +23,7 @@ from gateway.cli.locate import Place
 from gateway.cli.options import addresses, say, screen, summary
 from gateway.control.rundir import CONTROL_SOCKET, find_gateway
 from gateway.disk import in_words
-from gateway.runtime.rundir import persistent_root
+from gateway.runtime.inventory.rundir import persistent_root
 
 LOG_LINES = 15
 LOOK_EVERY_S = 0.3

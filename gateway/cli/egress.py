@@ -188,7 +188,7 @@ def blocked(
 
 
 def _blocked_row(row: Mapping[str, Any]) -> list[object]:
-    from egress.answers import liftable
+    from egress.policy.liftable import liftable
 
     hint = ""
     if row["allowed_now"]:

@@ -24,7 +24,8 @@ def validate(
     as_json: JsonOption = False,
 ) -> None:
     """Check a configuration file; says everything that is wrong, with line and key."""
-    from registry.config import ConfigError, load_config
+    from registry.load import load_config
+    from registry.model.errors import ConfigError
     from registry.secrets import SecretStore
 
     path = place(context, config or file, None).config()

@@ -115,8 +115,8 @@ def _up_here(where: Place, announce_fd: int | None, log: Path | None) -> None:
 def run_gateway(where: Place, ready: Any, log: logging.Handler | None = None) -> None:
     """Run a gateway in this process. Raises Failure, in words, for every way in which it cannot start."""
     from gateway.app import run
-    from gateway.runtime.errors import BackendUnavailable, EngineError, PlanError
-    from registry.config import ConfigError
+    from gateway.runtime.engine.errors import BackendUnavailable, EngineError, PlanError
+    from registry.model.errors import ConfigError
 
     path = where.config()
     try:
@@ -184,7 +184,7 @@ def _stop(found: tuple[Path, GatewayFile], timeout_s: float) -> None:
 def _clean(where: Place, found: tuple[Path, GatewayFile] | None) -> list[str]:
     """Remove what a gateway that died left: containers, networks, its file and socket."""
     from gateway.app import clean
-    from gateway.runtime.errors import EngineError
+    from gateway.runtime.engine.errors import EngineError
 
     project = found[1].project if found else where.project or _project_of(where)
     _refuse_another(project)
@@ -209,7 +209,9 @@ def _refuse_another(project: str) -> None:
 
 
 def _project_of(where: Place) -> str:
-    from registry.config import ConfigError, load_config, project_name
+    from registry.config import project_name
+    from registry.load import load_config
+    from registry.model.errors import ConfigError
 
     try:
         return project_name(load_config(where.config()))
@@ -249,7 +251,7 @@ def token(
 ) -> None:
     """The token of the admin page."""
     from gateway.control.auth import AdminToken
-    from gateway.runtime.rundir import RunDirectory
+    from gateway.runtime.inventory.rundir import RunDirectory
 
     where = place(context, file, project)
     running = where.running()

@@ -33,8 +33,8 @@ def change(
 
 def edit_file(path: Path, wanted: Change, *, dry_run: bool) -> Edit:
     """Change the file itself. Raises Failure with all problems when the result would not load."""
-    from registry.config import ConfigError
     from registry.edit import apply, edit_config
+    from registry.model.errors import ConfigError
 
     try:
         edit = edit_config(path, wanted)
@@ -58,7 +58,8 @@ def show_change(edited: Mapping[str, Any], path: Path, *, dry_run: bool) -> None
 
 def load(where: Place) -> Config:
     """The configuration file. Raises Failure with all its problems."""
-    from registry.config import ConfigError, load_config
+    from registry.load import load_config
+    from registry.model.errors import ConfigError
 
     try:
         return load_config(where.config())

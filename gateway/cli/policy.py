@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from egress.names import suggest_host
+from egress.policy.names import suggest_host
 from gateway.cli import offline
 from gateway.cli.client import url
 from gateway.cli.failure import Failure
@@ -24,7 +24,7 @@ from gateway.cli.options import (
 from gateway.cli.terminal import Cell
 
 if TYPE_CHECKING:
-    from egress.policy import Policy, Surroundings
+    from egress.policy.decide import Policy, Surroundings
     from registry.config import Config
 
 Server = Annotated[str, typer.Argument(help="The server.")]
@@ -108,8 +108,8 @@ def block_of(config: Config, name: str) -> dict[str, Any]:
 
 def explain_offline(config: Config, name: str, target: str) -> dict[str, Any]:
     """`explain` without a gateway: the file decides, with its overrides; no address of this machine is known to it."""
-    from egress.policy import Surroundings
-    from egress.surroundings import parse_overrides
+    from egress.policy.decide import Surroundings
+    from egress.service.surroundings import parse_overrides
 
     around = Surroundings(overrides=parse_overrides(config.egress.resolve))
     return explain_policy(block_of(config, name), target, around)
@@ -117,7 +117,7 @@ def explain_offline(config: Config, name: str, target: str) -> dict[str, Any]:
 
 def explain_policy(block: Mapping[str, object], target: str, around: Surroundings) -> dict[str, Any]:
     """What a network block says of a target. Raises Failure for a bad block or target."""
-    from egress.explain import explain as explain_target
+    from egress.policy.explain import explain as explain_target
 
     policy = parsed(block)
     try:
@@ -130,7 +130,7 @@ def explain_policy(block: Mapping[str, object], target: str, around: Surrounding
 
 def parsed(block: Mapping[str, object]) -> Policy:
     """The policy of a network block. Raises Failure with all its problems."""
-    from egress.policy import PolicyError, parse_policy
+    from egress.policy.decide import PolicyError, parse_policy
 
     try:
         return parse_policy(block)
@@ -206,7 +206,7 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Check a policy file, and say what it would do with each target. Exit code 1 when one would be denied."""
-    from egress.policy import Surroundings
+    from egress.policy.decide import Surroundings
 
     block, around = read_policy(policy), Surroundings(standalone=True)
     answers = [{"target": target, **explain_policy(block, target, around)} for target in targets or []]

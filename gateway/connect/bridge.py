@@ -30,7 +30,7 @@ from mcp.shared.inbound import (
     x_mcp_header_map,
 )
 
-from registry.errors import sentence
+from registry.model.errors import sentence
 
 VERSION_META = "io.modelcontextprotocol/protocolVersion"
 MAX_IN_FLIGHT = 256

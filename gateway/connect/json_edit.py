@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from registry.document import blank_comments
+from registry.file.document import blank_comments
 
 _SPACE = re.compile(r"\s*")
 _REMARK = re.compile(r"[ \t]*(?:/\*[^\n]*?\*/[ \t]*)*(?://[^\n]*)?")

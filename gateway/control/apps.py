@@ -13,15 +13,15 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from egress.policy import PolicyError
+from egress.policy.decide import PolicyError
 from gateway.control.auth import SESSION_S, AdminToken, Brake, Sessions
 from gateway.control.base import Control
 from gateway.control.guard import CSRF_HEADER, Door, Guard, check_token, peer_of, refusal
 from gateway.control.routes import api_routes
 from gateway.control.wire import ApiError, Problem, error_response, read_object, text
-from gateway.runtime.errors import EngineError
-from registry.config import ConfigError
+from gateway.runtime.engine.errors import EngineError
 from registry.edit import ConcurrentChange
+from registry.model.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from observability.events import BackendState, Event, Sequenced
 
 if TYPE_CHECKING:
-    from egress.policy import Surroundings
+    from egress.policy.decide import Surroundings
     from observability.losses import Losses
     from observability.store import History
     from registry.config import Config

@@ -10,10 +10,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from egress.answers import NAMED_BY_HOST
-from egress.explain import explain
-from egress.policy import Policy, parse_policy
-from egress.suggest import suggest
+from egress.policy.decide import Policy, parse_policy
+from egress.policy.explain import explain
+from egress.policy.liftable import NAMED_BY_HOST
+from egress.policy.suggest import suggest
 from gateway.control.backends import need_backend, need_isolated
 from gateway.control.base import Control
 from gateway.control.wire import bad, count, read_object, switch, text

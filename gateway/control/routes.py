@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from gateway.control.backends import BackendRoutes
 from gateway.control.base import Control
-from gateway.control.catalogue import catalogue_routes
+from gateway.control.catalog import catalogue_routes
 from gateway.control.clients import ClientRoutes
 from gateway.control.egress import EgressRoutes
 from gateway.control.streams import Streams

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gateway.disk import naming
-from gateway.runtime.rundir import runtime_root
+from gateway.runtime.inventory.rundir import runtime_root
 
 CONTROL_SOCKET = "control.sock"
 GATEWAY_FILE = "gateway.json"

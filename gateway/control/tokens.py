@@ -7,7 +7,7 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from registry.config import ClientSettings
+    from registry.model.settings import ClientSettings
 
 TOKEN_PREFIX = "stockade_client_"  # noqa: S105  # what every token begins with
 

@@ -17,41 +17,43 @@ from typing import Any, Final
 
 from opentelemetry.trace import Tracer
 
-from gateway.mcp.answer import ClientGone, Headers, Receive, Send, reply_plain
-from gateway.mcp.auth import Denied, Gate, still_admitted
-from gateway.mcp.backend import Backend
-from gateway.mcp.caller import Principal
-from gateway.mcp.calls import Calls, Fence
-from gateway.mcp.catalogue import CHANGED, Kind, Listing
-from gateway.mcp.claims import Claims
-from gateway.mcp.errors import INTERNAL_ERROR, RpcError
-from gateway.mcp.http import (
+from gateway.mcp.call.answer import ClientGone, Headers, Receive, Send, reply_plain
+from gateway.mcp.call.inflight import InFlight
+from gateway.mcp.call.messages import LEGACY_VERSIONS
+from gateway.mcp.call.principal import Principal
+from gateway.mcp.call.sessions import IDLE_S, Session, Sessions
+from gateway.mcp.downstream.auth import Denied, Gate, still_admitted
+from gateway.mcp.downstream.http import (
     HostGuard,
     Refused,
     read_headers,
 )
-from gateway.mcp.inflight import InFlight
-from gateway.mcp.keep import Keep
-from gateway.mcp.legacy import LegacyFront
-from gateway.mcp.lists import Lists
-from gateway.mcp.modern import ModernFront
-from gateway.mcp.notices import left_out, told
-from gateway.mcp.oauth import WELL_KNOWN, JwtVerifier
-from gateway.mcp.peer import LEGACY_VERSIONS
-from gateway.mcp.pins import Pins
-from gateway.mcp.pushes import Pushes
-from gateway.mcp.remote import Secrets, placed_site
-from gateway.mcp.route import Router
-from gateway.mcp.search import Search
-from gateway.mcp.sessions import IDLE_S, Session, Sessions
-from gateway.mcp.slots import Instances
-from gateway.mcp.tasks import Tasks
-from gateway.mcp.views import Directory, Rules, View, view_for
-from gateway.mcp.watch import Watches
-from gateway.mcp.wording import Difference
+from gateway.mcp.downstream.legacy import LegacyFront
+from gateway.mcp.downstream.modern import ModernFront
+from gateway.mcp.downstream.oauth import WELL_KNOWN, JwtVerifier
+from gateway.mcp.route.calls import Calls, Fence
+from gateway.mcp.route.lists import Lists
+from gateway.mcp.route.route import Router
+from gateway.mcp.route.subscriptions import Watches
+from gateway.mcp.upstream.backend import Backend
+from gateway.mcp.upstream.cache import Keep
+from gateway.mcp.upstream.pushes import Pushes
+from gateway.mcp.upstream.remote import Secrets, placed_site
+from gateway.mcp.upstream.sharing import Instances
+from gateway.mcp.view.claims import Claims
+from gateway.mcp.view.listing import CHANGED, Kind, Listing
+from gateway.mcp.view.notices import left_out, told
+from gateway.mcp.view.pinned_text import Difference
+from gateway.mcp.view.pins import Pins
+from gateway.mcp.view.search import Search
+from gateway.mcp.view.views import Directory, Rules, View, view_for
+from gateway.mcp.wire.errors import INTERNAL_ERROR, RpcError
+from gateway.mcp.wire.tasks import Tasks
 from observability.events import Event, NoticeEvent, Severity, ToolChange, ToolEvent
 from observability.instruments import Meters
-from registry.config import Config, Server, Start
+from registry.config import Config
+from registry.model.fields import Start
+from registry.model.server import Server
 
 logger = logging.getLogger(__name__)
 
@@ -349,7 +351,7 @@ class Endpoint:
 
     def _session_ended(self, session: Session) -> None:
         for call in list(session.calls.values()):
-            self._calls.cancel(call, "the session ended")
+            call.cancel("the session ended")
         self._watches.drop_session(session)
         for backend in self._backends.values():
             backend.release(session.id)

@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from . import recipes
-from .base import Engine, EngineInfo
-from .build_settings import CA_VARIABLES, SYSTEM_BUNDLES, gather
-from .docker import DockerEngine
-from .egress_keeper import NOFILE
-from .egress_link import EgressLink
-from .errors import EngineError
-from .images import Images, bootstrap_problem
-from .probe import idle_plan
-from .record import Role
-from .rundir import RunDirectory
-from .supervisor import Supervisor, first_leaf
-from .tools import owned
-from .users import PROBE
+from gateway.runtime.docker.engine import DockerEngine
+from gateway.runtime.engine.base import Engine, EngineInfo
+from gateway.runtime.engine.errors import EngineError
+from gateway.runtime.images import recipes
+from gateway.runtime.images.build_settings import CA_VARIABLES, SYSTEM_BUNDLES, gather
+from gateway.runtime.images.images import Images, bootstrap_problem
+from gateway.runtime.inventory.context import owned
+from gateway.runtime.inventory.egress_link import EgressLink
+from gateway.runtime.inventory.record import Role
+from gateway.runtime.inventory.rundir import RunDirectory
+from gateway.runtime.inventory.users import PROBE
+from gateway.runtime.supervise.supervisor import Supervisor, first_leaf
+from gateway.runtime.wall.egress_keeper import NOFILE
+from gateway.runtime.wall.probe import idle_plan
 
 State = Literal["ok", "warn", "fail"]
 ENOUGH_DISK: Final = 5 * 1024**3

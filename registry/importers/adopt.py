@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from registry.document import Document, Span
-from registry.errors import KeyPath, Problem
-from registry.fields import NAME, valid_name
+from registry.file.document import Document, Span
 from registry.importers.entry import convert
+from registry.model.errors import KeyPath, Problem
+from registry.model.fields import NAME, valid_name
 
 SECTIONS: tuple[KeyPath, ...] = (
     ("mcpServers",),

@@ -16,12 +16,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from registry.document import Document, compose_json, parse, read_text
-from registry.errors import ConfigError, Finding, Invalid, Problem
+from registry.file.document import Document, compose_json, parse, read_text
 from registry.importers.adopt import adopt_servers, section
+from registry.model.errors import ConfigError, Finding, Invalid, Problem
+from registry.model.server import Server
+from registry.model.spec import RemoteSource, plan
 from registry.secrets import references
-from registry.server import Server
-from registry.spec import RemoteSource, plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

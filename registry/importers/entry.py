@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from registry.errors import Finding
-from registry.problems import unknown_key
-from registry.server import Server
+from registry.check.problems import unknown_key
+from registry.model.errors import Finding
+from registry.model.server import Server
 
 DROPPED = frozenset(
     "autoApprove alwaysAllow timeout trust gallery version name description icon iconPath id source metadata presets"

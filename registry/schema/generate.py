@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import registry.config
-import registry.network
-import registry.server
-import registry.settings
+import registry.model.network
+import registry.model.server
+import registry.model.settings
 
 FILE = Path(__file__).with_name("stockade.schema.json")
-MODULES = (registry.config, registry.network, registry.server, registry.settings)
+MODULES = (registry.config, registry.model.network, registry.model.server, registry.model.settings)
 
 
 def generate() -> dict[str, Any]:
@@ -34,7 +34,7 @@ def generate() -> dict[str, Any]:
                 field["description"] = text
     server = schema["$defs"]["Server"]
     server["properties"]["transport"] = {**server["properties"]["type"], "description": "The same as `type`."}
-    server["oneOf"] = [{"required": [kind]} for kind in registry.server.KINDS]
+    server["oneOf"] = [{"required": [kind]} for kind in registry.model.server.KINDS]
     for model in models.values():
         for field in model.get("properties", {}).values():
             tidy(field)

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from egress.door import IP_PKTINFO
-from egress.doors import Ticket
-from egress.poller import Poller, Pollers
-from egress.reach import Outside
-from egress.record import Recorder
-from egress.resolver import StaticResolver
+from egress.connection.dialer import Outside
+from egress.door.door import IP_PKTINFO
+from egress.doors.sessions import Ticket
+from egress.journal.record import Recorder
+from egress.net.poller import Poller, Pollers
+from egress.net.resolver import StaticResolver
 from egress.serve import listening_socket
-from egress.server import Egress
+from egress.service.server import Egress
 
 NAME = "web.example"
 LOUD, CALM = "loud", "calm"

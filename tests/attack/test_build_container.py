@@ -20,14 +20,14 @@ from typing import Any
 
 import pytest
 
-from gateway.runtime.build_settings import INSIDE, BuildSettings, gather
-from gateway.runtime.docker import DockerEngine
-from gateway.runtime.errors import BuildError
-from gateway.runtime.images import Images
-from gateway.runtime.package_builds import PackageBuild
-from gateway.runtime.recipes import STAGE_LABEL, Step, package_image
-from registry.config import Server
-from registry.spec import PackageSource, plan_source
+from gateway.runtime.docker.engine import DockerEngine
+from gateway.runtime.engine.errors import BuildError
+from gateway.runtime.images.build_settings import INSIDE, BuildSettings, gather
+from gateway.runtime.images.images import Images
+from gateway.runtime.images.package_builds import PackageBuild
+from gateway.runtime.images.recipes import STAGE_LABEL, Step, package_image
+from registry.model.server import Server
+from registry.model.spec import PackageSource, plan_source
 
 pytestmark = [pytest.mark.docker, pytest.mark.anyio]
 

@@ -18,9 +18,9 @@ import pytest
 from gateway import connections
 from gateway.connections import Limits, client_connections
 from gateway.control.listen import HttpServer, bind_tcp
-from gateway.mcp.http import Refused, parse_message
-from gateway.mcp.jsoncost import CLIENT_VALUES, has_more_values
-from gateway.mcp.templates import TemplatePattern, Text
+from gateway.mcp.downstream.http import Refused, parse_message
+from gateway.mcp.view.templates import TemplatePattern, Text
+from gateway.mcp.wire.json_cost import CLIENT_VALUES, has_more_values
 from tests.gateway.mcp.fakes import ROOT, eventually
 
 pytestmark = pytest.mark.anyio

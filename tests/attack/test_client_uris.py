@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_core import Url
 
-from gateway.mcp.filters import Globs
-from gateway.mcp.uris import flaw, passes
+from gateway.mcp.view.filters import Globs
+from gateway.mcp.view.uris import flaw, passes
 from tests.attack import url_servers
 from tests.attack.scripted import script
 from tests.gateway.mcp import suite

@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli.main import build
-from registry.config import load_config
 from registry.importers.clients import find, read
+from registry.load import load_config
+from registry.model.server import Server
 from registry.secrets import references
-from registry.server import Server
 from tests.gateway.cli.conftest import Result
 
 

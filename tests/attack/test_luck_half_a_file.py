@@ -11,15 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from egress.policy import DEFAULT_PORTS
+from egress.policy.decide import DEFAULT_PORTS
 from gateway.app import IN_FORCE_FILE, Gateway, prepare
-from gateway.mcp.auth import Denied, Gate
-from gateway.mcp.filters import Globs
+from gateway.mcp.downstream.auth import Denied, Gate
+from gateway.mcp.view.filters import Globs
 from gateway.watch import ConfigWatcher
-from registry.config import Config, ConfigError, load_text
-from registry.cut_off import HARMLESS, cut_off
-from registry.document import Document
+from registry.check.cut_off import HARMLESS, cut_off
+from registry.config import Config
 from registry.edit import add_client, allow_host, edit_config, remove_client
+from registry.file.document import Document
+from registry.load import load_text
+from registry.model.errors import ConfigError
 
 TOKEN = hashlib.sha256(b"t").hexdigest()
 OTHER = hashlib.sha256(b"o").hexdigest()

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from gateway.mcp.annotate import META_KEY, annotate_result
-from gateway.mcp.inflight import InFlight, InFlightCall
+from gateway.mcp.call.inflight import InFlight, InFlightCall
+from gateway.mcp.view.annotate import META_KEY, annotate_result
 from observability.events import CALLS_LIMIT, CallRef, Certainty, EgressEvent, to_json
 from observability.logs import canonical
 from tests.gateway.mcp.clients import Legacy, legacy

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from egress.control import Control
-from gateway.runtime.egress_link import EgressLink
+from egress.service.control import Control
+from gateway.runtime.inventory.egress_link import EgressLink
 from observability.events import EgressEvent, NoticeEvent, Reason
 from tests.attack.egress_world import CALM, LOUD, World, world
 from tests.egress.harness import OK, http_server, upstream

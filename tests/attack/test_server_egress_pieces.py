@@ -14,10 +14,10 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from egress.exchange import Exchange
-from egress.framing import ChunkedBody
-from egress.nameserver import READS_AT_ONCE, NameServer
-from egress.poller import EVENTS_A_TURN, EVENTS_AT_ONCE, LATER_A_TURN
+from egress.http.exchange import Exchange
+from egress.http.framing import ChunkedBody
+from egress.listener.nameserver import READS_AT_ONCE, NameServer
+from egress.net.poller import EVENTS_A_TURN, EVENTS_AT_ONCE, LATER_A_TURN
 from tests.attack.egress_world import CALM, LOUD, NAME, Turns, World, world
 from tests.egress.harness import OK, client_hello, http_server, upstream
 from tests.egress.sockets import LOOPS, until

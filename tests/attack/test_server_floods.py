@@ -15,18 +15,18 @@ from typing import Any
 
 import pytest
 
-from gateway.mcp.coalesce import Coalesced
-from gateway.mcp.http_client import Connection, Pool
-from gateway.mcp.peer import Call
-from gateway.mcp.pins import Pins
-from gateway.mcp.pushes import Pushes
-from gateway.mcp.stdio import StdioPeer
-from gateway.mcp.tasks import Tasks
+from gateway.mcp.call.messages import Call
+from gateway.mcp.upstream.pushes import Pushes
+from gateway.mcp.upstream.stdio import StdioPeer
+from gateway.mcp.view.pins import Pins
+from gateway.mcp.wire.coalesce import Coalesced
+from gateway.mcp.wire.http_client import Connection, Pool
+from gateway.mcp.wire.tasks import Tasks
 from gateway.pace import PRICE_GARBAGE_S, PRICE_NOTIFICATION_S, PRICE_REQUEST_S, TURN_S, Pace
-from gateway.runtime.base import LogLine
-from gateway.runtime.docker_attach import PRICE_FRAME_S, PRICE_LINE_S, STEP, BoundedReader, FrameProtocol
+from gateway.runtime.docker.attach import PRICE_FRAME_S, PRICE_LINE_S, STEP, BoundedReader, FrameProtocol
+from gateway.runtime.engine.base import LogLine
 from observability.events import Event, NoticeEvent, ToolEvent
-from registry.fields import Pin
+from registry.model.fields import Pin
 
 pytestmark = pytest.mark.anyio
 
@@ -220,8 +220,15 @@ class Response:
         pass
 
 
-async def test_events_of_an_http_backend_are_taken_apart_turn_by_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.mcp.http_client.TURN_S", 0.0)  # every slice is a turn
+@pytest.mark.parametrize(
+    ("event", "most"),
+    [(b"data:1\n\n", 512), (b"\r", 512), (b"data:" + b"x" * 1000 + b"\n\n", 4096)],
+    ids=["small events", "line ends alone", "large events"],
+)
+async def test_events_of_an_http_backend_are_taken_apart_turn_by_turn(
+    event: bytes, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.mcp.wire.http_client.TURN_S", 0.0)  # every slice is a turn
 
     async def dial(_factory: Any) -> Connection:
         raise OSError
@@ -232,9 +239,9 @@ async def test_events_of_an_http_backend_are_taken_apart_turn_by_turn(monkeypatc
     transport.write = lambda _data: None  # type: ignore[attr-defined]
     connection.connection_made(transport)  # type: ignore[arg-type]
     connection.request(b"GET / HTTP/1.1\r\n\r\n", response)
-    events = b"data:1\n\n" * 30_000
+    events = event * (240_000 // len(event))
     connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + events)
-    assert response.size <= 4 * 1024
+    assert 0 < response.size <= most
     assert transport.paused
     async with asyncio.timeout(30):
         while response.size < len(events):

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from gateway.runtime.base import BuildContext
-from gateway.runtime.errors import BackendUnavailable
-from gateway.runtime.plans import Names
-from gateway.runtime.recipes import python_base_tag
-from gateway.runtime.users import EGRESS, candidates
-from registry.server import OWN_USERS
+from gateway.runtime.engine.base import BuildContext
+from gateway.runtime.engine.errors import BackendUnavailable
+from gateway.runtime.images.recipes import python_base_tag
+from gateway.runtime.inventory.users import EGRESS, candidates
+from gateway.runtime.plan.plans import Names
+from registry.model.server import OWN_USERS
 from tests.gateway.runtime.real import ROGUE, Yard, yard
 
 pytestmark = pytest.mark.docker

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gateway.mcp.items import MAX_ITEM, MAX_LIST
-from gateway.mcp.pages import MAX_PAGE, PAGE
+from gateway.mcp.route.pages import MAX_PAGE, PAGE
+from gateway.mcp.view.items import MAX_ITEM, MAX_LIST
 from observability.events import NoticeEvent
 from tests.attack import shapes
 from tests.attack.scripted import script

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.runtime.docker_cgroup import MEMORY, group_of
+from gateway.runtime.docker.cgroup import MEMORY, group_of
 from tests.gateway.runtime.real import Yard, yard
 
 pytestmark = [

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from gateway.runtime.plans import Names, mounts_of
-from registry.config import Config, ConfigError, load_text
-from registry.errors import Invalid
-from registry.mount_risks import SYSTEM, Risk, data_root
-from registry.mounts import parse_mount, refuse_moved
-from registry.spec import ImageSource, plan
+from gateway.runtime.plan.plans import Names, mounts_of
+from registry.config import Config
+from registry.load import load_text
+from registry.model.errors import ConfigError, Invalid
+from registry.model.mount_risks import SYSTEM, Risk, data_root
+from registry.model.mounts import parse_mount, refuse_moved
+from registry.model.spec import ImageSource, plan
 
 NEVER = (
     "/", "/boot", "/boot/grub", "/dev", "/dev/shm", "/etc", "/home", "/proc/1", "/run/user/1000", "/sys/fs/cgroup",
@@ -193,7 +194,7 @@ def test_the_engines_folder_is_known_where_it_was_moved(
 ) -> None:
     (tmp_path / "daemon.json").write_text(text)
     assert data_root(tmp_path / "daemon.json") == root
-    monkeypatch.setattr("registry.mount_risks.data_root", lambda: root)
+    monkeypatch.setattr("registry.model.mount_risks.data_root", lambda: root)
     for source in ("/mnt/engine/volumes/x", "/mnt"):
         entry = {"source": source, "target": "/h", "accept": EVERY_RISK}
         if root:

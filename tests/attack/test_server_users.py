@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from gateway.runtime.recipes import python_base_tag
-from registry.server import OWN_USERS
+from gateway.runtime.images.recipes import python_base_tag
+from registry.model.server import OWN_USERS
 from tests.gateway.runtime.real import Yard, yard
 
 pytestmark = pytest.mark.docker

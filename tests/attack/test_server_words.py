@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gateway.mcp.errors import MAX_REASON
-from gateway.mcp.lists import MAX_INSTRUCTIONS
+from gateway.mcp.route.lists import MAX_INSTRUCTIONS
+from gateway.mcp.wire.errors import MAX_REASON
 from tests.attack.scripted import GREETING, script
 from tests.attack.shapes import OBJECT
 from tests.gateway.mcp.clients import Legacy, legacy, modern

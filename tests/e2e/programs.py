@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import docker
 
-from gateway.runtime import recipes
-from gateway.runtime.build_settings import INSIDE, gather
-from gateway.runtime.images import Images
+from gateway.runtime.images.build_settings import INSIDE, gather
+from gateway.runtime.images.images import Images, recipes
 from tests.e2e.stockade_process import until
 from tests.gateway.runtime.real import Yard
 

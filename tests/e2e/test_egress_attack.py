@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from examples.demo import stage
-from gateway.runtime import backoff
-from gateway.runtime.errors import BackendUnavailable
+from gateway.runtime.engine.errors import BackendUnavailable
+from gateway.runtime.inventory import backoff
 from observability.events import NoticeEvent, Reason, Via
 from tests.gateway.runtime.real import Yard, yard
 

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from egress.limits import RESERVED_FDS
+from egress.net.limits import RESERVED_FDS
 from examples.demo import stage
 from observability.events import Decision
+from tests.e2e.test_egress_attack import GET, SOAK, egress_memory_mib, processes
 from tests.egress.site import Site, site
 from tests.gateway.runtime.real import Yard, yard
-
-from .test_egress_attack import GET, SOAK, egress_memory_mib, processes
 
 DOORS = 100
 CONTAINERS = 100 if SOAK else 20

@@ -12,8 +12,8 @@ from typing import Any
 import docker
 import pytest
 
-from egress.interfaces import interface_addresses
-from gateway.runtime import supervisor as supervisor_module
+from egress.net.interfaces import interface_addresses
+from gateway.runtime.supervise import supervisor as supervisor_module
 from tests.gateway.runtime.real import Yard, yard
 
 pytestmark = pytest.mark.docker

@@ -10,8 +10,8 @@ from pathlib import Path
 import docker
 import pytest
 
-from egress.resolver import RESOLVING
-from gateway.runtime.plans import Names, connector_plan, egress_plan
+from egress.net.resolver import RESOLVING
+from gateway.runtime.plan.plans import Names, connector_plan, egress_plan
 from tests.e2e.stockade_process import until
 from tests.gateway.runtime.real import Yard, yard
 

@@ -13,7 +13,7 @@ import docker
 import docker.types
 import pytest
 
-from egress.nameserver import SYNTHETIC
+from egress.listener.nameserver import SYNTHETIC
 from observability.events import Decision, EgressEvent, Phase, Reason, Via
 from tests.e2e import programs
 from tests.gateway.runtime.real import Yard, yard

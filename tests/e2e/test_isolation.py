@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from egress.interfaces import interface_addresses
-from gateway.runtime import pair as pair_module
-from gateway.runtime.probe import Ears, listening
+from egress.net.interfaces import interface_addresses
+from gateway.runtime.supervise import instance as pair_module
+from gateway.runtime.wall.probe import Ears, listening
 from observability.events import Decision, Phase, Reason, Via
 from tests.gateway.runtime.real import Yard, yard
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from gateway.runtime.base import ContainerPlan, NetworkPlan
+from gateway.runtime.engine.base import ContainerPlan, NetworkPlan
 from observability.events import Decision, NoticeEvent, Via
 from tests.gateway.runtime.real import Yard, yard
 

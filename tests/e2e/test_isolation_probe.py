@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.runtime.errors import BackendUnavailable
-from gateway.runtime.probe import Attempt, Probe, listening, verdict
+from gateway.runtime.engine.errors import BackendUnavailable
+from gateway.runtime.wall.probe import Attempt, Probe, listening, verdict
 from tests.gateway.runtime.real import Yard, yard
 
 pytestmark = pytest.mark.docker
@@ -72,7 +72,7 @@ def test_an_engine_that_does_not_isolate_gets_no_isolated_backend(
     """The door's network is not empty: the probe gets out, isolated backends are refused with the way out."""
     from dataclasses import replace
 
-    from gateway.runtime import door
+    from gateway.runtime.wall import door
 
     honest = door.door_plan
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.runtime.probe import listening
+from gateway.runtime.wall.probe import listening
 from observability.events import BackendState
 from tests.gateway.runtime.real import Yard, yard
 

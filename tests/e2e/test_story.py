@@ -16,7 +16,7 @@ import pytest
 from examples.demo import stage
 from examples.demo.story import SCENES, Scene, client, play, rogue_outcome
 from observability import semconv
-from registry.server import OWN_USERS
+from registry.model.server import OWN_USERS
 from tests.e2e.otlp_receiver import OtlpReceiver
 from tests.e2e.stockade_process import StockadeProcess, until
 

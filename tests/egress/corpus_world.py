@@ -20,9 +20,9 @@ from typing import cast
 
 import h11
 
-from egress.dns import MalformedQuery, Query, build_response, parse_query
-from egress.names import IP, parse_host
-from egress.netns import NETLINK_ROUTE, acknowledgement, raise_loopback, route_request
+from egress.door.netns import NETLINK_ROUTE, acknowledgement, raise_loopback, route_request
+from egress.listener.dns import MalformedQuery, Query, build_response, parse_query
+from egress.policy.names import IP, parse_host
 
 NAMESERVER = "127.0.0.53"
 METHOD = re.compile(rb"[A-Z]{3,20} ")

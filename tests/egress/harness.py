@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from typing import Any
 
-from egress.resolver import StaticResolver
+from egress.net.resolver import StaticResolver
 from egress.serve import listening_socket, push, serve
-from egress.server import Egress
+from egress.service.server import Egress
 from observability.events import EgressEvent, Event, event_from_json
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

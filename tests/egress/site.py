@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.runtime.egress_link import DoorTicket, EgressLink
+from gateway.runtime.inventory.egress_link import DoorTicket, EgressLink
 from observability.events import EgressEvent, NoticeEvent
 
 ROOT = Path(__file__).parents[2]
@@ -115,7 +115,7 @@ class Site:
         """A door in a namespace of its own, ready."""
         await self.link.expect_door(DoorTicket(door=name, backend=backend or name, nonce=NONCE, container=container))
         environment = {**self.environment, "STOCKADE_DOOR": name, "STOCKADE_NONCE": NONCE, "STOCKADE_PORTS": ports}
-        command = [*wrap, sys.executable, "-m", "egress.door"]
+        command = [*wrap, sys.executable, "-m", "egress.door.door"]
         door = self.spawn(command, environment)
         self.doors[name] = door
         await self.link.wait_door(name, WAIT_S)

@@ -9,7 +9,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from egress.poller import Poller
+from egress.net.poller import Poller
 
 WAIT_S = 30.0
 LOOPS = [

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.addresses import AddressClass, classify, embedded_ipv4, in_any, plain, reason_for
+from egress.policy.addresses import AddressClass, classify, embedded_ipv4, in_any, plain, reason_for
 from observability.events import Reason
 
 CLASSES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from egress.answers import sentence
+from egress.http.error_response import sentence
 from observability.events import Reason
 
 

@@ -17,11 +17,10 @@ from typing import Any
 
 import pytest
 
-from egress.doors import Session, Ticket
-from egress.packets import PacketConnection
-from egress.passing import send_packet
-
-from .harness import Client
+from egress.door.passing import send_packet
+from egress.doors.packets import PacketConnection
+from egress.doors.sessions import Session, Ticket
+from tests.egress.harness import Client
 
 pytestmark = pytest.mark.anyio
 

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from egress.nameserver import MAX_HELD, MAX_NAME_KEPT, OTHER_NAMES
-from egress.passing import receive_packet, send_packet
-from gateway.runtime.egress_link import DoorTicket
+from egress.door.passing import receive_packet, send_packet
+from egress.listener.nameserver import MAX_HELD, MAX_NAME_KEPT, OTHER_NAMES
+from gateway.runtime.inventory.egress_link import DoorTicket
 from observability.events import Decision, EgressEvent, Reason, Via
-
-from .harness import client_hello
-from .site import NONCE, OUTSIDE, PRELUDE, enter, site
+from tests.egress.harness import client_hello
+from tests.egress.site import NONCE, OUTSIDE, PRELUDE, enter, site
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")]
 

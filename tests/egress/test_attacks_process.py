@@ -19,9 +19,8 @@ from typing import Any
 
 import pytest
 
-from egress.limits import RESERVED_FDS, raise_fd_limit
-
-from .harness import Client, client_hello, echo, http_server, upstream
+from egress.net.limits import RESERVED_FDS, raise_fd_limit
+from tests.egress.harness import Client, client_hello, echo, http_server, upstream
 
 pytestmark = pytest.mark.anyio
 

@@ -8,8 +8,7 @@ import contextlib
 import pytest
 
 from observability.events import Decision, Phase, Reason
-
-from .harness import OK, client_hello, echo, http_server, running, upstream
+from tests.egress.harness import OK, client_hello, echo, http_server, running, upstream
 
 pytestmark = pytest.mark.anyio
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from egress.block import PolicyError, parse_policy
-from egress.rules import Limits, Mode, Protocol, RuleKind
+from egress.policy.parse import PolicyError, parse_policy
+from egress.policy.rules import Limits, Mode, Protocol, RuleKind
 
 
 def problems(block: Any) -> dict[str, str]:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from egress.http1 import BadRequest, Form, RequestHead, parse_head
-from egress.names import IP, Target
-from egress.policy import Allow, Deny, Policy, Protocol, Surroundings, decide, parse_policy
-from egress.shown import METHOD
-from egress.sni import NotTLS, parse_client_hello
-from egress.surroundings import parse_overrides
+from egress.connection.first_bytes import METHOD
+from egress.connection.sni import NotTLS, parse_client_hello
+from egress.http.request_head import BadRequest, Form, RequestHead, parse_head
+from egress.policy.decide import Allow, Deny, Policy, Protocol, Surroundings, decide, parse_policy
+from egress.policy.names import IP, Target
+from egress.service.surroundings import parse_overrides
 from observability.events import Reason
 from tests.egress.corpus_cases import Case, load_cases, load_world, whole
 

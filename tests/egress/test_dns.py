@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.dns import EDNS_SIZE, MalformedQuery, build_refusal, build_response, parse_query
-from egress.localnames import answer_locally
+from egress.listener.dns import EDNS_SIZE, MalformedQuery, build_refusal, build_response, parse_query
+from egress.listener.local_names import answer_locally
 
 
 def name(text: str) -> bytes:

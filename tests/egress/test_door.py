@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from egress.netns import Refusals, acknowledgement, parse_snmp, route_request
-from gateway.runtime.egress_link import DoorTicket
+from egress.door.netns import Refusals, acknowledgement, parse_snmp, route_request
+from gateway.runtime.inventory.egress_link import DoorTicket
 from observability.events import Decision, EgressEvent, Phase, Reason, Via
-
-from .site import NONCE, OUTSIDE, enter, site
+from tests.egress.site import NONCE, OUTSIDE, enter, site
 
 pytestmark = [pytest.mark.anyio, pytest.mark.netns, pytest.mark.skipif(os.getuid() != 0, reason="needs root")]
 
@@ -301,7 +300,7 @@ async def test_a_door_with_another_nonce_never_gets_in() -> None:
             "STOCKADE_NONCE": NONCE.replace("0", "1"),
             "STOCKADE_PORTS": "80",
         }
-        command = ["unshare", "-n", sys.executable, "-m", "egress.door"]
+        command = ["unshare", "-n", sys.executable, "-m", "egress.door.door"]
         impostor = running.spawn(command, environment)
         for _ in range(3):
             assert (await running.inside("fetch", "print(http('web.example'))")).endswith("hello")
@@ -343,7 +342,7 @@ print(http("other.internal:5432").splitlines()[0])
         script = (
             f"mount --bind {running.directory}/hosts /etc/hosts; ip link set lo up; "
             "ip addr add 10.77.0.2/32 dev lo; ip addr add 10.77.0.3/32 dev lo; "
-            'exec "$0" -m egress.connector'
+            'exec "$0" -m egress.door.connector'
         )
         environment = {**running.environment, "STOCKADE_DOOR": "join/app", "STOCKADE_NONCE": NONCE}
         connector = running.spawn(["unshare", "-nm", "sh", "-c", script, sys.executable], environment)

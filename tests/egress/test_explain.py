@@ -6,8 +6,8 @@ import ipaddress
 
 import pytest
 
-from egress.explain import explain, read_target
-from egress.policy import Surroundings, parse_policy
+from egress.policy.decide import Surroundings, parse_policy
+from egress.policy.explain import explain, read_target
 from observability.events import Decision, Reason
 
 POLICY = parse_policy(

@@ -20,14 +20,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from egress import flow as flow_module
-from egress.flow import BUSY_BYTES, Flow
-from egress.poller import Poller
-from egress.stream import READ_AHEAD, Stream
-from egress.tunnel import Tunnel
+from egress.net import flow as flow_module
+from egress.net.flow import BUSY_BYTES, Flow
+from egress.net.poller import Poller
+from egress.net.stream import READ_AHEAD, Stream
+from egress.net.tunnel import Tunnel
 from observability.events import Reason
-
-from .sockets import LOOPS, WAIT_S, descriptors, everything, polling, reset, tcp_pair, turns, until
+from tests.egress.sockets import LOOPS, WAIT_S, descriptors, everything, polling, reset, tcp_pair, turns, until
 
 pytestmark = pytest.mark.anyio
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from egress.framing import (
+from egress.http.framing import (
     PARTS_AT_ONCE,
     BadFraming,
     ChunkedBody,

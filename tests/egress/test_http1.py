@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from egress.heads import MAX_HEAD
-from egress.http1 import (
+from egress.http.head_end import MAX_HEAD
+from egress.http.request_head import (
     MAX_HEADERS,
     MAX_LINE,
     BadRequest,

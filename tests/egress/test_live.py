@@ -12,15 +12,14 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from egress import flow
-from egress.carry import CarriedTunnel
-from egress.control import PoliciesRefused
-from egress.direct import serve_direct
-from egress.proxy import serve_proxy
-from egress.server import Serve
+from egress.connection.tunnel_connection import CarriedTunnel
+from egress.listener.direct import serve_direct
+from egress.listener.http_fast_path import serve_proxy
+from egress.net import flow
+from egress.service.control import PoliciesRefused
+from egress.service.server import Serve
 from observability.events import Phase, Reason
-
-from .harness import OK, Client, Running, client_hello, echo, http_server, running, set_budget, upstream
+from tests.egress.harness import OK, Client, Running, client_hello, echo, http_server, running, set_budget, upstream
 
 pytestmark = pytest.mark.anyio
 

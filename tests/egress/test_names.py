@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.names import canonical_host, parse_authority, parse_name, suggest_host
+from egress.policy.names import canonical_host, parse_authority, parse_name, suggest_host
 
 LONG_LABEL = "a" * 63
 LONG_NAME = ".".join([LONG_LABEL] * 3 + ["b" * 61])

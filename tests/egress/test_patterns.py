@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.block import PolicyError, parse_policy
-from egress.patterns import parse_network, parse_pattern, split_port
+from egress.policy.parse import PolicyError, parse_policy
+from egress.policy.patterns import parse_network, parse_pattern, split_port
 
 
 @pytest.mark.parametrize(

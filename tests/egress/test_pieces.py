@@ -13,18 +13,18 @@ from typing import Any, SupportsIndex
 
 import pytest
 
-from egress.control import Gateway
-from egress.direct import DirectClient
-from egress.exchange import Exchange, RequestPlan, UpstreamFault
-from egress.framing import BadFraming, ChunkedBody, Framing
-from egress.http1 import BadRequest, parse_head
-from egress.inside import TargetClient
-from egress.limits import Budget
-from egress.nameserver import read_message
-from egress.poller import Poller
-from egress.shown import Kind, Shown, first_bytes
-from egress.stream import WRITE_AHEAD, Stream
-from egress.upstream import read_parent_head
+from egress.connection.first_bytes import Kind, Shown, first_bytes
+from egress.connection.target_client import TargetClient
+from egress.http.exchange import Exchange, RequestPlan, UpstreamFault
+from egress.http.framing import BadFraming, ChunkedBody, Framing
+from egress.http.request_head import BadRequest, parse_head
+from egress.listener.direct import DirectClient
+from egress.listener.nameserver import read_message
+from egress.net.poller import Poller
+from egress.net.stream import WRITE_AHEAD, Stream
+from egress.net.upstream import read_parent_head
+from egress.policy.budget import Budget
+from egress.service.control import Gateway
 from observability.events import Reason
 from tests.egress.hellos import openssl_hello, records
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.names import IP, Target, parse_authority
-from egress.policy import Allow, Deny, Surroundings, decide, decide_name, parse_policy
+from egress.policy.decide import Allow, Deny, Surroundings, decide, decide_name, parse_policy
+from egress.policy.names import IP, Target, parse_authority
 from observability.events import Reason
 
 PUBLIC = "140.82.112.3"
@@ -398,7 +398,7 @@ def test_a_name_is_allowed_only_by_a_rule_that_plainly_has_it(rules: list[str], 
 
 @given(st.ip_addresses(), st.sampled_from(["enforce", "report", "learn"]))
 def test_without_a_rule_for_addresses_only_public_ones_are_dialled(address: IP, mode: str) -> None:
-    from egress.addresses import AddressClass, classify
+    from egress.policy.addresses import AddressClass, classify
 
     verdict = ask(hosts("*", mode=mode), "a.test:443", str(address), around=Surroundings())
     assert isinstance(verdict, Allow) == (classify(address) is AddressClass.PUBLIC)

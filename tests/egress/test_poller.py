@@ -12,10 +12,9 @@ from collections.abc import Callable
 
 import pytest
 
-from egress.poller import ENDED, EVENTS_AT_ONCE, LATER_A_TURN, Poller, Pollers
-from egress.stream import Stream
-
-from .sockets import LOOPS, descriptors, polling, tcp_pair, turns, until
+from egress.net.poller import ENDED, EVENTS_AT_ONCE, LATER_A_TURN, Poller, Pollers
+from egress.net.stream import Stream
+from tests.egress.sockets import LOOPS, descriptors, polling, tcp_pair, turns, until
 
 pytestmark = pytest.mark.anyio
 

@@ -9,10 +9,9 @@ import ssl
 import pytest
 import trustme
 
-from egress.interfaces import interface_addresses
+from egress.net.interfaces import interface_addresses
 from observability.events import Decision, Phase, Reason
-
-from .harness import OK, client_hello, echo, http_server, length_of, running, set_budget, upstream
+from tests.egress.harness import OK, client_hello, echo, http_server, length_of, running, set_budget, upstream
 
 pytestmark = pytest.mark.anyio
 

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from egress.attempt import Attempt
-from egress.control import Control
-from egress.loglines import LineWriter
-from egress.poller import Pollers
-from egress.reach import Outside
-from egress.record import REMEMBERED, SCAN, Recorder
-from egress.resolver import StaticResolver
-from egress.server import Egress
-from gateway.runtime.egress_link import READ_AT_ONCE, EgressLink, PolicyRejected
+from egress.connection.dialer import Outside
+from egress.journal.attempt import Attempt
+from egress.journal.loglines import LineWriter
+from egress.journal.record import REMEMBERED, SCAN, Recorder
+from egress.net.poller import Pollers
+from egress.net.resolver import StaticResolver
+from egress.service.control import Control
+from egress.service.server import Egress
+from gateway.runtime.inventory.egress_link import READ_AT_ONCE, EgressLink, PolicyRejected
 from observability.events import EgressEvent, NoticeEvent, Reason, Via, event_from_json, to_json
 from tests.observability.samples import decided
 

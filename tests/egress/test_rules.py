@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from egress.block import parse_policy
-from egress.rules import HOST_NAME, PortRange
+from egress.policy.parse import parse_policy
+from egress.policy.rules import HOST_NAME, PortRange
 
 
 def test_a_range_has_both_its_ends() -> None:

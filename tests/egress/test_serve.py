@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 
 from egress.serve import main
-
-from .harness import Client, echo, upstream
+from tests.egress.harness import Client, echo, upstream
 
 pytestmark = pytest.mark.anyio
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from .harness import client_hello, echo, upstream
-from .sockets import WAIT_S, everything, reset
-from .test_attacks_process import TCP, WEB, Proxy, proxy, until
+from tests.egress.harness import client_hello, echo, upstream
+from tests.egress.sockets import WAIT_S, everything, reset
+from tests.egress.test_attacks_process import TCP, WEB, Proxy, proxy, until
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.sni import MAX_HELLO, MAX_RECORDS, NotTLS, parse_client_hello
+from egress.connection.sni import MAX_HELLO, MAX_RECORDS, NotTLS, parse_client_hello
 from tests.egress.fuzz.targets import fragments
 from tests.egress.hellos import (
     extension,

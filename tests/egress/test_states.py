@@ -12,16 +12,15 @@ from typing import Any
 
 import pytest
 
-from egress import proxy as proxy_module
-from egress.exchange import Exchange
-from egress.framing import ResponseHead
-from egress.heads import MAX_HEAD
-from egress.proxy import ProxyClient
-from egress.stream import READ_AHEAD
+from egress.http.exchange import Exchange
+from egress.http.framing import ResponseHead
+from egress.http.head_end import MAX_HEAD
+from egress.listener import http_fast_path as proxy_module
+from egress.listener.http_fast_path import ProxyClient
+from egress.net.stream import READ_AHEAD
 from observability.events import Decision, Phase, Reason
-
-from .harness import OK, Client, Running, client_hello, echo, http_server, running, set_budget, upstream
-from .sockets import LOOPS, WAIT_S, descriptors, reset
+from tests.egress.harness import OK, Client, Running, client_hello, echo, http_server, running, set_budget, upstream
+from tests.egress.sockets import LOOPS, WAIT_S, descriptors, reset
 
 pytestmark = pytest.mark.anyio
 

@@ -11,10 +11,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from egress.stream import READ_AHEAD, READ_BYTES, WRITE_AHEAD, Stream
-from egress.upstream import Dialling
-
-from .sockets import LOOPS, everything, polling, reset, tcp_pair, turns, until
+from egress.net.stream import READ_AHEAD, READ_BYTES, WRITE_AHEAD, Stream
+from egress.net.upstream import Dialling
+from tests.egress.sockets import LOOPS, everything, polling, reset, tcp_pair, turns, until
 
 pytestmark = pytest.mark.anyio
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.names import parse_authority
-from egress.policy import Allow, Surroundings, decide_name, parse_policy
-from egress.suggest import group, suggest
+from egress.policy.decide import Allow, Surroundings, decide_name, parse_policy
+from egress.policy.names import parse_authority
+from egress.policy.suggest import group, suggest
 
 
 def test_nothing_seen_allows_nothing() -> None:

@@ -10,16 +10,15 @@ import random
 
 import pytest
 
-from egress import attempt as attempt_module
-from egress.attempt import Attempt
-from egress.carry import CarriedTunnel
-from egress.flow import BUSY_BYTES, Flow
-from egress.proxy import ProxyClient
-from egress.stream import Stream
-from egress.tunnel import Tunnel
+from egress.connection.tunnel_connection import CarriedTunnel
+from egress.journal import attempt as attempt_module
+from egress.journal.attempt import Attempt
+from egress.listener.http_fast_path import ProxyClient
+from egress.net.flow import BUSY_BYTES, Flow
+from egress.net.stream import Stream
+from egress.net.tunnel import Tunnel
 from observability.events import Phase, Reason
-
-from .harness import OK, Client, Running, client_hello, echo, http_server, running, set_budget, upstream
+from tests.egress.harness import OK, Client, Running, client_hello, echo, http_server, running, set_budget, upstream
 
 pytestmark = pytest.mark.anyio
 

@@ -7,13 +7,12 @@ import ipaddress
 
 import pytest
 
-from egress.names import IP
-from egress.poller import Poller
-from egress.stream import Stream
-from egress.upstream import ParentProxy, dial
+from egress.net.poller import Poller
+from egress.net.stream import Stream
+from egress.net.upstream import ParentProxy, dial
+from egress.policy.names import IP
 from observability.events import Reason
-
-from .harness import OK, client_hello, echo, running, set_budget, upstream
+from tests.egress.harness import OK, client_hello, echo, running, set_budget, upstream
 
 
 @pytest.mark.parametrize(

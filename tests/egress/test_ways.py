@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 
 from observability.events import EgressEvent
-
-from .harness import OK, Running, client_hello, running, upstream
-from .sockets import LOOPS, WAIT_S, everything
+from tests.egress.harness import OK, Running, client_hello, running, upstream
+from tests.egress.sockets import LOOPS, WAIT_S, everything
 
 pytestmark = pytest.mark.anyio
 

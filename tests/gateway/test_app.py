@@ -15,7 +15,7 @@ import pytest
 
 from gateway.app import HELD_S, Gateway, prepare, unsettled_s
 from gateway.control.listen import ListenError
-from gateway.runtime.errors import EngineError
+from gateway.runtime.engine.errors import EngineError
 from observability.events import BackendState
 from registry.config import Config
 

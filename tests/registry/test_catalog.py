@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from registry.catalog import CatalogError, Overrides, entry, info, needs, search, servers
-from registry.config import load_text
 from registry.edit import add_server, edit_config
-from registry.spec import ImageSource, PackageSource, plan_source
+from registry.load import load_text
+from registry.model.spec import ImageSource, PackageSource, plan_source
 
 
 def test_there_are_twelve() -> None:

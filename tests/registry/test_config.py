@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from registry.config import Config, ConfigError, Transport, load_config, load_text, project_name
-from registry.server import OWN_USERS
+from registry.config import Config, project_name
+from registry.load import load_config, load_text
+from registry.model.errors import ConfigError
+from registry.model.fields import Transport
+from registry.model.server import OWN_USERS
 
 HEAD = "version: 1\nmcpServers:\n"
 FETCH = "  fetch:\n    command: uvx\n    args: [mcp-server-fetch]\n"

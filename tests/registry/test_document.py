@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.document import blank_comments, parse
-from registry.errors import ConfigError
+from registry.file.document import blank_comments, parse
+from registry.model.errors import ConfigError
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False, allow_infinity=False),

@@ -11,8 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.config import ConfigError, load_config
-from registry.document import parse
 from registry.edit import (
     Change,
     ConcurrentChange,
@@ -29,7 +27,10 @@ from registry.edit import (
     set_disabled,
     set_network,
 )
-from registry.splice import block_value, splice
+from registry.file.document import parse
+from registry.file.splice import block_value, splice
+from registry.load import load_config
+from registry.model.errors import ConfigError
 
 FILE = """\
 # my servers

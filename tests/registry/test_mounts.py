@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from registry.errors import Invalid
-from registry.mounts import Mount, missing_source, parse_mount
+from registry.model.errors import Invalid
+from registry.model.mounts import Mount, missing_source, parse_mount
 
 READ = {
     "read only": ("/data:/d:ro", Mount(source="/data", target="/d", read_only=True)),

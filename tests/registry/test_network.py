@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from registry.config import ConfigError, load_text
+from registry.load import load_text
+from registry.model.errors import ConfigError
 
 SPECIAL = (
     "host", "Host", "none", "bridge", "default", "nat", "ingress", "docker_gwbridge", "container:web", "ns:/proc/1/ns/net",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.config import load_text
+from registry.load import load_text
 from registry.secrets import SecretError, SecretStore, needed_by
 
 

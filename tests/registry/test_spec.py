@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from registry.config import ConfigError, Server
-from registry.spec import ImageSource, PackageSource, RemoteSource, plan_source
+from registry.model.errors import ConfigError
+from registry.model.server import Server
+from registry.model.spec import ImageSource, PackageSource, RemoteSource, plan_source
 
 
 def plan(command: str, *args: str, **more: Any) -> Any:

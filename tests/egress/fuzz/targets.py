@@ -18,8 +18,9 @@ from typing import TypeVar
 import h11
 import trustme
 
-from egress.dns import MalformedQuery, build_response, parse_query
-from egress.framing import (
+from egress.connection.first_bytes import Kind, look
+from egress.connection.sni import ClientHello, HelloReader, NotTLS, parse_client_hello
+from egress.http.framing import (
     BadFraming,
     ChunkedBody,
     Framing,
@@ -29,10 +30,9 @@ from egress.framing import (
     response_framing,
     serialise_response,
 )
-from egress.http1 import BadRequest, BodyFraming, Form, RequestHead, parse_head, serialise
-from egress.names import parse_authority, parse_host
-from egress.shown import Kind, look
-from egress.sni import ClientHello, HelloReader, NotTLS, parse_client_hello
+from egress.http.request_head import BadRequest, BodyFraming, Form, RequestHead, parse_head, serialise
+from egress.listener.dns import MalformedQuery, build_response, parse_query
+from egress.policy.names import parse_authority, parse_host
 from tests.egress import hellos
 from tests.egress.corpus_cases import load_cases, whole
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gateway.mcp.wording import Difference
+from gateway.mcp.view.pinned_text import Difference
 from observability.events import CallRef, Decision, EgressEvent, Phase, Reason, Via
-from registry.config import load_config
+from registry.load import load_config
 from tests.gateway.control.fakes import CONFIG, Running, egress_event
 
 HOSTILE = "evil\x1b[2J\r\u202e[red]x.example"
@@ -91,7 +91,7 @@ def test_that_a_server_is_not_isolated_is_said_once(stockade: Any, running: Runn
 
 
 def test_logs_are_printed_and_escaped(stockade: Any, running: Running) -> None:
-    from gateway.runtime.base import LogLine
+    from gateway.runtime.engine.base import LogLine
 
     running.control.supervisor.lines.append(LogLine(time=0.0, stream="stderr", text=HOSTILE))
     result = stockade("logs", "fetch", "--tail", "2")

@@ -11,20 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from egress.policy import Surroundings
+from egress.policy.decide import Surroundings
 from gateway.control.apps import control_app
 from gateway.control.base import Edited, Readiness, Urls
 from gateway.control.listen import HttpServer, bind_unix
 from gateway.control.rundir import GatewayFile
-from gateway.mcp.wording import Difference
-from gateway.runtime.base import BackendStatus, LogLine
-from gateway.runtime.errors import BackendUnavailable
+from gateway.mcp.view.pinned_text import Difference
+from gateway.runtime.engine.base import BackendStatus, LogLine
+from gateway.runtime.engine.errors import BackendUnavailable
 from observability.events import BackendState, CallRef, Decision, EgressEvent, Phase, Reason
 from observability.hub import Hub
 from observability.losses import Losses
 from observability.store import History
-from registry.config import load_config
 from registry.edit import Change, apply, edit_config
+from registry.load import load_config
 
 CONFIG = """\
 # the wall

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import uvicorn
 
+from gateway.mcp.downstream.serving import listener
 from gateway.mcp.endpoint import Endpoint
-from gateway.mcp.serving import listener
-from gateway.runtime.errors import BackendUnavailable
+from gateway.runtime.engine.errors import BackendUnavailable
 from observability.events import CallEvent, Event
 from registry.config import Config
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.mcp.peer import Peer
+from gateway.mcp.call.messages import Peer
 from observability.events import ToolChange, ToolEvent
 from tests.gateway.mcp.clients import Legacy, Modern, legacy, messages, modern
 from tests.gateway.mcp.fakes import FIXTURE, config, eventually, gateway, server
@@ -199,7 +199,7 @@ async def test_an_idle_session_expires_and_its_process_is_released(monkeypatch: 
     settings = config({"one": server(sessions="per-client")})
     async with gateway(settings, {"one": FIXTURE}) as running, legacy(running.url("one")) as client:
         await client.text("test_simple_text")
-        monkeypatch.setattr("gateway.mcp.sessions.IDLE_S", 0.0)
+        monkeypatch.setattr("gateway.mcp.call.sessions.IDLE_S", 0.0)
         running.endpoint.expire_sessions(0.0)
         async with asyncio.timeout(30):
             await eventually(lambda: running.supervisor.released)
@@ -208,7 +208,7 @@ async def test_an_idle_session_expires_and_its_process_is_released(monkeypatch: 
 
 
 async def test_the_connections_of_single_sessions_have_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.mcp.backend.MAX_OWN", 2)
+    monkeypatch.setattr("gateway.mcp.upstream.backend.MAX_OWN", 2)
     settings = config({"one": server(sessions="per-client")})
     async with gateway(settings, {"one": FAULTY}) as running:
         url = running.url("one")

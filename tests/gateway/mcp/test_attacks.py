@@ -16,18 +16,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.mcp.annotate import denial_line
-from gateway.mcp.auth import Denied, Gate
-from gateway.mcp.bridge import to_modern
-from gateway.mcp.caller import Caller, Principal
-from gateway.mcp.http import HostGuard, Refused
-from gateway.mcp.http_client import Pool, SseParser, dial_url
-from gateway.mcp.pins import Pins
-from gateway.mcp.tasktable import TaskTable
-from gateway.mcp.templates import TemplatePattern
-from gateway.mcp.views import View
+from gateway.mcp.call.caller import Caller
+from gateway.mcp.call.eras import to_modern
+from gateway.mcp.call.principal import Principal
+from gateway.mcp.call.task_table import TaskTable
+from gateway.mcp.downstream.auth import Denied, Gate
+from gateway.mcp.downstream.http import HostGuard, Refused
+from gateway.mcp.view.annotate import denial_line
+from gateway.mcp.view.pins import Pins
+from gateway.mcp.view.templates import TemplatePattern
+from gateway.mcp.view.views import View
+from gateway.mcp.wire.http_client import Pool, SseParser, dial_url
 from observability.events import Certainty, Decision, EgressEvent, Phase, Reason
-from registry.fields import Pin
+from registry.model.fields import Pin
 from tests.gateway.mcp.clients import ACCEPT, legacy
 from tests.gateway.mcp.fakes import config, gateway, server, token_digest
 
@@ -144,7 +145,7 @@ def test_a_carriage_return_between_two_pieces_is_one_line_end() -> None:
 def test_a_backend_with_other_tools_each_time_does_not_fill_the_pins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.mcp.pins._MAX_PINNED", 500)
+    monkeypatch.setattr("gateway.mcp.view.pins._MAX_PINNED", 500)
     for mode in (Pin.WARN, Pin.STRICT):
         pins = Pins(lambda event: None, tmp_path)
         pins.apply({"bad": mode})
@@ -164,7 +165,7 @@ def test_a_huge_task_is_kept_by_its_id_alone() -> None:
 
 
 def test_one_principal_cannot_push_out_the_tasks_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.mcp.tasktable._MAX_TASKS", 5)
+    monkeypatch.setattr("gateway.mcp.call.task_table._MAX_TASKS", 5)
     tasks, alice, bob = TaskTable(), Principal("alice"), Principal("bob")
 
     def begin(who: Principal, task_id: str) -> None:

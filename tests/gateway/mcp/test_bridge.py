@@ -135,8 +135,8 @@ async def test_a_modern_backends_state_is_sealed_for_the_one_who_got_it() -> Non
 
 
 async def test_parked_calls_have_a_time_limit_and_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.mcp.parked.PARK_S", 0.3)
-    monkeypatch.setattr("gateway.mcp.parked.MAX_PER_PRINCIPAL", 1)
+    monkeypatch.setattr("gateway.mcp.call.parked.PARK_S", 0.3)
+    monkeypatch.setattr("gateway.mcp.call.parked.MAX_PER_PRINCIPAL", 1)
     async with (
         only("legacy", True) as running,
         modern(running.url("fixture"), capabilities={"sampling": {}}) as client,

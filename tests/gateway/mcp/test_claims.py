@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from gateway.mcp import claims as claims_module
-from gateway.mcp.catalogue import Kind
-from gateway.mcp.claims import Claims
-from gateway.mcp.names import NameTable, reserved_starts
+from gateway.mcp.view import claims as claims_module
+from gateway.mcp.view.claims import Claims
+from gateway.mcp.view.listing import Kind
+from gateway.mcp.view.names import NameTable, reserved_starts
 from observability.events import NoticeEvent, ToolChange, ToolEvent
 from tests.gateway.mcp.clients import Modern, modern
 from tests.gateway.mcp.fakes import Gateway, config, gateway, server, token_digest
@@ -42,7 +42,7 @@ def notices(running: Gateway) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def lists_are_read_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.mcp.catalogue.FRESH_S", 0.0)
+    monkeypatch.setattr("gateway.mcp.view.listing.FRESH_S", 0.0)
 
 
 async def test_a_backend_that_later_lists_a_neighbours_uri_does_not_get_it(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.mcp.filters import Globs, Shape
+from gateway.mcp.view.filters import Globs, Shape
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.mcp import incoming, wire
+from gateway.mcp.wire import codec, incoming
 
 LINE = b'{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"1.10 \\u00e9 \\u001b[0m"}],"n":1.10}}'
 
@@ -84,6 +84,6 @@ def test_an_error_has_a_code_and_a_message(error: dict[str, Any]) -> None:
 
 def test_a_number_that_no_float_holds_is_written_as_json_again() -> None:
     message, _ = incoming.read(b'{"x":[1e999,-1e999]}')
-    assert wire.dumps(message) == b'{"x":[1e999,-1e999]}'
+    assert codec.dumps(message) == b'{"x":[1e999,-1e999]}'
     with pytest.raises(ValueError, match="JSON"):
-        wire.dumps({"x": float("nan")})
+        codec.dumps({"x": float("nan")})

@@ -7,9 +7,9 @@ from typing import Any
 import mcp_types as t
 import pytest
 
-from gateway.mcp.catalogue import MAX_NAMED, Flaws, Kind
-from gateway.mcp.items import MAX_ITEM, MAX_ITEMS, MAX_LIST, Sieve, Unfit, mended
-from gateway.mcp.schemas import is_sound_output
+from gateway.mcp.view.items import MAX_ITEM, MAX_ITEMS, MAX_LIST, Sieve, Unfit, mended
+from gateway.mcp.view.listing import MAX_NAMED, Flaws, Kind
+from gateway.mcp.view.schemas import is_sound_output
 from tests.attack import shapes
 
 OBJECT = {"type": "object"}

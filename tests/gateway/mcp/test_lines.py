@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.mcp.lines import Lines, Overlong
+from gateway.mcp.wire.lines import Lines, Overlong
 
 TEXT = b'x\n{"a":1}\n\n \t{"b":2}\r\n[1]\n\xef\xbb\xbf{"c":3}\nz{"no":1}\n   \n{"d":"' + b"y" * 50 + b'"}\nend\n'
 FOUND = [b'{"a":1}', b' \t{"b":2}\r', b'\xef\xbb\xbf{"c":3}', b'{"d":"' + b"y" * 50 + b'"}']

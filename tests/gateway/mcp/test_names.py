@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.mcp.names import MAX_NAME, NameTable, exposed_name
+from gateway.mcp.view.names import MAX_NAME, NameTable, exposed_name
 
 words = st.text("abcdefgh_-", min_size=1, max_size=90)
 

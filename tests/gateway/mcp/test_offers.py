@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from gateway.mcp.catalogue import Kind
-from gateway.mcp.offers import Offers
-from gateway.mcp.peer import About, Call, Reply
+from gateway.mcp.call.messages import About, Call, Reply
+from gateway.mcp.upstream.offers import Offers
+from gateway.mcp.view.listing import Kind
 
 pytestmark = pytest.mark.anyio
 WATCHED = {"tools": {"listChanged": True}}
@@ -71,7 +71,7 @@ async def test_a_change_told_right_behind_the_answer_is_not_forgotten() -> None:
 async def test_who_must_know_what_is_now_takes_no_answer_to_an_older_question(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gateway.mcp.catalogue.FRESH_S", 0.0)
+    monkeypatch.setattr("gateway.mcp.view.listing.FRESH_S", 0.0)
     backend = Backend({"tools": {}})
     offers = Offers(backend)
     before = asyncio.ensure_future(offers.listing(Kind.TOOLS))

@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.mcp.items import size_of
-from gateway.mcp.pages import MAX_PAGE, PAGE, Pages
+from gateway.mcp.route.pages import MAX_PAGE, PAGE, Pages
+from gateway.mcp.view.items import size_of
 
 
 def items(backend: str, count: int, size: int = 1) -> list[dict[str, Any]]:

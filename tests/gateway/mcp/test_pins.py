@@ -77,7 +77,7 @@ async def test_a_changed_tool_stays_hidden_over_restarts_of_the_gateway(start: s
 async def test_a_backend_that_turns_while_it_runs_is_found_out_at_the_next_call(
     connect: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.mcp.catalogue.FRESH_S", 0.0)
+    monkeypatch.setattr("gateway.mcp.view.listing.FRESH_S", 0.0)
     async with gateway(STRICT, {"one": (*MANY, "2", "--turncoat")}) as running, connect(running.url("one")) as client:
         assert await client.text("tool_0") == "tool_0"
         assert "error" in await client.call("tool_0")

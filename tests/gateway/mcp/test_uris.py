@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gateway.mcp.filters import Globs
-from gateway.mcp.uris import passes, readings, resolve
+from gateway.mcp.view.filters import Globs
+from gateway.mcp.view.uris import passes, readings, resolve
 from tests.gateway.mcp.clients import legacy
 from tests.gateway.mcp.fakes import config, gateway, server, token_digest
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.mcp.annotate import denial_line
+from gateway.mcp.view.annotate import denial_line
 from observability.events import Certainty, Decision, EgressEvent, Phase, Reason, ToolChange, ToolEvent
 from tests.gateway.mcp.clients import Legacy, Modern, legacy, messages, modern
 from tests.gateway.mcp.fakes import Gateway, config, eventually, gateway, server, token_digest

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.mcp import wire
+from gateway.mcp.wire import codec
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from gateway.mcp import wire
 )
 def test_numbers_keep_their_spelling(text: str) -> None:
     body = f'{{"a":{text},"b":[{text}]}}'.encode()
-    assert wire.dumps(wire.parse(body)) == body
+    assert codec.dumps(codec.parse(body)) == body
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,12 @@ def test_numbers_keep_their_spelling(text: str) -> None:
 )
 def test_what_two_readers_could_read_differently_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError):
-        wire.parse(body)
+        codec.parse(body)
 
 
 @pytest.mark.parametrize("text", ["\ud800", "\u2028", "\0" + "1.5", "é", "\n"])
 def test_strings_survive(text: str) -> None:
-    assert json.loads(wire.dumps({"a": text})) == {"a": text}
+    assert json.loads(codec.dumps({"a": text})) == {"a": text}
 
 
 @given(
@@ -55,7 +55,7 @@ def test_strings_survive(text: str) -> None:
     )
 )
 def test_what_is_written_reads_the_same(value: Any) -> None:
-    assert json.loads(wire.dumps(wire.parse(json.dumps(value).encode()))) == value
+    assert json.loads(codec.dumps(codec.parse(json.dumps(value).encode()))) == value
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_what_is_written_reads_the_same(value: Any) -> None:
     ids=["python", "typescript", "spaces", "another id", "line break", "go", "carriage return", "typescript, CRLF"],
 )
 def test_a_results_bytes_are_cut_out_where_the_spelling_is_known(line: bytes, result: bytes | None) -> None:
-    assert wire.result_text(line, 7) == result
+    assert codec.result_text(line, 7) == result
 
 
 @pytest.mark.parametrize(
@@ -89,13 +89,13 @@ def test_a_results_bytes_are_cut_out_where_the_spelling_is_known(line: bytes, re
 )
 def test_a_response_never_carries_a_second_id_of_the_backends_choice(line: bytes) -> None:
     assert json.loads(line)["id"] == 7
-    raw = wire.result_text(line, 7)
-    body = raw if raw is not None else wire.dumps(json.loads(line)["result"])
-    assert json.loads(wire.response(3, body))["id"] == 3
+    raw = codec.result_text(line, 7)
+    body = raw if raw is not None else codec.dumps(json.loads(line)["result"])
+    assert json.loads(codec.response(3, body))["id"] == 3
 
 
 @pytest.mark.parametrize("number", [1, "one", -5, 'a"b'])
 def test_a_response_carries_the_clients_id(number: Any) -> None:
-    assert json.loads(wire.response(number, b"{}")) == {"jsonrpc": "2.0", "id": number, "result": {}}
+    assert json.loads(codec.response(number, b"{}")) == {"jsonrpc": "2.0", "id": number, "result": {}}
     error = {"code": 1, "message": "x"}
-    assert json.loads(wire.error_response(number, error)) == {"jsonrpc": "2.0", "id": number, "error": error}
+    assert json.loads(codec.error_response(number, error)) == {"jsonrpc": "2.0", "id": number, "error": error}

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.pace import Pace
-from gateway.runtime.base import (
+from gateway.runtime.engine.base import (
     BuildContext,
     Change,
     ContainerChange,
@@ -22,8 +22,8 @@ from gateway.runtime.base import (
     NetworkInfo,
     NetworkPlan,
 )
-from gateway.runtime.egress_link import DoorTicket
-from gateway.runtime.errors import BuildError, EngineError, NameTaken
+from gateway.runtime.engine.errors import BuildError, EngineError, NameTaken
+from gateway.runtime.inventory.egress_link import DoorTicket
 from observability.events import EgressEvent, NoticeEvent
 
 

@@ -19,14 +19,14 @@ from typing import Any
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from gateway.runtime.build_settings import gather
-from gateway.runtime.docker import DockerEngine
-from gateway.runtime.egress_link import EgressLink
-from gateway.runtime.host import host_listeners
-from gateway.runtime.images import Images
-from gateway.runtime.pair import Pair
-from gateway.runtime.rundir import RunDirectory
-from gateway.runtime.supervisor import Supervisor
+from gateway.runtime.docker.engine import DockerEngine
+from gateway.runtime.images.build_settings import gather
+from gateway.runtime.images.images import Images
+from gateway.runtime.inventory.egress_link import EgressLink
+from gateway.runtime.inventory.host import host_listeners
+from gateway.runtime.inventory.rundir import RunDirectory
+from gateway.runtime.supervise.instance import Pair
+from gateway.runtime.supervise.supervisor import Supervisor
 from observability.events import EgressEvent, Event
 from registry.config import Config
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from gateway.runtime.build_errors import MORE_MEMORY, MORE_TIME, explain_failure
+from gateway.runtime.images.build_errors import MORE_MEMORY, MORE_TIME, explain_failure
 
 UV = "error: No solution found when resolving dependencies\n  cause: Because "
 

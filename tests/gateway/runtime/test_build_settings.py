@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.runtime.build_settings import INSIDE, BuildSettings, gather
+from gateway.runtime.images.build_settings import INSIDE, BuildSettings, gather
 
 
 def environment(settings: BuildSettings) -> dict[str, str]:

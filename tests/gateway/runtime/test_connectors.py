@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from gateway.runtime.base import NetworkPlan
-from gateway.runtime.connectors import Connectors
-from gateway.runtime.errors import EngineError
-
-from .fakes import FakeEngine
+from gateway.runtime.engine.base import NetworkPlan
+from gateway.runtime.engine.errors import EngineError
+from gateway.runtime.wall.connectors import Connectors
+from tests.gateway.runtime.fakes import FakeEngine
 
 
 @pytest.mark.anyio

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.runtime.base import BuildContext, Change, ContainerPlan
-from gateway.runtime.docker import DockerEngine, context_archive, split_reference
-from gateway.runtime.docker_host import endpoint_of, require_this_kernel, unreachable
-from gateway.runtime.docker_streams import log_line
-from gateway.runtime.errors import EngineError, EngineUnreachable, NameTaken
+from gateway.runtime.docker.engine import DockerEngine, context_archive, split_reference
+from gateway.runtime.docker.host import endpoint_of, require_this_kernel, unreachable
+from gateway.runtime.docker.streams import log_line
+from gateway.runtime.engine.base import BuildContext, Change, ContainerPlan
+from gateway.runtime.engine.errors import EngineError, EngineUnreachable, NameTaken
 
 Answer = tuple[int, object]
 
@@ -114,7 +114,7 @@ async def test_what_the_engine_says_is_in_the_error_and_nothing_of_the_sdk(daemo
     with pytest.raises(EngineError) as caught:
         await engine.start("abc")
     assert str(caught.value) == "Could not start container abc: OCI runtime create failed: no such program"
-    assert type(caught.value).__module__ == "gateway.runtime.errors"
+    assert type(caught.value).__module__ == "gateway.runtime.engine.errors"
     await engine.close()
 
 
@@ -193,8 +193,8 @@ def test_log_lines_have_their_time_and_no_escape_sequences() -> None:
 @pytest.mark.anyio
 async def test_the_real_engine_tells_of_starts_and_ends() -> None:
     engine = DockerEngine()
-    from gateway.runtime.build_settings import gather
-    from gateway.runtime.images import Images
+    from gateway.runtime.images.build_settings import gather
+    from gateway.runtime.images.images import Images
 
     image = await Images(engine, gather).egress()
     labels = (("stockade.project", "watchtest"),)

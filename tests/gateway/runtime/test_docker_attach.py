@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.runtime.base import LogLine
-from gateway.runtime.docker_attach import (
+from gateway.runtime.docker.attach import (
     HIGH_WATER,
     MAX_LOG_LINE,
     BoundedReader,
@@ -19,7 +18,8 @@ from gateway.runtime.docker_attach import (
     attach,
     printable,
 )
-from gateway.runtime.errors import EngineError, EngineUnreachable
+from gateway.runtime.engine.base import LogLine
+from gateway.runtime.engine.errors import EngineError, EngineUnreachable
 
 pytestmark = pytest.mark.anyio
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.runtime.docker_cgroup import LIMIT, group_of, is_bounded, limited_from_the_start
+from gateway.runtime.docker.cgroup import LIMIT, group_of, is_bounded, limited_from_the_start
 
 BOX = "c0ffee"
 

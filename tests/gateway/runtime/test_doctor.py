@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gateway.runtime import doctor
-from gateway.runtime.base import EngineInfo
-from gateway.runtime.docker import DockerEngine
+from gateway.runtime.docker.engine import DockerEngine
+from gateway.runtime.engine.base import EngineInfo
 
 INFO = EngineInfo(
     id="e", version="27.0", api_version="1.47", kernel="6.1", architecture="x86_64", seccomp=True, root_directory="/"

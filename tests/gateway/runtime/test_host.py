@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from egress.interfaces import addresses_of_fib_trie, addresses_of_if_inet6, interface_addresses
-from gateway.runtime.host import host_listeners
+from egress.net.interfaces import addresses_of_fib_trie, addresses_of_if_inet6, interface_addresses
+from gateway.runtime.inventory.host import host_listeners
 
 FIB = """Main:
   +-- 0.0.0.0/0 3 0 5

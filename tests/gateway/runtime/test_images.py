@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 
-from gateway.runtime.build_settings import INSIDE, BuildSettings, gather
-from gateway.runtime.docker import DockerEngine
-from gateway.runtime.errors import BuildError
-from gateway.runtime.images import Images, debian_mirror, egress_source
-from gateway.runtime.recipes import STAGE_LABEL
-from registry.config import Server
-from registry.spec import PackageSource, plan_source
-
-from .fakes import FakeEngine
+from gateway.runtime.docker.engine import DockerEngine
+from gateway.runtime.engine.errors import BuildError
+from gateway.runtime.images.build_settings import INSIDE, BuildSettings, gather
+from gateway.runtime.images.images import Images, debian_mirror, egress_source
+from gateway.runtime.images.recipes import STAGE_LABEL
+from registry.model.server import Server
+from registry.model.spec import PackageSource, plan_source
+from tests.gateway.runtime.fakes import FakeEngine
 
 SECRET = "hunter2-in-a-build"
 
@@ -134,7 +133,12 @@ async def test_one_image_is_built_once_however_many_ask() -> None:
 
 def test_the_egress_image_has_the_egress_and_of_observability_two_modules() -> None:
     paths = set(egress_source())
-    assert {"egress/__main__.py", "egress/door.py", "observability/events.py", "observability/semconv.py"} <= paths
+    assert {
+        "egress/__main__.py",
+        "egress/door/door.py",
+        "observability/events.py",
+        "observability/semconv.py",
+    } <= paths
     assert {p for p in paths if p.startswith("observability/")} == {
         "observability/__init__.py", "observability/events.py", "observability/semconv.py",
     }  # fmt: skip

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from gateway.runtime.base import BuildContext
-from gateway.runtime.build_settings import INSIDE, BuildSettings, gather
-from gateway.runtime.errors import BuildError
-from gateway.runtime.images import CREDENTIALS, Images
-from gateway.runtime.package_builds import BUILDERS
-from registry.config import Server
-from registry.spec import PackageSource, plan_source
-
-from .fakes import FakeEngine
+from gateway.runtime.engine.base import BuildContext
+from gateway.runtime.engine.errors import BuildError
+from gateway.runtime.images.build_settings import INSIDE, BuildSettings, gather
+from gateway.runtime.images.images import CREDENTIALS, Images
+from gateway.runtime.images.package_builds import BUILDERS
+from registry.model.server import Server
+from registry.model.spec import PackageSource, plan_source
+from tests.gateway.runtime.fakes import FakeEngine
 
 pytestmark = pytest.mark.anyio
 SECRET = "hunter2"

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from gateway.runtime.base import ContainerPlan, ImageInfo, inside
-from gateway.runtime.docker_arguments import create_arguments, engine_info
-from gateway.runtime.errors import PlanError
-from gateway.runtime.plans import (
+from gateway.runtime.docker.arguments import create_arguments, engine_info
+from gateway.runtime.engine.base import ContainerPlan, ImageInfo, inside
+from gateway.runtime.engine.errors import PlanError
+from gateway.runtime.plan.plans import (
     CaBundle,
     Names,
     backend_plan,
@@ -20,10 +20,10 @@ from gateway.runtime.plans import (
     door_plan,
     egress_plan,
 )
-from gateway.runtime.policy_ports import policy_ports
-from registry.config import Server
-from registry.mounts import Mount
-from registry.spec import ImageSource, PackageSource, plan_source
+from gateway.runtime.plan.policy_ports import policy_ports
+from registry.model.mounts import Mount
+from registry.model.server import Server
+from registry.model.spec import ImageSource, PackageSource, plan_source
 
 NAMES = Names(project="p")
 INFO = ImageInfo(id="i", user="", entrypoint=(), command=(), labels={})

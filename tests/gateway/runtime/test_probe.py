@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.runtime.base import EngineInfo
-from gateway.runtime.probe import Attempt, Ears, cache_key, finished, note_passed, passed_before, verdict
+from gateway.runtime.engine.base import EngineInfo
+from gateway.runtime.wall.probe import Attempt, Ears, cache_key, finished, note_passed, passed_before, verdict
 
 REACHED = Attempt(heard=frozenset({"tcp plain 192.0.2.2", "udp plain 192.0.2.2"}))
 SILENT = Attempt(heard=frozenset())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.runtime.build_settings import BuildSettings
-from gateway.runtime.recipes import (
+from gateway.runtime.images.build_settings import BuildSettings
+from gateway.runtime.images.recipes import (
     INSIDE,
     INSTALLED,
     STAGE_LABEL,
@@ -19,8 +19,8 @@ from gateway.runtime.recipes import (
     runtime_image,
     uv_tools,
 )
-from registry.config import Server
-from registry.spec import PackageSource, plan_source
+from registry.model.server import Server
+from registry.model.spec import PackageSource, plan_source
 
 
 def source(**entry: object) -> PackageSource:
@@ -134,7 +134,7 @@ def test_debian_packages_are_in_the_final_image_too() -> None:
 
 
 def test_the_egress_image_changes_with_its_source_and_its_packages_do_not() -> None:
-    one, two = (egress("p", "i", {"egress/door.py": text}) for text in (b"1", b"2"))
+    one, two = (egress("p", "i", {"egress/door/door.py": text}) for text in (b"1", b"2"))
     assert one.reference != two.reference
     assert egress_packages("b", "i").reference == egress_packages("b", "i").reference
 

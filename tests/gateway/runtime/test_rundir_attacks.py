@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.runtime.rundir import RunDirectory
+from gateway.runtime.inventory.rundir import RunDirectory
 
 
 def test_a_directory_of_our_own_is_made_for_us_alone(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gateway.runtime.seccomp import NEWER, TAKEN_OUT, backend_profile
+from gateway.runtime.engine.seccomp import NEWER, TAKEN_OUT, backend_profile
 
 PROFILE: dict[str, Any] = json.loads(backend_profile())
 

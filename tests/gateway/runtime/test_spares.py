@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from gateway.runtime import spares as spares_module
-from gateway.runtime.spares import MAX_OWN
-from gateway.runtime.supervisor import Supervisor
+from gateway.runtime.supervise import spares as spares_module
+from gateway.runtime.supervise.spares import MAX_OWN
+from gateway.runtime.supervise.supervisor import Supervisor
 from observability.events import BackendState
-
-from .real import Yard, yard
-from .test_supervisor import TIME, Stage, config
+from tests.gateway.runtime.real import Yard, yard
+from tests.gateway.runtime.test_supervisor import TIME, Stage, config
 
 pytestmark = pytest.mark.anyio
 OWN = {**TIME, "sessions": "per-client"}
@@ -22,7 +21,7 @@ OWN = {**TIME, "sessions": "per-client"}
 
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    monkeypatch.setattr("gateway.runtime.backoff.FIRST_S", 0.001)
+    monkeypatch.setattr("gateway.runtime.inventory.backoff.FIRST_S", 0.001)
     return Stage(tmp_path)
 
 
@@ -118,7 +117,7 @@ async def test_spares_that_never_hold_are_given_up_until_the_next_session(
 
 
 async def test_spares_count_against_the_cap(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.runtime.supervisor.MAX_OWN", 3)
+    monkeypatch.setattr("gateway.runtime.supervise.supervisor.MAX_OWN", 3)
     async with stage.running(config({"clock": {**OWN, "spares": 8}})) as supervisor:
         await stage.until(lambda: len(ready(supervisor)) == 3)
         for number, left in ((1, 2), (2, 1), (3, 0)):

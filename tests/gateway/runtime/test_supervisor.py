@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
-from gateway.runtime import exit_watch, pair
-from gateway.runtime.base import Change, ContainerChange
-from gateway.runtime.build_settings import BuildSettings
-from gateway.runtime.errors import BackendUnavailable, EngineError
-from gateway.runtime.images import Images
-from gateway.runtime.recipes import python_base_tag
-from gateway.runtime.record import Owned, Record, Role
-from gateway.runtime.rundir import RunDirectory
-from gateway.runtime.supervisor import Supervisor
+from gateway.runtime.engine.base import Change, ContainerChange
+from gateway.runtime.engine.errors import BackendUnavailable, EngineError
+from gateway.runtime.images.build_settings import BuildSettings
+from gateway.runtime.images.images import Images
+from gateway.runtime.images.recipes import python_base_tag
+from gateway.runtime.inventory import exit_watch
+from gateway.runtime.inventory.record import Owned, Record, Role
+from gateway.runtime.inventory.rundir import RunDirectory
+from gateway.runtime.supervise import instance
+from gateway.runtime.supervise.supervisor import Supervisor
 from observability.events import BackendEvent, BackendState, Event
 from registry.config import Config
-
-from .fakes import FakeEngine, FakeLink
+from tests.gateway.runtime.fakes import FakeEngine, FakeLink
 
 pytestmark = pytest.mark.anyio
 
@@ -88,7 +88,7 @@ class Stage:
 
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    monkeypatch.setattr("gateway.runtime.backoff.FIRST_S", 0.001)
+    monkeypatch.setattr("gateway.runtime.inventory.backoff.FIRST_S", 0.001)
     monkeypatch.setattr(exit_watch, "REWATCH_S", 0.001)
     return Stage(tmp_path)
 
@@ -177,7 +177,7 @@ async def test_a_backend_that_outlives_its_streams_is_killed_and_starts_again(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It could serve nobody: a server that did not answer was let go of, or closed its output itself."""
-    monkeypatch.setattr(pair, "DEAF_GRACE_S", 0.001)
+    monkeypatch.setattr(instance, "DEAF_GRACE_S", 0.001)
     async with stage.running(config({"clock": TIME})) as supervisor:
         await supervisor.instance("clock")
         left = stage.engine.named("stockade-p-b-clock").attachment
@@ -432,7 +432,7 @@ async def test_the_next_gateway_removes_what_is_not_wanted_any_more_and_remakes_
 
 
 async def test_a_container_with_our_name_that_we_did_not_make_is_left_alone(stage: Stage) -> None:
-    from gateway.runtime.base import ContainerPlan
+    from gateway.runtime.engine.base import ContainerPlan
 
     await stage.engine.create(ContainerPlan(name="stockade-p-b-clock-door", image="x"))
     async with stage.running(config({"clock": TIME})) as supervisor:
@@ -442,7 +442,7 @@ async def test_a_container_with_our_name_that_we_did_not_make_is_left_alone(stag
 
 
 async def test_a_crash_between_intent_and_creation_leaks_nothing(stage: Stage) -> None:
-    from gateway.runtime.base import ContainerPlan
+    from gateway.runtime.engine.base import ContainerPlan
 
     record = Record.load(stage.directory.record_file)
     record.use_engine("ENGINE")
@@ -505,7 +505,7 @@ async def test_an_http_backend_that_ends_before_it_listens_says_so(stage: Stage)
 
 
 async def test_logs_are_kept_over_restarts_and_followed(stage: Stage) -> None:
-    from gateway.runtime.base import LogLine
+    from gateway.runtime.engine.base import LogLine
 
     async with stage.running(config({"clock": TIME})) as supervisor:
         await supervisor.instance("clock")

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from gateway.runtime import users as users_module
-from gateway.runtime.errors import EngineError
-from gateway.runtime.record import Owned, Record, Role
-from gateway.runtime.users import (
+from gateway.runtime.engine.errors import EngineError
+from gateway.runtime.inventory import users as users_module
+from gateway.runtime.inventory.record import Owned, Record, Role
+from gateway.runtime.inventory.users import (
     EGRESS,
     MAPPED,
     Users,
@@ -22,8 +22,8 @@ from gateway.runtime.users import (
     running_users,
     uid_of,
 )
-from registry.mounts import Mount
-from registry.server import OWN_USERS
+from registry.model.mounts import Mount
+from registry.model.server import OWN_USERS
 from tests.gateway.runtime.fakes import FakeEngine
 
 pytestmark = pytest.mark.anyio

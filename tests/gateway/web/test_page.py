@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.mcp.wording import Difference
+from gateway.mcp.view.pinned_text import Difference
 from observability.events import CallRef, Decision, NoticeEvent, Reason, Severity, ToolChange, ToolEvent, Via
 from registry.edit import allow_host, set_network
 from tests.gateway.control.fakes import egress_event

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from registry.config import Config, ConfigError, load_config, load_text
+from registry.config import Config
+from registry.load import load_config, load_text
+from registry.model.errors import ConfigError
 
 
 def load(value: Any, name: str = "mcp.json") -> Config:

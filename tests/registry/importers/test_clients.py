@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from registry.config import ConfigError
 from registry.importers.clients import find, read
+from registry.model.errors import ConfigError
 
 
 def write(path: Path, text: str) -> None:

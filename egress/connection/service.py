@@ -1,0 +1,51 @@
+"""What one connection needs of the process that serves it; `egress.service.server` is the real one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from egress.connection.backend import Backend, Origin
+from egress.connection.dialer import Outside
+from egress.policy.names import IP
+
+
+class AnsweredNames(Protocol):
+    """What a door's name server has told its backend."""
+
+    named: dict[IP, str]
+    """Names by the address that was made up for them (`protocol: tcp` rules)."""
+
+    def told_of(self, name: str, address: IP) -> str | None:
+        """The network on which that name was answered with that address; None when it was not."""
+
+    def note_proxied(self, name: str) -> None:
+        """The name was asked of the proxy."""
+
+    def handle(self, data: bytes, client: str, asked: str, reply: Reply) -> bool:
+        """Answer one DNS message; False for what no client of ours would send."""
+
+    def note_limit(self) -> None:
+        """Count a query that came too fast."""
+
+
+class Reply(Protocol):
+    """Takes the answer to a DNS message."""
+
+    def __call__(self, answer: bytes, /) -> None: ...
+
+
+class ConnectionService(Protocol):
+    """The egress, as a single connection sees it."""
+
+    loop: asyncio.AbstractEventLoop
+    tasks: asyncio.TaskGroup
+    outside: Outside
+    most: int
+    """Client connections that may be open at once, over all backends."""
+
+    def released(self, backend: Backend) -> None:
+        """Give back the slot of a connection that is gone."""
+
+    def names_of(self, origin: Origin) -> AnsweredNames | None:
+        """The name server of that door; None in the standalone proxy."""

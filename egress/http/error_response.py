@@ -1,0 +1,63 @@
+"""What the proxy itself says to a caller: denials, limits, failures, each with its reason."""
+
+from __future__ import annotations
+
+from egress.policy.liftable import liftable
+from observability.events import Reason
+
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+STATUS: dict[Reason, int] = {
+    Reason.BAD_REQUEST: 400,
+    Reason.TOO_LARGE: 400,
+    Reason.HEAD_TIMEOUT: 408,
+    Reason.LIMIT_RATE: 429,
+    Reason.LIMIT_DNS: 429,
+    Reason.LIMIT_CONNECTIONS: 503,
+    Reason.SHUTDOWN: 503,
+    Reason.DNS_FAILED: 502,
+    Reason.CONNECT_FAILED: 502,
+    Reason.HOST_LOOPBACK_ONLY: 502,
+    Reason.UPSTREAM_INVALID: 502,
+    Reason.UPSTREAM_PROXY_FAILED: 502,
+    Reason.CONNECT_TIMEOUT: 504,
+    Reason.IDLE_TIMEOUT: 504,
+}
+"""Everything else is a denial: 403."""
+
+
+def answer(reason: Reason, text: str, *, close: bool, with_body: bool = True) -> bytes:
+    """A whole response. The reason stands in the status line too: many programs show nothing else."""
+    status = STATUS.get(reason, 403)
+    body = text.encode("utf-8", "replace") + b"\n"
+    lines = [
+        f"HTTP/1.1 {status} {reason}",
+        f"X-Stockade-Reason: {reason}",
+        "Content-Type: text/plain; charset=utf-8",
+        f"Content-Length: {len(body)}",
+    ]
+    if status in (429, 503):
+        lines.append("Retry-After: 1")
+    if close:
+        lines.append("Connection: close")
+    head = "\r\n".join([*lines, "", ""]).encode("ascii")
+    return head + body if with_body else head
+
+
+def sentence(
+    reason: Reason, *, backend: str, standalone: bool, host: str, port: int, detail: str, port_named: bool = False
+) -> str:
+    """What happened to a request for `host`:`port`, and what to do, for a person.
+
+    `port_named`: the policy has that port for every host.
+    """
+    place = f"{host}:{port}" if host else "the request"
+    verb = "could not reach" if STATUS.get(reason, 403) in (502, 504) else "blocked"
+    text = f"Stockade {verb} {place} ({reason})" + (f": {detail}" if detail else "") + "."
+    if liftable(reason, host, standalone=standalone):
+        name = host if port_named and reason is not Reason.PORT_NOT_ALLOWED else f"{host}:{port}"
+        if standalone:
+            text += f"\nTo allow it, add {name} to allowed_hosts in the policy file."
+        else:
+            text += f"\nTo allow it: stockade egress allow {backend} {name}"
+    return text

@@ -1,0 +1,272 @@
+"""Commands that take servers into the file: from the catalogue, from AI clients' own files; and out again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gateway.cli import offline
+from gateway.cli.client import Refused, url
+from gateway.cli.failure import Failure
+from gateway.cli.locate import Place
+from gateway.cli.options import (
+    DryRunOption,
+    FileOption,
+    JsonOption,
+    ProjectOption,
+    YesOption,
+    confirmed,
+    describe,
+    place,
+    say,
+    screen,
+)
+from gateway.cli.policy import yaml_text
+from gateway.cli.terminal import Cell, clean
+
+if TYPE_CHECKING:
+    from registry.catalog import CatalogServer, Overrides
+    from registry.importers.clients import Import
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(search)
+    app.command()(info)
+    app.command()(run)
+    app.command(name="rm")(remove)
+    app.command(name="import")(take_over)
+
+
+def search(
+    words: Annotated[
+        list[str] | None, typer.Argument(help="What to look for; all without it.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search the catalogue of well-known servers."""
+    from gateway.control.catalog import summary
+    from registry import catalog
+
+    found = catalog.search(" ".join(words or []))
+    if as_json:
+        screen.json([summary(server) for server in found])
+        return
+    screen.table(["name", "from", "description"], [[s.name, s.source, Cell(clean(s.description, 90))] for s in found])
+    if not found:
+        say("The catalogue has nothing like that. Any package runs too: write it into the file, as `command: uvx`.")
+
+
+def catalogued(name: str) -> CatalogServer:
+    """A server of the catalogue. Raises Failure, naming the nearest."""
+    from registry import catalog
+
+    try:
+        return catalog.info(name)
+    except catalog.CatalogError as error:
+        raise Failure(str(error.args[0])) from None
+
+
+def info(
+    name: Annotated[str, typer.Argument(help="A server of the catalogue.")], as_json: JsonOption = False
+) -> None:
+    """Show a server of the catalogue: what it is, what it may reach, what it wants from you."""
+    from gateway.control.catalog import details
+    from registry import catalog
+
+    server = catalogued(name)
+    if as_json:
+        screen.json(details(server))
+        return
+    screen.line(f"{server.title}: {server.description}", "bold")
+    screen.line(server.homepage)
+    for host in server.network.allowed_hosts:
+        screen.line(f"reaches {host.host}: {host.reason}")
+    if server.network_note:
+        screen.line(server.network_note)
+    screen.table(["tool", "description"], [[tool.name, tool.description] for tool in server.tools])
+    screen.line("What `stockade run` writes:")
+    screen.block(yaml_text({"mcpServers": {server.name: catalog.entry(name)}}))
+    _needs(name, catalog.Overrides())
+
+
+def _needs(name: str, overrides: Overrides) -> None:
+    """What the person must still give, with how."""
+    from registry import catalog
+
+    for need in catalog.needs(name, overrides):
+        what = "a host" if need.kind == "host" else f"{need.kind} {need.name}"
+        say(f"Needs {what}: {need.description} {need.hint}")
+
+
+def run(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A server of the catalogue.")],
+    allow_host: Annotated[list[str] | None, typer.Option(help="Also this host, repeatable.")] = None,
+    allow_port: Annotated[
+        list[str] | None, typer.Option(help="This port instead of the default, repeatable.")
+    ] = None,
+    no_isolate: Annotated[bool, typer.Option("--no-isolate", help="An ordinary network: nothing is held.")] = False,
+    env: Annotated[list[str] | None, typer.Option("--env", "-e", help="NAME=VALUE, repeatable.")] = None,
+    mount: Annotated[list[str] | None, typer.Option(help="SOURCE:TARGET[:ro], repeatable.")] = None,
+    arg: Annotated[list[str] | None, typer.Option(help="One more argument for the server, repeatable.")] = None,
+    called: Annotated[str | None, typer.Option("--name", help="Its name in the file.", show_default=False)] = None,
+    start: Annotated[bool, typer.Option(help="Start the gateway when none runs.")] = True,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    file: FileOption = None,
+    project: ProjectOption = None,
+) -> None:
+    """Add a server of the catalogue and start it, with the safe policy that the catalogue proposes."""
+    from registry import catalog
+
+    where = place(context, file, project)
+    catalogued(name)
+    overrides = catalog.Overrides(
+        allow_hosts=allow_host or (),
+        allow_ports=[int(port) if port.isdigit() else port for port in allow_port or ()],
+        isolated=not no_isolate,
+        env=_pairs(env or []),
+        mounts=mount or (),
+        args=arg or (),
+    )
+    entry = catalog.entry(name, overrides)
+    screen.block(yaml_text({called or name: entry}))
+    _remark(called or name, entry)
+    _needs(name, overrides)
+    if not dry_run and not confirmed(f"Add {called or name} with these settings?", yes):
+        raise Failure("Nothing was changed.")
+    add(where, called or name, entry, dry_run=dry_run, start=start)
+
+
+def _pairs(items: list[str]) -> dict[str, str]:
+    """NAME=VALUE items as a mapping. Raises Failure."""
+    pairs = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise Failure(f"{item!r} is not NAME=VALUE.")
+        pairs[key] = value
+    return pairs
+
+
+def _remark(name: str, entry: Mapping[str, Any]) -> None:
+    network = entry.get("network") or {}
+    if not network.get("isolated", True):
+        say("Not isolated: it can reach everything that this machine can, and its connections are not observed.")
+    elif not network.get("allowed_hosts"):
+        say(
+            f"It may reach nothing outside. Allow hosts with --allow-host, or later: stockade egress allow {name} HOST"
+        )
+
+
+def add(where: Place, name: str, entry: Mapping[str, Any], *, dry_run: bool, start: bool) -> None:
+    """Write a server into the file; where a gateway runs it starts it, else one is started."""
+
+    def in_file() -> Any:
+        from registry.edit import add_server
+
+        return add_server(name, entry)
+
+    body = {"name": name, "entry": dict(entry), "dry_run": dry_run}
+    if offline.change(where, lambda api: api.post(url("backends"), body), in_file, dry_run=dry_run):
+        screen.line(f"{name} is starting; see: stockade ps")
+    elif not dry_run and start and not where.running():
+        from gateway.cli.detached import up_detached
+
+        up_detached(where, 900)
+
+
+def remove(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The server.")],
+    dry_run: DryRunOption = False,
+    file: FileOption = None,
+    project: ProjectOption = None,
+) -> None:
+    """Take a server out of the file, and stop it."""
+
+    def in_file() -> Any:
+        from registry.edit import remove_server
+
+        return remove_server(name)
+
+    where = place(context, file, project)
+    target = url("backends", name, dry_run=dry_run)
+    if offline.change(where, lambda api: api.delete(target), in_file, dry_run=dry_run):
+        screen.line(f"{name} is stopped and removed.")
+
+
+def take_over(
+    context: typer.Context,
+    source: Annotated[
+        str | None,
+        typer.Argument(help="An AI client's name, or its file; without it, look everywhere.", show_default=False),
+    ] = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    file: FileOption = None,
+    project: ProjectOption = None,
+) -> None:
+    """Take the servers of an AI client's own file into the configuration: isolated, reaching nothing yet.
+
+    Settings of Stockade in such a file (network, mounts, …) do not hold; each that is left out is named.
+    """
+    where = place(context, file, project)
+    imports = foreign_servers(source)
+    found = {name: entry for item in imports for name, entry in item.servers.items()}
+    for item in imports:
+        say(f"From {item.path}:")
+        for note in item.notes:
+            say(f"! {note}")
+    screen.block(yaml_text({"mcpServers": found}))
+    say(_what_walls_hold(found))
+    if not dry_run and not confirmed(f"Add {len(found)} server(s)?", yes):
+        raise Failure("Nothing was changed.")
+    left = [name for name, entry in found.items() if not _taken(where, name, entry, dry_run)]
+    if left:
+        raise Failure(f"{len(left)} of {len(found)} servers not taken over: {', '.join(left)}.")
+
+
+def _what_walls_hold(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """What may be said of the isolation of these servers: a remote one has none."""
+    remote = [name for name, entry in found.items() if "url" in entry]
+    if not remote:
+        return "Each will be isolated and reach nothing until its policy names a host."
+    elsewhere = f"Not isolated, since they run elsewhere: {', '.join(remote)}."
+    if len(remote) == len(found):
+        return elsewhere
+    return f"{elsewhere} Every other one will be isolated and reach nothing until its policy names a host."
+
+
+def _taken(where: Place, name: str, entry: Mapping[str, Any], dry_run: bool) -> bool:
+    """Whether a server could be added; why not is said, and the others go on."""
+    try:
+        add(where, name, entry, dry_run=dry_run, start=False)
+    except Refused as error:
+        say(f"! {name}: {describe(error)}")
+    except Failure as error:
+        say(f"! {name}: {error}")
+    else:
+        return True
+    return False
+
+
+def foreign_servers(source: str | None) -> list[Import]:
+    """What one client's file has, or all that are found. Raises Failure when that is nothing."""
+    from gateway.connect.clients import BY_NAME
+    from registry.importers import clients
+    from registry.model.errors import ConfigError
+
+    try:
+        if source is None:
+            found = clients.find(folder=Path.cwd())
+        else:
+            found = [clients.read(BY_NAME[source].file() if source in BY_NAME else Path(source))]
+    except ConfigError as error:
+        raise Failure(str(error)) from error
+    if not any(item.servers for item in found):
+        raise Failure(f"{source or 'No AI client here'} has no server to take over.")
+    return found

@@ -1,0 +1,165 @@
+"""The response to one client request: JSON when the result is the first thing to say, else an event stream.
+
+Messages for the client are put into the outbox by whoever has one; the request's own task alone writes. A stream
+that stays silent is kept open with comments, and a client that goes away is noticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final, TypeAlias
+
+from gateway.mcp.wire.tasks import Tasks
+from gateway.mcp.wire.wakeup import Wakeup
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+PING_S: Final = 15.0
+_WATCH_AFTER_S: Final = 0.1
+"""A call that is answered sooner never needs a task that watches its client."""
+_OUTBOX_CAP: Final = 2000
+_OUTBOX_BYTES: Final = 8 * 1024 * 1024
+_PING: Final = b": ping\r\n\r\n"
+_JSON: Final = (b"content-type", b"application/json")
+_SSE: Final[Headers] = [
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class ClientGone(Exception):
+    """Raised when the client closed the connection before its answer was complete."""
+
+
+def event(message: bytes) -> bytes:
+    """A message as a server-sent event."""
+    return b"event: message\r\ndata: %b\r\n\r\n" % message
+
+
+class Answer:
+    """One response, to be."""
+
+    __slots__ = (
+        "_bytes",
+        "_headers",
+        "_outbox",
+        "_receive",
+        "_send",
+        "_tasks",
+        "_watch",
+        "dropped",
+        "gone",
+        "started",
+        "wakeup",
+    )
+
+    def __init__(self, receive: Receive, send: Send, tasks: Tasks, headers: Headers) -> None:
+        self._receive = receive
+        self._send = send
+        self._tasks = tasks
+        self._headers = headers
+        self._outbox: deque[bytes] = deque()
+        self._bytes = 0
+        self._watch: asyncio.TimerHandle | asyncio.Task[None] | None = None
+        self.wakeup = Wakeup()
+        self.started = False
+        self.gone = False
+        self.dropped = 0
+
+    def push(self, message: bytes) -> bool:
+        """Put a message on the stream; False when it is full or the client is gone."""
+        if self.gone or len(self._outbox) >= _OUTBOX_CAP or self._bytes + len(message) > _OUTBOX_BYTES:
+            self.dropped += 1
+            return False
+        self._outbox.append(event(message))
+        self._bytes += len(message)
+        self.wakeup.wake()
+        return True
+
+    async def until(self, settled: Callable[[], bool]) -> None:
+        """Carry messages until `settled()` holds. Raises ClientGone."""
+        while True:
+            if self._outbox:
+                await self._flush()
+            if settled():
+                return
+            if self.gone:
+                raise ClientGone
+            if self._watch is None:
+                self._watch = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._start_watching)
+            await self.wakeup.wait()
+
+    async def open_stream(self) -> None:
+        """Begin the event stream now."""
+        if not self.started:
+            self.started = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": [*_SSE, *self._headers]})
+
+    async def _flush(self) -> None:
+        await self.open_stream()
+        while self._outbox:
+            body = b"".join(self._outbox)
+            self._outbox.clear()
+            self._bytes = 0
+            await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def finish(self, message: bytes, status: int = 200) -> None:
+        """Send the last message and end the response."""
+        self.stop_watching()
+        if self._outbox:
+            await self._flush()
+        if self.started:
+            await self._send({"type": "http.response.body", "body": event(message), "more_body": False})
+            return
+        length = (b"content-length", b"%d" % len(message))
+        await self._send(
+            {"type": "http.response.start", "status": status, "headers": [_JSON, length, *self._headers]}
+        )
+        await self._send({"type": "http.response.body", "body": message, "more_body": False})
+
+    async def end_stream(self) -> None:
+        """End an event stream that has no last message."""
+        self.stop_watching()
+        if self._outbox:
+            await self._flush()
+        await self.open_stream()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _start_watching(self) -> None:
+        self._watch = self._tasks.spawn(self._watching())
+
+    async def _watching(self) -> None:
+        receiving = asyncio.ensure_future(self._receive())
+        try:
+            while True:
+                done, _ = await asyncio.wait([receiving], timeout=PING_S)
+                if not done:
+                    self._outbox.append(_PING)
+                    self.wakeup.wake()
+                elif receiving.result().get("type") == "http.disconnect":
+                    self.gone = True
+                    self.wakeup.wake()
+                    return
+                else:
+                    receiving = asyncio.ensure_future(self._receive())
+        finally:
+            receiving.cancel()
+
+    def stop_watching(self) -> None:
+        """Nobody waits any more."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+
+async def reply_plain(send: Send, status: int, body: bytes = b"", headers: Headers | None = None) -> None:
+    """A whole response at once; JSON when there is a body."""
+    lines = [*([_JSON] if body else []), (b"content-length", b"%d" % len(body)), *(headers or [])]
+    await send({"type": "http.response.start", "status": status, "headers": lines})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,0 +1,375 @@
+"""One connection to one backend, as the rest of the endpoint sees it.
+
+A `Peer` carries `Call`s and answers each with a `Reply`. What the backend says on its own goes to a `Sink`,
+with the call that it belongs to where the transport says so (a call's own SSE stream), else with None.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from gateway.mcp.wire import codec
+from gateway.mcp.wire.errors import (
+    BACKEND_UNAVAILABLE,
+    MAX_REASON,
+    REQUEST_CANCELLED,
+    REQUEST_TIMEOUT,
+    RpcError,
+    clipped,
+)
+from gateway.mcp.wire.wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from gateway.mcp.call.caller import Caller
+
+MODERN: Final = "2026-07-28"
+LEGACY_VERSIONS: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+LATEST_LEGACY: Final = LEGACY_VERSIONS[-1]
+GHOST_S: Final = 600.0
+MAX_MESSAGE: Final = 16 * 1024 * 1024
+"""The largest message taken from a backend, in bytes."""
+
+MAX_PUSHES: Final = 64
+"""Requests of a backend that may be open at once: on a pipe, or in one call's stream."""
+
+META: Final = "io.modelcontextprotocol/"
+META_VERSION: Final = META + "protocolVersion"
+META_CAPABILITIES: Final = META + "clientCapabilities"
+META_CLIENT: Final = META + "clientInfo"
+META_LEVEL: Final = META + "logLevel"
+META_SUBSCRIPTION: Final = META + "subscriptionId"
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a backend said of itself when it was greeted."""
+
+    modern: bool
+    version: str
+    info: Mapping[str, Any]
+    capabilities: Mapping[str, Any]
+    instructions: str | None
+    result: Mapping[str, Any]
+    """The whole InitializeResult or DiscoverResult."""
+
+
+class Reply:
+    """The answer to a call: the message as it came, and as it reads."""
+
+    __slots__ = ("_line", "_number", "message")
+
+    def __init__(self, message: dict[str, Any], line: bytes = b"", number: int = 0) -> None:
+        self.message = message
+        self._line = line
+        self._number = number
+
+    @property
+    def error(self) -> dict[str, Any] | None:
+        """The `error` member, if that is what came."""
+        error = self.message.get("error")
+        return error if isinstance(error, dict) else None
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The `result` member."""
+        result: dict[str, Any] = self.message["result"]
+        return result
+
+    def result_bytes(self) -> bytes:
+        """The result as the backend spelled it, where that is possible."""
+        raw = codec.result_text(self._line, self._number) if self._line else None
+        return raw if raw is not None else codec.dumps(self.message["result"])
+
+
+def failed(code: int, message: str, data: Any = None) -> Reply:
+    """A reply of our own making."""
+    error: dict[str, Any] = {"code": code, "message": message}
+    if data is not None:
+        error["data"] = data
+    return Reply({"error": error})
+
+
+@dataclass(eq=False, slots=True)
+class Question:
+    """A request that a legacy backend made during a call, waiting for the client's answer."""
+
+    key: str
+    method: str
+    params: Mapping[str, Any]
+    answer: asyncio.Future[dict[str, Any]]
+
+
+class Call:
+    """A request on its way to a backend, until its reply is there."""
+
+    __slots__ = (
+        "_timeout_s",
+        "_timer",
+        "acknowledged",
+        "asked",
+        "backend",
+        "caller",
+        "method",
+        "number",
+        "params",
+        "peer",
+        "questions",
+        "reply",
+        "token",
+        "wakeup",
+    )
+
+    def __init__(
+        self, backend: str, method: str, params: dict[str, Any], caller: Caller | None, timeout_s: float | None
+    ) -> None:
+        """`timeout_s` None is for what has no end of its own (a subscription)."""
+        self.backend = backend
+        self.method = method
+        self.params = params
+        self.caller = caller
+        self.number = 0
+        self.peer: Peer | None = None
+        self.token: Any = None
+        self.reply: Reply | None = None
+        self.questions: dict[str, Question] = {}
+        self.acknowledged = False
+        """A subscription that the backend has taken note of."""
+        self.asked: set[asyncio.Future[dict[str, Any]]] = set()
+        """What its older client was asked in the middle of it."""
+        self.wakeup = Wakeup() if caller is None else caller.answer.wakeup
+        self._timeout_s = timeout_s
+        self._timer: asyncio.TimerHandle | None = None
+        meta = params.get("_meta")
+        if isinstance(meta, dict):
+            self.token = meta.get("progressToken")
+
+    def message(self, number: int) -> bytes:
+        """The request as bytes under our own id; a progress token is replaced by that id, which nobody else uses."""
+        self.number = number
+        params = self.params
+        if self.token is not None:
+            params = {**params, "_meta": {**params["_meta"], "progressToken": number}}
+        return codec.dumps({"jsonrpc": "2.0", "id": number, "method": self.method, "params": params})
+
+    def start_clock(self) -> None:
+        """From now on, and from each sign of life, the backend has the call's timeout to answer."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._timeout_s is not None:
+            self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._expire)
+
+    def stop_clock(self) -> None:
+        """The call waits for its client, not for the backend."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expire(self) -> None:
+        if self.peer is not None and self.reply is None:
+            self.peer.cancel(self, "timed out")
+        self.answer(
+            failed(
+                REQUEST_TIMEOUT,
+                f"Backend {self.backend} did not answer {self.method} within {self._timeout_s or 0:g} s",
+                {"backend": self.backend},
+            )
+        )
+
+    def answer(self, reply: Reply) -> None:
+        """The reply is here. Only the first one counts."""
+        if self.reply is None:
+            self.reply = reply
+            if self._timer is not None:
+                self._timer.cancel()
+            self.wakeup.wake()
+
+    def fail(self, why: str) -> None:
+        """The connection cannot bring a reply any more."""
+        self.answer(failed(BACKEND_UNAVAILABLE, f"Backend {self.backend}: {why}", {"backend": self.backend}))
+
+    def take_unsound(self, message: dict[str, Any] | None, error: ValueError) -> None:
+        """A response came that is not JSON, or (`message`) not quite: only we ourselves may look at that."""
+        if self.caller is None and message is not None:
+            self.answer(Reply(message))
+        else:
+            self.fail(f"it answered with something that is not JSON ({error})")
+
+    def acknowledge(self) -> None:
+        """The subscription that this call asks for stands."""
+        self.acknowledged = True
+        self.wakeup.wake()
+
+    def ask(self, question: Question) -> None:
+        """The backend wants something from the client before it goes on."""
+        self.questions[question.key] = question
+        self.stop_clock()
+        self.wakeup.wake()
+
+    def cancel(self, reason: str) -> None:
+        """The client no longer wants the reply: the backend is told, and the call ends."""
+        self.refuse_questions(RpcError(REQUEST_CANCELLED, "Request cancelled"))
+        if self.reply is None:
+            if self.peer is not None:
+                self.peer.cancel(self, reason)
+            self.answer(failed(REQUEST_CANCELLED, "Request cancelled"))
+
+    def refuse_questions(self, error: RpcError) -> None:
+        """Nobody will answer what was asked during the call."""
+        for answer in [*self.asked, *(question.answer for question in self.questions.values())]:
+            if not answer.done():
+                answer.set_exception(error)
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is a reply or an open question."""
+        return self.reply is not None or bool(self.questions)
+
+    async def outcome(self) -> Reply:
+        """The reply of a call that we make for ourselves. Raises RpcError when it is an error."""
+        while self.reply is None:
+            await self.wakeup.wait()
+        if (error := self.reply.error) is not None:
+            code = error.get("code")
+            message = clipped(str(error.get("message")), MAX_REASON)
+            data = error.get("data")
+            data = data if len(repr(data)) <= MAX_REASON else None
+            raise RpcError(code if type(code) is int else -32603, message, data)
+        return self.reply
+
+
+class Ghosts:
+    """Calls that nobody waits for any more, but that the backend may still be working on.
+
+    What it says may be theirs, so until it answered them (many never do) or a good while has passed, nothing on a
+    shared connection can be told to belong to the one call that is left.
+    """
+
+    __slots__ = ("_until",)
+
+    def __init__(self) -> None:
+        self._until: dict[int, float] = {}
+
+    def add(self, number: int) -> None:
+        """The call was given up."""
+        self._until[number] = time.monotonic() + GHOST_S
+
+    def answered(self, number: int) -> bool:
+        """The backend is done with it. Whether there was such a call."""
+        return self._until.pop(number, None) is not None
+
+    def __bool__(self) -> bool:
+        if not self._until:
+            return False
+        now = time.monotonic()
+        self._until = {number: until for number, until in self._until.items() if until > now}
+        return bool(self._until)
+
+
+class Sink(Protocol):
+    """Takes what a backend says on its own."""
+
+    def on_notification(self, peer: Peer, method: str, params: dict[str, Any], call: Call | None) -> None:
+        """A notification; `call` where its own stream brought it."""
+
+    async def on_request(self, peer: Peer, method: str, params: dict[str, Any], call: Call | None) -> dict[str, Any]:
+        """A request; returns its result or raises RpcError."""
+
+    def on_closed(self, peer: Peer, why: str) -> None:
+        """The connection ended."""
+
+    def on_garbage(self, peer: Peer, what: str, count: int = 1) -> None:
+        """Something came that is no message, `count` times."""
+
+
+class Peer(Protocol):
+    """One connection to one backend, in one era."""
+
+    modern: bool
+    about: About
+    door: str
+    transport: str
+    """`pipe` or `tcp`."""
+    closed: str
+    """Why it is closed; empty while it is open."""
+    calls: dict[int, Call]
+    """The calls in flight, by our own number."""
+    ghosts: Ghosts
+    session: str
+    """The front session it belongs to; empty when it is shared."""
+
+    async def send(self, call: Call) -> None:
+        """Send the call; its reply comes through `call.news`. Raises PeerClosed."""
+
+    async def notify(self, method: str, params: dict[str, Any] | None) -> None:
+        """Send a notification. Raises PeerClosed."""
+
+    def cancel(self, call: Call, reason: str) -> None:
+        """Tell the backend that nobody waits for this call any more."""
+
+    async def close(self) -> None:
+        """End the connection; calls in flight fail."""
+
+
+@dataclass(slots=True)
+class Greeting:
+    """Who we say we are when we greet a backend in the legacy way."""
+
+    version: str = LATEST_LEGACY
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
+    client: Mapping[str, Any] = field(default_factory=dict)
+
+
+SHARED_CAPABILITIES: Final[Mapping[str, Any]] = {
+    "sampling": {"context": {}, "tools": {}},
+    "elicitation": {"form": {}, "url": {}},
+    "roots": {"listChanged": True},
+}
+"""What a shared legacy connection declares: whatever a client may have; who lacks it is told so when asked."""
+
+
+def envelope(capabilities: Mapping[str, Any], client: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The `_meta` that every 2026-07-28 request carries."""
+    meta: dict[str, Any] = {META_VERSION: MODERN, META_CAPABILITIES: dict(capabilities)}
+    if client:
+        meta[META_CLIENT] = dict(client)
+    return meta
+
+
+def about_legacy(result: Mapping[str, Any]) -> About:
+    """Read an InitializeResult."""
+    return About(
+        modern=False,
+        version=str(result.get("protocolVersion", "")),
+        info=_mapping(result.get("serverInfo")),
+        capabilities=_mapping(result.get("capabilities")),
+        instructions=_text(result.get("instructions")),
+        result=result,
+    )
+
+
+def about_modern(result: Mapping[str, Any]) -> About | None:
+    """Read a DiscoverResult; None when it names no version of this era."""
+    versions = result.get("supportedVersions")
+    if not isinstance(versions, list) or MODERN not in versions:
+        return None
+    meta = _mapping(result.get("_meta"))
+    return About(
+        modern=True,
+        version=MODERN,
+        info=_mapping(result.get("serverInfo") or meta.get(META + "serverInfo")),
+        capabilities=_mapping(result.get("capabilities")),
+        instructions=_text(result.get("instructions")),
+        result=result,
+    )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,41 @@
+"""What both eras of clients have in common on HTTP: one message in, one answer out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from gateway.mcp.call.answer import ClientGone, Receive
+from gateway.mcp.call.caller import Caller
+from gateway.mcp.downstream.http import Refused, accepts, check_content_type, parse_message, read_body
+from gateway.mcp.route.route import Router, failure
+from gateway.mcp.view.views import View
+from gateway.mcp.wire.errors import INTERNAL_ERROR, RpcError
+
+logger = logging.getLogger(__name__)
+
+Look = Callable[[], View]
+"""What the client sees as it stands now: a body may be long on its way. Raises Refused and Denied."""
+
+
+async def read_message(headers: dict[str, str], receive: Receive, limit: int) -> dict[str, Any]:
+    """The JSON-RPC message of a POST. Raises Refused, and EOFError when the client went away."""
+    check_content_type(headers)
+    if accepts(headers) != (True, True):
+        raise Refused(406, "Not Acceptable: Client must accept both application/json and text/event-stream")
+    return parse_message(await read_body(receive, headers, limit))
+
+
+async def answer(router: Router, caller: Caller, method: str, params: dict[str, Any]) -> None:
+    """Serve one request to its end."""
+    try:
+        done, status = await router.handle(caller, method, params)
+    except ClientGone:
+        return
+    except Exception:
+        logger.exception("a request failed: %s", method)
+        done, status = failure(caller, RpcError(INTERNAL_ERROR, "Internal error"))
+    finally:
+        caller.answer.stop_watching()
+    await caller.answer.finish(done, status)

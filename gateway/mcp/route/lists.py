@@ -1,0 +1,253 @@
+"""The lists and greetings that the gateway answers itself, from what the backends last said.
+
+On `/mcp` all visible backends are asked at once; one that is slow or dead is left out after a short wait (or shown
+as last known), and the answer's `_meta["stockade/unavailable"]` says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.mcp.call.caller import Caller
+from gateway.mcp.call.eras import result_to_legacy
+from gateway.mcp.call.messages import LATEST_LEGACY, LEGACY_VERSIONS, META, MODERN, About
+from gateway.mcp.call.task_table import EXTENSION
+from gateway.mcp.route.pages import Pages
+from gateway.mcp.upstream.backend import Backend
+from gateway.mcp.upstream.handshake import US
+from gateway.mcp.view.listing import Kind, Listing
+from gateway.mcp.view.views import View
+from gateway.mcp.wire.errors import INVALID_PARAMS, RpcError, clipped
+from registry.model.fields import Start
+
+PATIENCE_S: Final = 1.5
+"""How long `/mcp` waits for a backend before it answers with what was last known of it."""
+FIRST_PATIENCE_S: Final = 5.0
+"""The same for a backend of which nothing is known yet; then it is left out, and its arrival is told."""
+UNAVAILABLE: Final = "stockade/unavailable"
+_AGGREGATE: Final[Mapping[str, Any]] = {
+    "tools": {"listChanged": True},
+    "prompts": {"listChanged": True},
+    "resources": {"listChanged": True, "subscribe": True},
+    "completions": {},
+    "logging": {},
+}
+
+_MAX_WHY: Final = 300
+"""Characters of why a backend is not there: one backend's words in everybody's lists."""
+MAX_INSTRUCTIONS: Final = 16 * 1024
+"""Characters of one backend's instructions on `/mcp`."""
+_ALL_INSTRUCTIONS: Final = 128 * 1024
+"""Characters of all of them; each has an equal share."""
+_APPS: Final = "io.modelcontextprotocol/ui"
+
+
+class Lists:
+    """Answers lists, `initialize` and `server/discover`."""
+
+    def __init__(self, backends: Mapping[str, Backend]) -> None:
+        self.backends = backends
+
+    # lists
+
+    async def listed(self, caller: Caller, kind: Kind, params: Mapping[str, Any]) -> dict[str, Any]:
+        """One page of a list. Raises RpcError."""
+        view = caller.view
+        start = _offset(params.get("cursor"))
+        if view.route:
+            listing = await self._one(caller, view.route, kind)
+            missing: list[dict[str, str]] = []
+        else:
+            listing, missing = None, await self._refresh(caller, kind)
+        shown = self._items(caller, kind)
+        end = shown.end(start)
+        result: dict[str, Any] = {kind.value: shown.items[start:end]}
+        if end < len(shown.items):
+            result["nextCursor"] = f"stockade-{end}"
+        if listing is not None:
+            result |= listing.extra if caller.modern else result_to_legacy(listing.extra)
+        if missing:
+            result["_meta"] = {UNAVAILABLE: missing}
+        return self._cacheable(caller, result, listing)
+
+    def _cacheable(self, caller: Caller, result: dict[str, Any], listing: Listing | None) -> dict[str, Any]:
+        if not caller.modern:
+            return result
+        scope = listing.scope if listing is not None else None
+        ttl_ms = listing.ttl_ms if listing is not None else None
+        private = caller.view.restricted or scope is None
+        return {
+            "resultType": "complete",
+            **result,
+            "ttlMs": ttl_ms or 0,
+            "cacheScope": "private" if private else scope,
+        }
+
+    async def _one(self, caller: Caller, name: str, kind: Kind) -> Listing:
+        backend = self.backends[name]
+        known = backend.offers.lists.get(kind)
+        if known is not None and _may_wait(backend):
+            return known
+        return await backend.offers.listing(kind, caller)
+
+    async def _refresh(self, caller: Caller, kind: Kind) -> list[dict[str, str]]:
+        """Read again what may have changed, all at once; returns those left out or shown as last known."""
+        wanted: dict[asyncio.Task[Listing], str] = {}
+        strangers = False
+        for name in caller.view.backends:
+            backend = self.backends[name]
+            known = backend.offers.known(kind, caller)
+            if known is None or not (known.fresh or _may_wait(backend)):
+                wanted[asyncio.ensure_future(backend.offers.listing(kind, caller))] = name
+                strangers = strangers or known is None
+        if not wanted:
+            return []
+        done, late = await asyncio.wait(wanted, timeout=FIRST_PATIENCE_S if strangers else PATIENCE_S)
+        missing = [self._missing(wanted[task], kind, "it did not answer in time") for task in late]
+        for task in done:
+            if (error := task.exception()) is not None:
+                why = error.message if isinstance(error, RpcError) else type(error).__name__
+                missing.append(self._missing(wanted[task], kind, why))
+        for task in late:
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return sorted(missing, key=lambda entry: entry["backend"])
+
+    def _missing(self, name: str, kind: Kind, why: str) -> dict[str, str]:
+        backend = self.backends.get(name)
+        shown = "last known" if backend is not None and kind in backend.offers.lists else "left out"
+        return {"backend": name, "reason": clipped(why, _MAX_WHY), "shown": shown}
+
+    def _items(self, caller: Caller, kind: Kind) -> Pages:
+        """All that the view shows, kept until the directory or one of the lists changes."""
+        view = caller.view
+        directory = view.directory
+        listings = [self._known(name, kind, caller) for name in view.backends]
+        known = view.lists.get(kind)
+        if known is not None and known[0] is directory and known[1] == listings:
+            pages: Pages = known[2]
+            return pages
+        parts: list[list[dict[str, Any]]] = []
+        seen: set[str] = set()
+        for name, listing in zip(view.backends, listings, strict=True):
+            parts.append([])
+            for item in listing.items if listing is not None else ():
+                shown = self._shown(view, kind, name, item)
+                if shown is not None and shown[kind.key] not in seen:
+                    seen.add(shown[kind.key])
+                    parts[-1].append(shown)
+        pages = Pages(parts, sum(listing.size for listing in listings if listing is not None))
+        view.lists[kind] = (directory, listings, pages)
+        return pages
+
+    def _known(self, name: str, kind: Kind, caller: Caller) -> Listing | None:
+        backend = self.backends.get(name)  # the configuration may have changed since the request came
+        return backend.offers.known(kind, caller) if backend is not None else None
+
+    def _shown(self, view: View, kind: Kind, backend: str, item: dict[str, Any]) -> dict[str, Any] | None:
+        key = item[kind.key]
+        if not view.shows(kind, backend, key, item):
+            return None
+        if kind in (Kind.RESOURCES, Kind.TEMPLATES):
+            owner = view.directory.claimant(kind, key, view.backends)
+            return item if owner in (None, backend) else None
+        name = view.name_of(kind, backend, key)
+        rules = view.directory.rules[backend]
+        if kind is Kind.TOOLS and not rules.plain:
+            return rules.shape.definition(item, name)
+        return item if name == key else {**item, "name": name}
+
+    def tools(self, caller: Caller) -> list[dict[str, Any]]:
+        """All tools of the caller's view, as last known."""
+        return self._items(caller, Kind.TOOLS).items
+
+    # greetings
+
+    async def initialized(self, view: View, requested: Any) -> dict[str, Any]:
+        """The InitializeResult on this route. Raises RpcError."""
+        version = requested if requested in LEGACY_VERSIONS else LATEST_LEGACY
+        if not view.route:
+            result = {"capabilities": dict(_AGGREGATE), "serverInfo": dict(US)}
+            instructions = await self._instructions(view)
+            return {"protocolVersion": version, **result, **instructions}
+        about = await self.backends[view.route].about(False)
+        if not about.modern:
+            return {**about.result, "protocolVersion": version}
+        return {"protocolVersion": version, **_plain(about)}
+
+    async def discovered(self, caller: Caller) -> dict[str, Any]:
+        """The DiscoverResult on this route. Raises RpcError."""
+        view = caller.view
+        fixed = {"resultType": "complete", "supportedVersions": [MODERN]}
+        private = {"ttlMs": 0, "cacheScope": "private"}
+        if not view.route:
+            meta = {"_meta": {META + "serverInfo": dict(US)}}
+            instructions = await self._instructions(view)
+            capabilities = {"capabilities": {**_AGGREGATE, **self._extensions(view)}}
+            return {**fixed, **capabilities, **instructions, **private, **meta}
+        backend = self.backends[view.route]
+        if backend.unheard(modern=True) and not _may_wait(backend):
+            await backend.peer(caller)
+        about = await backend.about(True)
+        if about.modern:
+            result = {**private, **about.result, "supportedVersions": [MODERN]}
+            return {**result, "cacheScope": "private"} if view.restricted else result
+        plain = _plain(about)
+        info = plain.pop("serverInfo")
+        return {**fixed, **plain, **private, "_meta": {META + "serverInfo": info}}
+
+    def _extensions(self, view: View) -> dict[str, Any]:
+        """The extensions that work through `/mcp`: tasks always (a backend on a pipe may not have said so yet)."""
+        found: dict[str, Any] = {EXTENSION: {}}
+        for name in view.backends:
+            backend = self.backends.get(name)
+            about = backend.abouts.get(True) if backend is not None else None
+            offered = about.capabilities.get("extensions") if about is not None else None
+            if isinstance(offered, dict) and _APPS in offered:
+                found.setdefault(_APPS, offered[_APPS])
+        return {"extensions": found}
+
+    async def _instructions(self, view: View) -> dict[str, str]:
+        """The instructions of all visible backends that can be had soon, each under its name."""
+        waiting = {
+            asyncio.ensure_future(self.backends[name].about(False)): name
+            for name in view.backends
+            if not self.backends[name].abouts and not _may_wait(self.backends[name])
+        }
+        if waiting:
+            await asyncio.wait(waiting, timeout=FIRST_PATIENCE_S)
+            for task in waiting:
+                task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        found: dict[str, str] = {}
+        for name in view.backends:
+            backend = self.backends.get(name)
+            about = next(iter(backend.abouts.values()), None) if backend is not None else None
+            if about is not None and about.instructions:
+                found[name] = about.instructions
+        share = min(MAX_INSTRUCTIONS, _ALL_INSTRUCTIONS // max(len(found), 1))
+        parts = [f"# {name}\n{clipped(text, share)}" for name, text in found.items()]
+        return {"instructions": "\n\n".join(parts)} if parts else {}
+
+
+def _plain(about: About) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "capabilities": dict(about.capabilities),
+        "serverInfo": dict(about.info) or {"name": "unknown", "version": "0"},
+    }
+    if about.instructions is not None:
+        result["instructions"] = about.instructions
+    return result
+
+
+def _may_wait(backend: Backend) -> bool:
+    """A lazy backend that does not run is not started for what is already known of it."""
+    return backend.server.start is Start.LAZY and not backend.peers()
+
+
+def _offset(cursor: Any) -> int:
+    if cursor is None:
+        return 0
+    if isinstance(cursor, str) and (number := cursor.removeprefix("stockade-")).isdigit() and len(number) < 9:
+        return int(number)
+    raise RpcError(INVALID_PARAMS, "Invalid cursor")

@@ -1,0 +1,116 @@
+"""Greet a backend: find out which era it speaks, and remember what it says of itself.
+
+A modern greeting is `server/discover`, a legacy one `initialize`. On a pipe the first request that succeeds locks
+the process to its era, so the era is asked for that the first caller speaks; the other is tried when it fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.mcp.call.messages import (
+    SHARED_CAPABILITIES,
+    Call,
+    Greeting,
+    Peer,
+    about_legacy,
+    about_modern,
+    envelope,
+)
+from gateway.mcp.upstream.greeting import sound
+from gateway.mcp.upstream.http_peer import HttpPeer
+from gateway.mcp.upstream.stdio import StdioPeer
+from gateway.mcp.wire.errors import METHOD_NOT_FOUND, REQUEST_TIMEOUT, UNSUPPORTED_VERSION, RpcError, clipped
+
+US: Final[Mapping[str, Any]] = {"name": "stockade", "version": "0.1.0"}
+_PROBE_S: Final = 20.0
+
+
+class WrongEra(Exception):
+    """Raised when a backend does not speak the era it was greeted in."""
+
+
+async def ask(peer: Peer, backend: str, method: str, params: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    """A request of our own. Raises RpcError and PeerClosed."""
+    call = Call(backend, method, params, None, timeout_s)
+    await peer.send(call)
+    return (await call.outcome()).result
+
+
+async def discover(peer: StdioPeer | HttpPeer, backend: str, timeout_s: float) -> None:
+    """Greet in the modern way. Raises WrongEra, PeerClosed; RpcError when the backend does not answer at all."""
+    peer.modern = True
+    try:
+        params = {"_meta": envelope({}, US)}
+        result = await ask(peer, backend, "server/discover", params, min(timeout_s, _PROBE_S))
+    except RpcError as error:
+        raise WrongEra(str(error)) from error
+    about = about_modern(sound(result))
+    if about is None:
+        named = clipped(str(result.get("supportedVersions")), 200)
+        raise WrongEra(f"it names no version this gateway speaks but {named}")
+    peer.about = about
+
+
+async def initialize(peer: StdioPeer | HttpPeer, backend: str, greeting: Greeting | None, timeout_s: float) -> None:
+    """Greet in the legacy way. Raises WrongEra, PeerClosed, RpcError."""
+    peer.modern = False
+    greeting = greeting or Greeting(capabilities=SHARED_CAPABILITIES, client=US)
+    params = {
+        "protocolVersion": greeting.version,
+        "capabilities": dict(greeting.capabilities),
+        "clientInfo": dict(greeting.client or US),
+    }
+    call = Call(backend, "initialize", params, None, timeout_s)
+    await peer.send(call)
+    try:
+        reply = await call.outcome()
+    except RpcError as error:
+        if error.code in (UNSUPPORTED_VERSION, METHOD_NOT_FOUND):
+            raise WrongEra(str(error)) from error
+        raise
+    peer.about = about_legacy(sound(reply.result))
+    if isinstance(peer, HttpPeer):
+        peer.adopt(peer.about.version)
+    await peer.notify("notifications/initialized", None)
+
+
+async def greet(
+    peer: StdioPeer | HttpPeer,
+    backend: str,
+    *,
+    modern_first: bool,
+    greeting: Greeting | None,
+    timeout_s: float,
+) -> None:
+    """Greet in one era, else in the other. Raises PeerClosed or RpcError."""
+    first, second = (True, False) if modern_first else (False, True)
+    try:
+        await _greet(peer, backend, first, greeting, timeout_s)
+        return
+    except WrongEra as error:
+        refusal = error
+    except RpcError as error:
+        if error.code == REQUEST_TIMEOUT and not modern_first:
+            raise
+        refusal = WrongEra(str(error))
+    try:
+        try:
+            await _greet(peer, backend, second, greeting, timeout_s)
+        except WrongEra:
+            if not modern_first:
+                raise
+            # A slow starter may have taken the late `server/discover` for its era: then it answers the next one.
+            await _greet(peer, backend, True, greeting, timeout_s)
+    except WrongEra as error:
+        raise RpcError(-32603, f"it speaks no MCP revision this gateway knows ({refusal}; {error})") from error
+
+
+async def _greet(
+    peer: StdioPeer | HttpPeer, backend: str, modern: bool, greeting: Greeting | None, timeout_s: float
+) -> None:
+    if modern:
+        await discover(peer, backend, timeout_s)
+    else:
+        await initialize(peer, backend, greeting, timeout_s)

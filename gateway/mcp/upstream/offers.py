@@ -1,0 +1,190 @@
+"""What one backend offers: its tools, prompts, resources and templates, as last read.
+
+The common lists are read from whichever connection is everybody's. A process of a client session's own may list other
+things than the common one, so what its connection says is kept beside them, for as long as that connection lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+from gateway.mcp.call.messages import Peer, envelope
+from gateway.mcp.upstream.handshake import US, ask
+from gateway.mcp.upstream.reading import read_list
+from gateway.mcp.view.listing import FRESH_S, Kind, Listing, declares
+from gateway.mcp.wire.errors import METHOD_NOT_FOUND, PeerClosed, RpcError, unavailable
+
+if TYPE_CHECKING:
+    from gateway.mcp.call.caller import Caller
+
+LIST_TIMEOUT_S: Final = 30.0
+_T = TypeVar("_T")
+
+
+class Connections(Protocol):
+    """A backend, as far as its lists need it."""
+
+    name: str
+    call_timeout_s: float
+
+    async def peer(self, caller: Caller | None) -> Peer:
+        """The connection to ask. Raises RpcError."""
+        ...
+
+    def ready(self, caller: Caller) -> Peer | None:
+        """The caller's connection, if it is open."""
+        ...
+
+    def is_shared(self, caller: Caller) -> bool:
+        """Whether the caller's connection is everybody's."""
+        ...
+
+    async def outcome(self, task: asyncio.Task[_T]) -> _T:
+        """What a shared task brings. Raises RpcError."""
+        ...
+
+
+class Offers:
+    """The lists of one backend."""
+
+    def __init__(self, backend: Connections) -> None:
+        self.lists: dict[Kind, Listing] = {}
+        self.on_lists: Callable[[Kind, bool], None] = lambda _kind, _changed: None
+        """Called when a list was read anew, and with whether it is another one now."""
+        self.on_own_list: Callable[[Kind, Listing], None] = lambda _kind, _listing: None
+        """Called when a list was read from a connection that is not everybody's."""
+        self._backend = backend
+        self._reading: dict[Kind, asyncio.Task[Listing]] = {}
+        self._source: Peer | None = None
+        self._changes = Counter[Kind]()
+        """How often a connection said that its list had changed."""
+        self._own: weakref.WeakKeyDictionary[Peer, dict[Kind, Listing]] = weakref.WeakKeyDictionary()
+
+    def schema(self, tool: str) -> Any:
+        """The input schema of a tool, as last listed; None when unknown."""
+        listing = self.lists.get(Kind.TOOLS)
+        item = listing.by_key(Kind.TOOLS, tool) if listing is not None else None
+        return item.get("inputSchema") if item is not None else None
+
+    def stale(self, kinds: tuple[Kind, ...], peer: Peer) -> None:
+        """Its lists changed, as one of its connections says."""
+        self._changes.update(kinds)
+        for lists in (self.lists, self._own.get(peer, {})):
+            for kind in kinds:
+                if (listing := lists.get(kind)) is not None:
+                    listing.read = 0.0
+                    listing.watched = False
+
+    def _other(self, caller: Caller | None) -> Peer | None:
+        """The caller's open connection, where it is not the one that the common lists were read from."""
+        peer = self._backend.ready(caller) if caller is not None else None
+        if caller is None or peer is None or peer is self._source:
+            return None
+        if (self._source is None or self._source.closed) and self._backend.is_shared(caller):
+            return None  # what they were read from is gone: this is everybody's by now, or as good as it
+        return peer
+
+    def known(self, kind: Kind, caller: Caller | None) -> Listing | None:
+        """The list as last read: the caller's own process may have another one than the common one."""
+        peer = self._other(caller)
+        own = self._own.get(peer, {}).get(kind) if peer is not None else None
+        return own or self.lists.get(kind)
+
+    def has(self, kind: Kind, caller: Caller | None, key: str) -> bool:
+        """Whether the list as last read has an item of that name."""
+        listing = self.known(kind, caller)
+        return listing is not None and listing.has(kind, key)
+
+    async def look_for(self, kind: Kind, caller: Caller, key: str) -> bool:
+        """The same, after the list was read once more, unless that was done just now. Raises RpcError."""
+        listing = self.known(kind, caller)
+        if listing is not None and time.monotonic() - listing.read >= FRESH_S:
+            listing.read, listing.watched = 0.0, False
+        return (await self.listing(kind, caller)).has(kind, key)
+
+    async def listing(self, kind: Kind, caller: Caller | None = None, *, anew: bool = False) -> Listing:
+        """The list, read again when it may have changed; `anew`: no answer to a question that was asked before now is new.
+        Raises RpcError."""
+        if (peer := self._other(caller)) is not None:
+            return await self._own_listing(peer, kind)
+        known = self.lists.get(kind)
+        if known is not None and known.fresh:
+            return known
+        task = self._reading.get(kind)
+        if task is not None and anew:
+            await self._backend.outcome(task)
+            return await self.listing(kind, caller)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._read(kind))
+            self._reading[kind] = task
+            task.add_done_callback(lambda done: (self._reading.pop(kind, None), done.cancelled() or done.exception()))
+        return await self._backend.outcome(task)
+
+    async def _own_listing(self, peer: Peer, kind: Kind) -> Listing:
+        own = self._own.setdefault(peer, {})
+        known = own.get(kind)
+        if known is None or not known.fresh:
+            known = own[kind] = await self._read_from(peer, kind)
+            self.on_own_list(kind, known)
+        return known
+
+    async def _read(self, kind: Kind) -> Listing:
+        peer = await self._backend.peer(None)
+        listing = await self._read_from(peer, kind)
+        before, self.lists[kind] = self.lists.get(kind), listing
+        self._source = peer
+        self.on_lists(kind, before is None or before.items != listing.items)
+        return listing
+
+    async def _read_from(self, peer: Peer, kind: Kind) -> Listing:
+        if kind.capability not in peer.about.capabilities:
+            return Listing(read=time.monotonic(), watched=True)
+
+        async def request(method: str, params: dict[str, Any]) -> dict[str, Any]:
+            if peer.modern:
+                params = {**params, "_meta": envelope({}, US)}
+            return await ask(
+                peer, self._backend.name, method, params, min(LIST_TIMEOUT_S, self._backend.call_timeout_s)
+            )
+
+        watched, changes = declares(peer.about.capabilities, kind.capability, "listChanged"), self._changes[kind]
+        try:
+            listing = await read_list(kind, request, watched=watched)
+            if self._changes[kind] != changes:  # the news came on the heels of the answer, or between two pages
+                listing.read, listing.watched = 0.0, False
+            return listing
+        except PeerClosed as error:
+            raise unavailable(self._backend.name, str(error)) from error
+        except RpcError as error:
+            if error.code == METHOD_NOT_FOUND:
+                return Listing(read=time.monotonic(), watched=True)
+            raise
+
+    def lost(self, peer: Peer) -> None:
+        """A connection ended: nobody tells any more when a list changes, and its next process may list other things."""
+        for listing in self.lists.values():
+            listing.watched = False
+            if peer is self._source:
+                listing.read = 0.0
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the connection that the common lists were read from is gone."""
+        return self._source is not None and bool(self._source.closed)
+
+    async def read_again(self) -> None:
+        """A new connection is there: what is shown everywhere is what it lists, also where no client asks."""
+        for kind in list(self.lists):
+            with contextlib.suppress(RpcError):
+                await self.listing(kind)
+
+    def close(self) -> None:
+        """Read no more."""
+        for task in self._reading.values():
+            task.cancel()

@@ -1,0 +1,125 @@
+"""Remote servers (`url:`): reached over TLS from the gateway itself, so outside of every wall Stockade builds."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+
+import httpx2
+
+from gateway.mcp.upstream.site import Site
+from gateway.mcp.wire.errors import PeerClosed
+from gateway.mcp.wire.http_client import Pool, dial_url
+from registry.config import Config
+from registry.model.errors import ConfigError, KeyPath, Problem
+from registry.model.server import ClientCredentials, Server
+
+_EARLY_S: Final = 30.0
+_DEFAULT_LIFE_S: Final = 300.0
+_GRANT: Final = "client_secret"
+_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+"""RFC 9110 5.5"""
+
+
+class Secrets(Protocol):
+    """Fills in `${secret:NAME}`."""
+
+    def resolve(self, values: Mapping[str, str]) -> dict[str, str]:
+        """Raises registry.config.ConfigError for a missing one."""
+        ...
+
+
+class Credentials:
+    """An access token by the client credentials grant (RFC 6749 4.4), for one resource (RFC 8707)."""
+
+    def __init__(self, settings: ClientCredentials, secret: str, resource: str, context: ssl.SSLContext) -> None:
+        self._settings = settings
+        self._secret = secret
+        self._resource = resource
+        self._context = context
+        self._token = ""
+        self._until = 0.0
+        self._lock = asyncio.Lock()
+
+    async def headers(self, stale: bool) -> Mapping[str, str]:
+        """The Authorization header; `stale` when the last one was refused. Raises PeerClosed."""
+        refused = self._token if stale else ""
+        if self._token == refused or time.monotonic() > self._until:
+            async with self._lock:
+                if self._token == refused or time.monotonic() > self._until:
+                    await self._fetch()
+        return {"Authorization": f"Bearer {self._token}"}
+
+    async def _fetch(self) -> None:
+        form = {"grant_type": "client_credentials", "resource": self._resource}
+        if self._settings.scope:
+            form["scope"] = self._settings.scope
+        url = self._settings.token_url
+        try:
+            async with httpx2.AsyncClient(timeout=15, follow_redirects=False, verify=self._context) as client:
+                response = await client.post(url, data=form, auth=(self._settings.client_id, self._secret))
+                answer: Any = response.json() if response.status_code == 200 else {}
+        except (httpx2.HTTPError, ValueError) as error:
+            raise PeerClosed(f"no access token from {url}: {type(error).__name__}") from error
+        token = answer.get("access_token") if isinstance(answer, dict) else None
+        if not isinstance(token, str) or not token.isprintable() or " " in token:
+            raise PeerClosed(f"no access token from {url}: HTTP {response.status_code}")
+        life = answer.get("expires_in")
+        life_s = float(life) if isinstance(life, int | float) else _DEFAULT_LIFE_S
+        self._token, self._until = token, time.monotonic() + max(5.0, life_s - _EARLY_S)
+
+
+def remote_site(server: Server, secrets: Secrets | None, extra_ca: Path | None) -> Site:
+    """Where a remote server is, with its headers filled in. Raises registry.config.ConfigError."""
+    assert server.url is not None
+    parts = urlsplit(server.url)
+    assert parts.hostname is not None
+    context = ssl.create_default_context()
+    if extra_ca is not None:
+        context.load_verify_locations(cafile=str(extra_ca))
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    pool = Pool(dial_url(parts.hostname, port, context if parts.scheme == "https" else None))
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    headers = secrets.resolve(server.headers) if secrets is not None else dict(server.headers)
+    _check(headers)
+    site = Site(pool, path, parts.netloc, headers)
+    grant = server.auth.client_credentials if server.auth is not None else None
+    if grant is not None:
+        given = {_GRANT: grant.client_secret}
+        secret = (secrets.resolve(given) if secrets is not None else given)[_GRANT]
+        site.authorize = Credentials(grant, secret, server.url, context).headers
+    return site
+
+
+def _check(headers: Mapping[str, str]) -> None:
+    """Raises ConfigError for a value that a header cannot have, once its secrets are filled in."""
+    hint = "A header's value is one line of Latin-1 text"
+    bad = [
+        Problem(key_path=name, message="cannot be sent", hint=hint)
+        for name, value in headers.items()
+        if not _VALUE.fullmatch(value)
+    ]
+    if bad:
+        raise ConfigError(bad)
+
+
+def placed_site(name: str, config: Config, secrets: Secrets | None) -> Site:
+    """`remote_site` of a server of the configuration. Raises ConfigError with file and line."""
+    server = config.servers[name]
+    try:
+        return remote_site(server, secrets, config.extra_ca)
+    except ConfigError as error:
+        raise ConfigError(_placed(name, config, one) for one in error.problems) from None
+
+
+def _placed(name: str, config: Config, problem: Problem) -> Problem:
+    if problem.file:
+        return problem
+    inner: KeyPath = ("auth", "client_credentials") if problem.key_path == _GRANT else ("headers",)
+    return config.problem(("mcpServers", name, *inner, problem.key_path), problem.message, problem.hint)

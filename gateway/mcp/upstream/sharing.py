@@ -1,0 +1,79 @@
+"""Who shares a connection to a backend, and what a connection stands on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from gateway.mcp.upstream.http_peer import HttpPeer
+from gateway.mcp.upstream.site import Site
+from gateway.mcp.upstream.stdio import StdioPeer
+from gateway.mcp.wire.http_client import Connection, Pool
+from gateway.runtime.engine.errors import BackendUnavailable
+
+if TYPE_CHECKING:
+    from gateway.runtime.engine.base import Instance
+
+
+class Instances(Protocol):
+    """The supervisor, as far as this package looks."""
+
+    async def instance(self, backend: str, session: str = "") -> Instance:
+        """Starts it when it does not run. Raises BackendUnavailable."""
+        ...
+
+    async def release(self, instance_id: str) -> None:
+        """End a session's own instance."""
+        ...
+
+    async def renew(self, instance_id: str) -> None:
+        """End what runs there; it starts again, after the pause of a crash, or at the next call."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Who shares a connection."""
+
+    modern: bool
+    owner: str = ""
+    """A session's id, or a principal's digest; empty: everybody."""
+
+
+@dataclass(eq=False, slots=True)
+class Line:
+    """A connection and what it stands on."""
+
+    peer: StdioPeer | HttpPeer
+    instance: Instance | None
+    used: float = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Whether no client's call is under way; our own subscription to its changes is not counted."""
+        return all(call.caller is None for call in self.peer.calls.values())
+
+
+@dataclass(slots=True)
+class Tries:
+    """The attempts to open a connection that failed in a row."""
+
+    failures: int = 0
+    retry_at: float = 0.0
+    error: str = ""
+
+
+def instances_site(instance: Instance) -> Site:
+    """The endpoint of an HTTP backend behind its door."""
+
+    async def dial(factory: Callable[[], Connection]) -> Connection:
+        try:
+            sock = await instance.connect()
+        except BackendUnavailable as error:
+            raise OSError(error.sentence) from error
+        _, connection = await asyncio.get_running_loop().create_connection(factory, sock=sock)
+        return connection
+
+    return Site(Pool(dial), instance.path, f"127.0.0.1:{instance.port}")

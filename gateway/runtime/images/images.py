@@ -1,0 +1,302 @@
+"""Makes the images that are missing: bases (pulled, or with debootstrap), the egress, packaged servers.
+
+An image that is there is never built again (its tag is a hash of its content), so a second start builds nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from gateway.runtime.engine.base import Engine, ImageInfo
+from gateway.runtime.engine.errors import BuildError, EngineError, EngineUnreachable
+from gateway.runtime.images import recipes
+from gateway.runtime.images.build_errors import explain_failure
+from gateway.runtime.images.build_settings import BuildSettings
+from gateway.runtime.images.package_builds import BUILD_TIMEOUT_S, PackageBuild
+from gateway.runtime.images.recipes import Recipe
+from registry.model.errors import sentence
+from registry.model.spec import PackageSource
+
+logger = logging.getLogger(__name__)
+
+PULL_TIMEOUT_S = 120
+DEBOOTSTRAP_TIMEOUT_S = 1200
+CREDENTIALS = "STOCKADE_BUILD_CREDENTIALS"
+"""`visible`: the user accepts that code of packages can read the host's credentials for registries."""
+
+
+class Images:
+    """The images of one engine. Each is made at most once at a time."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Callable[[], BuildSettings],
+        say: Callable[[str], None] = lambda line: None,
+        timeout_s: Callable[[], float] = lambda: BUILD_TIMEOUT_S,
+        folder: Path | None = None,
+    ) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.say = say
+        """Hears of each image that is made, as a sentence."""
+        self.timeout_s = timeout_s
+        """The longest that a package's installation may take."""
+        self.folder = folder
+        self.builds = asyncio.Semaphore(2)
+        self.installs = asyncio.Semaphore(4)
+        """Apart from the others, since in these code of packages runs, which may take its time."""
+        self.locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def egress(self) -> str:
+        """The name of the image of the egress and the doors, made if need be.
+
+        It is what every start begins with, so stages that a killed build left behind go here too.
+        """
+        await self.engine.remove_stages(recipes.STAGE_LABEL, older_than="1h")
+        base, base_id = await self.python_base()
+        packages = recipes.egress_packages(base, base_id)
+        packages_info = await self.make(packages)
+        made = recipes.egress(packages.reference, packages_info.id, egress_source())
+        await self.make(made)
+        return made.reference
+
+    async def package(self, source: PackageSource) -> str:
+        """The name of a packaged server's image, made if need be. Raises BuildError."""
+        runtime, builder = await self.prepared(source)
+        wanted = recipes.package_image(source, runtime, builder)
+        async with self.locks[wanted.reference]:
+            if await self.engine.image(wanted.reference) is None:
+                await self.install(source, wanted, builder)
+        return wanted.reference
+
+    async def prepared(self, source: PackageSource) -> tuple[str, str]:
+        """The image that a package is to run on, and the one that it is installed in, made if need be."""
+        tools = ""
+        if source.kind == "uvx":
+            runtime, runtime_id = await self.python_base()
+            tools_recipe = recipes.uv_tools(runtime, runtime_id)
+            await self.make(tools_recipe)
+            tools = tools_recipe.reference
+        else:
+            runtime, runtime_id = await self.node_base()
+        if wider := recipes.runtime_image(source, runtime, runtime_id):
+            runtime, runtime_id = wider.reference, (await self.make(wider)).id
+        builder = recipes.builder_image(source.kind, runtime, runtime_id, tools)
+        await self.make(builder)
+        return runtime, builder.reference
+
+    async def install(self, source: PackageSource, wanted: Recipe, builder: str) -> None:
+        """Installs a package and keeps the result as an image. Raises BuildError."""
+        settings = await asyncio.to_thread(self.settings)
+        apart = source.kind in settings.wanted_by
+        if apart and os.environ.get(CREDENTIALS) == "visible":
+            settings, apart = settings.for_download, False
+        async with self.installs:
+            self.say(f"Building {wanted.reference} ({wanted.subject})")
+            await PackageBuild(
+                engine=self.engine,
+                wanted=wanted,
+                builder=builder,
+                steps=recipes.install_steps(source, credentials=apart),
+                settings=settings,
+                timeout_s=self.timeout_s(),
+                folder=self.folder,
+            ).run()
+
+    async def ready(self, reference: str) -> ImageInfo:
+        """An image that the user named: as the engine has it, else pulled."""
+        async with self.locks[reference]:
+            found = await self.engine.image(reference)
+            if found is None:
+                self.say(f"Pulling {reference}")
+                found = await self.pull(reference)
+            return found
+
+    async def pull(self, reference: str) -> ImageInfo:
+        """A user's image from its registry. Raises EngineError with the next step."""
+        try:
+            return await self.engine.pull(reference, PULL_TIMEOUT_S * 5)
+        except EngineUnreachable:
+            raise
+        except EngineError as error:
+            raise EngineError(
+                f"The engine has no image {reference}. {sentence(str(error))} Check the name and that its registry "
+                f"can be reached, or make the image here: docker build -t {reference} DIRECTORY"
+            ) from None
+
+    async def python_base(self) -> tuple[str, str]:
+        """(name, ID) of the Python base."""
+        return await self.base(recipes.python_base_tag(), recipes.PULLED["python"])
+
+    async def node_base(self) -> tuple[str, str]:
+        """(name, ID) of the Node base: pulled where a registry answers, else built from the PyPI wheel."""
+        pulled = recipes.node_pulled_tag()
+        async with self.locks[pulled]:
+            if found := await self.engine.image(pulled):
+                return pulled, found.id
+        base, base_id = await self.python_base()
+        wheel = recipes.node_base(base, base_id)
+        if found := await self.engine.image(wheel.reference):
+            return wheel.reference, found.id
+        async with self.locks[pulled]:
+            if await self.pull_as(recipes.PULLED["node"], pulled):
+                found = await self.engine.image(pulled)
+                assert found is not None
+                return pulled, found.id
+        return wheel.reference, (await self.make(wheel)).id
+
+    async def base(self, tag: str, upstream: str) -> tuple[str, str]:
+        """A base image: as it is, else pulled, else made here."""
+        async with self.locks[tag]:
+            found = await self.engine.image(tag)
+            if found is None and not await self.pull_as(upstream, tag):
+                await self.bootstrap(tag)
+            found = found or await self.engine.image(tag)
+        if found is None:
+            raise BuildError(f"The base image {tag} is missing after it was made.")
+        return tag, found.id
+
+    async def pull_as(self, upstream: str, tag: str) -> bool:
+        """Pulls an image and gives it our name; False where no registry answers."""
+        found = await self.engine.image(upstream)
+        if found is None:
+            try:
+                self.say(f"Pulling {upstream}")
+                found = await self.engine.pull(upstream, PULL_TIMEOUT_S)
+            except EngineError as error:
+                logger.info("no registry: %s", error)
+                return False
+        await self.engine.tag(found.id, tag)
+        return True
+
+    async def make(self, wanted: Recipe) -> ImageInfo:
+        """The image of a recipe, built if the engine does not have it. Raises BuildError."""
+        async with self.locks[wanted.reference]:
+            found = await self.engine.image(wanted.reference)
+            if found is None:
+                await self.build(wanted)
+                found = await self.engine.image(wanted.reference)
+        if found is None:
+            raise BuildError(f"The image {wanted.reference} is missing after it was built.")
+        return found
+
+    async def build(self, wanted: Recipe) -> None:
+        """Builds it, and removes the stages that had the host's settings."""
+        async with self.builds:
+            self.say(f"Building {wanted.reference} ({wanted.subject})")
+            await self.build_clean(wanted)
+
+    async def build_clean(self, wanted: Recipe) -> None:
+        """One build and its clearing up."""
+        stage = secrets.token_hex(8)
+        context = wanted.context(await asyncio.to_thread(self.settings), stage)
+        try:
+            await self.engine.build(context, wanted.reference, lambda line: logger.debug("build: %s", line))
+        except BuildError as error:
+            raise BuildError(explain_failure(wanted.subject, str(error))) from None
+        finally:
+            await self.engine.remove_stages(f"{recipes.STAGE_LABEL}={stage}")
+
+    async def bootstrap(self, tag: str) -> None:
+        """Makes the Python base from Debian packages. Raises BuildError, with what to do where it cannot."""
+        if problem := bootstrap_problem():
+            raise BuildError(problem)
+        self.say(f"No registry answers: making {tag} with debootstrap")
+        with tempfile.TemporaryDirectory(prefix="stockade-base-", dir="/var/tmp") as directory:
+            tree, tarball = Path(directory) / "tree", Path(directory) / "tree.tar"
+            mirror = debian_mirror(Path("/etc/apt"))
+            include = ",".join(recipes.DEBIAN_PACKAGES)
+            await run(
+                "debootstrap", "--variant=minbase", f"--include={include}", recipes.DEBIAN_SUITE, str(tree), mirror
+            )
+            await asyncio.to_thread(slim, tree)
+            await run("tar", "--numeric-owner", "-C", str(tree), "-cf", str(tarball), ".")
+            await self.engine.import_tree(str(tarball), tag)
+
+
+def bootstrap_problem() -> str:
+    """Why debootstrap cannot run here, with the next step; empty when it can."""
+    start = "No image registry answers, so the base image must be made from Debian packages"
+    if shutil.which("debootstrap") is None:
+        return f"{start}, and debootstrap is not installed. Run `sudo apt-get install debootstrap` and start again."
+    if os.geteuid() != 0:
+        return (
+            f"{start}, which needs root. Run `sudo stockade doctor` once (it makes the image), or "
+            f"`docker pull {recipes.PULLED['python']}` where a registry answers, and start again."
+        )
+    return ""
+
+
+def debian_mirror(apt: Path) -> str:
+    """The host's own Debian mirror, else the usual one."""
+    usual = "http://deb.debian.org/debian"
+    for path in [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*"))]:
+        try:
+            words = path.read_text().split()
+        except OSError:
+            continue
+        urls = [w for w in words if w.startswith(("http://", "https://")) and w.rstrip("/").endswith("/debian")]
+        if urls:
+            return urls[0]
+    return usual
+
+
+def slim(tree: Path) -> None:
+    """Removes what an image does not need."""
+    for waste in (
+        "var/cache/apt/archives",
+        "var/lib/apt/lists",
+        "usr/share/doc",
+        "usr/share/man",
+        "usr/share/locale",
+    ):
+        shutil.rmtree(tree / waste, ignore_errors=True)
+    (tree / "var/lib/apt/lists").mkdir(parents=True, exist_ok=True)
+    (tree / "var/cache/apt/archives/partial").mkdir(parents=True, exist_ok=True)
+
+
+async def run(*command: str) -> None:
+    """Runs a program to its end. Raises BuildError with its last lines."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        async with asyncio.timeout(DEBOOTSTRAP_TIMEOUT_S):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise BuildError(f"{command[0]} did not end within {DEBOOTSTRAP_TIMEOUT_S} s.") from None
+    if process.returncode != 0:
+        raise BuildError(explain_failure(f"base ({command[0]})", output.decode(errors="replace")))
+
+
+def egress_source() -> Mapping[str, bytes]:
+    """The source in the egress image: package `egress`, and of `observability` the event and attribute names."""
+    source = dict(python_files(files("egress"), "egress"))
+    for name in ("__init__.py", "events.py", "semconv.py"):
+        source[f"observability/{name}"] = files("observability").joinpath(name).read_bytes()
+    return source
+
+
+def python_files(directory: Traversable, prefix: str) -> list[tuple[str, bytes]]:
+    """Every Python file below a package."""
+    found: list[tuple[str, bytes]] = []
+    for entry in sorted(directory.iterdir(), key=lambda e: e.name):
+        path = f"{prefix}/{entry.name}"
+        if entry.is_dir() and entry.name != "__pycache__":
+            found += python_files(entry, path)
+        elif entry.name.endswith(".py"):
+            found.append((path, entry.read_bytes()))
+    return found

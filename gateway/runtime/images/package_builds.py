@@ -1,0 +1,149 @@
+"""Installs a package, whose own code may run while that is done, in a container that holds as a backend's does.
+
+Theory of operation. The engine's builder knows no seccomp profile, no limit on processes and no other user than root.
+So a package is installed in a container of ours: no capability, our profile, a user that nothing else runs as, bounds
+on memory, processors, processes and time. What it installed is copied out of the container's image; all else of it is
+thrown away. Where the host has credentials for a registry there are two such containers: in the first, which has them,
+the package is only downloaded; in the second, which has not, its code runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import shlex
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from gateway.runtime.engine.base import BuildContext, ContainerInfo, ContainerPlan, Engine, Mount
+from gateway.runtime.engine.errors import BuildError
+from gateway.runtime.engine.seccomp import backend_profile
+from gateway.runtime.images import recipes
+from gateway.runtime.images.build_errors import MORE_MEMORY, MORE_TIME, explain_failure
+from gateway.runtime.images.build_settings import INSIDE, BuildSettings
+from gateway.runtime.images.recipes import Recipe, Step
+
+logger = logging.getLogger(__name__)
+
+MIB: Final = 1024 * 1024
+MEMORY: Final = 2048 * MIB
+CPUS: Final = 1.0
+PIDS: Final = 512
+BUILDERS: Final = range(65520, 65533)
+"""Users that no account and no container of ours has: what the kernel counts per user, a build takes from no server."""
+LOOK_S: Final = 0.25
+LOG_LINES: Final = 200
+BUILD_TIMEOUT_S: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageBuild:
+    """One installation."""
+
+    engine: Engine
+    wanted: Recipe
+    """The image to make."""
+    builder: str
+    """The image to install in."""
+    steps: tuple[Step, ...]
+    settings: BuildSettings
+    timeout_s: float
+    """For each step."""
+    folder: Path | None = None
+    """Where the engine sees what we write; None where it sees the folder for temporary files."""
+
+    async def run(self) -> None:
+        """Makes the image. Raises BuildError with what went wrong and what to do."""
+        stage = secrets.token_hex(8)
+        user = BUILDERS[secrets.randbelow(len(BUILDERS))]  # for all steps: what one has written, the next changes
+        with tempfile.TemporaryDirectory(prefix="build-", dir=self.folder) as folder:
+            try:
+                installed = self.builder
+                for number, step in enumerate(self.steps):
+                    installed = await self.step(step, installed, user, f"{stage}-{number}", Path(folder))
+                await self.engine.build(self.context(installed), self.wanted.reference, log)
+            except BuildError as error:
+                raise BuildError(explain_failure(self.wanted.subject, str(error))) from None
+            finally:
+                await self.engine.remove_stages(f"{recipes.STAGE_LABEL}={stage}")
+
+    def context(self, installed: str) -> BuildContext:
+        """What the engine's builder does in the end: it copies, and runs nothing of the package."""
+        dockerfile = self.wanted.dockerfile.replace(recipes.INSTALLED, installed)
+        return BuildContext(dockerfile=dockerfile, files=self.wanted.files, build_args={})
+
+    async def step(self, step: Step, image: str, user: int, name: str, folder: Path) -> str:
+        """Runs one step to its end; the image of its container then."""
+        settings = self.settings.for_download if step.credentials else self.settings
+        given = await asyncio.to_thread(lay_out, folder / name, settings)
+        plan = install_plan(step, image, user, name, given, self.timeout_s)
+        container = await self.engine.create(plan)
+        try:
+            await self.engine.start(container)
+            await self.end_of(container)
+            return await self.engine.commit(container, dict(plan.labels))
+        finally:
+            await self.engine.remove(container)
+            await asyncio.to_thread(shutil.rmtree, given, ignore_errors=True)
+
+    async def end_of(self, container: str) -> None:
+        """Waits for the container's end. Raises BuildError when it failed, or took too long."""
+        info: ContainerInfo | None = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.timeout_s):
+                while True:
+                    info = await self.engine.inspect(container)
+                    if info is None or info.finished:
+                        break
+                    await asyncio.sleep(LOOK_S)
+        if info is not None and info.finished and info.exit_code == 0:
+            return
+        printed = "\n".join(line.text for line in await self.engine.logs(container, LOG_LINES))
+        if info is None or not info.finished:
+            printed += f"\n{MORE_TIME} {self.timeout_s:g} s"
+        elif info.out_of_memory:
+            printed += f"\n{MORE_MEMORY} {MEMORY // MIB} MiB"
+        raise BuildError(printed)
+
+
+def install_plan(step: Step, image: str, user: int, name: str, given: Path, timeout_s: float) -> ContainerPlan:
+    """The container in which a package is installed. It ends by itself, should nobody be there to end it.
+
+    It has no variables: the engine would keep them in the image of the container, and the next step would see them.
+    """
+    return ContainerPlan(
+        name=f"stockade-build-{name}",
+        image=image,
+        command=("timeout", "-s", "KILL", f"{timeout_s:g}", "sh", "-eu", "-c", step.script),
+        entrypoint=(),
+        user=f"{user}:{user}",
+        labels=((recipes.STAGE_LABEL, name.partition("-")[0]),),
+        network="bridge",
+        read_only=False,
+        mounts=(Mount(source=str(given), target=INSIDE),),
+        memory_bytes=MEMORY,
+        cpus=CPUS,
+        pids=PIDS,
+        seccomp=backend_profile(),
+    )
+
+
+def lay_out(folder: Path, settings: BuildSettings) -> Path:
+    """The settings as files that the container's user can read, in a folder that nobody else can reach."""
+    folder.mkdir()
+    proxies = "".join(f"export {name}={shlex.quote(text)}\n" for name, text in settings.proxies.items())
+    env = settings.files.get("env", b"") + proxies.encode()
+    for name, content in {**settings.files, "env": env}.items():
+        (folder / name).write_bytes(content)
+        (folder / name).chmod(0o644)
+    folder.chmod(0o755)
+    return folder
+
+
+def log(line: str) -> None:
+    logger.debug("build: %s", line)

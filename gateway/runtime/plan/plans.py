@@ -1,0 +1,413 @@
+"""From a server's configuration to the containers that run it. Pure.
+
+Nothing here asks an engine; what the engine says of an image (its user) comes in as a value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from egress.door.ports import OWN_PORTS, PROXY_PORT
+from egress.net.resolver import RESOLVING
+from gateway.runtime.engine.base import (
+    PROJECT_LABEL,
+    USER_LABEL,
+    ContainerPlan,
+    ImageInfo,
+    Mount,
+    NetworkPlan,
+    inside,
+)
+from gateway.runtime.engine.errors import PlanError
+from gateway.runtime.engine.seccomp import backend_profile
+from gateway.runtime.images.recipes import HOME
+from registry.model.errors import Invalid
+from registry.model.mount_risks import ENGINE_SOCKETS, Risk
+from registry.model.mounts import refuse_moved
+from registry.model.server import Server
+from registry.model.spec import ImageSource, PackageSource
+
+CONTROL_INSIDE: Final = "/run/stockade/control"
+DOORS_INSIDE: Final = "/run/stockade/doors"
+CA_INSIDE: Final = "/run/stockade/ca-bundle.pem"
+
+PROXY: Final = f"http://127.0.0.1:{PROXY_PORT}"
+MIB: Final = 1024 * 1024
+DOOR_CAPABILITIES: Final = ("NET_ADMIN", "SETGID", "SETPCAP", "SETUID")
+"""To add one route and then to become nobody; the door drops them, and its bounding set."""
+DOOR_SYSCTLS: Final = (
+    ("net.ipv4.icmp_echo_ignore_all", "1"),
+    ("net.ipv4.ip_unprivileged_port_start", "0"),
+    ("net.ipv6.conf.all.disable_ipv6", "1"),
+    ("net.ipv6.conf.default.disable_ipv6", "1"),
+)
+EGRESS_SYSCTLS: Final = (
+    ("net.ipv4.ip_forward", "0"),
+    ("net.ipv4.ip_local_port_range", "1024 65535"),
+    ("net.ipv4.tcp_tw_reuse", "1"),
+)
+"""All backends' connections to one host share the egress's own ports: as many as there are, and soon free again."""
+FORBIDDEN_MOUNTS: Final = re.compile(rf"({'|'.join(map(re.escape, ENGINE_SOCKETS))})$")
+TMP_OPTIONS: Final = "rw,nosuid,nodev,exec,size=256m,mode=1777"
+OWN_OPTIONS: Final = "rw,nosuid,nodev,exec,size={size},mode=0700,uid={uid},gid={gid}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """What things of a project are called on the engine."""
+
+    project: str
+
+    @property
+    def egress(self) -> str:
+        """The egress container and its network."""
+        return f"stockade-{self.project}-egress"
+
+    @property
+    def egress_network(self) -> str:
+        """The only network that the egress is on."""
+        return f"stockade-{self.project}-egress-net"
+
+    def backend(self, instance: str) -> str:
+        """A backend's container."""
+        name, _, session = instance.partition("/")
+        suffix = f"-{hashlib.sha256(session.encode()).hexdigest()[:10]}" if session else ""
+        return f"stockade-{self.project}-b-{name}{suffix}"
+
+    def door(self, instance: str) -> str:
+        """A backend's door."""
+        return f"{self.backend(instance)}-door"
+
+    def network(self, instance: str) -> str:
+        """The network of a backend that is not isolated."""
+        return f"{self.backend(instance)}-net"
+
+    def connector(self, network: str) -> str:
+        """The connector on a network that backends join."""
+        return f"stockade-{self.project}-c-{network}"
+
+    def volume(self, name: str) -> str:
+        """The volume that an entry of `mounts` names: one for all servers of the project, and for nobody else."""
+        return f"stockade-{self.project}-v-{name}"
+
+    def labels(self, role: str, instance: str = "", uid: int | None = None) -> tuple[tuple[str, str], ...]:
+        """Hints for people, for the engine's event filter and for other gateways; never proof of ownership."""
+        user = ((USER_LABEL, str(uid)),) if uid is not None else ()
+        return ((PROJECT_LABEL, self.project), ("stockade.role", role), ("stockade.instance", instance), *user)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaBundle:
+    """The combined certificate bundle of `extra_ca`."""
+
+    path: Path
+    """On the host."""
+    digest: str
+
+
+def egress_plan(
+    names: Names, image: str, control: Path, doors: Path, nofile: int, uid: int, resolvers: Sequence[str] = ()
+) -> ContainerPlan:
+    """The container that everything allowed goes through. `resolvers` are asked instead of the engine's."""
+    return ContainerPlan(
+        name=names.egress,
+        image=image,
+        command=("python3", "-m", "egress"),
+        env=tuple(RESOLVING.items()),
+        user=f"{uid}:{uid}",
+        labels=names.labels("egress", uid=uid),
+        network=names.egress_network,
+        tmpfs=(("/tmp", "rw,nosuid,nodev,noexec,size=16m"),),  # noqa: S108
+        mounts=(
+            Mount(source=str(control), target=CONTROL_INSIDE, read_only=False),
+            Mount(source=str(doors), target=DOORS_INSIDE, read_only=False),
+        ),
+        sysctls=EGRESS_SYSCTLS,
+        dns=tuple(resolvers),
+        memory_bytes=1024 * MIB,
+        pids=128,
+        nofile=nofile,
+        seccomp=backend_profile(),
+    )
+
+
+def egress_network_plan(names: Names) -> NetworkPlan:
+    """The bridge that only the egress is on."""
+    return NetworkPlan(name=names.egress_network, labels=names.labels("egress-network"))
+
+
+def door_plan(
+    names: Names,
+    instance: str,
+    image: str,
+    doors: Path,
+    *,
+    nonce: str,
+    generation: int,
+    ports: frozenset[int],
+    nofile: int,
+    uid: int,
+) -> ContainerPlan:
+    """The container that owns a backend's network namespace. It becomes user `uid` once its sockets are made."""
+    return ContainerPlan(
+        name=names.door(instance),
+        image=image,
+        command=("python3", "-m", "egress.door.door"),
+        env=(
+            ("STOCKADE_DOOR", instance),
+            ("STOCKADE_NONCE", nonce),
+            ("STOCKADE_GENERATION", str(generation)),
+            ("STOCKADE_PORTS", ",".join(str(port) for port in sorted(ports))),
+            ("STOCKADE_USER", str(uid)),
+        ),
+        user="0:0",
+        labels=names.labels("door", instance, uid),
+        capabilities=DOOR_CAPABILITIES,
+        mounts=(Mount(source=str(doors), target=DOORS_INSIDE),),
+        sysctls=DOOR_SYSCTLS,
+        dns=("127.0.0.1",),
+        memory_bytes=64 * MIB,
+        pids=16,
+        nofile=min(nofile, 4096),
+        init=False,
+        seccomp=backend_profile(),
+    )
+
+
+def connector_plan(
+    names: Names,
+    network: str,
+    identity: str,
+    image: str,
+    doors: Path,
+    *,
+    nonce: str,
+    generation: int,
+    nofile: int,
+    uid: int,
+) -> ContainerPlan:
+    """The container that stands on a network which backends join, and dials there for the egress."""
+    return ContainerPlan(
+        name=names.connector(network),
+        image=image,
+        command=("python3", "-m", "egress.door.connector"),
+        env=(
+            ("STOCKADE_DOOR", identity),
+            ("STOCKADE_NONCE", nonce),
+            ("STOCKADE_GENERATION", str(generation)),
+            ("STOCKADE_USER", str(uid)),
+            *RESOLVING.items(),
+        ),
+        user=f"{uid}:{uid}",
+        labels=names.labels("connector", identity, uid),
+        network=network,
+        mounts=(Mount(source=str(doors), target=DOORS_INSIDE),),
+        sysctls=(("net.ipv4.ip_forward", "0"),),
+        memory_bytes=128 * MIB,
+        pids=64,
+        nofile=min(nofile, 4096),
+        init=False,
+        seccomp=backend_profile(),
+    )
+
+
+def backend_network_plan(names: Names, instance: str) -> NetworkPlan:
+    """The ordinary network of a backend that is not isolated: its own, never the engine's default."""
+    return NetworkPlan(name=names.network(instance), labels=names.labels("backend-network", instance))
+
+
+def backend_plan(
+    names: Names,
+    instance: str,
+    server: Server,
+    source: PackageSource | ImageSource,
+    *,
+    image: str,
+    info: ImageInfo,
+    env: Mapping[str, str],
+    ca: CaBundle | None,
+    door: str,
+    nofile: int,
+    own: str,
+) -> ContainerPlan:
+    """The server's own container. `env` has its secrets filled in; `door` is the door's container ID; `own` is the
+    user and group for a server that names none.
+
+    Raises PlanError for what no backend gets.
+    """
+    network = inside(door) if server.isolated else names.network(instance)
+    user, home = user_of(source, info) or own, home_of(source, info)
+    environment = {
+        **(proxy_variables() if server.isolated else {}),
+        **(ca_variables() if ca else {}),
+        **({"HOME": home} if home else {}),
+        **env,
+    }
+    return ContainerPlan(
+        name=names.backend(instance),
+        image=image,
+        command=command_of(source),
+        entrypoint=(source.entrypoint or None) if isinstance(source, ImageSource) else None,
+        env=tuple(sorted(environment.items())),
+        user=user,
+        labels=names.labels("backend", instance, numeric_uid(user)),
+        network=network,
+        tmpfs=tmpfs_of(user, home, unmounted_volumes(source, info)),
+        mounts=mounts_of(names, source, ca),
+        memory_bytes=server.resources.memory,
+        socket_bytes=server.resources.memory,
+        cpus=server.resources.cpus,
+        pids=server.resources.pids,
+        nofile=min(nofile, 8192),
+        stdin=transport_of(server) == "stdio",
+        keep_output=transport_of(server) == "http",
+        seccomp=backend_profile(),
+        working_dir=source.workdir if isinstance(source, ImageSource) else "",
+        revision=ca.digest if ca else "",
+    )
+
+
+def transport_of(server: Server) -> Literal["stdio", "http"]:
+    """How the gateway speaks with it."""
+    return "stdio" if server.transport.value == "stdio" else "http"
+
+
+def command_of(source: PackageSource | ImageSource) -> tuple[str, ...] | None:
+    """The container's command; an image's own where the entry names none."""
+    if isinstance(source, PackageSource):
+        return source.args
+    return source.command or None
+
+
+def user_of(source: PackageSource | ImageSource, info: ImageInfo) -> str:
+    """The user that the entry names, else the image's own if that is not root; empty: it gets one of its own."""
+    if source.user:
+        return source.user
+    keeps = isinstance(source, ImageSource) and info.user.partition(":")[0].strip("0") not in ("", "root")
+    return info.user if keeps else ""
+
+
+def home_of(source: PackageSource | ImageSource, info: ImageInfo) -> str:
+    """The home that we make; empty for an image's own user, who has one there."""
+    return HOME if source.user or not user_of(source, info) else ""
+
+
+def numeric_uid(user: str) -> int | None:
+    """The uid in `UID` or `UID:GID`; None for a name, which only the image can explain."""
+    uid = user.partition(":")[0]
+    return int(uid) if uid.isdecimal() else None
+
+
+def tmpfs_of(user: str, home: str, volumes: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """A place for temporary files, a home for a user without one, and what stands in for the image's volumes."""
+    found = {path: volume_options(user) for path in volumes} | {"/tmp": TMP_OPTIONS}  # noqa: S108
+    if home:
+        uid, _, gid = user.partition(":")
+        found[home] = OWN_OPTIONS.format(size="64m", uid=uid, gid=gid or uid)
+    return tuple(found.items())
+
+
+def volume_options(user: str) -> str:
+    """For a volume that the image declares: the server's own, or everybody's in there where its user is a name."""
+    uid, _, gid = user.partition(":")
+    if not uid.isdecimal() or (gid and not gid.isdecimal()):
+        return TMP_OPTIONS
+    return OWN_OPTIONS.format(size="256m", uid=uid, gid=gid or uid)
+
+
+def unmounted_volumes(source: PackageSource | ImageSource, info: ImageInfo) -> tuple[str, ...]:
+    """The volumes that the image declares and that the entry does not mount something at. The engine would make each a
+    directory on the host's disk, as large as that, and gone with the container."""
+    mounted = {mount.target for mount in source.mounts}
+    return tuple(path for path in map(os.path.normpath, info.volumes) if path not in mounted)
+
+
+def proxy_variables() -> dict[str, str]:
+    """What well-behaved programs read; the wall does not depend on it."""
+    variables = {"NODE_USE_ENV_PROXY": "1"}
+    for name, value in (
+        ("HTTP_PROXY", PROXY),
+        ("HTTPS_PROXY", PROXY),
+        ("ALL_PROXY", PROXY),
+        ("NO_PROXY", "localhost,127.0.0.1,::1"),
+    ):
+        variables |= {name: value, name.lower(): value}
+    return variables
+
+
+def ca_variables() -> dict[str, str]:
+    """Where programs find the combined bundle."""
+    names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS")
+    return dict.fromkeys(names, CA_INSIDE)
+
+
+def mounts_of(names: Names, source: PackageSource | ImageSource, ca: CaBundle | None) -> tuple[Mount, ...]:
+    """The entry's mounts and the certificate bundle. Raises PlanError for an engine's socket.
+
+    A volume is the project's own, so that no server gets what somebody else keeps in one, unless that was asked for.
+    """
+    found = []
+    for mount in source.mounts:
+        if FORBIDDEN_MOUNTS.search(mount.source) or FORBIDDEN_MOUNTS.search(mount.target):
+            raise PlanError(
+                f"The mount {mount.source} is a container engine's socket: with it a server could leave its wall. "
+                "Remove it."
+            )
+        own = mount.volume and Risk.FOREIGN_VOLUME not in mount.accepted
+        origin = names.volume(mount.source) if own else mount.source
+        found.append(Mount(source=origin, target=mount.target, read_only=mount.read_only, volume=mount.volume))
+    if ca:
+        found.append(Mount(source=str(ca.path), target=CA_INSIDE))
+    return tuple(found)
+
+
+def check_mounts(source: PackageSource | ImageSource) -> None:
+    """Looks at the mounts as they are now, before each start of the container. Raises PlanError."""
+    for mount in source.mounts:
+        try:
+            refuse_moved(mount)
+        except Invalid as error:
+            finding = error.findings[0]
+            raise PlanError(f"The mount {finding.message}. {finding.hint}.") from None
+
+
+def check_own_port(backend: str, port: int | None) -> None:
+    """Raises PlanError when a backend would listen where its door must: any other port is left to it."""
+    if port is None or port not in OWN_PORTS:
+        return
+    raise PlanError(
+        f"Backend {backend} listens on port {port} inside its container, which Stockade itself needs there. Let the "
+        "server listen on another port (8000, say) and write that as `port`."
+    )
+
+
+def check_image_user(backend: str, uid: int | None, ours: range) -> None:
+    """Raises PlanError when an image brings a user that would share what is counted per user with `ours`, or with root
+    under another name."""
+    if uid != 0 and uid not in ours:
+        return
+    whose = (
+        "root by another name"
+        if uid == 0
+        else f"user {uid}, from the numbers that Stockade gives its own ({ours[0]} on)"
+    )
+    raise PlanError(
+        f'The image of backend {backend} would run as {whose}. Write a `user` for it, such as user: "1234:1234", which '
+        "no account of this machine has."
+    )
+
+
+def check_hardening(plan: ContainerPlan) -> None:
+    """The last look before a backend is made. Raises PlanError; a plan of ours never asks for such a thing."""
+    if plan.capabilities:
+        raise PlanError(f"Container {plan.name} asks for {plan.capabilities[0]}; a backend gets no capability.")
+    if plan.network in ("host", "bridge", "default"):
+        raise PlanError(f"Container {plan.name} asks for network {plan.network}; a backend never gets that.")
+    if not plan.seccomp:
+        raise PlanError(f"Container {plan.name} has no seccomp profile.")

@@ -1,0 +1,337 @@
+"""One running backend with its door: the `Instance` that the endpoint talks to, and how it is made and unmade.
+
+Order (DESIGN "Order"). Up: the policy is at the egress (the supervisor pushed it) -> the door is announced ->
+the door starts -> its sockets are acknowledged -> the backend is made in the door's namespace -> its streams are
+attached -> it starts. Down: backend, then the door at the egress (listeners closed, connections cut), then the
+door itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from egress.door.ports import OWN_PORTS
+from gateway.runtime.engine.base import Attachment, ContainerPlan, ExitInfo, LogLine
+from gateway.runtime.engine.errors import BackendUnavailable, EngineError
+from gateway.runtime.inventory.context import Tools, owned, start_watched
+from gateway.runtime.inventory.logring import LogRing
+from gateway.runtime.inventory.record import Role
+from gateway.runtime.inventory.users import uid_of
+from gateway.runtime.plan.plans import (
+    backend_network_plan,
+    check_hardening,
+    check_image_user,
+    check_mounts,
+    numeric_uid,
+)
+from gateway.runtime.wall.door import Door
+from gateway.runtime.wall.volumes import give_volumes, writable_volumes
+from registry.model.server import Server
+from registry.model.spec import ImageSource, PackageSource
+
+POLL_FIRST_S, POLL_LONGEST_S = 0.02, 0.5
+TELLING_LINES: Final = 5
+LAST_LINES_S: Final = 1.0
+DEAF_GRACE_S: Final = 5.0
+DEAF: Final = "Backend {} no longer had its standard input and output and went on all the same, so it was killed."
+KILLED: Final = 137
+"""The exit code of a container that SIGKILL ended."""
+KEPT_LINES: Final = 200
+IN_USE: Final = re.compile(r"EADDRINUSE|address (?:is )?already in use", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A backend as it should run; what a `Pair` is made from."""
+
+    instance: str
+    server: Server
+    source: PackageSource | ImageSource
+    ports: frozenset[int]
+    """Direct ports of the door."""
+    plan: Callable[[str], Awaitable[ContainerPlan]]
+    """The backend's plan, given the door's container ID."""
+
+
+class Pair:
+    """One life of one backend (the `Instance` protocol)."""
+
+    def __init__(self, wanted: Wanted, backend: str, tools: Tools, ring: LogRing) -> None:
+        self.backend = backend
+        self.id = wanted.instance
+        self.wanted = wanted
+        self.tools = tools
+        self.ring = ring
+        self.transport: Literal["stdio", "http"] = "stdio" if wanted.server.transport.value == "stdio" else "http"
+        self.port = wanted.server.port
+        self.path = wanted.server.path
+        isolated = wanted.server.isolated
+        self.door = Door(wanted.instance, backend, wanted.ports, tools) if isolated else None
+        self.container = ""
+        self.address = ""
+        """Of a backend that is not isolated."""
+        self.uid: int | None = None
+        """Whom it runs as, while it does."""
+        self.attachment: Attachment | None = None
+        self.started_at = 0.0
+        self.said: list[str] = []
+        """The last lines on standard error."""
+        self.ended: asyncio.Future[int] | None = None
+        self.was_deaf = False
+        """Its streams were gone, and it was killed for that."""
+
+    # -- the Instance protocol
+
+    async def attach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Standard output and input of a stdio backend. Raises BackendUnavailable when it has none."""
+        if self.attachment is None or self.transport != "stdio":
+            raise BackendUnavailable(self.backend, f"Backend {self.backend} has no standard streams.")
+        return self.attachment.reader, self.attachment.writer
+
+    async def connect(self) -> socket.socket:
+        """A connected, non-blocking socket to the backend's port. Raises BackendUnavailable."""
+        if self.port is None:
+            raise BackendUnavailable(self.backend, f"Backend {self.backend} listens on no port.")
+        try:
+            if self.door is not None:
+                return await self.tools.link.connect_inside(self.id, self.port)
+            return await connect_plain(self.address, self.port)
+        except (OSError, TimeoutError) as error:
+            raise BackendUnavailable(
+                self.backend,
+                f"Backend {self.backend} does not accept connections on port {self.port} ({error}). "
+                f"See `stockade logs {self.backend}`.",
+            ) from error
+
+    async def wait_exit(self) -> ExitInfo:
+        """How the backend ended, once it did."""
+        assert self.ended is not None
+        code = await asyncio.shield(self.ended)
+        return ExitInfo(code=code, detail=await self.exit_detail(code))
+
+    async def exit_detail(self, code: int) -> str:
+        """How it ended, with its last lines, which may still be under way, and whether it ran out of memory."""
+        if self.attachment is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_LINES_S):
+                    await self.attachment.ended()
+        out_of_memory = False
+        if code == KILLED:
+            with contextlib.suppress(EngineError):
+                info = await self.tools.engine.inspect(self.container)
+                out_of_memory = info is not None and info.out_of_memory
+        listened = self.wanted.ports | OWN_PORTS if self.door is not None else frozenset()
+        return exit_sentence(self.backend, code, self.said, out_of_memory=out_of_memory, listened=listened)
+
+    # -- up
+
+    async def start(self) -> None:
+        """Brings up the door, then the backend. What was made is recorded; on failure call `stop`."""
+        if self.door is not None:
+            await self.door.start()
+        else:
+            network = backend_network_plan(self.tools.names, self.id)
+            await self.tools.ownership.create_network(network, owned(network.name, Role.BACKEND_NETWORK, self.id))
+        plan = await self.wanted.plan(self.door.container if self.door else "")
+        check_hardening(plan)
+        about = owned(plan.name, Role.BACKEND, self.id, fingerprint=plan.fingerprint())
+        self.container = await self.tools.ownership.create(plan, about)
+        self.uid = numeric_uid(plan.user)
+        volumes = writable_volumes(self.tools.names, self.wanted.source.mounts)
+        if volumes and self.tools.users.gave(self.uid):
+            await give_volumes(self.tools, self.id, plan.user, volumes)
+        await self.start_backend()
+
+    async def adopt(self) -> bool:
+        """Takes over what an earlier gateway left running, if it is exactly what is wanted; False if not."""
+        tools, record = self.tools, self.tools.ownership.record
+        recorded = record.owned.get(tools.names.backend(self.id))
+        door = record.owned.get(tools.names.door(self.id))
+        if recorded is None or (door is None) != (self.door is None):
+            return False
+        if door is not None and self.door is not None and not await self.door.adopt(door):
+            return False
+        found = await tools.ownership.container(recorded.name)
+        plan = await self.wanted.plan(self.door.container if self.door else "")
+        if found is None or not found.running or recorded.fingerprint != plan.fingerprint():
+            return False
+        self.container, self.uid = found.id, numeric_uid(plan.user)
+        if self.transport == "http":
+            for line in await tools.engine.logs(self.container, KEPT_LINES):
+                self.take_line(line)
+            await self.attach_streams()
+            self.ended = tools.exits.of(self.container)
+            await self.look()
+        return True
+
+    async def start_backend(self) -> None:
+        """Attaches, then starts, then (http) waits for its port. Raises PlanError for a mount that leads elsewhere."""
+        check_mounts(self.wanted.source)
+        await self.attach_streams()
+        self.was_deaf = False
+        self.started_at = time.monotonic()
+        self.ended = await start_watched(self.tools.engine, self.tools.exits, self.container)
+        await self.look()
+        if self.transport == "http":
+            await self.wait_port()
+
+    async def attach_streams(self) -> None:
+        """Opens the container's streams, before it starts."""
+        stdio = self.transport == "stdio"
+        self.attachment = await self.tools.engine.attach(
+            self.container, stdin=stdio, on_line=self.take_line, stdout_lines=not stdio, pace=self.ring.pace
+        )
+
+    async def look(self) -> None:
+        """Learns the address of a backend that is not isolated, and the uid of one whose image has a name for it.
+
+        Raises PlanError when that is a uid that no image may bring.
+        """
+        if self.door is not None and self.uid is not None:
+            return
+        info = await self.tools.engine.inspect(self.container)
+        if info is not None and self.door is None:
+            self.address = info.addresses[0] if info.addresses else ""
+        if info is not None and self.uid is None:
+            self.uid = await asyncio.to_thread(uid_of, info.pid, info.id)
+            check_image_user(self.backend, self.uid, self.tools.users.span)
+
+    async def wait_port(self) -> None:
+        """Until an http backend accepts. Raises BackendUnavailable when it ends first."""
+        assert self.ended is not None
+        pause_s = POLL_FIRST_S
+        while True:
+            try:
+                (await self.connect()).close()
+                return
+            except BackendUnavailable:
+                if self.ended.done():
+                    raise BackendUnavailable(self.backend, (await self.wait_exit()).detail) from None
+            await asyncio.wait([self.ended], timeout=pause_s)
+            pause_s = min(pause_s * 2, POLL_LONGEST_S)
+
+    def take_line(self, line: LogLine) -> None:
+        """One line that the backend printed."""
+        self.ring.add(LogLine(time=line.time, stream=line.stream, text=line.text, instance=self.id))
+        self.said = [*self.said[1 - TELLING_LINES :], line.text[:500]]
+
+    # -- life
+
+    async def wait_end(self) -> str:
+        """Waits until the backend or its door ended; says which in one sentence."""
+        assert self.ended is not None
+        ends = [self.ended]
+        if self.door is not None:
+            ends.append(self.tools.exits.of(self.door.container))
+        async with asyncio.TaskGroup() as tasks:
+            deaf = tasks.create_task(self.end_deaf())
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            deaf.cancel()
+        if self.ended.done():
+            return DEAF.format(self.backend) if self.was_deaf else (await self.wait_exit()).detail
+        return f"The door of backend {self.backend} ended; the backend starts anew behind a new one."
+
+    async def end_deaf(self) -> None:
+        """A stdio backend whose streams are gone (it closed them, or did not answer and was let go of) serves nobody.
+        It has a moment to end by itself; then it is killed, so that the next life begins."""
+        if self.transport != "stdio" or self.attachment is None:
+            return
+        await self.attachment.ended()
+        await asyncio.sleep(DEAF_GRACE_S)
+        self.was_deaf = True
+        with contextlib.suppress(EngineError):
+            await self.tools.engine.kill(self.container)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether this life has ended (its container did, or a stdio one's output), even if nobody acted on it yet."""
+        if self.attachment is None or (self.transport == "stdio" and self.attachment.reader.at_eof()):
+            return True
+        return self.ended is None or self.ended.done()
+
+    async def start_again(self) -> None:
+        """Starts the same containers' next life: the door stands, the backend ended (or is adopted, a stdio one)."""
+        await self.detach()
+        await self.tools.engine.stop(self.container, 1)
+        self.said = []
+        await self.start_backend()
+
+    @property
+    def door_alive(self) -> bool:
+        """Whether the namespace is still there, so that the same containers can go on."""
+        return self.door is None or self.door.alive
+
+    @property
+    def containers(self) -> tuple[str, ...]:
+        """IDs: the backend's, the door's."""
+        return tuple(c for c in (self.container, self.door.container if self.door else "") if c)
+
+    async def detach(self) -> None:
+        """Lets go of the streams; the containers keep running."""
+        if self.attachment is not None:
+            await self.attachment.close()
+            self.attachment = None
+
+    # -- down
+
+    async def stop(self, grace_s: float) -> None:
+        """Stops and removes everything of this instance; what is gone already is fine."""
+        if self.container and grace_s > 0 and self.ended is not None and not self.ended.done():
+            await self.tools.engine.stop(self.container, grace_s)
+        await self.detach()
+        await self.tools.ownership.remove(self.tools.names.backend(self.id))
+        if self.door is not None:
+            await self.door.stop()
+        await self.tools.ownership.remove_instance(self.id)
+        self.tools.exits.forget(self.container)
+        self.tools.users.release(self.id)
+
+
+def exit_sentence(
+    backend: str,
+    code: int,
+    said: list[str],
+    *,
+    out_of_memory: bool = False,
+    listened: frozenset[int] = frozenset(),
+) -> str:
+    """How a backend ended, in words, with what it printed last. `listened`: the ports that its door has taken."""
+    if out_of_memory:
+        how = "ran out of memory (raise `resources.memory`)"
+    elif code == KILLED:
+        how = "was killed"
+    else:
+        how = f"exited with code {code}"
+    last = f" It printed: {' / '.join(said)}" if said else " It printed nothing on standard error."
+    return f"Backend {backend} {how}.{last}{taken_port(said, listened)}"
+
+
+def taken_port(said: list[str], listened: frozenset[int]) -> str:
+    """Why a backend found a port taken, when that is what it printed and the port may be one of ours."""
+    if not listened or not any(IN_USE.search(line) for line in said):
+        return ""
+    ports = ", ".join(map(str, sorted(listened)))
+    return (
+        f" Inside its container Stockade listens on {ports}, to see connections that ignore the proxy: let the server "
+        "listen on another port. A server that speaks MCP over HTTP may have any but 53 and 3128: write it as `port`."
+    )
+
+
+async def connect_plain(address: str, port: int) -> socket.socket:
+    """A TCP connection to a backend on an ordinary network."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    try:
+        async with asyncio.timeout(5):
+            await asyncio.get_running_loop().sock_connect(sock, (address, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock

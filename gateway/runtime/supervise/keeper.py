@@ -1,0 +1,249 @@
+"""Keeps one instance of a backend running: start, watch, start again after longer and longer pauses, give up, stop.
+
+STOPPED -> BUILDING -> STARTING -> RUNNING -> (crash) -> BACKOFF -> STARTING ...
+                                                     \\-> FAILED (too often, or it can never work)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from gateway.runtime.engine.errors import BackendUnavailable, BuildError, EngineError, PlanError
+from gateway.runtime.inventory.backoff import COOL_S, Backoff
+from gateway.runtime.supervise.instance import Pair
+from observability.events import BackendState
+from registry.model.errors import sentence as as_sentence
+
+logger = logging.getLogger(__name__)
+
+MakePair = Callable[[str], Awaitable[Pair]]
+"""From an instance's ID to a pair with its image at hand, not started."""
+YOUNG_S: Final = 5.0
+"""A life that has lasted for less may end as the one before."""
+NO_RETRY: Final = (BuildError, PlanError, ValueError)
+RETRY: Final = (EngineError, BackendUnavailable, OSError)
+
+
+class Slot:
+    """The keeper of one instance. `run` is its task; `stop` ends it."""
+
+    def __init__(
+        self,
+        backend: str,
+        instance: str,
+        make: MakePair,
+        on_state: Callable[[Slot], None],
+        *,
+        start_timeout_s: float,
+        adopted: Pair | None = None,
+        once: bool = False,
+    ) -> None:
+        self.backend = backend
+        self.instance = instance
+        self.make = make
+        self.on_state = on_state
+        self.start_timeout_s = start_timeout_s
+        self.pair: Pair | None = adopted
+        self.once = once
+        """A session's own instance: when it ends, it is not started again."""
+        self.state = BackendState.STOPPED
+        self.detail = ""
+        self.since = time.time()
+        self.restarts = 0
+        self.backoff = Backoff()
+        self.changed = asyncio.Condition()
+        self.wake = asyncio.Event()
+        """Set to end a pause at once."""
+        self.last_end = ""
+        """How the last life ended, if one did."""
+        self.stopping = asyncio.Event()
+        self.done = asyncio.Event()
+        self.grace_s = 0.0
+        self.keep = False
+        """When it stops: leave the containers running, for the next gateway."""
+
+    # -- the task
+
+    async def run(self) -> None:
+        """Until `stop` is called, or a session's own instance ended."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                life = tasks.create_task(self.live())
+                await self.stopping.wait()
+                life.cancel()
+        finally:
+            try:
+                await self.take_down(self.grace_s, keep=self.keep)
+                if not self.once or self.state is not BackendState.FAILED:
+                    await self.enter(BackendState.STOPPED)
+            finally:
+                self.done.set()
+
+    async def live(self) -> None:
+        """Life after life, with pauses."""
+        try:
+            while True:
+                failure = await self.bring_up()
+                permanent = isinstance(failure, NO_RETRY)
+                sentence = str(failure) if failure else await self.watch()
+                if self.once:
+                    await self.enter(BackendState.FAILED, sentence)
+                    return
+                await self.pause(sentence, permanent=permanent)
+        except Exception:
+            logger.exception("backend %s: its keeper failed", self.instance)
+            await self.enter(BackendState.FAILED, f"Backend {self.backend}: an error of Stockade's own; see the log.")
+        finally:
+            self.stopping.set()
+
+    async def bring_up(self) -> Exception | None:
+        """Starts it, however much of it is there already. What went wrong, or None."""
+        try:
+            if self.pair is None:
+                await self.enter(BackendState.BUILDING)
+                self.pair = await self.make(self.instance)
+                await self.enter(BackendState.STARTING)
+                await self.in_time(self.pair.start())
+            elif self.pair.ended is None or self.pair.ended.done():
+                await self.enter(BackendState.STARTING)
+                await self.in_time(self.pair.start_again())
+        except (*NO_RETRY, *RETRY) as error:
+            await self.take_down(0)
+            return error
+        await self.enter(BackendState.RUNNING)
+        return None
+
+    async def in_time(self, start: Awaitable[None]) -> None:
+        """Bounds a start. Raises BackendUnavailable when it takes too long."""
+        try:
+            async with asyncio.timeout(self.start_timeout_s):
+                await start
+        except TimeoutError:
+            said = f" It printed: {' / '.join(self.pair.said)}." if self.pair and self.pair.said else ""
+            sentence = (
+                f"Backend {self.backend} did not start within {self.start_timeout_s:g} s.{said} "
+                "Raise `start_timeout_s` if it needs longer."
+            )
+            raise BackendUnavailable(self.backend, sentence) from None
+
+    async def watch(self) -> str:
+        """Waits until this life ends; how it ended."""
+        assert self.pair is not None
+        return await self.pair.wait_end()
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with it: its state's reason or, while the next life only begins, how the last one ended."""
+        young = self.state is BackendState.RUNNING and time.time() - self.since < YOUNG_S
+        beginning = young or self.state in (BackendState.BUILDING, BackendState.STARTING)
+        return self.detail or (self.last_end if beginning else "")
+
+    async def pause(self, sentence: str, *, permanent: bool) -> None:
+        """After a crash or a failed start: waits, or gives up until `wake`."""
+        self.last_end = sentence
+        ran_s = time.monotonic() - self.pair.started_at if self.pair and self.pair.started_at else 0.0
+        if self.pair is not None and not self.pair.door_alive:
+            await self.take_down(0)
+        self.restarts += 1
+        if permanent:
+            self.backoff.rest(time.monotonic())
+        pause_s = None if permanent else self.backoff.crashed(ran_s, time.monotonic())
+        self.wake.clear()
+        if pause_s is None:
+            await self.take_down(0)
+            await self.enter(BackendState.FAILED, self.final_sentence(sentence, permanent))
+        else:
+            await self.enter(BackendState.BACKOFF, sentence)
+        try:
+            async with asyncio.timeout(pause_s):
+                await self.wake.wait()
+        except TimeoutError:
+            pass
+
+    def final_sentence(self, sentence: str, permanent: bool) -> str:
+        """Why it is not tried any more, and what to do."""
+        if permanent:
+            return sentence
+        return (
+            f"{as_sentence(sentence)} It failed {self.backoff.crashes} times in a row and rests now. Put it right "
+            f"(`stockade logs {self.backend}` has what it printed), then `stockade restart {self.backend}`; a call "
+            f"tries it once more after {COOL_S:g} s."
+        )
+
+    async def take_down(self, grace_s: float, *, keep: bool = False) -> None:
+        """Removes what this life made (or lets go of it, with `keep`)."""
+        pair, self.pair = self.pair, None
+        if pair is None:
+            return
+        try:
+            await (pair.detach() if keep else pair.stop(grace_s))
+        except EngineError as error:
+            logger.warning("backend %s: %s", self.instance, error)
+
+    async def enter(self, state: BackendState, detail: str = "") -> None:
+        """Takes a new state and says so."""
+        if (state, detail) == (self.state, self.detail):
+            return
+        self.state, self.detail, self.since = state, detail, time.time()
+        self.on_state(self)
+        async with self.changed:
+            self.changed.notify_all()
+
+    # -- what the supervisor asks
+
+    async def ready(self) -> Pair:
+        """The running pair, once it runs. Raises BackendUnavailable, at the latest when the start's time is over."""
+        if self.state is BackendState.FAILED and not self.once and self.backoff.may_retry(time.monotonic()):
+            self.retry()
+        started = asyncio.get_running_loop().time()
+        while True:
+            async with self.changed:
+                if pair := self.usable():
+                    return pair
+                if (self.state is BackendState.FAILED and not self.wake.is_set()) or self.done.is_set():
+                    raise BackendUnavailable(self.backend, self.detail or f"Backend {self.backend} is stopped.")
+                building = self.state is BackendState.BUILDING
+                left_s = None if building else started + self.start_timeout_s - asyncio.get_running_loop().time()
+                try:
+                    async with asyncio.timeout(left_s):
+                        await self.changed.wait()
+                except TimeoutError:
+                    raise BackendUnavailable(self.backend, self.late_sentence()) from None
+                if building:
+                    started = asyncio.get_running_loop().time()
+
+    def usable(self) -> Pair | None:
+        """The pair, if it runs and has not ended a moment ago."""
+        return self.pair if self.state is BackendState.RUNNING and not self.is_over else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it ran and ended a moment ago, even if nobody acted on it yet."""
+        return self.state is BackendState.RUNNING and (self.pair is None or self.pair.is_over)
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it is ending for good."""
+        if self.done.is_set():
+            return False
+        return self.stopping.is_set() or (self.once and (self.is_over or self.state is BackendState.FAILED))
+
+    def late_sentence(self) -> str:
+        """Why a caller waits no longer."""
+        why = f" {self.detail}" if self.detail else ""
+        return f"Backend {self.backend} is not ready after {self.start_timeout_s:g} s ({self.state.value}).{why}"
+
+    def retry(self) -> None:
+        """Ends a pause, or a rest, at once."""
+        self.backoff.reset()
+        self.wake.set()
+
+    async def stop(self, grace_s: float, *, keep: bool = False) -> None:
+        """Ends the task and waits until everything is down."""
+        self.grace_s, self.keep = grace_s, keep
+        self.stopping.set()
+        await self.done.wait()

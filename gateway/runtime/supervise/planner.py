@@ -1,0 +1,132 @@
+"""From a server's configuration and this machine to what a `Pair` is made from: images, secrets, certificates."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from gateway.disk import naming
+from gateway.runtime.engine.base import ContainerPlan
+from gateway.runtime.engine.errors import EngineError
+from gateway.runtime.images.build_settings import certificates
+from gateway.runtime.images.images import Images
+from gateway.runtime.inventory.context import Tools
+from gateway.runtime.inventory.users import backend_holder, instance_holder
+from gateway.runtime.plan.plans import CaBundle, backend_plan, check_image_user, check_own_port, numeric_uid, user_of
+from gateway.runtime.plan.policy_ports import policy_ports
+from gateway.runtime.supervise.instance import Wanted
+from registry.model.errors import ConfigError
+from registry.model.server import Server
+from registry.model.spec import ImageSource, PackageSource, RemoteSource, plan_source
+
+RUN_FIELDS: Final = (
+    "type", "command", "args", "image", "entrypoint", "env", "port", "path", "mounts", "resources", "packages",
+    "user", "sessions", "start_timeout_s", "disabled",
+)  # fmt: skip
+"""What of a server its containers are made from; a change of anything else needs no new container."""
+
+
+class Secrets(Protocol):
+    """Fills in `${secret:NAME}` and `${env:NAME}` (`registry.secrets.SecretStore`)."""
+
+    def resolve(self, values: Mapping[str, str]) -> dict[str, str]: ...
+
+
+class Planner:
+    """Plans backends. It reads files and asks the engine about images; it makes no container."""
+
+    def __init__(self, tools: Tools, images: Images, secrets: Secrets, ca_file: Path) -> None:
+        """`ca_file` is where the combined bundle of `extra_ca` is written, for containers to mount."""
+        self.tools = tools
+        self.images = images
+        self.secrets = secrets
+        self.ca_file = ca_file
+
+    def key(self, server: Server, extra_ca: Path | None) -> str:
+        """A hash of what the server's containers are made from (secrets as they are now)."""
+        parts: dict[str, Any] = server.model_dump(mode="json", include=set(RUN_FIELDS))
+        parts["isolated"] = server.isolated
+        with contextlib.suppress(ConfigError, ValueError):
+            parts["env"] = self.secrets.resolve(server.env)
+        parts["ca"] = ca.digest if (ca := self.ca_bundle(extra_ca)) else ""
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+    def ca_bundle(self, extra_ca: Path | None) -> CaBundle | None:
+        """The combined bundle of `extra_ca`, written where containers mount it from."""
+        if extra_ca is None:
+            return None
+        content = certificates(os.environ, Path("/"), extra_ca) or b""
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        path = self.ca_file
+        if not path.exists() or path.read_bytes() != content:
+            with naming(path):
+                path.write_bytes(content)
+                path.chmod(0o644)
+        return CaBundle(path=path, digest=digest)
+
+    async def wanted(self, instance: str, server: Server, extra_ca: Path | None) -> Wanted:
+        """What a pair is made from, its image at hand. Raises BuildError, PlanError, ConfigError, EngineError."""
+        source = plan_source(server)
+        assert not isinstance(source, RemoteSource)
+        ports = policy_ports(server.network.block, server.port)
+        if server.isolated:
+            check_own_port(instance.partition("/")[0], server.port)
+        await asyncio.to_thread(self.secrets.resolve, source.env)  # a missing one is told before minutes of building
+        image = await self.image_of(source)
+        return Wanted(
+            instance=instance,
+            server=server,
+            source=source,
+            ports=ports,
+            plan=lambda door: self.plan_backend(instance, server, source, image, door, extra_ca),
+        )
+
+    async def image_of(self, source: PackageSource | ImageSource) -> str:
+        """The image that runs it, built or pulled if need be."""
+        if isinstance(source, PackageSource):
+            return await self.images.package(source)
+        await self.images.ready(source.image)
+        return source.image
+
+    async def plan_backend(
+        self,
+        instance: str,
+        server: Server,
+        source: PackageSource | ImageSource,
+        image: str,
+        door: str,
+        extra_ca: Path | None,
+    ) -> ContainerPlan:
+        """The backend's plan, with its secrets filled in."""
+        info = await self.tools.engine.image(image)
+        if info is None:
+            raise EngineError(f"Image {image} is gone from the engine.")
+        env = await asyncio.to_thread(self.secrets.resolve, source.env)
+        user = user_of(source, info)
+        own = "" if user else await self.own_user(instance, source)
+        if not source.user:
+            check_image_user(instance.partition("/")[0], numeric_uid(user), self.tools.users.span)
+        return backend_plan(
+            self.tools.names,
+            instance,
+            server,
+            source,
+            image=image,
+            info=info,
+            env=env,
+            ca=await asyncio.to_thread(self.ca_bundle, extra_ca),
+            door=door,
+            nofile=self.tools.nofile(),
+            own=own,
+        )
+
+    async def own_user(self, instance: str, source: PackageSource | ImageSource) -> str:
+        """The user and group of an instance; the group is the backend's, whatever session it is for."""
+        group = await self.tools.users.of(backend_holder(instance.partition("/")[0]))
+        return f"{await self.tools.users.of(instance_holder(instance, source.mounts))}:{group}"

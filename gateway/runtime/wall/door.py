@@ -1,0 +1,117 @@
+"""One backend's door as the runtime sees it: announced, made, started, adopted, removed."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import replace
+from typing import Final
+
+from gateway.runtime.engine.base import ContainerPlan
+from gateway.runtime.engine.errors import EngineError
+from gateway.runtime.inventory.context import Tools, owned, start_watched
+from gateway.runtime.inventory.egress_link import DoorTicket
+from gateway.runtime.inventory.record import Owned, Role
+from gateway.runtime.inventory.users import door_holder
+from gateway.runtime.plan.plans import DOOR_CAPABILITIES, door_plan
+
+DOOR_TIMEOUT_S: Final = 20.0
+TELLING_LINES: Final = 5
+
+
+class Door:
+    """The owner of one network namespace, and what the egress knows of it."""
+
+    def __init__(self, instance: str, backend: str, ports: frozenset[int], tools: Tools) -> None:
+        self.instance = instance
+        self.backend = backend
+        self.ports = ports
+        self.tools = tools
+        self.container = ""
+
+    async def start(self) -> None:
+        """Announced, made, started, its sockets acknowledged. Raises EngineError."""
+        try:
+            await self.make(DOOR_CAPABILITIES)
+        except EngineError as error:
+            if "capabilit" not in str(error).lower():
+                raise
+            # The same isolation, less to see (DESIGN, "The door"); the door says so in a note.
+            await self.make(tuple(name for name in DOOR_CAPABILITIES if name != "NET_ADMIN"))
+        await self.wait()
+
+    async def make(self, capabilities: tuple[str, ...]) -> None:
+        """Makes and starts the container, once the egress knows whom to expect."""
+        nonce, generation = secrets.token_hex(16), next_generation()
+        plan = replace(await self.plan(nonce, generation), capabilities=capabilities)
+        about = owned(
+            plan.name, Role.DOOR, self.instance, fingerprint=plan.fingerprint(), nonce=nonce, generation=generation
+        )
+        self.container = await self.tools.ownership.create(plan, about)
+        await self.tools.link.expect_door(door_ticket(self.tools.ownership.record.owned[plan.name]))
+        await start_watched(self.tools.engine, self.tools.exits, self.container)
+
+    async def plan(self, nonce: str, generation: int) -> ContainerPlan:
+        """The door's container. Raises EngineError."""
+        return door_plan(
+            self.tools.names,
+            self.instance,
+            self.tools.doors_image(),
+            self.tools.doors_directory,
+            nonce=nonce,
+            generation=generation,
+            ports=self.ports,
+            nofile=self.tools.nofile(),
+            uid=await self.tools.users.of(door_holder(self.instance)),
+        )
+
+    async def wait(self) -> None:
+        """Until the egress has its sockets. Raises EngineError when it ends first or stays silent."""
+        try:
+            await self.tools.link.wait_door(self.instance, DOOR_TIMEOUT_S)
+        except TimeoutError:
+            printed = [line.text for line in await self.tools.engine.logs(self.container, TELLING_LINES)]
+            raise EngineError(
+                f"The door of backend {self.backend} did not reach the egress within {DOOR_TIMEOUT_S:g} s. "
+                f"{' / '.join(printed)}"
+            ) from None
+
+    async def adopt(self, recorded: Owned) -> bool:
+        """Takes over a running one; it was announced again before the link went up. False when it does not fit."""
+        found = await self.tools.ownership.container(recorded.name)
+        plan = await self.plan(recorded.nonce, recorded.generation)
+        if found is None or not found.running or recorded.fingerprint != plan.fingerprint():
+            return False
+        self.container = found.id
+        self.tools.exits.of(self.container)
+        await self.wait()
+        return True
+
+    @property
+    def alive(self) -> bool:
+        """Whether the namespace is still there."""
+        return bool(self.container) and not self.tools.exits.of(self.container).done()
+
+    async def stop(self) -> None:
+        """Closed at the egress (its listeners, its connections), then removed."""
+        await self.tools.link.drop_door(self.instance)
+        await self.tools.ownership.remove(self.tools.names.door(self.instance))
+        self.tools.exits.forget(self.container)
+
+
+def door_ticket(recorded: Owned, network: str = "") -> DoorTicket:
+    """What the egress is told of a door, or of the connector on `network`."""
+    return DoorTicket(
+        role="connector" if network else "door",
+        network=network,
+        door=recorded.instance,
+        backend=recorded.instance.partition("/")[0],
+        nonce=recorded.nonce,
+        container=recorded.id,
+        generation=recorded.generation,
+    )
+
+
+def next_generation() -> int:
+    """A number that rises over restarts of the gateway too."""
+    return time.time_ns() // 1000

@@ -1,0 +1,191 @@
+"""What can only be seen with the whole configuration at hand: contradictions, and what is missing around it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from egress.door.ports import OWN_PORTS
+from registry.check.warnings import warn
+from registry.config import Config
+from registry.file.document import Document, walk
+from registry.model.errors import ConfigError, Finding, Invalid, KeyPath, Problem
+from registry.model.fields import split_listen
+from registry.model.mounts import holds, missing_source, refuse_root_writes
+from registry.model.network import carries_directly
+from registry.model.server import Server
+from registry.model.spec import ImageSource, PackageSource, Source, plan
+from registry.secrets import check_references, default_folder
+
+__all__ = ["check_config", "check_document", "warn"]
+
+Found = Iterator[Finding]
+MAX_TOOL_NAME = 64
+"""Clients refuse longer names."""
+
+
+def check_document(document: Document) -> None:
+    """Raises ConfigError for a file that holds no configuration at all."""
+    if document.value is None:
+        hint = "Add a server with `stockade run NAME` (see `stockade search`)"
+        raise ConfigError([Problem(file=document.file, line=1, message="is empty", hint=hint)])
+    if not isinstance(document.value, dict):
+        hint = "It starts with `version: 1`, then `mcpServers:`"
+        raise ConfigError([Problem(file=document.file, line=1, message="holds no mapping (key: value)", hint=hint)])
+
+
+def check_config(config: Config, document: Document, path: Path) -> list[Problem]:
+    """Everything that is wrong between the parts of a configuration, each of which is valid."""
+    findings = [
+        *(finding for name, server in config.servers.items() for finding in check_server(name, server, config, path)),
+        *check_prefixes(config),
+        *check_clients(config, document.value),
+        *check_addresses(config),
+        *check_overrides(config),
+        *check_extra_ca(config),
+    ]
+    return [document.problem(finding.path, finding.message, finding.hint) for finding in findings]
+
+
+def check_server(name: str, server: Server, config: Config, path: Path) -> Found:
+    """Findings of one server, with whole paths."""
+    at: KeyPath = ("mcpServers", name)
+    source: Source | None = None
+    try:
+        source = plan(server)
+    except Invalid as error:
+        yield from (Finding((*at, *item.path), item.message, item.hint) for item in error.findings)
+    for finding in (
+        *check_secrets(server),
+        *check_mounts(server, source, path),
+        *check_own_port(server),
+        *check_tool_names(name, server, config),
+    ):
+        yield Finding((*at, *finding.path), finding.message, finding.hint)
+
+
+def check_secrets(server: Server) -> Found:
+    for where, text in walk(server.model_dump(mode="json", include={"env", "headers", "args", "auth"})):
+        if finding := check_references(text):
+            yield Finding(where, finding.message, finding.hint)
+
+
+def check_mounts(server: Server, source: Source | None, path: Path) -> Found:
+    """Sources that are not there, targets used twice, mounts by which a server could write its own policy, or as root."""
+    own = len(server.mounts)
+    mounts = source.mounts if isinstance(source, PackageSource | ImageSource) else server.mounts
+    user = source.user if isinstance(source, PackageSource | ImageSource) else server.user
+    seen: set[str] = set()
+    for index, mount in enumerate((*server.mounts, *mounts[: len(mounts) - own])):
+        where: KeyPath = ("mounts", index) if index < own else ("args",)
+        if error := missing_source(mount):
+            yield Finding(where, error.findings[0].message, error.findings[0].hint)
+        if error := refuse_root_writes(mount, user):
+            yield Finding(where, error.findings[0].message, error.findings[0].hint)
+        if mount.target in seen:
+            yield Finding(where, f"{mount.target} is mounted twice", "Keep one of the mounts")
+        seen.add(mount.target)
+        if holds(mount, default_folder()):
+            yield Finding(where, f"{mount.source} contains Stockade's secrets", "Mount a folder further down")
+        elif holds(mount, path) and not mount.read_only:
+            hint = f"Add :ro, or mount a folder that {path.name} is not in"
+            yield Finding(where, f"with {mount.source} the server could rewrite {path.name}, its own policy", hint)
+
+
+def check_own_port(server: Server) -> Found:
+    """The port a server listens on is left to it, but where its door must listen it cannot."""
+    if server.port is None or not server.isolated:
+        return
+    if server.port in OWN_PORTS:
+        hint = "Let the server listen on another port, such as 8000"
+        message = f"{server.port} is one of the ports that Stockade itself uses beside a server (53, 3128)"
+        yield Finding(("port",), message, hint)
+    elif carries_directly(server.network.policy, server.port):
+        hint = "Let the server listen on another port, or take `direct: allow` or the `protocol: tcp` rule out of `network`"
+        message = f"{server.port} is also a port that `network` lets it reach without the proxy; it cannot be both"
+        yield Finding(("port",), message, hint)
+
+
+def effective_prefix(name: str, server: Server) -> str:
+    return name if server.prefix is None else server.prefix
+
+
+def check_prefixes(config: Config) -> Found:
+    """Two servers in use that put the same word before their tools' names. (None at all is only a warning.)"""
+    owners: dict[str, str] = {}
+    for name, server in config.servers.items():
+        prefix = effective_prefix(name, server)
+        if server.disabled or not prefix:
+            continue
+        if prefix in owners:
+            message = f"the prefix {prefix!r} is already that of the server {owners[prefix]!r}"
+            yield Finding(("mcpServers", name, "prefix"), message, "Give each server a prefix of its own")
+        owners.setdefault(prefix, name)
+
+
+def check_tool_names(name: str, server: Server, config: Config) -> Found:
+    prefix = effective_prefix(name, server)
+    room = MAX_TOOL_NAME - (len(prefix) + len(config.gateway.separator) if prefix else 0)
+    for old, new in server.tools.rename.items():
+        if len(new) > room:
+            message = f"{new!r} is too long: with its prefix a tool's name has at most {MAX_TOOL_NAME} characters"
+            yield Finding(("tools", "rename", old), message, f"Use at most {room} characters")
+
+
+def check_clients(config: Config, raw: dict[str, Any]) -> Found:
+    known = raw.get("mcpServers") or {}
+    tokens: dict[str, str] = {}
+    for name, client in config.clients.items():
+        servers = client.servers if client.servers != "*" else ()
+        for index, server in enumerate(servers):
+            if server not in known:
+                yield Finding(("clients", name, "servers", index), *unknown_server(server, list(known)))
+        if client.token_sha256 and client.token_sha256 in tokens:
+            message = f"is the token of the client {tokens[client.token_sha256]!r} too"
+            yield Finding(
+                ("clients", name, "token_sha256"), message, f"Run `stockade client add {name}` for a new one"
+            )
+        tokens.setdefault(client.token_sha256 or "", name)
+
+
+def unknown_server(name: str, known: list[str]) -> tuple[str, str]:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(known) or 'none'}"
+    return f"there is no server {name!r}", hint
+
+
+def check_addresses(config: Config) -> Found:
+    listen, admin = split_listen(config.gateway.listen), split_listen(config.gateway.admin)
+    everywhere = {"0.0.0.0", "::"}  # noqa: S104 - compared, not listened on
+    same_host = listen[0] == admin[0] or everywhere & {listen[0], admin[0]}
+    if listen[1] == admin[1] != 0 and same_host:
+        message = f"{config.gateway.admin} is also where the MCP endpoint listens"
+        yield Finding(("gateway", "admin"), message, "Give it another port, such as 8421")
+
+
+def check_overrides(config: Config) -> Found:
+    seen: dict[str, str] = {}
+    for index, text in enumerate(config.egress.resolve):
+        host, port, address = text.split(":", 2)
+        key = f"{host.lower()}:{port}"
+        if seen.setdefault(key, address) != address:
+            yield Finding(("egress", "resolve", index), f"{key} already leads to {seen[key]}", "Keep one address")
+
+
+def check_extra_ca(config: Config) -> Found:
+    path = config.extra_ca
+    if path is None:
+        return
+    try:
+        text = path.read_text("utf-8", "replace")
+    except OSError as error:
+        yield Finding(("extra_ca",), f"{path} cannot be read: {error.strerror}", "Correct the path")
+        return
+    if "PRIVATE KEY-----" in text:
+        hint = "Servers get to see this file: keep only the CERTIFICATE blocks in it"
+        yield Finding(("extra_ca",), f"{path} holds a private key", hint)
+    elif "-----BEGIN CERTIFICATE-----" not in text:
+        hint = "It must hold PEM blocks that start with -----BEGIN CERTIFICATE-----"
+        yield Finding(("extra_ca",), f"{path} holds no certificate", hint)

@@ -1,0 +1,236 @@
+"""Choices that are allowed but worth a word, because they open more, or do less, than they seem to."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import stat
+import zlib
+from collections.abc import Iterator
+
+from egress.policy.addresses import AddressClass, classify
+from egress.policy.decide import Mode, Rule, RuleKind
+from registry.config import Config
+from registry.file.document import Document
+from registry.model.errors import Finding, KeyPath, Problem
+from registry.model.fields import Anonymous, Sessions, Transport, split_listen
+from registry.model.mounts import holds, is_root
+from registry.model.network import Network
+from registry.model.server import OWN_USERS, Server
+from registry.model.spec import RemoteSource, plan_source
+
+Found = Iterator[Finding]
+NOBODY = -1
+"""A uid that no file has."""
+SECRET_WORDS = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|PRIVATE_?KEY|CREDENTIALS?|AUTHORIZATION)$", re.I)
+
+
+def warn(config: Config, document: Document) -> list[Problem]:
+    """Every warning, unordered."""
+    findings = [
+        *(
+            Finding(("mcpServers", name, *finding.path), finding.message, finding.hint)
+            for name, server in config.servers.items()
+            for finding in warn_server(server, config)
+        ),
+        *warn_users(config),
+        *warn_prefixes(config),
+        *warn_clients(config),
+        *warn_gateway(config),
+    ]
+    return [document.problem(finding.path, finding.message, finding.hint) for finding in findings]
+
+
+def warn_server(server: Server, config: Config) -> Found:
+    if server.remote:
+        yield Finding(("url",), "runs elsewhere: it is outside of the network isolation; filters and telemetry apply")
+    else:
+        yield from warn_network(server.network)
+        yield from warn_mounts(server, config)
+    yield from warn_plain_secrets(server)
+    if server.sessions is Sessions.PER_CLIENT and server.transport is Transport.HTTP:
+        yield Finding(("sessions",), "per-client is for stdio; a server over http keeps sessions apart itself")
+    if is_root(server.user):
+        message = "runs as root in its container, and can use up what the kernel counts for this machine's root"
+        yield Finding(("user",), message, "Leave it out, or use another number, if it can do without")
+
+
+def warn_network(network: Network) -> Found:
+    """What the policy itself finds questionable, and what it cannot know."""
+    if not network.isolated:
+        message = "is not isolated: it reaches every network, and its connections are not observed"
+        yield Finding(("network", "isolated"), message, "Remove the line, and name what it needs in allowed_hosts")
+        if network.allowed_hosts:
+            yield Finding(("network", "allowed_hosts"), "has no effect while isolated is false")
+        return
+    policy = network.policy
+    yield from (Finding(("network", *problem.path), problem.message) for problem in policy.warnings)
+    if policy.mode is not Mode.ENFORCE:
+        hint = "Set enforce once the policy is complete (`stockade egress suggest` proposes one)"
+        yield Finding(("network", "mode"), f"{policy.mode} lets through what enforce would deny", hint)
+    for index, rule in enumerate(policy.rules):
+        yield from warn_rule(rule, ("network", "allowed_hosts", index))
+
+
+METADATA_NAMES = frozenset(
+    {
+        "metadata",
+        "metadata.google.internal",
+        "metadata.goog",
+        "instance-data",
+        "instance-data.ec2.internal",
+        "metadata.tencentyun.com",
+        "metadata.platformequinix.com",
+    }
+)
+
+
+def warn_rule(rule: Rule, where: KeyPath) -> Found:
+    """What one entry of `allowed_hosts` opens, or does not, without looking like it."""
+    kind = rule_class(rule)
+    if kind is AddressClass.METADATA or rule.host in METADATA_NAMES:
+        message = f"{rule.pattern} is where clouds hand out credentials of the machine"
+        yield Finding(where, message, "Hardly any server has a good reason to ask there")
+    elif kind in (AddressClass.LOOPBACK, AddressClass.UNSPECIFIED):
+        message = f"{rule.pattern} is the server's own container, and no rule opens it"
+        yield Finding(where, message, "The machine that it runs on is host.docker.internal, with a port")
+    elif is_below_public_suffix(rule):
+        message = f"{rule.pattern} allows every host below {rule.host}, which anybody can register names in"
+        yield Finding(where, message, "Name the hosts that the server needs")
+
+
+def rule_class(rule: Rule) -> AddressClass | None:
+    """The class of the one address that a rule is for; None for names and ranges."""
+    if rule.network is None or rule.network.num_addresses > 1:
+        return None
+    return classify(rule.network.network_address)
+
+
+NOT_FOR_ALL = frozenset({"githubusercontent.com"})
+"""In the list of public suffixes to keep cookies apart; the names below it are all GitHub's own."""
+
+
+def is_below_public_suffix(rule: Rule) -> bool:
+    """Whether a rule is for all names below something like co.uk or github.io. (Of .com the policy itself warns.)"""
+    if rule.kind not in (RuleKind.SUFFIX, RuleKind.SUBDOMAIN) or "." not in rule.host or rule.host in NOT_FOR_ALL:
+        return False
+    from publicsuffixlist import PublicSuffixList
+
+    return bool(PublicSuffixList().is_public(rule.host))
+
+
+def warn_mounts(server: Server, config: Config) -> Found:
+    for index, mount in enumerate(server.mounts):
+        where: KeyPath = ("mounts", index)
+        if mount.volume:
+            continue
+        if os.path.realpath(mount.source) == os.path.realpath(os.path.expanduser("~")):
+            yield Finding(where, "shows the whole home folder to the server", "Mount only what it works on")
+        elif config.path is not None and holds(mount, config.path):
+            yield Finding(where, f"shows {config.path.name} to the server")
+        if not mount.read_only:
+            yield from warn_unwritable(server, mount.source, where)
+    targets = [mount.target for mount in server.mounts]
+    for index, text in enumerate(server.args if server.command else ()):
+        path = os.path.expanduser(text)
+        if not path.startswith("/") or covered(path, targets) or path == "/" or not os.path.exists(path):
+            continue
+        message = f"{text} is on this machine, and the server's container does not see it"
+        yield Finding(("args", index), message, f'Add it: mounts: ["{text}:{path}:ro"]')
+
+
+def warn_unwritable(server: Server, source: str, where: KeyPath) -> Found:
+    """A folder in which the server's user may not write. (An image's own user is not known.)"""
+    if server.user is None and server.command not in ("uvx", "npx", "uv"):
+        return
+    user, _, group = (server.user or "").partition(":")
+    try:
+        found = os.stat(source)
+    except OSError:  # it went away since it was looked for
+        return
+    if may_write(found, int(user or NOBODY), int(group or 0)):
+        return
+    hint = f'Write user: "{found.st_uid}:{found.st_gid}", or add :ro'
+    if found.st_uid == 0:
+        free = user or str(OWN_USERS[zlib.crc32(source.encode()) % len(OWN_USERS)])
+        hint = f'Give it to the server (chown -R {free}:{free} {source}, and user: "{free}:{free}"), or add :ro'
+    who = f"as user {user}" if user else "as a user of its own"
+    yield Finding(where, f"the server runs {who}, who may not write in {source}", hint)
+
+
+def may_write(found: os.stat_result, user: int, group: int) -> bool:
+    """Whether the file's mode lets this user write, who has no capability."""
+    if user == found.st_uid:
+        return bool(found.st_mode & stat.S_IWUSR)
+    return bool(found.st_mode & (stat.S_IWGRP if group == found.st_gid else stat.S_IWOTH))
+
+
+def covered(path: str, targets: list[str]) -> bool:
+    return any(path == target or path.startswith(f"{target}/") for target in targets)
+
+
+def warn_plain_secrets(server: Server) -> Found:
+    """Values that look like secrets and stand in the file as they are."""
+    for section in ("env", "headers"):
+        for key, text in getattr(server, section).items():
+            if SECRET_WORDS.search(key) and len(text) >= 8 and "${" not in text and not text.startswith("/"):
+                name = re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-")
+                yield Finding((section, key), "stands here in plain text", f"Keep it as a secret: ${{secret:{name}}}")
+
+
+def warn_users(config: Config) -> Found:
+    """Servers that run as one user because the file says so."""
+    servers: dict[int, list[str]] = {}
+    for name, server in config.servers.items():
+        if not server.remote and not server.disabled and (user := chosen_user(server)) is not None:
+            servers.setdefault(user, []).append(name)
+    for user, names in servers.items():
+        for name in names[1:]:
+            message = f"is {user}, as of {names[0]}: what the kernel counts per user, each can take from the other"
+            yield Finding(("mcpServers", name, "user"), message, "Leave it out, or give each a number of its own")
+
+
+def chosen_user(server: Server) -> int | None:
+    """The uid that an entry names, by `user` or in its `docker run`."""
+    source = plan_source(server)
+    user = None if isinstance(source, RemoteSource) else source.user
+    return int(user.partition(":")[0]) if user else None
+
+
+def warn_prefixes(config: Config) -> Found:
+    bare = [name for name, server in config.servers.items() if server.prefix == "" and not server.disabled]
+    for name in bare[1:]:
+        message = f"has no prefix, like {bare[0]!r}: tools of the same name get one all the same"
+        yield Finding(("mcpServers", name, "prefix"), message)
+
+
+def warn_clients(config: Config) -> Found:
+    oauth = config.gateway.auth is not None and config.gateway.auth.oauth is not None
+    for name, client in config.clients.items():
+        if client.token_sha256 is None and not oauth:
+            hint = f"Run `stockade client add {name}`"
+            yield Finding(("clients", name), "has no token, so nobody can sign in as this client", hint)
+    emptied = "clients" in config.model_fields_set and not config.clients
+    if emptied and not oauth and config.gateway.anonymous is Anonymous.AUTO:
+        message = "is empty, so everybody on this machine may connect without a token, and sees everything"
+        yield Finding(("clients",), message, "To keep it shut, set `anonymous: never` under gateway")
+
+
+def warn_gateway(config: Config) -> Found:
+    open_to_all = not is_local(config.gateway.listen)
+    if open_to_all and config.gateway.anonymous is Anonymous.ALWAYS:
+        message = "always, while others can reach the endpoint: anybody on the network can use every server"
+        yield Finding(("gateway", "anonymous"), message, "Use auto, and `stockade client add NAME`")
+    elif open_to_all:
+        yield Finding(("gateway", "listen"), "is reachable from other machines, over plain HTTP: tokens can be read")
+    if not is_local(config.gateway.admin):
+        message = "is reachable from other machines; it can change policies"
+        yield Finding(("gateway", "admin"), message, "Listen on 127.0.0.1 and forward the port with ssh")
+    for index, text in enumerate(config.egress.resolve):
+        yield Finding(("egress", "resolve", index), f"{text} overrides the name service and the address check")
+
+
+def is_local(listen: str) -> bool:
+    host, _ = split_listen(listen)
+    return host == "localhost" or ipaddress.ip_address(host).is_loopback

@@ -1,0 +1,149 @@
+"""Reads `docker run …` as an image with arguments, variables and mounts.
+
+What only concerns that command's own terminal is dropped; what Stockade sets otherwise is refused with the key that
+does it; what would open the wall is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from registry.model.errors import Invalid, KeyPath
+from registry.model.mounts import Mount, make_mount, parse_mount
+from registry.model.options import Grammar, Options, Place, read_options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DockerRun:
+    """What a `docker run` command asks for."""
+
+    image: str
+    command: tuple[str, ...]
+    entrypoint: tuple[str, ...]
+    env: Mapping[str, str]
+    mounts: tuple[Mount, ...]
+    user: str | None
+    workdir: str
+
+
+DROPPED = "--rm -i --interactive -t --tty --init -q --quiet -d --detach --no-healthcheck --sig-proxy"
+DROPPED_VALUES = (
+    "--name --pull --platform -l --label --hostname -h --restart --stop-timeout --stop-signal --log-driver --log-opt"
+    " -a --attach --cidfile --detach-keys --label-file"
+)
+TAKEN = "-e --env -v --volume --mount -u --user -w --workdir --entrypoint"
+WALL = "it would open the wall around the server"
+LIMITS = "limits stand in the file"
+REFUSED = {
+    **dict.fromkeys(("--privileged", "--cap-add", "--device", "--security-opt", "--pid", "--ipc", "--uts"), WALL),
+    **dict.fromkeys(("--userns", "--cgroupns", "--cgroup-parent", "--volumes-from", "--runtime", "--sysctl"), WALL),
+    **dict.fromkeys(("--device-cgroup-rule", "--group-add", "--add-host", "--dns", "--dns-search", "--ip"), WALL),
+    **dict.fromkeys(("--link", "--dns-option", "--network-alias", "--net-alias", "--expose", "--mac-address"), WALL),
+    "--gpus": "devices of this machine are not given to a server",
+    "--network": "Stockade is the server's network; say what it may reach under `network:`",
+    "--net": "Stockade is the server's network; say what it may reach under `network:`",
+    "-p": "no port is published; for a server that speaks http write `type: http` and `port:`",
+    "--publish": "no port is published; for a server that speaks http write `type: http` and `port:`",
+    "-P": "no port is published; for a server that speaks http write `type: http` and `port:`",
+    "--publish-all": "no port is published; for a server that speaks http write `type: http` and `port:`",
+    "--env-file": "write its variables under `env:`",
+    "-m": f"{LIMITS}: resources: {{memory: …}}",
+    "--memory": f"{LIMITS}: resources: {{memory: …}}",
+    "--memory-swap": f"{LIMITS}: resources: {{memory: …}}",
+    "--cpus": f"{LIMITS}: resources: {{cpus: …}}",
+    "--pids-limit": f"{LIMITS}: resources: {{pids: …}}",
+    "--ulimit": f"{LIMITS}: resources: {{pids: …}}",
+    "--shm-size": f"{LIMITS}: resources: {{memory: …}}",
+    "--tmpfs": "a server has its own writable /tmp; for more use `mounts:`",
+}
+HARMLESS = {("--network", "none"), ("--net", "none"), ("--security-opt", "no-new-privileges")}
+HARMLESS_FLAGS = "--read-only"
+HARMLESS_VALUES = "--cap-drop"
+FLAGS = frozenset(f"{DROPPED} {HARMLESS_FLAGS} --privileged -P --publish-all".split())
+GRAMMAR = Grammar(
+    flags=FLAGS,
+    values=frozenset(f"{DROPPED_VALUES} {HARMLESS_VALUES} {TAKEN}".split()) | (REFUSED.keys() - FLAGS),
+)
+
+
+def read_docker_run(words: Sequence[str], env: Mapping[str, str], *, place: Place) -> DockerRun:
+    """The words after `docker run`; `env` is the entry's own. Raises Invalid with what is refused and why."""
+    options = read_options(words, GRAMMAR, tool="docker run", refused={}, place=place)
+    refuse(options, place)
+    if not options.rest:
+        raise Invalid("docker run is not told which image to run", "Add the image to args", path=("args",))
+    image, *command = options.rest
+    entrypoint = options.last("--entrypoint")
+    return DockerRun(
+        image=image,
+        command=tuple(command),
+        entrypoint=(entrypoint,) if entrypoint else (),
+        env=variables(options, env, place),
+        mounts=mounts(options, place),
+        user=user(options, place),
+        workdir=options.last("-w", "--workdir"),
+    )
+
+
+def refuse(options: Options, place: Place) -> None:
+    for name, value, index in options.given:
+        if name not in REFUSED or (name, value.removesuffix(":true")) in HARMLESS or value == "false":
+            continue
+        raise Invalid(f"docker run {name} is refused: {REFUSED[name]}", f"Remove {name}", path=place(index))
+
+
+def variables(options: Options, env: Mapping[str, str], place: Place) -> dict[str, str]:
+    """`-e KEY=VALUE`, and `-e KEY` from the entry's env or, as Docker does it, from the environment; env wins."""
+    found: dict[str, str] = {}
+    for name, text, index in options.given:
+        if name not in ("-e", "--env"):
+            continue
+        key, equals, value = text.partition("=")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", key):
+            raise Invalid(f"{key!r} is not an environment variable's name", "Write -e NAME=VALUE", path=place(index))
+        found[key] = value if equals else env.get(key, f"${{env:{key}}}")
+    return {**found, **env}
+
+
+def mounts(options: Options, place: Place) -> tuple[Mount, ...]:
+    found = []
+    for name, text, index in options.given:
+        if name in ("-v", "--volume", "--mount"):
+            found.append(one_mount(text, place(index), long=name == "--mount"))
+    return tuple(found)
+
+
+def one_mount(text: str, where: KeyPath, *, long: bool) -> Mount:
+    """A mount of `-v` or `--mount`; a relative path has no meaning here, since Docker takes it from the shell."""
+    try:
+        if not long:
+            if text.startswith("."):
+                raise Invalid(f"{text!r} is relative to nothing", "Give an absolute path, or use `mounts:`")
+            return parse_mount(text, Path("/"))
+        return long_mount(text)
+    except Invalid as error:
+        finding = error.findings[0]
+        raise Invalid(finding.message, finding.hint, path=where) from None
+
+
+def long_mount(text: str) -> Mount:
+    parts = {part.partition("=")[0]: part.partition("=")[2] for part in text.split(",")}
+    source = parts.get("source") or parts.get("src") or ""
+    target = parts.get("target") or parts.get("destination") or parts.get("dst") or ""
+    if parts.get("type", "volume") not in ("bind", "volume") or not source or not target:
+        raise Invalid(f"--mount {text} is not understood", "Use `mounts:` with SOURCE:TARGET:ro")
+    read_only = any(parts.get(key) in ("", "true", "1") for key in ("readonly", "ro"))
+    return make_mount(source, target, read_only, base=Path("/"))
+
+
+def user(options: Options, place: Place) -> str | None:
+    text = options.last("-u", "--user")
+    if not text:
+        return None
+    if not re.fullmatch(r"\d{1,10}(:\d{1,10})?", text):
+        where = place(options.index("-u", options.index("--user", 0)))
+        raise Invalid(f"docker run --user {text} is not a number", "Write `user: 1000` in the entry", path=where)
+    return text
