@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-TURN_S: Final = 0.001
+TURN_S: Final = 0.0005
 SHARE: Final = 0.2
 CREDIT_S: Final = 0.05
 """So much time without work is made up for later: a loop that is busy wakes everybody late."""

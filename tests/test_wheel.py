@@ -15,7 +15,7 @@ PACKAGES = ("egress", "gateway", "observability", "registry")
 NEEDED = [
     "gateway/web/static/index.html",
     "gateway/web/static/vendor/htm-preact.js",
-    "gateway/runtime/data/seccomp-engine-default.json",
+    "gateway/runtime/engine/data/seccomp-engine-default.json",
     "observability/dashboards/egress.json",
     "observability/prometheus/alerts.yml",
     "registry/data/fetch.yaml",

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.docker
 
 NOWHERE = "198.51.100.7"
 """TEST-NET-2: nobody's address."""
-PROBE = files("gateway.runtime").joinpath("probe_script.py").read_text()
+PROBE = files("gateway.runtime.wall").joinpath("probe_script.py").read_text()
 
 
 @pytest.fixture(scope="module")

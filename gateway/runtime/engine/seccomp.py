@@ -45,7 +45,7 @@ NEWER: Final = (
 @functools.cache
 def backend_profile() -> str:
     """The profile as the JSON text that an engine takes."""
-    default = json.loads(files("gateway.runtime").joinpath("data/seccomp-engine-default.json").read_text())
+    default = json.loads(files("gateway.runtime.engine").joinpath("data/seccomp-engine-default.json").read_text())
     return json.dumps(narrowed(default), separators=(",", ":"))
 
 

@@ -224,7 +224,7 @@ def probe_plan(tools: Tools, image: str, network: str, ears: Ears, targets: list
     return ContainerPlan(
         name=tools.names.backend(PROBE_BACKEND),
         image=image,
-        command=("python3", "-c", files("gateway.runtime").joinpath("probe_script.py").read_text()),
+        command=("python3", "-c", files("gateway.runtime.wall").joinpath("probe_script.py").read_text()),
         env=(("STOCKADE_PROBE", json.dumps(order)),),
         user=f"{uid}:{uid}",
         labels=tools.names.labels("probe", uid=uid),

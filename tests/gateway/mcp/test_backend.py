@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from gateway.mcp.upstream import backend as backend_module
-from gateway.mcp.wire.codec import http_client
+from gateway.mcp.wire import http_client
 from tests.gateway.mcp.clients import legacy, modern
 from tests.gateway.mcp.fakes import FIXTURE, config, eventually, gateway, server
 
