@@ -2,7 +2,8 @@
 
 Without containers: the flooding server is a process that speaks the engine's attach protocol itself (or HTTP), so its bytes
 take the way that a container's take, through the real endpoint in a process of its own. For each channel the neighbour's
-calls are measured calm, then flooded with the smallest pieces. With `--check`, exits 1 where a ratio is above the bar.
+calls are measured calm, then flooded with the smallest pieces. The egress has its own channels (`bench/neighbour_egress.py`).
+With `--check`, exits 1 where a ratio is above the bar.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[0] = str(ROOT)
 
+from bench import neighbour_egress  # noqa: E402
 from bench.gateway import TOKEN, answer, serve_endpoint  # noqa: E402
 
 BAR = 3.0
@@ -286,8 +288,9 @@ def main() -> None:
     ]
     bad = []
     print(f"{'channel':22} {'calm ms':>8} {'p99':>8} {'flooded':>8} {'p99':>8} {'ratio':>6} {'p99':>6}")
-    for channel in chosen.channels or [*every, *STREAM]:
-        calm, flooded = measured(channel, 0.5 if chosen.quick else 2.0)
+    for channel in chosen.channels or [*every, *STREAM, *neighbour_egress.CHANNELS]:
+        measure = neighbour_egress.measured if channel in neighbour_egress.CHANNELS else measured
+        calm, flooded = measure(channel, 0.5 if chosen.quick else 2.0)
         values = [statistics.median(calm), p99(calm), statistics.median(flooded), p99(flooded)]
         ratios = values[2] / values[0], values[3] / values[1]
         print(

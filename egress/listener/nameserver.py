@@ -106,6 +106,8 @@ class NameServer:
                 continue
             asked = asked_address(ancillary)
             self.handle(data, str(client[0]), asked, functools.partial(send, sock, client, asked))
+            if self.poller.others_wait():
+                break
         return True
 
     def drop_socket(self, sock: socket.socket, error: OSError) -> None:

@@ -82,6 +82,8 @@ class Acceptor:
                 return False
             if self.closed:
                 return False
+            if self.poller.others_wait():
+                break
         return True
 
     def rest(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from egress.net.poller import ENDED, EVENTS_AT_ONCE, LATER_A_TURN, Poller, Pollers
+from egress.net.poller import ENDED, EVENTS_A_TURN, EVENTS_AT_ONCE, LATER_A_TURN, Poller, Pollers
 from egress.net.stream import Stream
 from tests.egress.sockets import LOOPS, descriptors, polling, tcp_pair, turns, until
 
@@ -255,6 +255,38 @@ async def test_each_backend_has_a_poller_until_nothing_is_left_of_it() -> None:
         assert set(pollers.by_name) == {"two"}
     pollers.close()
     assert descriptors() <= before
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["alone", "another backend waits"])
+async def test_a_turn_ends_when_another_backend_waits(waits: bool) -> None:
+    """A neighbour meets a few events of a flood, not the whole budget of a turn."""
+    pollers = Pollers(asyncio.get_running_loop())
+    loud, calm = pollers.of("loud"), pollers.of("calm")
+    loud.clock = lambda: 0.0
+    called: list[int] = []
+    with contextlib.ExitStack() as stack:
+        stack.callback(pollers.close)
+        for number in range(2 * EVENTS_A_TURN):
+            ours, theirs = socket.socketpair()
+            stack.enter_context(ours)
+            stack.enter_context(theirs)
+            theirs.send(b"x")
+            loud.watch(ours.fileno(), lambda _, number=number: called.append(number))  # type: ignore[misc]
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            calm.watch(ours.fileno(), lambda _: ours.recv(10))
+            if waits:
+                theirs.send(b"x")
+            loud.dispatch()
+            assert len(called) == (EVENTS_AT_ONCE if waits else EVENTS_A_TURN)
+            calm.dispatch()
+            loud.dispatch()
+            assert len(called) == (EVENTS_AT_ONCE if waits else EVENTS_A_TURN) + EVENTS_A_TURN
+            for _ in range(3):
+                loud.later(lambda: called.append(-1))
+            theirs.send(b"x")
+            loud.go_on()
+            assert called.count(-1) == 1, "work that was put off gives way as well"
 
 
 async def test_closing_the_poller_gives_its_descriptor_back() -> None:
