@@ -39,16 +39,13 @@ from gateway.control.rundir import ADMIN_FILE, GatewayFile, process_started
 from gateway.cuts import Cuts
 from gateway.in_force import InForce
 from gateway.mcp.endpoint import Endpoint
-from gateway.runtime.docker.engine import DockerEngine
-from gateway.runtime.engine.errors import EngineError
+from gateway.runtime.factory import SandboxNeeds, clean_up, make_sandbox
 from gateway.runtime.images.build_settings import BuildSettings, gather
-from gateway.runtime.images.images import Images
 from gateway.runtime.inventory.egress_link import EgressLink, PolicyRejected
 from gateway.runtime.inventory.host import host_listeners
-from gateway.runtime.inventory.ownership import Ownership
-from gateway.runtime.inventory.record import Record
 from gateway.runtime.inventory.rundir import RunDirectory
-from gateway.runtime.supervise.keeper import Slot
+from gateway.runtime.sandbox.errors import EngineError
+from gateway.runtime.supervise.keeper import InstanceKeeper
 from gateway.runtime.supervise.supervisor import Supervisor
 from gateway.watch import ConfigWatcher
 from observability.events import BackendState, EgressEvent, Event, NoticeEvent, Phase, Severity
@@ -119,18 +116,20 @@ class Gateway:
             known=self.history.last_egress(),
             on_known=self.instruments.on_event,
         )
-        engine = DockerEngine()
-        self.engine = engine
-        self.supervisor = Supervisor(
-            engine,
-            self.link,
-            project=project,
-            run_directory=directory,
-            images=Images(engine, self._build_settings, self._say, self._build_timeout_s, directory.path),
-            secrets=self.secrets,
-            on_event=self._publish,
-            gateway_ports=lambda: self._ports,
+        self.sandbox = make_sandbox(
+            SandboxNeeds(
+                project=project,
+                run_directory=directory,
+                link=self.link,
+                secrets=self.secrets,
+                build_settings=self._build_settings,
+                build_timeout_s=self._build_timeout_s,
+                on_event=self._publish,
+                on_progress=self._say,
+                gateway_ports=lambda: self._ports,
+            )
         )
+        self.supervisor = Supervisor(self.sandbox, self._publish)
         self.endpoint = Endpoint(
             supervisor=self.supervisor,
             fence=self.link,
@@ -178,7 +177,7 @@ class Gateway:
     @property
     def warnings(self) -> Sequence[str]:
         """What a person should know; the trust overrides of `egress.resolve` are told apart from these."""
-        loud = [one for one in (self._rejected, self.supervisor.refusal) if one]
+        loud = [one for one in (self._rejected, self.sandbox.refusal) if one]
         loud += [str(one) for one in not_before_a_start(self._begun_with, self.config)]
         return loud + [str(one) for one in self.config.warnings if not one.key_path.startswith("egress.resolve")]
 
@@ -187,8 +186,7 @@ class Gateway:
 
     def surroundings(self) -> Surroundings:
         """As last pushed; empty before the egress was up."""
-        block = self.supervisor.pushed[1] if self.supervisor.pushed else {}
-        return parse_around(block, frozenset()).surroundings
+        return parse_around(self.sandbox.egress_environment, frozenset()).surroundings
 
     # the configuration
 
@@ -266,9 +264,9 @@ class Gateway:
                 self._write_gateway_file(cleanup)
                 await self._serve([server for server, _ in servers], dict(servers), on_ready)
         finally:
-            await self.engine.close()
+            await self.sandbox.disconnect()
             await asyncio.to_thread(self._close_records)
-            if self._first and not self.supervisor.ownership.record.owned:
+            if self._first and self.sandbox.is_empty:
                 self.directory.forget()
 
     async def _serve(
@@ -325,7 +323,7 @@ class Gateway:
 
     def _tidy(self) -> None:
         """Where nothing of ours is left on the engine, nothing is left on the disk that only it used."""
-        if not self.supervisor.ownership.record.owned:
+        if self.sandbox.is_empty:
             self.directory.remove_meeting_places()
 
     def _write_gateway_file(self, cleanup: contextlib.ExitStack) -> None:
@@ -355,7 +353,7 @@ class Gateway:
     async def _settled(self) -> None:
         """Until every backend that starts at once has run for a moment (some end at once), or is known not to."""
         with self.hub.subscribe() as changes:
-            while (left_s := max(map(unsettled_s, self.supervisor.slots.values()), default=0.0)) > 0:
+            while (left_s := max(map(unsettled_s, self.supervisor.keepers.values()), default=0.0)) > 0:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left_s):
                         await anext(changes)
@@ -385,15 +383,15 @@ def not_before_a_start(begun_with: Config, now: Config) -> list[Problem]:
     return found
 
 
-def unsettled_s(slot: Slot) -> float:
+def unsettled_s(keeper: InstanceKeeper) -> float:
     """How long to wait, at most, before looking again whether a backend's start held; 0 when that is known."""
-    if slot.once or slot.done.is_set():
+    if keeper.once or keeper.done.is_set():
         return 0.0
-    match slot.state:
+    match keeper.state:
         case BackendState.STOPPED | BackendState.BUILDING | BackendState.STARTING:
             return LOOK_AGAIN_S
         case BackendState.RUNNING:
-            return max(0.0, slot.since + HELD_S - time.time())
+            return max(0.0, keeper.since + HELD_S - time.time())
         case _:
             return 0.0
 
@@ -445,17 +443,4 @@ async def _run(path: Path, project: str | None, on_ready: Callable[[Gateway], No
 
 def clean(project: str) -> Sequence[str]:
     """Removes what a gateway that died left behind; returns what was removed, in words. Raises EngineError."""
-    return asyncio.run(_clean(project))
-
-
-async def _clean(project: str) -> Sequence[str]:
-    engine = DockerEngine()
-    try:
-        directory = RunDirectory.of(project)
-        ownership = Ownership(engine, Record.load(directory.record_file))
-        names = [owned.name for owned in ownership.record.all()]
-        await ownership.remove_all()
-        directory.remove_meeting_places()
-        return names
-    finally:
-        await engine.close()
+    return asyncio.run(clean_up(project))

@@ -15,7 +15,7 @@ import pytest
 
 from gateway.app import HELD_S, Gateway, prepare, unsettled_s
 from gateway.control.listen import ListenError
-from gateway.runtime.engine.errors import EngineError
+from gateway.runtime.sandbox.errors import EngineError
 from observability.events import BackendState
 from registry.config import Config
 
@@ -112,7 +112,7 @@ async def test_a_first_start_that_fails_leaves_no_history_behind(file: Path, fir
             await gateway.serve()
     assert kept.exists() is not first
     with pytest.raises(RuntimeError, match="after shutdown"):
-        gateway.engine.threads.submit(list)
+        gateway.sandbox.engine.threads.submit(list)
 
 
 def slot(state: BackendState, *, for_s: float = 0.0, done: bool = False, once: bool = False) -> Any:

@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Final, Literal, SupportsIndex, cast
 
 from gateway.pace import TURN_S, Pace
-from gateway.runtime.engine.base import LineSink, LogLine
-from gateway.runtime.engine.errors import EngineError, EngineUnreachable
+from gateway.runtime.engine.base import LineSink
+from gateway.runtime.sandbox.errors import EngineError, EngineUnreachable
+from gateway.runtime.sandbox.log_ring import LogLine
 
 MAX_LINE: Final = 64 * 1024 * 1024
 """Bytes in one line of standard output; a longer one makes `readline` raise."""

@@ -45,11 +45,11 @@ from gateway.runtime.engine.base import (
     EngineInfo,
     ImageInfo,
     LineSink,
-    LogLine,
     NetworkInfo,
     NetworkPlan,
 )
-from gateway.runtime.engine.errors import EngineError
+from gateway.runtime.sandbox.errors import EngineError
+from gateway.runtime.sandbox.log_ring import LogLine
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -18,7 +18,8 @@ import requests.exceptions
 
 from gateway.runtime.docker import arguments
 from gateway.runtime.docker.attach import Endpoint
-from gateway.runtime.engine.errors import BuildError, EngineError, EngineUnreachable, NameTaken
+from gateway.runtime.engine.errors import NameTaken
+from gateway.runtime.sandbox.errors import BuildError, EngineError, EngineUnreachable
 
 CALL_TIMEOUT_S: Final = 60
 DEFAULT_SOCKET: Final = "unix:///var/run/docker.sock"

@@ -1,7 +1,7 @@
-"""What the gateway needs of a container engine, and what it gets: values and small protocols, no engine's words.
+"""What a sandbox of containers needs of an engine: values and small protocols, in no engine's own words.
 
-`Engine` is implemented by `docker.py`; an orchestrator's will be another. Everything that decides (plans,
-adoption, back-off) works on the values here and can be tested without an engine.
+`docker/engine.py` implements them for Docker; another engine of that kind is another implementation. Everything that
+decides (plans, adoption, back-off) works on the values here and can be tested without an engine.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Protocol
 
 from gateway.pace import Pace
-from observability.events import BackendState
+from gateway.runtime.sandbox.log_ring import LogLine
 
 NO_NETWORK = "none"
 PROJECT_LABEL = "stockade.project"
@@ -189,25 +188,6 @@ class ContainerChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LogLine:
-    """One line that a backend printed."""
-
-    time: float
-    stream: Literal["stdout", "stderr"]
-    text: str
-    instance: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExitInfo:
-    """How a backend ended."""
-
-    code: int
-    detail: str
-    """One sentence, with the last lines it printed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildContext:
     """What an image is built from."""
 
@@ -234,81 +214,70 @@ class Attachment(Protocol):
 LineSink = Callable[[LogLine], None]
 
 
-class Engine(Protocol):
-    """A container engine. Every method raises `EngineError` (or a kind of it) and nothing of the engine's own."""
+class ContainerEngine(Protocol):
+    """Containers. Every method of an engine raises `EngineError` (or a kind of it) and no exception of a library."""
 
     async def info(self) -> EngineInfo: ...
-    async def image(self, reference: str) -> ImageInfo | None: ...
-    async def pull(self, reference: str, timeout_s: float) -> ImageInfo: ...
-    async def tag(self, image: str, reference: str) -> None: ...
-    async def import_tree(self, tarball: str, reference: str) -> None: ...
-    async def build(self, context: BuildContext, reference: str, on_line: Callable[[str], None]) -> None: ...
-    async def remove_image(self, reference: str) -> None: ...
-    async def remove_stages(self, label: str, older_than: str = "") -> None: ...
+    async def create(self, plan: ContainerPlan) -> str:
+        """Makes a container; its ID. Raises NameTaken."""
+        ...
 
-    async def create(self, plan: ContainerPlan) -> str: ...
-    async def start(self, container: str) -> None: ...
+    async def start(self, container: str) -> None:
+        """Raises CapabilityRefused or LimitRefused where the engine grants the container less than its plan asks for."""
+        ...
+
     async def stop(self, container: str, grace_s: float) -> None: ...
     async def kill(self, container: str) -> None: ...
-    async def users(self, project: str) -> frozenset[int]:
-        """The uids that containers of every other project are labelled with."""
-        ...
-
     async def remove(self, container: str) -> None: ...
-    async def commit(self, container: str, labels: Mapping[str, str]) -> str: ...
     async def inspect(self, container: str) -> ContainerInfo | None: ...
-    async def bounds_sockets(self, container: str) -> bool:
-        """Whether a limit holds for the buffers of a running container's sockets."""
-        ...
-
     async def logs(self, container: str, tail: int) -> Sequence[LogLine]: ...
     async def attach(
         self, container: str, *, stdin: bool, on_line: LineSink, stdout_lines: bool, pace: Pace | None = None
     ) -> Attachment: ...
     def watch(self, labels: Mapping[str, str]) -> AsyncIterator[ContainerChange]: ...
+    async def users(self, project: str) -> frozenset[int]:
+        """The uids that containers of every other project are labelled with."""
+        ...
+
+    async def bounds_sockets(self, container: str) -> bool:
+        """Whether a limit holds for the buffers of a running container's sockets."""
+        ...
+
+
+class ImageStore(Protocol):
+    """Images, and the builder that makes them."""
+
+    async def image(self, reference: str) -> ImageInfo | None: ...
+    async def pull(self, reference: str, timeout_s: float) -> ImageInfo: ...
+    async def tag(self, image: str, reference: str) -> None: ...
+    async def import_tree(self, tarball: str, reference: str) -> None: ...
+    async def build(self, context: BuildContext, reference: str, on_line: Callable[[str], None]) -> None: ...
+    async def commit(self, container: str, labels: Mapping[str, str]) -> str: ...
+    async def remove_image(self, reference: str) -> None: ...
+    async def remove_stages(self, label: str, older_than: str = "") -> None: ...
+
+
+class Networks(Protocol):
+    """Networks."""
 
     async def create_network(self, plan: NetworkPlan) -> str: ...
     async def network(self, reference: str) -> NetworkInfo | None: ...
     async def networks(self) -> Sequence[NetworkInfo]: ...
     async def remove_network(self, reference: str) -> None: ...
+
+
+class Builder(ContainerEngine, ImageStore, Protocol):
+    """What an image build takes: packages are installed in containers of ours."""
+
+
+class Machinery(ContainerEngine, Networks, Protocol):
+    """What `Ownership` records: containers and networks."""
+
+
+class Engine(ContainerEngine, ImageStore, Networks, Protocol):
+    """All three in one connection, as an engine of Docker's kind offers them."""
+
+    host: str
+    """Its address, for messages."""
+
     async def close(self) -> None: ...
-
-
-class Instance(Protocol):
-    """One running backend behind its door."""
-
-    backend: str
-    id: str
-    """`NAME`, or `NAME/SESSION` for a session's own."""
-    transport: Literal["stdio", "http"]
-    port: int | None
-    path: str
-
-    async def attach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Standard output and standard input of a stdio backend; the same pair each time. EOF when it exits."""
-        ...
-
-    async def connect(self) -> socket.socket:
-        """A connected, non-blocking socket to the backend's own port. Raises BackendUnavailable."""
-        ...
-
-    async def wait_exit(self) -> ExitInfo: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackendStatus:
-    """One backend as `ps` shows it."""
-
-    name: str
-    state: BackendState
-    detail: str
-    transport: str
-    isolated: bool
-    image: str
-    containers: tuple[str, ...]
-    restarts: int
-    since: float
-    """Unix time of the last change of state."""
-    warnings: tuple[str, ...] = ()
-    direct_supported: bool = True
-    """False where the engine refuses the door its route: what ignores the proxy is refused unseen."""

@@ -17,13 +17,13 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from gateway.runtime.engine.base import Engine, ImageInfo
-from gateway.runtime.engine.errors import BuildError, EngineError, EngineUnreachable
+from gateway.runtime.engine.base import Builder, ImageInfo
 from gateway.runtime.images import recipes
 from gateway.runtime.images.build_errors import explain_failure
 from gateway.runtime.images.build_settings import BuildSettings
 from gateway.runtime.images.package_builds import BUILD_TIMEOUT_S, PackageBuild
 from gateway.runtime.images.recipes import Recipe
+from gateway.runtime.sandbox.errors import BuildError, EngineError, EngineUnreachable
 from registry.model.errors import sentence
 from registry.model.spec import PackageSource
 
@@ -40,7 +40,7 @@ class Images:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Builder,
         settings: Callable[[], BuildSettings],
         say: Callable[[str], None] = lambda line: None,
         timeout_s: Callable[[], float] = lambda: BUILD_TIMEOUT_S,

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gateway.runtime.engine.base import BuildContext, ContainerInfo, ContainerPlan, Engine, Mount
-from gateway.runtime.engine.errors import BuildError
+from gateway.runtime.engine.base import BuildContext, Builder, ContainerInfo, ContainerPlan, Mount
 from gateway.runtime.engine.seccomp import backend_profile
 from gateway.runtime.images import recipes
 from gateway.runtime.images.build_errors import MORE_MEMORY, MORE_TIME, explain_failure
 from gateway.runtime.images.build_settings import INSIDE, BuildSettings
 from gateway.runtime.images.recipes import Recipe, Step
+from gateway.runtime.sandbox.errors import BuildError
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ BUILD_TIMEOUT_S: Final = 600.0
 class PackageBuild:
     """One installation."""
 
-    engine: Engine
+    engine: Builder
     wanted: Recipe
     """The image to make."""
     builder: str

@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from gateway.disk import in_words
-from gateway.runtime.engine.errors import EngineError
+from gateway.runtime.sandbox.errors import EngineError
 
 logger = logging.getLogger(__name__)
 

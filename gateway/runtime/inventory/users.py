@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Final
 
-from gateway.runtime.engine.base import Engine, EngineInfo
-from gateway.runtime.engine.errors import EngineError
+from gateway.runtime.engine.base import ContainerEngine, EngineInfo
 from gateway.runtime.inventory.record import Record
+from gateway.runtime.sandbox.errors import EngineError
 from registry.check.warnings import chosen_user
 from registry.config import Config
 from registry.model.mounts import Mount
@@ -68,7 +68,9 @@ def connector_holder(network: str) -> str:
 class Users:
     """The uids of one project on one engine."""
 
-    def __init__(self, engine: Engine, record: Record, project: str, chosen: Callable[[], Iterable[int]]) -> None:
+    def __init__(
+        self, engine: ContainerEngine, record: Record, project: str, chosen: Callable[[], Iterable[int]]
+    ) -> None:
         """`chosen` are those that the configuration names itself."""
         self.engine = engine
         self.record = record

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from egress.door.ports import OWN_PORTS, PROXY_PORT
 from egress.net.resolver import RESOLVING
@@ -24,9 +24,10 @@ from gateway.runtime.engine.base import (
     NetworkPlan,
     inside,
 )
-from gateway.runtime.engine.errors import PlanError
 from gateway.runtime.engine.seccomp import backend_profile
 from gateway.runtime.images.recipes import HOME
+from gateway.runtime.sandbox.base import transport_of
+from gateway.runtime.sandbox.errors import PlanError
 from registry.model.errors import Invalid
 from registry.model.mount_risks import ENGINE_SOCKETS, Risk
 from registry.model.mounts import refuse_moved
@@ -271,11 +272,6 @@ def backend_plan(
         working_dir=source.workdir if isinstance(source, ImageSource) else "",
         revision=ca.digest if ca else "",
     )
-
-
-def transport_of(server: Server) -> Literal["stdio", "http"]:
-    """How the gateway speaks with it."""
-    return "stdio" if server.transport.value == "stdio" else "http"
 
 
 def command_of(source: PackageSource | ImageSource) -> tuple[str, ...] | None:

@@ -18,12 +18,13 @@ from gateway.runtime.engine.base import (
     EngineInfo,
     ImageInfo,
     LineSink,
-    LogLine,
     NetworkInfo,
     NetworkPlan,
 )
-from gateway.runtime.engine.errors import BuildError, EngineError, NameTaken
+from gateway.runtime.engine.errors import NameTaken
 from gateway.runtime.inventory.egress_link import DoorTicket
+from gateway.runtime.sandbox.errors import BuildError, EngineError
+from gateway.runtime.sandbox.log_ring import LogLine
 from observability.events import EgressEvent, NoticeEvent
 
 

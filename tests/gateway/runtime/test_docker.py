@@ -16,7 +16,8 @@ from gateway.runtime.docker.engine import DockerEngine, context_archive, split_r
 from gateway.runtime.docker.host import endpoint_of, require_this_kernel, unreachable
 from gateway.runtime.docker.streams import log_line
 from gateway.runtime.engine.base import BuildContext, Change, ContainerPlan
-from gateway.runtime.engine.errors import EngineError, EngineUnreachable, NameTaken
+from gateway.runtime.engine.errors import NameTaken
+from gateway.runtime.sandbox.errors import EngineError, EngineUnreachable
 
 Answer = tuple[int, object]
 
@@ -114,7 +115,7 @@ async def test_what_the_engine_says_is_in_the_error_and_nothing_of_the_sdk(daemo
     with pytest.raises(EngineError) as caught:
         await engine.start("abc")
     assert str(caught.value) == "Could not start container abc: OCI runtime create failed: no such program"
-    assert type(caught.value).__module__ == "gateway.runtime.engine.errors"
+    assert type(caught.value).__module__ == "gateway.runtime.sandbox.errors"
     await engine.close()
 
 

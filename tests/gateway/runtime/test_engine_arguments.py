@@ -62,11 +62,11 @@ async def test_no_container_and_no_network_gets_another_option_unseen(stage: Sta
             await supervisor.instance(backend, session)
         await stage.until(lambda: "stockade-p-c-shared" in plans)
         named = {name: plans[container] for name, container in CONTAINERS.items()}
-        named["session-backend"] = stage.engine.named(supervisor.names.backend("own/one")).plan
-        named["session-door"] = stage.engine.named(supervisor.names.door("own/one")).plan
+        named["session-backend"] = stage.engine.named(stage.names.backend("own/one")).plan
+        named["session-door"] = stage.engine.named(stage.names.door("own/one")).plan
         named["build"] = stage.engine.installs[0]
         named["volume-owner"] = plans["stockade-p-b-web-owner"]
-        users = dict(supervisor.users.record.users)
+        users = dict(stage.sandbox.users.record.users)
         networks = {name: stage.engine.nets[network] for name, network in NETWORKS.items()}
     info = await stage.engine.info()
     for name, plan in named.items():

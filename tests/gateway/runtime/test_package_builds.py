@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from gateway.runtime.engine.base import BuildContext
-from gateway.runtime.engine.errors import BuildError
 from gateway.runtime.images.build_settings import INSIDE, BuildSettings, gather
 from gateway.runtime.images.images import CREDENTIALS, Images
 from gateway.runtime.images.package_builds import BUILDERS
+from gateway.runtime.sandbox.errors import BuildError
 from registry.model.server import Server
 from registry.model.spec import PackageSource, plan_source
 from tests.gateway.runtime.fakes import FakeEngine

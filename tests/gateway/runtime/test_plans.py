@@ -10,7 +10,6 @@ import pytest
 
 from gateway.runtime.docker.arguments import create_arguments, engine_info
 from gateway.runtime.engine.base import ContainerPlan, ImageInfo, inside
-from gateway.runtime.engine.errors import PlanError
 from gateway.runtime.plan.plans import (
     CaBundle,
     Names,
@@ -21,6 +20,7 @@ from gateway.runtime.plan.plans import (
     egress_plan,
 )
 from gateway.runtime.plan.policy_ports import policy_ports
+from gateway.runtime.sandbox.errors import PlanError
 from registry.model.mounts import Mount
 from registry.model.server import Server
 from registry.model.spec import ImageSource, PackageSource, plan_source

@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 
+from gateway.runtime.containers import backend_instance
+from gateway.runtime.containers.sandbox import ContainerSandbox
 from gateway.runtime.engine.base import Change, ContainerChange
-from gateway.runtime.engine.errors import BackendUnavailable, EngineError
+from gateway.runtime.engine.errors import CapabilityRefused
 from gateway.runtime.images.build_settings import BuildSettings
 from gateway.runtime.images.images import Images
 from gateway.runtime.images.recipes import python_base_tag
 from gateway.runtime.inventory import exit_watch
 from gateway.runtime.inventory.record import Owned, Record, Role
 from gateway.runtime.inventory.rundir import RunDirectory
-from gateway.runtime.supervise import instance
+from gateway.runtime.plan.plans import Names
+from gateway.runtime.sandbox.errors import BackendUnavailable, EngineError
 from gateway.runtime.supervise.supervisor import Supervisor
 from observability.events import BackendEvent, BackendState, Event
 from registry.config import Config
@@ -50,9 +53,11 @@ class Stage:
         self.link = FakeLink(log=self.engine.log)
         self.directory = RunDirectory(path=path / "run", persistent=path / "kept")
         self.events: list[Event] = []
+        self.names = Names(project="p")
+        self.sandbox: ContainerSandbox
 
     def supervisor(self) -> Supervisor:
-        return Supervisor(
+        self.sandbox = ContainerSandbox(
             self.engine,
             self.link,
             project="p",
@@ -62,6 +67,7 @@ class Stage:
             on_event=self.events.append,
             probe=False,
         )
+        return Supervisor(self.sandbox, self.events.append)
 
     @asynccontextmanager
     async def running(self, first: Config, *, remove: bool = True) -> AsyncIterator[Supervisor]:
@@ -88,7 +94,7 @@ class Stage:
 
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    monkeypatch.setattr("gateway.runtime.inventory.backoff.FIRST_S", 0.001)
+    monkeypatch.setattr("gateway.runtime.sandbox.backoff.FIRST_S", 0.001)
     monkeypatch.setattr(exit_watch, "REWATCH_S", 0.001)
     return Stage(tmp_path)
 
@@ -177,7 +183,7 @@ async def test_a_backend_that_outlives_its_streams_is_killed_and_starts_again(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It could serve nobody: a server that did not answer was let go of, or closed its output itself."""
-    monkeypatch.setattr(instance, "DEAF_GRACE_S", 0.001)
+    monkeypatch.setattr(backend_instance, "DEAF_GRACE_S", 0.001)
     async with stage.running(config({"clock": TIME})) as supervisor:
         await supervisor.instance("clock")
         left = stage.engine.named("stockade-p-b-clock").attachment
@@ -338,10 +344,10 @@ async def test_every_session_is_a_user_of_its_own_in_its_backends_group(stage: S
         assert own["notes/one"] == own["notes/two"], "or no session could write what an earlier one wrote"
         everybody = {own["notes/one"], own["clock/one"], own["clock/two"], *doors.values()}
         assert len(everybody | set(uids(stage, "egress").values())) == 3 + 4 + 1
-        users = [stage.engine.named(supervisor.names.backend(f"clock/{name}")).plan.user for name in ("one", "two")]
+        users = [stage.engine.named(stage.names.backend(f"clock/{name}")).plan.user for name in ("one", "two")]
         assert len({user.partition(":")[2] for user in users}) == 1
         await supervisor.release("clock/one")
-        assert not [holder for holder in supervisor.users.record.users if holder.endswith("/clock/one")]
+        assert not [holder for holder in stage.sandbox.users.record.users if holder.endswith("/clock/one")]
     assert set(Record.load(stage.directory.record_file).users) >= {"backend/clock", "backend/notes"}
 
 
@@ -399,7 +405,7 @@ async def test_what_the_endpoint_can_do_nothing_with_starts_anew(stage: Stage) -
         assert stage.engine.named("stockade-p-b-clock").starts == 2
         own = await supervisor.instance("clock", "one")
         await supervisor.renew(own.id)
-        assert own.id not in supervisor.slots
+        assert own.id not in supervisor.keepers
         await supervisor.renew("nobody")
 
 
@@ -479,7 +485,7 @@ async def test_an_engine_that_fails_at_the_start_ends_the_run_and_leaves_nothing
 async def test_a_probe_that_got_out_refuses_isolated_backends_only(stage: Stage) -> None:
     servers = {"clock": TIME, "open": {**TIME, "network": {"isolated": False}}}
     async with stage.running(config({})) as supervisor:
-        supervisor.refusal = "Isolation does not hold on this engine."
+        stage.sandbox.refusal = "Isolation does not hold on this engine."
         await supervisor.apply(config(servers))
         with pytest.raises(BackendUnavailable, match="does not hold"):
             await supervisor.instance("clock")
@@ -505,7 +511,7 @@ async def test_an_http_backend_that_ends_before_it_listens_says_so(stage: Stage)
 
 
 async def test_logs_are_kept_over_restarts_and_followed(stage: Stage) -> None:
-    from gateway.runtime.engine.base import LogLine
+    from gateway.runtime.sandbox.log_ring import LogLine
 
     async with stage.running(config({"clock": TIME})) as supervisor:
         await supervisor.instance("clock")
@@ -538,7 +544,7 @@ async def test_an_engine_that_refuses_the_capability_gets_a_door_without_it(stag
 
     async def refuse(container: str) -> None:
         if "NET_ADMIN" in stage.engine.containers[container].plan.capabilities:
-            raise EngineError("Could not start: unable to apply caps: unsupported capability NET_ADMIN")
+            raise CapabilityRefused("Could not start container x: unable to apply caps: operation not permitted")
         await start(container)
 
     stage.engine.start = refuse  # type: ignore[method-assign]
@@ -582,23 +588,23 @@ async def test_a_call_right_after_a_sessions_own_backend_ended_gets_its_next_lif
     servers = {"clock": {**TIME, "sessions": "per-client", "spares": 0, "start_timeout_s": 20}}
     async with stage.running(config(servers)) as supervisor, asyncio.TaskGroup() as tasks:
         first = await supervisor.instance("clock", "one")
-        slot = supervisor.slots["clock/one"]
-        stage.engine.die(supervisor.names.backend("clock/one"), 3)
+        keeper = supervisor.keepers["clock/one"]
+        stage.engine.die(stage.names.backend("clock/one"), 3)
         if noticed:
-            await stage.until(lambda: slot.state is BackendState.FAILED)
+            await stage.until(lambda: keeper.state is BackendState.FAILED)
         second = tasks.create_task(supervisor.instance("clock", "one"))
-        await stage.until(lambda: slot.state is BackendState.FAILED)
+        await stage.until(lambda: keeper.state is BackendState.FAILED)
         may_go.set()
         assert await second is not first
-        assert slot.done.is_set()
+        assert keeper.done.is_set()
 
 
 async def test_a_call_while_a_backend_restarts_gets_its_next_life(stage: Stage) -> None:
     async with stage.running(config({"clock": TIME})) as supervisor, asyncio.TaskGroup() as tasks:
         first = await supervisor.instance("clock")
-        slot = supervisor.slots["clock"]
+        keeper = supervisor.keepers["clock"]
         restart = tasks.create_task(supervisor.restart("clock"))
-        await stage.until(slot.stopping.is_set)
+        await stage.until(keeper.stopping.is_set)
         second = await supervisor.instance("clock")
         assert second is not first
         await restart
@@ -608,11 +614,11 @@ async def test_a_call_while_a_backend_restarts_gets_its_next_life(stage: Stage) 
 async def test_a_slot_that_took_anothers_place_is_not_forgotten_with_it(stage: Stage) -> None:
     async with stage.running(config({"clock": {**LAZY, "spares": 0}})) as supervisor:
         await supervisor.instance("clock", "one")
-        old = supervisor.slots["clock/one"]
+        old = supervisor.keepers["clock/one"]
         await old.stop(0)
         await supervisor.instance("clock", "one")
         supervisor.forget(old)
-        assert supervisor.slots["clock/one"] is not old
+        assert supervisor.keepers["clock/one"] is not old
 
 
 async def test_an_http_backend_whose_output_is_lost_serves_on(stage: Stage) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from gateway.runtime.engine.errors import EngineError
 from gateway.runtime.inventory import users as users_module
 from gateway.runtime.inventory.record import Owned, Record, Role
 from gateway.runtime.inventory.users import (
@@ -22,6 +21,7 @@ from gateway.runtime.inventory.users import (
     running_users,
     uid_of,
 )
+from gateway.runtime.sandbox.errors import EngineError
 from registry.model.mounts import Mount
 from registry.model.server import OWN_USERS
 from tests.gateway.runtime.fakes import FakeEngine

@@ -5,14 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
 from gateway.pace import Pace
-from gateway.runtime.engine.base import LogLine
 
 MAX_LINES: Final = 2000
 MAX_CHARACTERS: Final = 512 * 1024
 FOLLOWER_LINES: Final = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    """One line that a backend printed."""
+
+    time: float
+    stream: Literal["stdout", "stderr"]
+    text: str
+    instance: str = ""
 
 
 class LogRing:

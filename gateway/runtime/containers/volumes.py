@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from gateway.runtime.engine.base import ContainerPlan, Mount
-from gateway.runtime.engine.errors import EngineError
 from gateway.runtime.engine.seccomp import backend_profile
-from gateway.runtime.inventory.context import Tools, owned, start_watched
+from gateway.runtime.inventory.context import RuntimeContext, owned, start_watched
 from gateway.runtime.inventory.record import Role
 from gateway.runtime.plan.plans import MIB, Names
+from gateway.runtime.sandbox.errors import EngineError
 from registry.model.mount_risks import Risk
 from registry.model.mounts import Mount as EntryMount
 
@@ -59,20 +59,20 @@ def giving_plan(names: Names, instance: str, image: str, user: str, volumes: Seq
     )
 
 
-async def give_volumes(tools: Tools, instance: str, user: str, volumes: Sequence[str]) -> None:
+async def give_volumes(context: RuntimeContext, instance: str, user: str, volumes: Sequence[str]) -> None:
     """Gives these volumes to `user` as far as they are root's. Where that fails the server still starts: it may do
     without writing there. Raises EngineError when the engine itself fails."""
-    plan = giving_plan(tools.names, instance, tools.doors_image(), user, volumes)
-    container = await tools.ownership.create(plan, owned(plan.name, Role.OWNER, instance))
+    plan = giving_plan(context.names, instance, context.doors_image(), user, volumes)
+    container = await context.ownership.create(plan, owned(plan.name, Role.OWNER, instance))
     try:
-        ended = await start_watched(tools.engine, tools.exits, container)
+        ended = await start_watched(context.engine, context.exits, container)
         async with asyncio.timeout(GIVE_TIMEOUT_S):
             code = await asyncio.shield(ended)
         if code != 0:
-            said = " / ".join(line.text for line in await tools.engine.logs(container, 1))
+            said = " / ".join(line.text for line in await context.engine.logs(container, 1))
             logger.warning("%s: its volumes could not be given to user %s: %s", instance, user, said)
     except TimeoutError:
         raise EngineError(f"The volumes of {instance} were not looked at within {GIVE_TIMEOUT_S:g} s.") from None
     finally:
-        await tools.ownership.remove(plan.name)
-        tools.exits.forget(container)
+        await context.ownership.remove(plan.name)
+        context.exits.forget(container)
