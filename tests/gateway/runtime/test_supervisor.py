@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.runtime.containers import backend_instance
+from gateway.runtime.containers import backend_instance, policies
 from gateway.runtime.containers.sandbox import ContainerSandbox
 from gateway.runtime.engine.base import Change, ContainerChange
 from gateway.runtime.engine.errors import CapabilityRefused
@@ -96,6 +96,7 @@ class Stage:
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     monkeypatch.setattr("gateway.runtime.sandbox.backoff.FIRST_S", 0.001)
     monkeypatch.setattr(exit_watch, "REWATCH_S", 0.001)
+    monkeypatch.setattr(policies, "interface_addresses", list)  # this machine's change while other tests run
     return Stage(tmp_path)
 
 
@@ -609,6 +610,25 @@ async def test_a_call_while_a_backend_restarts_gets_its_next_life(stage: Stage) 
         assert second is not first
         await restart
         assert await supervisor.instance("clock") is second
+
+
+async def test_a_call_waits_for_a_replacement_that_never_ends_no_longer_than_for_a_start(stage: Stage) -> None:
+    never = asyncio.Event()
+
+    async def stuck(container: str) -> None:
+        await never.wait()
+
+    async with stage.running(config({"clock": TIME})) as supervisor, asyncio.TaskGroup() as tasks:
+        await supervisor.instance("clock")
+        remove, stage.engine.remove = stage.engine.remove, stuck  # type: ignore[method-assign]
+        restart = tasks.create_task(supervisor.restart("clock"))
+        await stage.until(lambda: "clock" in supervisor.replacing)
+        supervisor.start_timeout_s = lambda backend: 0.01  # type: ignore[method-assign]
+        with pytest.raises(BackendUnavailable, match=r"clock is not ready after|clock was not replaced within"):
+            await supervisor.instance("clock")
+        stage.engine.remove = remove  # type: ignore[method-assign]
+        never.set()
+        await restart
 
 
 async def test_a_slot_that_took_anothers_place_is_not_forgotten_with_it(stage: Stage) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.runtime.containers import policies
 from gateway.runtime.supervise import warm
 from gateway.runtime.supervise.supervisor import Supervisor
 from gateway.runtime.supervise.warm import MAX_OWN
@@ -22,6 +23,7 @@ OWN = {**TIME, "sessions": "per-client"}
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     monkeypatch.setattr("gateway.runtime.sandbox.backoff.FIRST_S", 0.001)
+    monkeypatch.setattr(policies, "interface_addresses", list)
     return Stage(tmp_path)
 
 
