@@ -24,6 +24,7 @@ from gateway.runtime.containers.probe import PROBE_BACKEND
 from gateway.runtime.engine.base import ContainerPlan, Engine, EngineInfo
 from gateway.runtime.images.images import Images
 from gateway.runtime.inventory.context import Exits, Link, RuntimeContext
+from gateway.runtime.inventory.egress_link import DoorReport
 from gateway.runtime.inventory.exit_watch import ExitWatch
 from gateway.runtime.inventory.host import AddressChanges
 from gateway.runtime.inventory.ownership import Ownership
@@ -93,7 +94,7 @@ class ContainerSandbox:
         self.planner = Planner(self.context, images, secrets, run_directory.ca_bundle)
         self.connectors = Connectors(self.context, on_event)
         if link.on_door is None:
-            link.on_door = self.door_state
+            link.on_door = self.door_reported
         link.on_event = without_probe(link.on_event)
 
     # -- from open to close
@@ -260,9 +261,9 @@ class ContainerSandbox:
 
     # -- what is heard
 
-    def door_state(self, door: str, state: str, detail: str) -> None:
+    def door_reported(self, door: str, report: DoorReport, detail: str) -> None:
         """What the egress reports of a door (`EgressLink.on_door`)."""
-        if state == "note" and "AnyIP" in detail:
+        if report is DoorReport.NO_ROUTE:
             self.sees_direct = False
 
     def notice(self, code: str, message: str, severity: Severity = Severity.WARNING) -> None:

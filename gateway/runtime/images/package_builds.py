@@ -23,7 +23,7 @@ from typing import Final
 from gateway.runtime.engine.base import BuildContext, Builder, ContainerInfo, ContainerPlan, Mount
 from gateway.runtime.engine.seccomp import backend_profile
 from gateway.runtime.images import recipes
-from gateway.runtime.images.build_errors import MORE_MEMORY, MORE_TIME, explain_failure
+from gateway.runtime.images.build_errors import InstallFailed, OutOfMemory, OutOfTime, explain_failure
 from gateway.runtime.images.build_settings import INSIDE, BuildSettings
 from gateway.runtime.images.recipes import Recipe, Step
 from gateway.runtime.sandbox.errors import BuildError
@@ -67,6 +67,8 @@ class PackageBuild:
                 for number, step in enumerate(self.steps):
                     installed = await self.step(step, installed, user, f"{stage}-{number}", Path(folder))
                 await self.engine.build(self.context(installed), self.wanted.reference, log)
+            except InstallFailed as error:
+                raise BuildError(explain_failure(self.wanted.subject, str(error), error.stopped)) from None
             except BuildError as error:
                 raise BuildError(explain_failure(self.wanted.subject, str(error))) from None
             finally:
@@ -92,7 +94,7 @@ class PackageBuild:
             await asyncio.to_thread(shutil.rmtree, given, ignore_errors=True)
 
     async def end_of(self, container: str) -> None:
-        """Waits for the container's end. Raises BuildError when it failed, or took too long."""
+        """Waits for the container's end. Raises InstallFailed when it failed, or took too long."""
         info: ContainerInfo | None = None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.timeout_s):
@@ -105,10 +107,8 @@ class PackageBuild:
             return
         printed = "\n".join(line.text for line in await self.engine.logs(container, LOG_LINES))
         if info is None or not info.finished:
-            printed += f"\n{MORE_TIME} {self.timeout_s:g} s"
-        elif info.out_of_memory:
-            printed += f"\n{MORE_MEMORY} {MEMORY // MIB} MiB"
-        raise BuildError(printed)
+            raise InstallFailed(printed, OutOfTime(self.timeout_s))
+        raise InstallFailed(printed, OutOfMemory(MEMORY // MIB) if info.out_of_memory else None)
 
 
 def install_plan(step: Step, image: str, user: int, name: str, given: Path, timeout_s: float) -> ContainerPlan:

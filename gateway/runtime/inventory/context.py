@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.runtime.engine.base import ContainerEngine, Engine
-from gateway.runtime.inventory.egress_link import DoorTicket
+from gateway.runtime.inventory.egress_link import DoorReport, DoorTicket
 from gateway.runtime.inventory.ownership import Ownership
 from gateway.runtime.inventory.record import Owned, Role
 from gateway.runtime.inventory.rundir import RunDirectory
@@ -22,7 +22,7 @@ class Link(Protocol):
     """What a sandbox needs of the link to the egress (`egress_link.EgressLink`)."""
 
     on_event: Callable[[EgressEvent | NoticeEvent], None]
-    on_door: Callable[[str, str, str], None] | None
+    on_door: Callable[[str, DoorReport, str], None] | None
 
     async def run(self) -> None: ...
     async def wait_connected(self, timeout_s: float) -> None: ...

@@ -19,8 +19,9 @@ import struct
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from egress.door.passing import close_all, receive_packet, send_packet
 from observability.events import EgressEvent, NoticeEvent, Severity, event_from_json
@@ -63,6 +64,28 @@ class DoorTicket:
     """For a connector: the network, as the policy's `join` names it."""
 
 
+class DoorReport(StrEnum):
+    """What the egress reports of a door."""
+
+    READY = "ready"
+    CLOSED = "closed"
+    LISTENER_FAILED = "listener_failed"
+    NOTE = "note"
+    NO_ROUTE = "no_route"
+    """The engine refused the door its route: connections that ignore the proxy are refused without being seen."""
+
+
+NO_ROUTE_NOTE: Final = "no AnyIP route"
+"""How the door's note of that begins (`egress.door.door`)."""
+
+
+def door_report(state: str, detail: str) -> DoorReport:
+    """The report in a door message; a state that this gateway does not know is a note."""
+    if state == DoorReport.NOTE and detail.startswith(f"{NO_ROUTE_NOTE}:"):
+        return DoorReport.NO_ROUTE
+    return DoorReport(state) if state in set(DoorReport) - {DoorReport.NO_ROUTE} else DoorReport.NOTE
+
+
 @dataclass(slots=True)
 class Push:
     """The policies that should hold."""
@@ -81,12 +104,12 @@ class EgressLink:
         *,
         on_event: Callable[[EgressEvent | NoticeEvent], None],
         host_listeners: Callable[[int], Awaitable[str]] | None = None,
-        on_door: Callable[[str, str, str], None] | None = None,
+        on_door: Callable[[str, DoorReport, str], None] | None = None,
         known: tuple[str, int] | None = None,
         on_known: Callable[[EgressEvent | NoticeEvent], None] | None = None,
     ) -> None:
-        """`host_listeners(port)` answers `none`, `loopback` or `all`; `on_door(door, state, detail)` hears
-        `ready`, `closed`, `listener_failed` and `note`. `known` are the epoch and number up to which an earlier
+        """`host_listeners(port)` answers `none`, `loopback` or `all`; `on_door(door, report, detail)` is
+        called for each report of a door. `known` are the epoch and number up to which an earlier
         gateway kept the events: an egress that outlived it tells them once more, to `on_known` alone."""
         self.control_dir = control_dir
         self.on_event = on_event
@@ -238,15 +261,16 @@ class EgressLink:
             future.set_result(message)
 
     async def take_door(self, message: Mapping[str, Any]) -> None:
-        door, state = str(message["door"]), str(message["state"])
+        door, detail = str(message["door"]), str(message.get("detail", ""))
+        report = door_report(str(message["state"]), detail)
         async with self.changed:
-            if state == "ready":
+            if report is DoorReport.READY:
                 self.ready.add(door)
-            elif state == "closed":
+            elif report is DoorReport.CLOSED:
                 self.ready.discard(door)
             self.changed.notify_all()
         if self.on_door is not None:
-            self.on_door(door, state, str(message.get("detail", "")))
+            self.on_door(door, report, detail)
 
     def take_gap(self, message: Mapping[str, Any]) -> None:
         """Events were lost: say how many, of each backend that they were of."""

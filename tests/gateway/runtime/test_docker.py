@@ -10,7 +10,10 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import docker.errors
 import pytest
+import requests.exceptions
+import urllib3.exceptions
 
 from gateway.runtime.docker.engine import DockerEngine, context_archive, split_reference
 from gateway.runtime.docker.host import endpoint_of, require_this_kernel, unreachable
@@ -85,11 +88,19 @@ async def test_no_engine_says_how_to_get_one(tmp_path: Path) -> None:
 
 
 def test_no_permission_says_how_to_get_it() -> None:
-    text = str(
-        unreachable("unix:///var/run/docker.sock", PermissionError("PermissionError(13, 'Permission denied')"))
-    )
-    assert "usermod -aG docker" in text
-    assert "sudo" in text
+    denied = PermissionError(13, "Permission denied")
+    wrapped = requests.exceptions.ConnectionError(urllib3.exceptions.ProtocolError("Connection aborted.", denied))
+    raised = docker.errors.DockerException("Error while fetching server API version")
+    raised.__cause__ = wrapped
+    for error in (denied, wrapped, raised):
+        text = str(unreachable("unix:///var/run/docker.sock", error))
+        assert "usermod -aG docker" in text
+        assert "sudo" in text
+
+
+def test_the_reason_is_the_type_of_an_error_and_not_what_it_says() -> None:
+    text = str(unreachable("tcp://x:1", OSError("a file named PermissionError: No such file")))
+    assert "does not answer" in text
 
 
 @pytest.mark.anyio

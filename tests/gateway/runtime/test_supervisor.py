@@ -18,6 +18,7 @@ from gateway.runtime.images.build_settings import BuildSettings
 from gateway.runtime.images.images import Images
 from gateway.runtime.images.recipes import python_base_tag
 from gateway.runtime.inventory import exit_watch
+from gateway.runtime.inventory.egress_link import DoorReport
 from gateway.runtime.inventory.record import Owned, Record, Role
 from gateway.runtime.inventory.rundir import RunDirectory
 from gateway.runtime.plan.plans import Names
@@ -553,7 +554,7 @@ async def test_an_engine_that_refuses_the_capability_gets_a_door_without_it(stag
         await supervisor.instance("clock")
         assert "NET_ADMIN" not in stage.engine.named("stockade-p-b-clock-door").plan.capabilities
         assert stage.link.on_door is not None
-        stage.link.on_door("clock", "note", "no AnyIP route: Operation not permitted")
+        stage.link.on_door("clock", DoorReport.NO_ROUTE, "no AnyIP route: Operation not permitted")
         assert supervisor.status()[0].direct_supported is False
 
 
