@@ -161,7 +161,7 @@ class Probe:
 
     async def on_network(self, listeners: ProbeListeners, *, internal: bool = False) -> Attempt:
         """One attempt on a network that is made for it."""
-        name = f"{self.context.names.backend(PROBE_BACKEND)}-net"
+        name = self.context.names.network(PROBE_BACKEND)
         plan = NetworkPlan(name=name, labels=self.context.names.labels("probe-network"), internal=internal)
         try:
             network = await self.context.ownership.create_network(plan, owned(name, Role.PROBE_NETWORK))

@@ -45,7 +45,7 @@ def giving_plan(names: Names, instance: str, image: str, user: str, volumes: Seq
         for number, volume in enumerate(volumes)
     )
     return ContainerPlan(
-        name=f"{names.backend(instance)}-owner",
+        name=names.owner(instance),
         image=image,
         command=("python3", "-c", SCRIPT, *user.split(":"), *(mount.target for mount in mounts)),
         user="0:0",

@@ -40,6 +40,7 @@ CA_INSIDE: Final = "/run/stockade/ca-bundle.pem"
 
 PROXY: Final = f"http://127.0.0.1:{PROXY_PORT}"
 MIB: Final = 1024 * 1024
+MAX_NAME: Final = 64
 DOOR_CAPABILITIES: Final = ("NET_ADMIN", "SETGID", "SETPCAP", "SETUID")
 """To add one route and then to become nobody; the door drops them, and its bounding set."""
 DOOR_SYSCTLS: Final = (
@@ -59,9 +60,21 @@ TMP_OPTIONS: Final = "rw,nosuid,nodev,exec,size=256m,mode=1777"
 OWN_OPTIONS: Final = "rw,nosuid,nodev,exec,size={size},mode=0700,uid={uid},gid={gid}"
 
 
+def bounded(name: str, suffix: str = "") -> str:
+    """A name of at most `MAX_NAME` characters, its suffix whole."""
+    if len(name) + len(suffix) <= MAX_NAME:
+        return name + suffix
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"{name[: MAX_NAME - len(suffix) - len(digest) - 1]}-{digest}{suffix}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Names:
-    """What things of a project are called on the engine."""
+    """What things of a project are called on the engine. No container and no network has more than 64 characters.
+
+    A longer name is cut in its middle, where a digest of the whole keeps it unique. Volumes are never renamed: they hold
+    a server's files.
+    """
 
     project: str
 
@@ -79,19 +92,23 @@ class Names:
         """A backend's container."""
         name, _, session = instance.partition("/")
         suffix = f"-{hashlib.sha256(session.encode()).hexdigest()[:10]}" if session else ""
-        return f"stockade-{self.project}-b-{name}{suffix}"
+        return bounded(f"stockade-{self.project}-b-{name}", suffix)
 
     def door(self, instance: str) -> str:
         """A backend's door."""
-        return f"{self.backend(instance)}-door"
+        return bounded(self.backend(instance), "-door")
+
+    def owner(self, instance: str) -> str:
+        """The container that gives a backend its volumes."""
+        return bounded(self.backend(instance), "-owner")
 
     def network(self, instance: str) -> str:
         """The network of a backend that is not isolated."""
-        return f"{self.backend(instance)}-net"
+        return bounded(self.backend(instance), "-net")
 
     def connector(self, network: str) -> str:
         """The connector on a network that backends join."""
-        return f"stockade-{self.project}-c-{network}"
+        return bounded(f"stockade-{self.project}-c-{network}")
 
     def volume(self, name: str) -> str:
         """The volume that an entry of `mounts` names: one for all servers of the project, and for nobody else."""
