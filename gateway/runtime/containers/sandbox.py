@@ -24,7 +24,7 @@ from gateway.runtime.containers.probe import PROBE_BACKEND
 from gateway.runtime.engine.base import ContainerPlan, Engine, EngineInfo
 from gateway.runtime.images.images import Images
 from gateway.runtime.inventory.context import Exits, Link, RuntimeContext
-from gateway.runtime.inventory.egress_link import DoorReport
+from gateway.runtime.inventory.door_reports import DoorReport
 from gateway.runtime.inventory.exit_watch import ExitWatch
 from gateway.runtime.inventory.host import AddressChanges
 from gateway.runtime.inventory.ownership import Ownership

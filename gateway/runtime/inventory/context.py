@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.runtime.engine.base import ContainerEngine, Engine
-from gateway.runtime.inventory.egress_link import DoorReport, DoorTicket
+from gateway.runtime.inventory.door_reports import DoorReport
+from gateway.runtime.inventory.egress_link import DoorTicket
 from gateway.runtime.inventory.ownership import Ownership
 from gateway.runtime.inventory.record import Owned, Role
 from gateway.runtime.inventory.rundir import RunDirectory

@@ -19,11 +19,11 @@ import struct
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from egress.door.passing import close_all, receive_packet, send_packet
+from gateway.runtime.inventory.door_reports import DoorReport, door_report
 from observability.events import EgressEvent, NoticeEvent, Severity, event_from_json
 
 logger = logging.getLogger(__name__)
@@ -62,28 +62,6 @@ class DoorTicket:
     """`door`, or `connector` for one that stands on a network that a backend joins."""
     network: str = ""
     """For a connector: the network, as the policy's `join` names it."""
-
-
-class DoorReport(StrEnum):
-    """What the egress reports of a door."""
-
-    READY = "ready"
-    CLOSED = "closed"
-    LISTENER_FAILED = "listener_failed"
-    NOTE = "note"
-    NO_ROUTE = "no_route"
-    """The engine refused the door its route: connections that ignore the proxy are refused without being seen."""
-
-
-NO_ROUTE_NOTE: Final = "no AnyIP route"
-"""How the door's note of that begins (`egress.door.door`)."""
-
-
-def door_report(state: str, detail: str) -> DoorReport:
-    """The report in a door message; a state that this gateway does not know is a note."""
-    if state == DoorReport.NOTE and detail.startswith(f"{NO_ROUTE_NOTE}:"):
-        return DoorReport.NO_ROUTE
-    return DoorReport(state) if state in set(DoorReport) - {DoorReport.NO_ROUTE} else DoorReport.NOTE
 
 
 @dataclass(slots=True)

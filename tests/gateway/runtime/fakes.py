@@ -22,7 +22,8 @@ from gateway.runtime.engine.base import (
     NetworkPlan,
 )
 from gateway.runtime.engine.errors import NameTaken
-from gateway.runtime.inventory.egress_link import DoorReport, DoorTicket
+from gateway.runtime.inventory.door_reports import DoorReport
+from gateway.runtime.inventory.egress_link import DoorTicket
 from gateway.runtime.sandbox.errors import BuildError, EngineError
 from gateway.runtime.sandbox.log_ring import LogLine
 from observability.events import EgressEvent, NoticeEvent

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from egress.door import door
-from gateway.runtime.inventory.egress_link import DoorReport, door_report
+from gateway.runtime.inventory.door_reports import DoorReport, door_report
 
 
 def test_a_route_that_was_refused_is_a_report_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

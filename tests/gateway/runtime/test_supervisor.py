@@ -18,7 +18,7 @@ from gateway.runtime.images.build_settings import BuildSettings
 from gateway.runtime.images.images import Images
 from gateway.runtime.images.recipes import python_base_tag
 from gateway.runtime.inventory import exit_watch
-from gateway.runtime.inventory.egress_link import DoorReport
+from gateway.runtime.inventory.door_reports import DoorReport
 from gateway.runtime.inventory.record import Owned, Record, Role
 from gateway.runtime.inventory.rundir import RunDirectory
 from gateway.runtime.plan.plans import Names
