@@ -45,7 +45,7 @@ class LiveConfig:
         carry_out: Callable[[Config], Awaitable[None]],
         on_event: Callable[[Event], None],
     ) -> None:
-        """`carry_out` makes a configuration the one that everything follows; it may raise, and is called again then."""
+        """`carry_out` applies a configuration to every part; when it raises, a later reload calls it again."""
         self.path = path
         self.now = self._begun_with = config
         self._in_force = in_force
@@ -54,10 +54,10 @@ class LiveConfig:
         self._applying = asyncio.Lock()
         self._watcher = ConfigWatcher(path, self.file_changed)
         self._rejected = ""
-        """Why what the file says now is not in force."""
+        """Why the file as it is now is not in force; empty when it is."""
 
     async def watch(self) -> None:
-        """Takes up changes of the file, until cancelled."""
+        """Applies changes of the file, until cancelled."""
         await self._watcher.run()
 
     @property
@@ -73,7 +73,7 @@ class LiveConfig:
     async def edit(self, change: Change, *, dry_run: bool = False) -> Edited:
         """Changes the file and applies it at once. Raises ConfigError, KeyError, OSError (`gateway.control.base`)."""
         edit = await asyncio.to_thread(edit_config, self.path, change)
-        if edit.before != self.now.text:  # the watcher has not taken it up, and an edit does not make it whole
+        if edit.before != self.now.text:  # the watcher has not read it yet, and an edit does not repair half a file
             self._refuse_cut_off(adopt(parse(edit.before or EMPTY, str(self.path)))[0])
         if dry_run or not edit.changed:
             return Edited(diff=edit.diff, applied=False, warnings=edit.worth_knowing)
@@ -101,7 +101,7 @@ class LiveConfig:
                 raise ConfigError(problems)
 
     async def file_changed(self) -> None:
-        """The file has another content: applies it, or says why not."""
+        """The file has changed: applies it, or reports why not."""
         try:
             await self.reload()
         except ConfigError as error:

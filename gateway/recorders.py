@@ -43,7 +43,7 @@ class Recorders:
             self.hub.attach(sink)
 
     def name_labels(self, config: Config) -> None:
-        """Tells the metrics which backends, clients, rules and ports may be values of their labels."""
+        """Declares which backends, clients, rules and ports may be label values of the metrics."""
         policies = {name: parse_policy(server.network.block) for name, server in config.servers.items()}
         self.instruments.known(
             backends=tuple(config.servers),

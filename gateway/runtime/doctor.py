@@ -1,4 +1,4 @@
-"""What is right and wrong with this machine and its engine, as data; each finding says what to do."""
+"""What works and what does not on this machine and its engine, as data; each finding says what to do."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Finding:
 
 
 async def examine(project: str) -> list[Finding]:
-    """Every check, in the order in which one would mend things. Takes some seconds: it runs containers of its own."""
+    """Every check, in the order in which one would fix things. Takes some seconds: it runs containers of its own."""
     findings = [run_directory_finding(project)]
     engine = local_engine()
     try:
@@ -91,7 +91,7 @@ def engine_finding(host: str, info: EngineInfo) -> Finding:
         return Finding(
             name="engine",
             state="fail",
-            detail=f"{detail}, at {host}: not on this machine, as far as one can tell",
+            detail=f"{detail}, at {host}: apparently not on this machine",
             fix="Run the gateway where the engine is, and unset DOCKER_HOST.",
         )
     return Finding(name="engine", state="ok", detail=detail)
@@ -124,20 +124,20 @@ def disk_finding(info: EngineInfo) -> Finding:
 
 
 def files_finding(limit: Path = Path("/proc/sys/fs/file-max")) -> Finding:
-    """Whether the whole machine has so many open files that no backend can take them all."""
+    """Whether the machine allows so many open files that no backend can use them all up."""
     name = "files of the machine"
     try:
         most = int(limit.read_text())
     except (OSError, ValueError):
         return Finding(name=name, state="ok", detail="fs.file-max is not readable from here: not checked")
     if most >= ENOUGH_FILES:
-        return Finding(name=name, state="ok", detail="fs.file-max is as good as no limit")
+        return Finding(name=name, state="ok", detail="fs.file-max is practically unlimited")
     return Finding(
         name=name,
         state="warn",
         detail=(
-            f"This machine has {most} open files for everybody (fs.file-max). A backend's memory is enough for about "
-            "2000 per MiB, so a few backends could take them all."
+            f"This machine allows {most} open files in total (fs.file-max). A backend's memory is enough for about "
+            "2000 per MiB, so a few backends could use them all up."
         ),
         fix="sysctl -w fs.file-max=9223372036854775807, which systemd 240 and newer does by itself.",
     )

@@ -1,4 +1,4 @@
-"""Makes the sandbox that a configuration asks for. Nothing else names an engine's or a sandbox's class.
+"""Creates the sandbox of a gateway. No other module names an engine's or a sandbox's class.
 
 Today there is one kind: containers on the Docker engine of this machine. A second engine of that kind is another line in
 `local_engine`; an orchestrator is another branch in `make_sandbox`.

@@ -117,7 +117,7 @@ class BackendInstance:
         return ExitInfo(code=code, detail=await self.exit_detail(code))
 
     async def exit_detail(self, code: int) -> str:
-        """How it ended, with its last lines, which may still be under way, and whether it ran out of memory."""
+        """How it ended, with its last lines (which may still arrive), and whether it ran out of memory."""
         if self.attachment is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_LINES_S):
@@ -194,9 +194,9 @@ class BackendInstance:
         )
 
     async def look(self) -> None:
-        """Learns the address of a backend that is not isolated, and the uid of one whose image has a name for it.
+        """Reads the address of a backend that is not isolated, and the uid of one whose image names its user.
 
-        Raises PlanError when that is a uid that no image may bring.
+        Raises PlanError for a uid that no image may bring.
         """
         if self.door is not None and self.uid is not None:
             return
@@ -322,7 +322,7 @@ def exit_sentence(
     out_of_memory: bool = False,
     listened: frozenset[int] = frozenset(),
 ) -> str:
-    """How a backend ended, in words, with what it printed last. `listened`: the ports that its door has taken."""
+    """How a backend ended, in words, with its last lines. `listened`: the ports that its door listens on."""
     if out_of_memory:
         how = "ran out of memory (raise `resources.memory`)"
     elif code == KILLED:
@@ -334,7 +334,7 @@ def exit_sentence(
 
 
 def taken_port(printed: list[str], listened: frozenset[int]) -> str:
-    """Why a backend found a port taken, when that is what it printed and the port may be one of ours."""
+    """Why a backend could not bind a port, if that is what it printed and the port may be one of ours."""
     if not listened or not any(IN_USE.search(line) for line in printed):
         return ""
     ports = ", ".join(map(str, sorted(listened)))

@@ -63,7 +63,7 @@ class Connectors:
             await self.stop(network)
 
     async def keep(self, network: str) -> None:
-        """One connector, started again whenever it ends, until cancelled."""
+        """One connector, restarted whenever it ends, until cancelled."""
         reported = ""
         try:
             while True:

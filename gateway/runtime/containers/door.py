@@ -76,7 +76,7 @@ class Door:
             ) from None
 
     async def adopt(self, recorded: Owned) -> bool:
-        """Takes over a running one; it was announced again before the link went up. False when it does not fit."""
+        """Takes over a running one, which was announced before the link went up. False when it is not as planned."""
         found = await self.context.ownership.container(recorded.name)
         plan = await self.plan(recorded.nonce, recorded.generation)
         if found is None or not found.running or recorded.fingerprint != plan.fingerprint():
@@ -112,5 +112,5 @@ def door_ticket(recorded: Owned, network: str = "") -> DoorTicket:
 
 
 def next_generation() -> int:
-    """A number that rises over restarts of the gateway too."""
+    """A number that keeps increasing across restarts of the gateway."""
     return time.time_ns() // 1000

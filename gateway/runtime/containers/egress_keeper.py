@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S: Final = 20.0
 NOFILE: Final = (65536, 16384, 8192, 4096, 1024)
-"""Limits of open files to ask for; an engine grants no more than it has itself."""
+"""Limits of open files to request, in order; an engine grants no more than it has itself."""
 LONGEST_PAUSE_S: Final = 5.0
 TELLING_LINES: Final = 8
 
@@ -99,7 +99,7 @@ class EgressKeeper:
             await self.context.engine.remove(self.container)  # `keep` notices, and makes the one that is planned now
 
     async def look(self) -> None:
-        """Learns its addresses."""
+        """Reads its addresses."""
         info = await self.context.engine.inspect(self.container)
         self.addresses = info.addresses if info else ()
 
@@ -115,7 +115,7 @@ class EgressKeeper:
             ) from None
 
     async def keep(self) -> None:
-        """Waits until it ends, then starts it again."""
+        """Waits until it ends, then restarts it."""
         started = time.monotonic()
         code = await asyncio.shield(self.context.exits.of(self.container))
         self.backoff.crashed(time.monotonic() - started, time.monotonic())

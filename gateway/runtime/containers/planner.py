@@ -29,7 +29,7 @@ RUN_FIELDS: Final = (
     "type", "command", "args", "image", "entrypoint", "env", "port", "path", "mounts", "resources", "packages",
     "user", "sessions", "start_timeout_s", "disabled",
 )  # fmt: skip
-"""What of a server its containers are made from; a change of anything else needs no new container."""
+"""The fields of a server that its containers are made from; a change of any other needs no new container."""
 
 
 class Planner:
@@ -123,6 +123,6 @@ class Planner:
         )
 
     async def own_user(self, instance: str, source: PackageSource | ImageSource) -> str:
-        """The user and group of an instance; the group is the backend's, whatever session it is for."""
+        """The user and group of an instance; all sessions of a backend share its group."""
         group = await self.context.users.of(backend_holder(instance.partition("/")[0]))
         return f"{await self.context.users.of(instance_holder(instance, source.mounts))}:{group}"

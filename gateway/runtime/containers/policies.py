@@ -18,7 +18,7 @@ Push = tuple[Mapping[str, Mapping[str, object]], Mapping[str, object]]
 
 
 class Policies:
-    """What the egress was told last, and what it should be told."""
+    """The last push to the egress, and what the next one should be."""
 
     def __init__(
         self,

@@ -122,7 +122,7 @@ class ContainerSandbox:
             self.refusal = await self.test_isolation()
 
     async def announce_doors(self) -> None:
-        """Doors that an earlier gateway left: announced before the link is up, so that a running egress keeps them."""
+        """Announces doors that an earlier gateway left, before the link is up, so that a running egress keeps them."""
         for owned in self.ownership.record.all(Role.DOOR):
             if owned.id:
                 await self.link.expect_door(door_ticket(owned))
@@ -239,7 +239,7 @@ class ContainerSandbox:
         return adopted
 
     async def adopt_one(self, instance: str, server: Server, ring: LogRing) -> BackendInstance | None:
-        """One backend, taken over; None when it is not what is wanted."""
+        """Adopts one backend; None when it is not what is wanted."""
         try:
             found = await self.prepare(instance, server, ring)
             if await found.adopt():

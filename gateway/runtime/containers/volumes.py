@@ -1,7 +1,7 @@
-"""Volumes that a server keeps its files in: the engine makes them root's, and the server is nobody's root.
+"""Volumes that a server stores its files in: the engine creates them as root's, and no server runs as root.
 
-A short-lived container of ours, with CHOWN and nothing else, gives the top folder of each to the server. What is in
-it stays as it is. It runs each time the server's container was made, which sets the owner back to the image's.
+A short-lived container of ours, with CHOWN and nothing else, gives the top folder of each to the server. Its content
+is not touched. It runs each time the server's container was made, which sets the owner back to the image's.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ for path in sys.argv[3:]:
 
 
 def writable_volumes(names: Names, mounts: Sequence[EntryMount]) -> tuple[str, ...]:
-    """The project's own volumes that a server may write in; somebody else's keep the owner that they have."""
+    """The project's own volumes that a server may write in; other volumes keep the owner that they have."""
     own = (mount for mount in mounts if mount.volume and Risk.FOREIGN_VOLUME not in mount.accepted)
     return tuple(names.volume(mount.source) for mount in own if not mount.read_only)
 
@@ -60,8 +60,10 @@ def giving_plan(names: Names, instance: str, image: str, user: str, volumes: Seq
 
 
 async def give_volumes(context: RuntimeContext, instance: str, user: str, volumes: Sequence[str]) -> None:
-    """Gives these volumes to `user` as far as they are root's. Where that fails the server still starts: it may do
-    without writing there. Raises EngineError when the engine itself fails."""
+    """Gives these volumes to `user`, except those that are not root's.
+
+    Where that fails the server still starts: it may not need to write there. Raises EngineError when the engine fails.
+    """
     plan = giving_plan(context.names, instance, context.doors_image(), user, volumes)
     container = await context.ownership.create(plan, owned(plan.name, Role.OWNER, instance))
     try:

@@ -1,4 +1,4 @@
-"""Where the Docker Engine is, and in which words it cannot be used: every exception of the SDK becomes a sentence here."""
+"""Where the Docker Engine is, and what to do when it cannot be used: every exception of the SDK becomes a sentence here."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ DEFAULT_SOCKET: Final = "unix:///var/run/docker.sock"
 
 
 def engine_host() -> str:
-    """The engine's address: DOCKER_HOST, else the current context's, else the usual socket."""
+    """The engine's address: DOCKER_HOST, else the current context's, else the default socket."""
     if host := os.environ.get("DOCKER_HOST"):
         return host
     try:
         context = docker.context.ContextAPI.get_current_context()
         host = context.Host if context is not None else None
-    except Exception:  # a damaged context file is no reason not to try the usual socket
+    except Exception:  # a damaged context file is no reason not to try the default socket
         host = None
     return str(host or DEFAULT_SOCKET).replace("http+unix://", "unix://")
 
@@ -66,7 +66,7 @@ def endpoint_of(host: str) -> Endpoint:
 
 
 def tls_context() -> Any:
-    """TLS as DOCKER_CERT_PATH says."""
+    """The TLS context of DOCKER_CERT_PATH."""
     import ssl
 
     directory = Path(os.environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker")

@@ -1,4 +1,4 @@
-"""What the Docker Engine tells bit by bit: the progress of a build, the changes of containers, the lines of a log."""
+"""What the Docker Engine streams: the progress of a build, the changes of containers, the lines of a log."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def follow_build(
 ) -> None:
     """Reads a build's progress. Raises BuildError with the last of what was printed, when it fails.
 
-    `say` hears of each line, on the caller's thread.
+    `say` is called with each line, on the caller's thread.
     """
     printed = Printed(say)
     error = ""

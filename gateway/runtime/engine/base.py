@@ -20,7 +20,7 @@ from gateway.runtime.sandbox.log_ring import LogLine
 NO_NETWORK = "none"
 PROJECT_LABEL = "stockade.project"
 USER_LABEL = "stockade.uid"
-"""The uid that a container runs as, for other projects' gateways to see."""
+"""The label with the uid that a container runs as; gateways of other projects read it."""
 
 
 def inside(container: str) -> str:
@@ -66,7 +66,7 @@ class ContainerPlan:
     """(name, address) lines of the container's hosts file."""
     memory_bytes: int = 512 * 1024 * 1024
     socket_bytes: int = 0
-    """The most memory for buffers of its sockets where the kernel does not count them as memory; 0 = no limit."""
+    """The limit for its socket buffers where the kernel does not count them as memory; 0 = no limit."""
     cpus: float = 0
     """0 = no limit."""
     pids: int = 256
@@ -79,10 +79,10 @@ class ContainerPlan:
     """A profile as JSON; empty keeps the engine's default."""
     working_dir: str = ""
     revision: str = ""
-    """A hash of what is mounted, where a change of it must make a new container."""
+    """A hash of mounted content whose change must recreate the container."""
 
     def fingerprint(self) -> str:
-        """A hash of all that the container is, but for its name, labels and the namespace it shares."""
+        """A hash of everything about the container except its name, its labels and the namespace it shares."""
         parts = asdict(self)
         for key in ("name", "labels"):
             del parts[key]
@@ -125,13 +125,13 @@ class EngineInfo:
     root_directory: str
     rootless: bool = False
     maps_users: bool = False
-    """A container's users are others outside of it, from a range of the engine's (userns-remap, rootless)."""
+    """Whether the engine maps a container's users to a range of its own outside (userns-remap, rootless)."""
     cgroup: int = 2
-    """The version of control groups: 2 counts buffers of sockets as a container's memory, 1 does not."""
+    """The cgroup version: 2 counts socket buffers as a container's memory, 1 does not."""
     cgroupfs: bool = False
-    """Whether the engine makes control groups itself, below `/docker`, rather than by systemd."""
+    """Whether the engine creates cgroups itself, below `/docker`, rather than through systemd."""
     limits_sockets: bool = False
-    """Whether it takes a limit for those buffers alone."""
+    """Whether it accepts a separate limit for socket buffers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +169,7 @@ class ContainerInfo:
 
 
 class Change(StrEnum):
-    """What a watcher hears of a container."""
+    """What a watcher is told about a container."""
 
     STARTED = "started"
     DIED = "died"
@@ -180,7 +180,7 @@ class Change(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerChange:
-    """One moment in a container's life."""
+    """One change of a container's state."""
 
     change: Change
     container: str = ""
@@ -193,7 +193,7 @@ class BuildContext:
 
     dockerfile: str
     files: Mapping[str, bytes]
-    """Path in the context -> content. May hold credentials for a build stage: never kept, never logged."""
+    """Path in the context -> content. May hold credentials for a build stage: never stored, never logged."""
     build_args: Mapping[str, str]
     """Proxy settings (the predefined arguments, which the engine keeps out of the image's history)."""
 
@@ -205,7 +205,7 @@ class Attachment(Protocol):
     writer: asyncio.StreamWriter
 
     async def ended(self) -> None:
-        """Waits until the last byte of output was taken in."""
+        """Waits until the last byte of output was processed."""
         ...
 
     async def close(self) -> None: ...

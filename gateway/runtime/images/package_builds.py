@@ -1,6 +1,6 @@
-"""Installs a package, whose own code may run while that is done, in a container that holds as a backend's does.
+"""Installs a package in a container as isolated from this machine as a backend's: code of the package may run meanwhile.
 
-Theory of operation. The engine's builder knows no seccomp profile, no limit on processes and no other user than root.
+Theory of operation. The engine's builder has no seccomp profile, no limit on processes and no user except root.
 So a package is installed in a container of ours: no capability, our profile, a user that nothing else runs as, bounds
 on memory, processors, processes and time. What it installed is copied out of the container's image; all else of it is
 thrown away. Where the host has credentials for a registry there are two such containers: in the first, which has them,
@@ -35,7 +35,7 @@ MEMORY: Final = 2048 * MIB
 CPUS: Final = 1.0
 PIDS: Final = 512
 BUILDERS: Final = range(65520, 65533)
-"""Users that no account and no container of ours has: what the kernel counts per user, a build takes from no server."""
+"""Users that no account and no container of ours has, so that a build uses up no server's per-user kernel limits."""
 LOOK_S: Final = 0.25
 LOG_LINES: Final = 200
 BUILD_TIMEOUT_S: Final = 600.0
@@ -112,7 +112,7 @@ class PackageBuild:
 
 
 def install_plan(step: Step, image: str, user: int, name: str, given: Path, timeout_s: float) -> ContainerPlan:
-    """The container in which a package is installed. It ends by itself, should nobody be there to end it.
+    """The container in which a package is installed. It ends by itself, even if the gateway is gone.
 
     It has no variables: the engine would keep them in the image of the container, and the next step would see them.
     """
@@ -134,7 +134,7 @@ def install_plan(step: Step, image: str, user: int, name: str, given: Path, time
 
 
 def lay_out(folder: Path, settings: BuildSettings) -> Path:
-    """The settings as files that the container's user can read, in a folder that nobody else can reach."""
+    """The settings as files that the container's user can read, in a folder that no other user can reach."""
     folder.mkdir()
     proxies = "".join(f"export {name}={shlex.quote(text)}\n" for name, text in settings.proxies.items())
     env = settings.files.get("env", b"") + proxies.encode()

@@ -2,7 +2,7 @@
 
 The link is one task, `run`. It connects, says where it stopped reading, pushes the policies and the doors that
 the gateway last asked for, and hands every event on. When the egress dies it does all of that again with the
-next one: what was asked for is kept here, so that nobody else has to remember.
+next one: what was asked for is stored here, so that no caller has to repeat it.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class EgressUnavailable(ConnectionError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoorTicket:
-    """A door (or connector) that will come to the egress, and the nonce that it will show."""
+    """A door (or connector) that will connect to the egress, and the nonce that it will present."""
 
     door: str
     """The door's id: the backend's name, or `NAME/SESSION`."""
     backend: str
     nonce: str
-    """At least 16 characters that nobody can guess."""
+    """At least 16 characters that cannot be guessed."""
     container: str = ""
     generation: int = 0
     role: str = "door"
@@ -88,7 +88,7 @@ class EgressLink:
     ) -> None:
         """`host_listeners(port)` answers `none`, `loopback` or `all`; `on_door(door, report, detail)` is
         called for each report of a door. `known` are the epoch and number up to which an earlier
-        gateway kept the events: an egress that outlived it tells them once more, to `on_known` alone."""
+        gateway stored the events: an egress that outlived it sends them again, and only `on_known` gets those."""
         self.control_dir = control_dir
         self.on_event = on_event
         self.host_listeners = host_listeners
@@ -99,7 +99,7 @@ class EgressLink:
         self.seq = 0
         """The last event read in this epoch."""
         self.announced = 0
-        """Of the events that are missing, how many the egress said are lost."""
+        """How many of the missing events the egress has reported as lost."""
         self.push: Push | None = None
         self.tickets: dict[str, DoorTicket] = {}
         self.ready: set[str] = set()
@@ -164,7 +164,7 @@ class EgressLink:
             self.changed.notify_all()
 
     async def repeat_push(self, push: Push) -> None:
-        """Push what no caller waits for any more: a refusal becomes a notice, and everything stays denied."""
+        """Pushes again without a waiting caller: a refusal becomes a notice, and everything stays denied."""
         try:
             await self.send_push(push)
         except PolicyRejected as error:
@@ -222,7 +222,7 @@ class EgressLink:
             self.on_known(event)
 
     def number(self, seq: int) -> None:
-        """The next event has this number; what is missing before it, and was not announced, is lost."""
+        """The next event has this number; missing numbers before it that were not announced are lost events."""
         missing = max(0, seq - self.seq - 1)
         announced = min(missing, self.announced)
         self.announced -= announced
@@ -251,7 +251,7 @@ class EgressLink:
             self.on_door(door, report, detail)
 
     def take_gap(self, message: Mapping[str, Any]) -> None:
-        """Events were lost: say how many, of each backend that they were of."""
+        """Events were lost: report how many, for each backend."""
         for backend, lost in (message.get("backends") or {"": message["gap"]}).items():
             of = f" of {backend}" if backend else ""
             text = f"{lost} egress events{of} were lost: the gateway was away or too slow"
@@ -353,7 +353,7 @@ class EgressLink:
         await self.wait_for(lambda: door in self.ready, timeout_s)
 
     async def drop_door(self, door: str) -> None:
-        """Forget a door: its listeners are closed, its connections cut."""
+        """Forget a door: its listeners are closed, its connections aborted."""
         self.tickets.pop(door, None)
         self.ready.discard(door)
         if self.connected:
@@ -386,7 +386,7 @@ class EgressLink:
         return connected
 
     async def status(self) -> dict[str, object]:
-        """What the egress says of itself. Raises EgressUnavailable."""
+        """The egress's own status. Raises EgressUnavailable."""
         answer = await self.ask({"op": "status"})
         status: dict[str, object] = answer["status"]
         return status
@@ -408,7 +408,7 @@ class EgressLink:
             self.mapped = None
 
     def pending(self) -> bool:
-        """Whether the egress made events that were not read yet. No system call."""
+        """Whether the egress has events that were not read yet. No system call."""
         return self.mapped is not None and struct.unpack_from("<Q", self.mapped)[0] != self.seq
 
     async def settle(self, timeout_s: float = 0.25) -> None:

@@ -1,6 +1,6 @@
 """From a server's configuration to the containers that run it. Pure.
 
-Nothing here asks an engine; what the engine says of an image (its user) comes in as a value.
+Nothing here asks an engine; what the engine knows about an image (its user) is passed as a value.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PROXY: Final = f"http://127.0.0.1:{PROXY_PORT}"
 MIB: Final = 1024 * 1024
 MAX_NAME: Final = 64
 DOOR_CAPABILITIES: Final = ("NET_ADMIN", "SETGID", "SETPCAP", "SETUID")
-"""To add one route and then to become nobody; the door drops them, and its bounding set."""
+"""To add one route and then to become an unprivileged user; the door then drops them, and its bounding set."""
 DOOR_SYSCTLS: Final = (
     ("net.ipv4.icmp_echo_ignore_all", "1"),
     ("net.ipv4.ip_unprivileged_port_start", "0"),
@@ -111,7 +111,7 @@ class Names:
         return bounded(f"stockade-{self.project}-c-{network}")
 
     def volume(self, name: str) -> str:
-        """The volume that an entry of `mounts` names: one for all servers of the project, and for nobody else."""
+        """The volume that an entry of `mounts` names: shared by the servers of the project, and by no others."""
         return f"stockade-{self.project}-v-{name}"
 
     def labels(self, role: str, instance: str = "", uid: int | None = None) -> tuple[tuple[str, str], ...]:
@@ -342,7 +342,7 @@ def unmounted_volumes(source: PackageSource | ImageSource, info: ImageInfo) -> t
 
 
 def proxy_variables() -> dict[str, str]:
-    """What well-behaved programs read; the wall does not depend on it."""
+    """What well-behaved programs read; isolation does not depend on it."""
     variables = {"NODE_USE_ENV_PROXY": "1"}
     for name, value in (
         ("HTTP_PROXY", PROXY),
@@ -363,13 +363,13 @@ def ca_variables() -> dict[str, str]:
 def mounts_of(names: Names, source: PackageSource | ImageSource, ca: CaBundle | None) -> tuple[Mount, ...]:
     """The entry's mounts and the certificate bundle. Raises PlanError for an engine's socket.
 
-    A volume is the project's own, so that no server gets what somebody else keeps in one, unless that was asked for.
+    A volume is the project's own, so that no server gets files of another project or program, unless the entry accepts that.
     """
     found = []
     for mount in source.mounts:
         if FORBIDDEN_MOUNTS.search(mount.source) or FORBIDDEN_MOUNTS.search(mount.target):
             raise PlanError(
-                f"The mount {mount.source} is a container engine's socket: with it a server could leave its wall. "
+                f"The mount {mount.source} is a container engine's socket: with it a server could escape its isolation. "
                 "Remove it."
             )
         own = mount.volume and Risk.FOREIGN_VOLUME not in mount.accepted
@@ -381,7 +381,7 @@ def mounts_of(names: Names, source: PackageSource | ImageSource, ca: CaBundle | 
 
 
 def check_mounts(source: PackageSource | ImageSource) -> None:
-    """Looks at the mounts as they are now, before each start of the container. Raises PlanError."""
+    """Checks the mounts as they are now, before each start of the container. Raises PlanError."""
     for mount in source.mounts:
         try:
             refuse_moved(mount)
@@ -417,7 +417,7 @@ def check_image_user(backend: str, uid: int | None, ours: range) -> None:
 
 
 def check_hardening(plan: ContainerPlan) -> None:
-    """The last look before a backend is made. Raises PlanError; a plan of ours never asks for such a thing."""
+    """The last check before a backend is created. Raises PlanError; a plan of ours never asks for such a thing."""
     if plan.capabilities:
         raise PlanError(f"Container {plan.name} asks for {plan.capabilities[0]}; a backend gets no capability.")
     if plan.network in ("host", "bridge", "default"):

@@ -122,7 +122,7 @@ class Sandbox(Protocol):
 
     @property
     def egress_environment(self) -> Mapping[str, object]:
-        """What the egress was last told of this machine and configuration; empty before the first push."""
+        """What was last pushed about this machine and configuration; empty before the first push."""
         ...
 
     @property

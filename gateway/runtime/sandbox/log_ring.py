@@ -26,16 +26,16 @@ class LogLine:
 
 
 class LogRing:
-    """Lines of one backend, over all its lives."""
+    """Lines of one backend, over all its incarnations."""
 
     def __init__(self) -> None:
         self.lines: deque[LogLine] = deque()
         self.characters = 0
         self.followers: set[asyncio.Queue[LogLine]] = set()
         self.dropped = 0
-        """Lines that a follower was too slow for."""
+        """Lines that were dropped because a follower was too slow."""
         self.pace = Pace()
-        """What all containers of the backend may take of the loop together for what they print."""
+        """The share of the loop that all containers of the backend may use together for their output."""
 
     def add(self, line: LogLine) -> None:
         """Takes one line in; the oldest go when there are too many."""

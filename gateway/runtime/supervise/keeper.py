@@ -169,7 +169,7 @@ class InstanceKeeper:
         if permanent:
             return sentence
         return (
-            f"{as_sentence(sentence)} It crashed {self.backoff.crashes} times in a row; restarts are paused. Fix it "
+            f"{as_sentence(sentence)} It failed {self.backoff.crashes} times in a row; restarts are paused. Fix it "
             f"(`stockade logs {self.backend}` shows what it printed), then run `stockade restart {self.backend}`. The "
             f"next call after {COOL_S:g} s retries once."
         )

@@ -1,4 +1,4 @@
-"""Makes what runs what the configuration says, and keeps it so.
+"""Brings what runs in line with the configuration, and keeps it so.
 
 Theory of operation. Desired state is the last configuration given to `apply`; actual state is what the sandbox has of
 this project. `run` opens the sandbox (its egress, its policies, the isolation probe), adopts what an earlier gateway
@@ -115,7 +115,7 @@ class Supervisor:
         await self.stopped.wait()
 
     async def wait_begun(self) -> None:
-        """Until the first configuration is being carried out. Raises what `begin` raised."""
+        """Waits until the first configuration is being applied. Raises what `begin` raised."""
         await self.begun.wait()
         if self.failure is not None:
             raise self.failure

@@ -55,7 +55,7 @@ def test_files_that_the_whole_machine_shares_are_said(tmp_path: Path) -> None:
     assert doctor.files_finding(limit).state == "ok"
     limit.write_text("819200\n")
     assert doctor.files_finding(limit).state == "warn"
-    assert "has 819200 open files for everybody" in doctor.files_finding(limit).detail
+    assert "allows 819200 open files in total" in doctor.files_finding(limit).detail
 
 
 @pytest.mark.anyio

@@ -182,7 +182,7 @@ def test_what_an_engine_says_of_users_and_memory(info: dict[str, Any], cgroup: i
 def test_an_engines_socket_is_never_mounted(path: str) -> None:
     server = Server.model_validate({"image": "x"})
     source = ImageSource(image="x", mounts=(Mount(source=path, target="/s"),))
-    with pytest.raises(PlanError, match="leave its wall"):
+    with pytest.raises(PlanError, match="escape its isolation"):
         backend_plan(
             NAMES, "b", server, source, image="x", info=INFO, env={}, ca=None, door="D", nofile=65536, own="1"
         )

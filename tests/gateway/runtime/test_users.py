@@ -86,7 +86,7 @@ async def test_a_server_that_had_to_become_another_is_said(
     engine.foreign_users = frozenset({await users.of("backend/notes")})
     now = await users.of("backend/notes")
     assert caplog.messages == [
-        f"backend/notes ran as user {min(engine.foreign_users)}, whom somebody else has now; it runs as {now}"
+        f"backend/notes ran as user {min(engine.foreign_users)}, which is taken by now; it runs as {now}"
     ]
 
 
