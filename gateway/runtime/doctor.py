@@ -16,10 +16,10 @@ from gateway.runtime.containers.egress_keeper import NOFILE
 from gateway.runtime.containers.probe import idle_plan
 from gateway.runtime.containers.sandbox import ContainerSandbox
 from gateway.runtime.engine.base import Engine, EngineInfo
-from gateway.runtime.factory import local_engine
+from gateway.runtime.factory import SandboxNeeds, local_engine, make_sandbox
 from gateway.runtime.images import recipes
-from gateway.runtime.images.build_settings import CA_VARIABLES, SYSTEM_BUNDLES, gather
-from gateway.runtime.images.images import Images, bootstrap_problem
+from gateway.runtime.images.build_settings import CA_VARIABLES, SYSTEM_BUNDLES
+from gateway.runtime.images.images import bootstrap_problem
 from gateway.runtime.inventory.context import owned
 from gateway.runtime.inventory.egress_link import EgressLink
 from gateway.runtime.inventory.record import Role
@@ -254,16 +254,15 @@ async def scratch_project(engine: Engine) -> AsyncIterator[ContainerSandbox]:
     """A project with an egress and nothing else. Raises an ExceptionGroup of EngineError."""
     with tempfile.TemporaryDirectory(prefix="sk-") as directory:
         run_directory = RunDirectory(path=Path(directory) / "r", persistent=Path(directory) / "p")
-        sandbox = ContainerSandbox(
-            engine,
-            EgressLink(run_directory.control, on_event=lambda event: None),
+        needs = SandboxNeeds(
             project=f"doctor{os.getpid()}",
             run_directory=run_directory,
-            images=Images(engine, gather),
+            link=EgressLink(run_directory.control, on_event=lambda event: None),
             secrets=NoSecrets(),
             on_event=lambda event: None,
             probe=False,
         )
+        sandbox = make_sandbox(needs, engine)
         async with asyncio.TaskGroup() as tasks:
             try:
                 await sandbox.open(tasks)

@@ -1,4 +1,4 @@
-"""Creates the sandbox of a gateway. No other module names an engine's or a sandbox's class.
+"""Creates the sandbox of a gateway. No other module creates an engine or a sandbox.
 
 Today there is one kind: containers on the Docker engine of this machine. A second engine of that kind is another line in
 `local_engine`; an orchestrator is another branch in `make_sandbox`.
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from gateway.runtime.containers.sandbox import ContainerSandbox
 from gateway.runtime.docker.engine import DockerEngine
 from gateway.runtime.engine.base import Engine
-from gateway.runtime.images.build_settings import BuildSettings
+from gateway.runtime.images.build_settings import BuildSettings, gather
 from gateway.runtime.images.images import Images
+from gateway.runtime.images.package_builds import BUILD_TIMEOUT_S
 from gateway.runtime.inventory.context import Link
 from gateway.runtime.inventory.ownership import Ownership
 from gateway.runtime.inventory.record import Record
@@ -30,14 +31,16 @@ class SandboxNeeds:
     run_directory: RunDirectory
     link: Link
     secrets: Secrets
-    build_settings: Callable[[], BuildSettings]
-    """The host's settings for image builds, as they are now."""
-    build_timeout_s: Callable[[], float]
     on_event: Callable[[Event], None]
-    on_progress: Callable[[str], None]
-    """Is given each long step of a start, as a sentence."""
-    gateway_ports: Callable[[], Iterable[int]]
+    build_settings: Callable[[], BuildSettings] = gather
+    """The host's settings for image builds, as they are now."""
+    build_timeout_s: Callable[[], float] = lambda: BUILD_TIMEOUT_S
+    on_progress: Callable[[str], None] = lambda line: None
+    """Called with each long step of a start, as a sentence."""
+    gateway_ports: Callable[[], Iterable[int]] = tuple
     """The ports that the gateway really listens on."""
+    probe: bool = True
+    """Whether opening it tests the isolation."""
 
 
 def local_engine() -> Engine:
@@ -45,9 +48,9 @@ def local_engine() -> Engine:
     return DockerEngine()
 
 
-def make_sandbox(needs: SandboxNeeds) -> ContainerSandbox:
-    """The sandbox of a gateway, not opened."""
-    engine = local_engine()
+def make_sandbox(needs: SandboxNeeds, engine: Engine | None = None) -> ContainerSandbox:
+    """The sandbox of a gateway, not opened. `engine`: a connection that the caller has already."""
+    engine = engine or local_engine()
     images = Images(engine, needs.build_settings, needs.on_progress, needs.build_timeout_s, needs.run_directory.path)
     return ContainerSandbox(
         engine,
@@ -58,6 +61,7 @@ def make_sandbox(needs: SandboxNeeds) -> ContainerSandbox:
         secrets=needs.secrets,
         on_event=needs.on_event,
         gateway_ports=needs.gateway_ports,
+        probe=needs.probe,
     )
 
 

@@ -38,7 +38,7 @@ PROBE_BACKEND: Final = "_probe"
 CONNECT_LIMIT_S: Final = 1.5
 RUN_TIMEOUT_S: Final = 30.0
 ARRIVAL_S: Final = 0.3
-"""How long after the container ended something may still be under way on this machine."""
+"""How long packets may still be in flight on this machine after the container ended."""
 
 
 class ProbeListeners(asyncio.DatagramProtocol):
@@ -173,7 +173,7 @@ class Probe:
             await self.context.ownership.remove(name)
 
     async def run(self, listeners: ProbeListeners, network: str, targets: list[str]) -> Attempt:
-        """The container itself, to its end; then a moment for what is under way."""
+        """Runs the container to its end, then waits a moment for packets in flight."""
         plan = probe_plan(self.context, self.image, network, listeners, targets, await self.context.users.of(PROBE))
         printed = LogRing()
         container = await self.context.ownership.create(plan, owned(plan.name, Role.PROBE))
@@ -198,7 +198,7 @@ class Probe:
 
 
 def finished(listeners: ProbeListeners, code: int, printed: list[str]) -> Attempt:
-    """What an attempt that ran to its end amounts to."""
+    """The outcome of an attempt that ran to its end."""
     heard = frozenset(listeners.heard)
     if code != 0:
         return Attempt(heard=heard, problem=f"It ended with code {code}: {' / '.join(printed[-3:])}.")
@@ -211,7 +211,7 @@ def finished(listeners: ProbeListeners, code: int, printed: list[str]) -> Attemp
 def probe_plan(
     context: RuntimeContext, image: str, network: str, listeners: ProbeListeners, targets: list[str], uid: int
 ) -> ContainerPlan:
-    """The throw-away container: a backend in all but its program."""
+    """The throw-away container: like a backend's, except for its program."""
     addresses = [ipaddress.ip_address(target) for target in targets]
     order = {
         "nonce": listeners.nonce,
@@ -236,7 +236,7 @@ def probe_plan(
 
 
 def idle_plan(context: RuntimeContext, image: str, uid: int) -> ContainerPlan:
-    """A container with a backend's limits that does nothing for a while, to be looked at."""
+    """A container with a backend's limits that idles while its limits are examined."""
     return ContainerPlan(
         name=context.names.backend(PROBE_BACKEND),
         image=image,
