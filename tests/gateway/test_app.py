@@ -116,7 +116,7 @@ async def test_a_first_start_that_fails_leaves_no_history_behind(file: Path, fir
         gateway.sandbox.engine.threads.submit(list)
 
 
-def slot(state: BackendState, *, for_s: float = 0.0, done: bool = False, once: bool = False) -> Any:
+def keeper(state: BackendState, *, for_s: float = 0.0, done: bool = False, once: bool = False) -> Any:
     ended = asyncio.Event()
     if done:
         ended.set()
@@ -125,16 +125,16 @@ def slot(state: BackendState, *, for_s: float = 0.0, done: bool = False, once: b
 
 @pytest.mark.parametrize("state", [BackendState.STOPPED, BackendState.BUILDING, BackendState.STARTING])
 async def test_a_start_is_waited_for(state: BackendState) -> None:
-    assert unsettled_s(slot(state)) > HELD_S
-    assert unsettled_s(slot(state, done=True)) == 0
-    assert unsettled_s(slot(state, once=True)) == 0, "a spare, or a session's own"
+    assert unsettled_s(keeper(state)) > HELD_S
+    assert unsettled_s(keeper(state, done=True)) == 0
+    assert unsettled_s(keeper(state, once=True)) == 0, "a spare, or a session's own"
 
 
 async def test_a_server_that_just_started_may_yet_end_at_once() -> None:
-    assert 0 < unsettled_s(slot(BackendState.RUNNING)) <= HELD_S
-    assert unsettled_s(slot(BackendState.RUNNING, for_s=HELD_S)) == 0
+    assert 0 < unsettled_s(keeper(BackendState.RUNNING)) <= HELD_S
+    assert unsettled_s(keeper(BackendState.RUNNING, for_s=HELD_S)) == 0
 
 
 @pytest.mark.parametrize("state", [BackendState.FAILED, BackendState.BACKOFF, BackendState.REMOTE])
 async def test_a_failure_is_not_waited_for(state: BackendState) -> None:
-    assert unsettled_s(slot(state)) == 0
+    assert unsettled_s(keeper(state)) == 0

@@ -37,10 +37,10 @@ def test_the_verdict(control: Attempt, door: Attempt, words: str) -> None:
 
 
 def test_only_what_carries_the_nonce_counts() -> None:
-    ears = ProbeListeners()
-    ears.take(b"somebody else's datagram")
-    ears.take(f"{ears.nonce} udp plain 192.0.2.2".encode())
-    assert ears.heard == {"udp plain 192.0.2.2"}
+    listeners = ProbeListeners()
+    listeners.take(b"another program's datagram")
+    listeners.take(f"{listeners.nonce} udp plain 192.0.2.2".encode())
+    assert listeners.heard == {"udp plain 192.0.2.2"}
 
 
 def test_an_attempt_that_failed_or_printed_nothing_is_a_problem() -> None:

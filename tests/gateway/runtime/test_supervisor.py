@@ -184,7 +184,7 @@ async def test_a_crashed_backend_starts_again_behind_the_same_door(stage: Stage)
 async def test_a_backend_that_outlives_its_streams_is_killed_and_starts_again(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It could serve nobody: a server that did not answer was let go of, or closed its output itself."""
+    """It could serve no client: a server that did not answer was disconnected, or closed its output itself."""
     monkeypatch.setattr(backend_instance, "DEAF_GRACE_S", 0.001)
     async with stage.running(config({"clock": TIME})) as supervisor:
         await supervisor.instance("clock")
@@ -196,7 +196,7 @@ async def test_a_backend_that_outlives_its_streams_is_killed_and_starts_again(
         assert supervisor.status()[0].restarts == 1
 
 
-async def test_a_dead_door_makes_both_anew(stage: Stage) -> None:
+async def test_a_dead_door_recreates_both(stage: Stage) -> None:
     async with stage.running(config({"clock": TIME})) as supervisor:
         await supervisor.instance("clock")
         old = {c.id for c in stage.engine.containers.values()}
@@ -261,7 +261,7 @@ async def test_a_changed_policy_is_one_push_and_touches_no_container(stage: Stag
         assert stage.engine.log == ["push clock"]
 
 
-async def test_a_changed_command_makes_that_backend_anew_and_no_other(stage: Stage) -> None:
+async def test_a_changed_command_replaces_that_backend_and_no_other(stage: Stage) -> None:
     async with stage.running(config({"clock": TIME, "other": TIME})) as supervisor:
         await supervisor.instance("clock")
         await supervisor.instance("other")
@@ -272,7 +272,7 @@ async def test_a_changed_command_makes_that_backend_anew_and_no_other(stage: Sta
         assert [line for line in stage.engine.log if "other" in line and "push" not in line] == []
 
 
-async def test_who_asks_for_a_backend_while_it_is_made_anew_gets_the_new_one(stage: Stage) -> None:
+async def test_a_call_for_a_backend_that_is_being_replaced_gets_the_new_one(stage: Stage) -> None:
     async with stage.running(config({"clock": TIME})) as supervisor:
         instances = [await supervisor.instance("clock")]
         changed = config({"clock": {**TIME, "env": {"A": "b"}}})
@@ -398,7 +398,7 @@ async def test_backends_whose_images_bring_the_same_user_are_told_apart_in_ps(st
         assert warned["c"] == ""
 
 
-async def test_what_the_endpoint_can_do_nothing_with_starts_anew(stage: Stage) -> None:
+async def test_what_the_endpoint_cannot_use_is_restarted(stage: Stage) -> None:
     async with stage.running(config({"clock": TIME})) as supervisor:
         first = await supervisor.instance("clock")
         await supervisor.renew("clock")
@@ -424,7 +424,7 @@ async def test_the_next_gateway_takes_over_the_same_containers(stage: Stage) -> 
         after = {c.plan.name: (c.id, c.starts) for c in stage.engine.containers.values() if c.running}
         assert {name: key[0] for name, key in after.items()} == {name: key[0] for name, key in before.items()}
         assert after["stockade-p-b-web"][1] == 1, "an http backend goes on"
-        assert after["stockade-p-b-clock"][1] == 2, "a stdio conversation begins anew"
+        assert after["stockade-p-b-clock"][1] == 2, "a stdio conversation starts again"
         assert set(stage.link.tickets) == {"clock", "web"}
 
 
@@ -558,7 +558,7 @@ async def test_an_engine_that_refuses_the_capability_gets_a_door_without_it(stag
         assert supervisor.status()[0].direct_supported is False
 
 
-async def test_events_of_the_probe_are_nobodys(stage: Stage) -> None:
+async def test_events_of_the_probe_belong_to_no_backend(stage: Stage) -> None:
     from observability.events import NoticeEvent
 
     heard: list[str] = []
@@ -576,7 +576,7 @@ async def test_an_unknown_backend_is_a_sentence(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("noticed", [False, True])
-async def test_a_call_right_after_a_sessions_own_backend_ended_gets_its_next_life(
+async def test_a_call_right_after_a_sessions_own_backend_ended_gets_the_next_incarnation(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, noticed: bool
 ) -> None:
     remove, may_go = stage.engine.remove, asyncio.Event()
@@ -601,7 +601,7 @@ async def test_a_call_right_after_a_sessions_own_backend_ended_gets_its_next_lif
         assert keeper.done.is_set()
 
 
-async def test_a_call_while_a_backend_restarts_gets_its_next_life(stage: Stage) -> None:
+async def test_a_call_while_a_backend_restarts_gets_the_next_incarnation(stage: Stage) -> None:
     async with stage.running(config({"clock": TIME})) as supervisor, asyncio.TaskGroup() as tasks:
         first = await supervisor.instance("clock")
         keeper = supervisor.keepers["clock"]
@@ -632,7 +632,7 @@ async def test_a_call_waits_for_a_replacement_that_never_ends_no_longer_than_for
         await restart
 
 
-async def test_a_slot_that_took_anothers_place_is_not_forgotten_with_it(stage: Stage) -> None:
+async def test_a_keeper_that_replaced_another_is_not_forgotten_with_it(stage: Stage) -> None:
     async with stage.running(config({"clock": {**LAZY, "spares": 0}})) as supervisor:
         await supervisor.instance("clock", "one")
         old = supervisor.keepers["clock/one"]

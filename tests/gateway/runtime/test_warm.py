@@ -1,4 +1,4 @@
-"""Spares: who gets one, when the next is made, and that none is left over. On an engine in memory, then on a real one."""
+"""Warm instances: which session gets one, when the next is made, that none is left over. In memory, then on an engine."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 
 def ready(supervisor: Supervisor, backend: str = "clock") -> list[str]:
-    """The spares that run."""
+    """The warm instances that run."""
     pool = supervisor.warm.pools.get(backend)
     running = [keeper for keeper in pool.keepers if keeper.state is BackendState.RUNNING] if pool is not None else []
     return sorted(keeper.id for keeper in running)
 
 
-async def test_an_eager_per_client_backend_has_a_spare_before_anybody_calls(stage: Stage) -> None:
+async def test_an_eager_per_client_backend_has_a_warm_instance_before_any_call(stage: Stage) -> None:
     async with stage.running(config({"clock": OWN})) as supervisor:
         await stage.until(lambda: len(ready(supervisor)) == 1)
         (spare,) = ready(supervisor)
@@ -57,7 +57,7 @@ async def test_a_lazy_backend_has_no_spare_until_its_first_session(stage: Stage)
 async def test_an_auto_backend_has_spares_once_a_session_has_a_container_of_its_own(stage: Stage) -> None:
     async with stage.running(config({"clock": TIME})) as supervisor:
         await supervisor.instance("clock")
-        await supervisor.instance("clock", "modern")  # the other era's shared one: nobody's own
+        await supervisor.instance("clock", "modern")  # the shared one of the other protocol generation
         assert supervisor.warm.pools == {}
         await supervisor.instance("clock", "one")
         await stage.until(lambda: len(ready(supervisor)) == 1)
@@ -74,7 +74,7 @@ async def test_a_session_that_asks_again_gets_the_same_instance_and_after_its_en
         assert first.id not in supervisor.keepers
 
 
-async def test_a_spare_that_had_a_session_never_has_a_second_one(stage: Stage) -> None:
+async def test_a_warm_instance_that_had_a_session_never_has_a_second_one(stage: Stage) -> None:
     async with stage.running(config({"clock": OWN})) as supervisor:
         given = []
         for number in range(12):
@@ -86,7 +86,7 @@ async def test_a_spare_that_had_a_session_never_has_a_second_one(stage: Stage) -
         assert len(set(given)) == len(given)
 
 
-async def test_a_spare_that_dies_is_replaced_and_is_not_handed_out(stage: Stage) -> None:
+async def test_a_warm_instance_that_dies_is_replaced_and_is_not_handed_out(stage: Stage) -> None:
     async with stage.running(config({"clock": OWN})) as supervisor:
         await stage.until(lambda: len(ready(supervisor)) == 1)
         (spare,) = ready(supervisor)
@@ -96,7 +96,7 @@ async def test_a_spare_that_dies_is_replaced_and_is_not_handed_out(stage: Stage)
         await stage.until(lambda: len(ready(supervisor)) == 1 and spare not in supervisor.keepers)
 
 
-async def test_spares_that_never_hold_are_given_up_until_the_next_session(
+async def test_warm_instances_that_never_hold_are_given_up_until_the_next_session(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken:
@@ -118,7 +118,7 @@ async def test_spares_that_never_hold_are_given_up_until_the_next_session(
         await stage.until(lambda: len(ready(supervisor)) == 2)
 
 
-async def test_spares_count_against_the_cap(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_warm_instances_count_against_the_cap(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.runtime.supervise.supervisor.MAX_OWN", 3)
     async with stage.running(config({"clock": {**OWN, "spares": 8}})) as supervisor:
         await stage.until(lambda: len(ready(supervisor)) == 3)
@@ -139,7 +139,7 @@ async def test_fewer_spares_in_the_file_are_fewer_containers_and_no_session_noti
         assert await supervisor.instance("clock", "one") is mine
 
 
-async def test_a_changed_command_makes_the_spares_anew_and_a_removed_backend_has_none(stage: Stage) -> None:
+async def test_a_changed_command_replaces_the_warm_instances_and_a_removed_backend_has_none(stage: Stage) -> None:
     async with stage.running(config({"clock": OWN})) as supervisor:
         await stage.until(lambda: len(ready(supervisor)) == 1)
         (old,) = ready(supervisor)
@@ -152,7 +152,7 @@ async def test_a_changed_command_makes_the_spares_anew_and_a_removed_backend_has
         assert stage.engine.running() == ["stockade-p-egress"]
 
 
-async def test_a_restart_of_the_backend_makes_its_spares_anew(stage: Stage) -> None:
+async def test_a_restart_of_the_backend_replaces_its_warm_instances(stage: Stage) -> None:
     async with stage.running(config({"clock": OWN})) as supervisor:
         await stage.until(lambda: len(ready(supervisor)) == 1)
         before = ready(supervisor)
