@@ -8,6 +8,7 @@ import json
 import socketserver
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import docker.errors
@@ -19,7 +20,7 @@ from gateway.runtime.docker.engine import DockerEngine, context_archive, split_r
 from gateway.runtime.docker.host import endpoint_of, require_this_kernel, unreachable
 from gateway.runtime.docker.streams import log_line
 from gateway.runtime.engine.base import BuildContext, Change, ContainerPlan
-from gateway.runtime.engine.errors import NameTaken
+from gateway.runtime.engine.errors import CapabilityRefused, LimitRefused, NameTaken
 from gateway.runtime.sandbox.errors import EngineError, EngineUnreachable
 
 Answer = tuple[int, object]
@@ -225,6 +226,27 @@ async def test_the_real_engine_tells_of_starts_and_ends() -> None:
             if change.change is Change.REMOVED:
                 break
     assert seen == [(Change.RESYNC, 0), (Change.STARTED, 0), (Change.DIED, 7), (Change.REMOVED, 0)]
+    await engine.close()
+
+
+@pytest.mark.docker
+@pytest.mark.anyio
+async def test_the_real_engine_refuses_a_limit_and_a_capability_as_what_they_are() -> None:
+    """In the words of the runtime that is installed here, whatever they are."""
+    from gateway.runtime.images.build_settings import gather
+    from gateway.runtime.images.images import Images
+
+    engine = DockerEngine()
+    name, most = "stockade-refusaltest", int(Path("/proc/sys/fs/nr_open").read_text())  # noqa: ASYNC240
+    plan = ContainerPlan(name=name, image=await Images(engine, gather).egress(), command=("true",))
+    for asked, kind in (
+        (replace(plan, nofile=2 * most), LimitRefused),
+        (replace(plan, capabilities=("NO_SUCH",)), CapabilityRefused),
+    ):
+        await engine.remove(name)
+        with pytest.raises(kind):
+            await engine.start(await engine.create(asked))
+    await engine.remove(name)
     await engine.close()
 
 
