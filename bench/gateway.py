@@ -189,6 +189,7 @@ def contained_server() -> dict[str, Any]:
 @contextlib.asynccontextmanager
 async def contained(settings: Any) -> AsyncIterator[tuple[Any, Any]]:
     """A real supervisor and link: egress, doors, containers, and all of it removed at the end."""
+    from gateway.runtime.containers.sandbox import ContainerSandbox
     from gateway.runtime.docker.engine import DockerEngine
     from gateway.runtime.images.build_settings import gather
     from gateway.runtime.images.images import Images
@@ -202,10 +203,11 @@ async def contained(settings: Any) -> AsyncIterator[tuple[Any, Any]]:
         directory = RunDirectory(path=Path(name) / "r", persistent=Path(name) / "p")
         engine = DockerEngine()
         link = EgressLink(directory.control, on_event=lambda _: None, host_listeners=host_listeners)
-        supervisor = Supervisor(
+        sandbox = ContainerSandbox(
             engine, link, project=f"bench{os.getpid()}", run_directory=directory, images=Images(engine, gather),
             secrets=SecretStore(), on_event=lambda _: None, probe=False,
         )  # fmt: skip
+        supervisor = Supervisor(sandbox, lambda _: None)
         await supervisor.apply(settings)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(supervisor.run())

@@ -150,7 +150,7 @@ def serve_gateway(channel: str, path: str) -> None:
     import uvloop
 
     from gateway.runtime.docker.attach import Endpoint, attach
-    from gateway.runtime.inventory.logring import LogRing
+    from gateway.runtime.sandbox.log_ring import LogRing
     from tests.gateway.mcp.fakes import FakeFence, FakeSupervisor, config, server
 
     ring = LogRing()

@@ -115,7 +115,7 @@ def _up_here(where: Place, announce_fd: int | None, log: Path | None) -> None:
 def run_gateway(where: Place, ready: Any, log: logging.Handler | None = None) -> None:
     """Run a gateway in this process. Raises Failure, in words, for every way in which it cannot start."""
     from gateway.app import run
-    from gateway.runtime.engine.errors import BackendUnavailable, EngineError, PlanError
+    from gateway.runtime.sandbox.errors import BackendUnavailable, EngineError, PlanError
     from registry.model.errors import ConfigError
 
     path = where.config()
@@ -184,7 +184,7 @@ def _stop(found: tuple[Path, GatewayFile], timeout_s: float) -> None:
 def _clean(where: Place, found: tuple[Path, GatewayFile] | None) -> list[str]:
     """Remove what a gateway that died left: containers, networks, its file and socket."""
     from gateway.app import clean
-    from gateway.runtime.engine.errors import EngineError
+    from gateway.runtime.sandbox.errors import EngineError
 
     project = found[1].project if found else where.project or _project_of(where)
     _refuse_another(project)

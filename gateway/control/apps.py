@@ -19,7 +19,7 @@ from gateway.control.base import Control
 from gateway.control.guard import CSRF_HEADER, Door, Guard, check_token, peer_of, refusal
 from gateway.control.routes import api_routes
 from gateway.control.wire import ApiError, Problem, error_response, read_object, text
-from gateway.runtime.engine.errors import EngineError
+from gateway.runtime.sandbox.errors import EngineError
 from registry.edit import ConcurrentChange
 from registry.model.errors import ConfigError
 

@@ -13,7 +13,7 @@ from egress.policy.decide import PolicyError, parse_policy
 from gateway.control.base import BackendStatus, Control, Edited
 from gateway.control.streams import Streams
 from gateway.control.wire import ApiError, bad, flag, mapping, port_of, read_object, switch, text
-from gateway.runtime.engine.errors import BackendUnavailable
+from gateway.runtime.sandbox.errors import BackendUnavailable
 from observability.events import BackendState
 from registry import edit
 from registry.config import Config

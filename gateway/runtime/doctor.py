@@ -1,4 +1,4 @@
-"""What is right and wrong with this machine and its engine, as data; each finding says what to do."""
+"""What works and what does not on this machine and its engine, as data; each finding says what to do."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from gateway.runtime.docker.engine import DockerEngine
+from gateway.runtime.containers.egress_keeper import NOFILE
+from gateway.runtime.containers.probe import idle_plan
+from gateway.runtime.containers.sandbox import ContainerSandbox
 from gateway.runtime.engine.base import Engine, EngineInfo
-from gateway.runtime.engine.errors import EngineError
+from gateway.runtime.factory import SandboxNeeds, local_engine, make_sandbox
 from gateway.runtime.images import recipes
-from gateway.runtime.images.build_settings import CA_VARIABLES, SYSTEM_BUNDLES, gather
-from gateway.runtime.images.images import Images, bootstrap_problem
+from gateway.runtime.images.build_settings import CA_VARIABLES, SYSTEM_BUNDLES
+from gateway.runtime.images.images import bootstrap_problem
 from gateway.runtime.inventory.context import owned
 from gateway.runtime.inventory.egress_link import EgressLink
 from gateway.runtime.inventory.record import Role
 from gateway.runtime.inventory.rundir import RunDirectory
 from gateway.runtime.inventory.users import PROBE
-from gateway.runtime.supervise.supervisor import Supervisor, first_leaf
-from gateway.runtime.wall.egress_keeper import NOFILE
-from gateway.runtime.wall.probe import idle_plan
+from gateway.runtime.sandbox.errors import EngineError
+from gateway.runtime.supervise.supervisor import first_leaf
 
 State = Literal["ok", "warn", "fail"]
 ENOUGH_DISK: Final = 5 * 1024**3
@@ -44,9 +45,9 @@ class Finding:
 
 
 async def examine(project: str) -> list[Finding]:
-    """Every check, in the order in which one would mend things. Takes some seconds: it runs containers of its own."""
+    """Every check, in the order in which one would fix things. Takes some seconds: it runs containers of its own."""
     findings = [run_directory_finding(project)]
-    engine = DockerEngine()
+    engine = local_engine()
     try:
         info = await engine.info()
     except EngineError as error:
@@ -90,7 +91,7 @@ def engine_finding(host: str, info: EngineInfo) -> Finding:
         return Finding(
             name="engine",
             state="fail",
-            detail=f"{detail}, at {host}: not on this machine, as far as one can tell",
+            detail=f"{detail}, at {host}: apparently not on this machine",
             fix="Run the gateway where the engine is, and unset DOCKER_HOST.",
         )
     return Finding(name="engine", state="ok", detail=detail)
@@ -123,20 +124,20 @@ def disk_finding(info: EngineInfo) -> Finding:
 
 
 def files_finding(limit: Path = Path("/proc/sys/fs/file-max")) -> Finding:
-    """Whether the whole machine has so many open files that no backend can take them all."""
+    """Whether the machine allows so many open files that no backend can use them all up."""
     name = "files of the machine"
     try:
         most = int(limit.read_text())
     except (OSError, ValueError):
         return Finding(name=name, state="ok", detail="fs.file-max is not readable from here: not checked")
     if most >= ENOUGH_FILES:
-        return Finding(name=name, state="ok", detail="fs.file-max is as good as no limit")
+        return Finding(name=name, state="ok", detail="fs.file-max is practically unlimited")
     return Finding(
         name=name,
         state="warn",
         detail=(
-            f"This machine has {most} open files for everybody (fs.file-max). A backend's memory is enough for about "
-            "2000 per MiB, so a few backends could take them all."
+            f"This machine allows {most} open files in total (fs.file-max). A backend's memory is enough for about "
+            "2000 per MiB, so a few backends could use them all up."
         ),
         fix="sysctl -w fs.file-max=9223372036854775807, which systemd 240 and newer does by itself.",
     )
@@ -175,10 +176,10 @@ async def isolation_findings(engine: Engine) -> list[Finding]:
     """The probe, in a project of its own that is gone afterwards."""
     findings: list[Finding] = []
     try:
-        async with scratch_project(engine) as supervisor:
-            problem = await supervisor.try_isolation(force=True)
-            findings = [isolation_finding(problem), route_finding(supervisor.no_route), nofile_finding(supervisor)]
-            findings.append(sockets_finding(supervisor.info, await sockets_bounded(supervisor)))
+        async with scratch_project(engine) as sandbox:
+            problem = await sandbox.test_isolation(force=True)
+            findings = [isolation_finding(problem), route_finding(sandbox.sees_direct), nofile_finding(sandbox)]
+            findings.append(sockets_finding(sandbox.info, await sockets_bounded(sandbox)))
     except* EngineError as group:
         findings = [failed("isolation", first_leaf(group))]
     return findings
@@ -195,9 +196,9 @@ def isolation_finding(problem: str) -> Finding:
     )
 
 
-def route_finding(no_route: bool) -> Finding:
+def route_finding(sees_direct: bool) -> Finding:
     """Whether direct connections are seen."""
-    if not no_route:
+    if sees_direct:
         return Finding(name="direct connections", state="ok", detail="the engine grants the door its route: seen")
     return Finding(
         name="direct connections",
@@ -207,9 +208,9 @@ def route_finding(no_route: bool) -> Finding:
     )
 
 
-def nofile_finding(supervisor: Supervisor) -> Finding:
+def nofile_finding(sandbox: ContainerSandbox) -> Finding:
     """How many connections the egress can hold."""
-    granted = supervisor.egress.nofile
+    granted = sandbox.egress.nofile
     if granted == NOFILE[0]:
         return Finding(name="open files", state="ok", detail=f"{granted} for the egress")
     return Finding(
@@ -220,15 +221,15 @@ def nofile_finding(supervisor: Supervisor) -> Finding:
     )
 
 
-async def sockets_bounded(supervisor: Supervisor) -> bool:
+async def sockets_bounded(sandbox: ContainerSandbox) -> bool:
     """Whether a container with a backend's limits cannot buffer what it likes in sockets. Raises EngineError."""
-    plan = idle_plan(supervisor.tools, supervisor.egress_image, await supervisor.users.of(PROBE))
-    container = await supervisor.ownership.create(plan, owned(plan.name, Role.PROBE))
+    plan = idle_plan(sandbox.context, sandbox.egress_image, await sandbox.users.of(PROBE))
+    container = await sandbox.ownership.create(plan, owned(plan.name, Role.PROBE))
     try:
-        await supervisor.engine.start(container)
-        return await supervisor.engine.bounds_sockets(container)
+        await sandbox.engine.start(container)
+        return await sandbox.engine.bounds_sockets(container)
     finally:
-        await supervisor.ownership.remove(plan.name)
+        await sandbox.ownership.remove(plan.name)
 
 
 def sockets_finding(info: EngineInfo | None, bounded: bool) -> Finding:
@@ -249,33 +250,31 @@ def sockets_finding(info: EngineInfo | None, bounded: bool) -> Finding:
 
 
 @contextlib.asynccontextmanager
-async def scratch_project(engine: Engine) -> AsyncIterator[Supervisor]:
+async def scratch_project(engine: Engine) -> AsyncIterator[ContainerSandbox]:
     """A project with an egress and nothing else. Raises an ExceptionGroup of EngineError."""
     with tempfile.TemporaryDirectory(prefix="sk-") as directory:
         run_directory = RunDirectory(path=Path(directory) / "r", persistent=Path(directory) / "p")
-        supervisor = Supervisor(
-            engine,
-            EgressLink(run_directory.control, on_event=lambda event: None),
+        needs = SandboxNeeds(
             project=f"doctor{os.getpid()}",
             run_directory=run_directory,
-            images=Images(engine, gather),
-            secrets=Nothing(),
+            link=EgressLink(run_directory.control, on_event=lambda event: None),
+            secrets=NoSecrets(),
             on_event=lambda event: None,
             probe=False,
         )
+        sandbox = make_sandbox(needs, engine)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(supervisor.run())
-            await supervisor.begun.wait()
-            if supervisor.failure is None:
-                try:
-                    yield supervisor
-                finally:
-                    await supervisor.stop()
+            try:
+                await sandbox.open(tasks)
+                yield sandbox
+                await sandbox.close(remove=True)
+            finally:
+                await sandbox.clear()
 
 
-class Nothing:
-    """No secrets are needed here."""
+class NoSecrets:
+    """Resolves nothing: the scratch project has no servers."""
 
     def resolve(self, values: Mapping[str, str]) -> dict[str, str]:
-        """As they are."""
+        """The values as they are."""
         return dict(values)

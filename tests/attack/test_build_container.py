@@ -21,11 +21,11 @@ from typing import Any
 import pytest
 
 from gateway.runtime.docker.engine import DockerEngine
-from gateway.runtime.engine.errors import BuildError
 from gateway.runtime.images.build_settings import INSIDE, BuildSettings, gather
 from gateway.runtime.images.images import Images
 from gateway.runtime.images.package_builds import PackageBuild
 from gateway.runtime.images.recipes import STAGE_LABEL, Step, package_image
+from gateway.runtime.sandbox.errors import BuildError
 from registry.model.server import Server
 from registry.model.spec import PackageSource, plan_source
 

@@ -289,10 +289,10 @@ async def gateway_of(folder: Path, text: str) -> AsyncIterator[Gateway]:
     (folder / "stockade.yaml").write_text(text)
     gateway = prepare(folder / "stockade.yaml", "test")
     try:
-        await gateway._apply(gateway.config)
+        await gateway.live.apply(gateway.config)
         yield gateway
     finally:
-        await asyncio.to_thread(gateway._close_records)
+        await asyncio.to_thread(gateway.recorders.close)
 
 
 @pytest.fixture
@@ -313,7 +313,7 @@ async def open_to_anybody(gateway: Gateway) -> bool:
 async def test_a_running_gateway_stays_shut_and_says_so(folder: Path, state: Path) -> None:
     async with gateway_of(folder, SMALL) as gateway:
         (folder / "stockade.yaml").write_text(CUT)
-        await gateway._file_changed()
+        await gateway.live.file_changed()
         assert not await open_to_anybody(gateway)
         (said,) = gateway.warnings
         assert "The file is not what is in force" in said
@@ -325,7 +325,7 @@ async def test_a_running_gateway_stays_shut_and_says_so(folder: Path, state: Pat
             await gateway.edit(add_client("bob", OTHER))
         assert (folder / "stockade.yaml").read_text() == CUT, "an edit does not make half a file whole"
         (folder / "stockade.yaml").write_text(CUT + "clients: {}\n")
-        await gateway._file_changed()
+        await gateway.live.file_changed()
         assert await open_to_anybody(gateway)
 
 

@@ -24,7 +24,7 @@ from gateway.mcp.wire.http_client import Connection, Pool
 from gateway.mcp.wire.tasks import Tasks
 from gateway.pace import PRICE_GARBAGE_S, PRICE_NOTIFICATION_S, PRICE_REQUEST_S, TURN_S, Pace
 from gateway.runtime.docker.attach import PRICE_FRAME_S, PRICE_LINE_S, STEP, BoundedReader, FrameProtocol
-from gateway.runtime.engine.base import LogLine
+from gateway.runtime.sandbox.log_ring import LogLine
 from observability.events import Event, NoticeEvent, ToolEvent
 from registry.model.fields import Pin
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from gateway.runtime.engine.base import BuildContext
-from gateway.runtime.engine.errors import BackendUnavailable
 from gateway.runtime.images.recipes import python_base_tag
 from gateway.runtime.inventory.users import EGRESS, candidates
 from gateway.runtime.plan.plans import Names
+from gateway.runtime.sandbox.errors import BackendUnavailable
 from registry.model.server import OWN_USERS
 from tests.gateway.runtime.real import ROGUE, Yard, yard
 

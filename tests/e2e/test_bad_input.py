@@ -255,6 +255,7 @@ MIXED = (
   mute: {image: stockade-test-rogue, entrypoint: [sleep, infinity], start_timeout_s: 5}
 """
 )
+PAUSED = "It failed 5 times in a row; restarts are paused."
 FAILURES = {
     "no-pypi": (
         "could not be built. stockade-no-such-server-zzq was not found on PyPI. Check the spelling, or set the index"
@@ -271,8 +272,8 @@ FAILURES = {
     "no-secret": (
         "stockade.yaml:11:67: mcpServers.no-secret.env.TOKEN: the secret 'stockade-test-unset' is not set. "
     ),
-    "ends": "Backend ends exited with code 3. It printed: I need an API key. It failed 5 times in a row and rests now.",
-    "no-program": "exec /bin/nonesuch failed: No such file or directory. It failed 5 times in a row and rests now.",
+    "ends": f"Backend ends exited with code 3. It printed: I need an API key. {PAUSED}",
+    "no-program": f"exec /bin/nonesuch failed: No such file or directory. {PAUSED}",
 }
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from examples.demo import stage
-from gateway.runtime.engine.errors import BackendUnavailable
-from gateway.runtime.inventory import backoff
+from gateway.runtime.sandbox import backoff
+from gateway.runtime.sandbox.errors import BackendUnavailable
 from observability.events import NoticeEvent, Reason, Via
 from tests.gateway.runtime.real import Yard, yard
 
@@ -153,7 +153,7 @@ def meanwhile(work: Callable[[], Any]) -> Iterator[list[Any]]:
 
 def egress_memory_mib(site: Yard) -> float:
     """Resident, of the egress's own process."""
-    info = site.portal.call(site.engine.inspect, site.supervisor.egress.container)
+    info = site.portal.call(site.engine.inspect, site.sandbox.egress.container)
     assert info is not None
     resident = 0
     for pid in processes(info.pid):
@@ -261,7 +261,7 @@ def load(site: Yard, stop: threading.Event) -> None:
 
 def kill_both(site: Yard) -> None:
     """The egress, then the calm one's door; after each its calls succeed again."""
-    site.kill(site.supervisor.egress.container)
+    site.kill(site.sandbox.egress.container)
     site.until(lambda: recovered(site), 30)
     site.kill(site.pair("calm").containers[1])
     site.until(lambda: recovered(site), 30)
@@ -286,6 +286,6 @@ def leftovers(site: Yard) -> tuple[int, int, int, int]:
         with contextlib.suppress(OSError):
             if f"/{site.directory.name}/" in (path / "mountinfo").read_text():
                 namespaces.add((path / "ns" / "net").readlink())
-    info = site.portal.call(site.engine.inspect, site.supervisor.egress.container)
+    info = site.portal.call(site.engine.inspect, site.sandbox.egress.container)
     egress = sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in processes(info.pid)) if info and info.pid else 0
     return len(site.containers()), len(namespaces), len(os.listdir("/proc/self/fd")), egress

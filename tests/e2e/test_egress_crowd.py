@@ -92,6 +92,6 @@ def test_a_crowd_of_containers_on_one_egress(internet: stage.Internet) -> None:
 
 
 def descriptors(crowd: Yard) -> int:
-    info = crowd.portal.call(crowd.engine.inspect, crowd.supervisor.egress.container)
+    info = crowd.portal.call(crowd.engine.inspect, crowd.sandbox.egress.container)
     assert info is not None
     return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in processes(info.pid))

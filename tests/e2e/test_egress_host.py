@@ -13,7 +13,7 @@ import docker
 import pytest
 
 from egress.net.interfaces import interface_addresses
-from gateway.runtime.supervise import supervisor as supervisor_module
+from gateway.runtime.containers import sandbox as sandbox_module
 from tests.gateway.runtime.real import Yard, yard
 
 pytestmark = pytest.mark.docker
@@ -136,7 +136,7 @@ def test_no_address_of_the_host_is_opened_by_a_rule_for_it(
 @pytest.mark.parametrize("mode", ["report", "learn"])
 def test_no_mode_opens_the_host(site: Yard, services: Mapping[str, http.server.HTTPServer], mode: str) -> None:
     port = services["other"].server_port
-    network = site.supervisor.egress.network
+    network = site.sandbox.egress.network
     assert network is not None
     apply(site, {**policy(services), "mode": mode})
     answers = [get(site, host, port) for host in ("host.docker.internal", network.gateway)]
@@ -152,7 +152,7 @@ def test_the_address_of_a_network_made_later_is_closed_at_once(
     site: Yard, services: Mapping[str, http.server.HTTPServer], engine: docker.DockerClient
 ) -> None:
     """A rule for the whole subnet does not open this machine's own address on it. Nobody waits for a refresh."""
-    assert supervisor_module.REFRESH_S >= 30
+    assert sandbox_module.REFRESH_S >= 30
     third = 1 + secrets.randbelow(250)
     port = services["other"].server_port
     apply(site, policy(services, {"host": f"10.219.{third}.0/24", "port": port}))

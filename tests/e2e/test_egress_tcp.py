@@ -67,7 +67,7 @@ def databases(engine: docker.DockerClient) -> Iterator[Databases]:
         site.image = image
         stack.callback(site.down)
         site.up({"app": site.rogue(network=policy(names[0]))}, egress={"resolve": resolve(addresses)})
-        site.until(lambda: names[0] in site.supervisor.connectors.ready)
+        site.until(lambda: names[0] in site.sandbox.connectors.ready)
         site.ask(PRELUDE, "app")
         yield Databases(site, names, addresses)
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from egress.net.interfaces import interface_addresses
-from gateway.runtime.supervise import instance as pair_module
-from gateway.runtime.wall.probe import Ears, listening
+from gateway.runtime.containers import backend_instance
+from gateway.runtime.containers.probe import ProbeListeners, listening
 from observability.events import Decision, Phase, Reason, Via
 from tests.gateway.runtime.real import Yard, yard
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.docker
 
 NOWHERE = "198.51.100.7"
 """TEST-NET-2: nobody's address."""
-PROBE = files("gateway.runtime.wall").joinpath("probe_script.py").read_text()
+PROBE = files("gateway.runtime.containers").joinpath("probe_script.py").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +40,13 @@ def site() -> Iterator[Yard]:
 
 
 @pytest.fixture
-def ears(site: Yard) -> Iterator[Ears]:
+def ears(site: Yard) -> Iterator[ProbeListeners]:
     """Listeners on every address of this machine."""
     with site.portal.wrap_async_context_manager(listening()) as found:
         yield found
 
 
-def order(ears: Ears, targets: list[str]) -> dict[str, Any]:
+def order(ears: ProbeListeners, targets: list[str]) -> dict[str, Any]:
     """What the probe's script is told."""
     return {
         "nonce": ears.nonce, "tcp": ears.tcp_port, "udp": ears.udp_port, "limit_s": 1.0,
@@ -55,7 +55,7 @@ def order(ears: Ears, targets: list[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def run_probe(site: Yard, ears: Ears, targets: list[str], backend: str = "rogue") -> dict[str, Any]:
+def run_probe(site: Yard, ears: ProbeListeners, targets: list[str], backend: str = "rogue") -> dict[str, Any]:
     """Runs the probe's script inside a backend; its own report."""
     report: dict[str, Any] = site.ask(
         f"""
@@ -75,7 +75,7 @@ def run_probe(site: Yard, ears: Ears, targets: list[str], backend: str = "rogue"
 def all_targets(site: Yard) -> list[str]:
     """Every address of this machine, of the egress, of the neighbour, and nobody's."""
     addresses = [str(address) for address in interface_addresses()]
-    return sorted({*addresses, *site.supervisor.egress.addresses, site.pair("neighbour").address, NOWHERE})
+    return sorted({*addresses, *site.sandbox.egress.addresses, site.pair("neighbour").address, NOWHERE})
 
 
 def test_the_namespace_holds_loopback_and_nothing_else(site: Yard) -> None:
@@ -84,14 +84,14 @@ def test_the_namespace_holds_loopback_and_nothing_else(site: Yard) -> None:
     assert site.ask("answer = open('/proc/net/if_inet6').read()") == "", "no IPv6 address"
 
 
-def test_nothing_a_backend_sends_arrives_anywhere(site: Yard, ears: Ears) -> None:
+def test_nothing_a_backend_sends_arrives_anywhere(site: Yard, ears: ProbeListeners) -> None:
     report = run_probe(site, ears, all_targets(site))
     assert ears.heard == set()
     assert report["interfaces"] == ["lo"]
     assert set(report["raw"].values()) == {"Operation not permitted"}, "no raw and no packet socket"
 
 
-def test_the_same_program_on_an_ordinary_network_does_arrive(site: Yard, ears: Ears) -> None:
+def test_the_same_program_on_an_ordinary_network_does_arrive(site: Yard, ears: ProbeListeners) -> None:
     """The positive control: without it, silence would prove nothing."""
     servers = dict(site.supervisor.config.servers)
     site.portal.call(site.supervisor.apply, site.config({**servers, "free": site.rogue(network={"isolated": False})}))
@@ -323,7 +323,7 @@ def test_a_fork_bomb_meets_its_limit_and_the_backend_lives(site: Yard) -> None:
 @pytest.fixture
 def mighty(site: Yard, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A backend that was given NET_ADMIN and NET_RAW, and root, on purpose."""
-    plan_backend = site.supervisor.planner.plan_backend
+    plan_backend = site.sandbox.planner.plan_backend
 
     async def with_capabilities(instance: str, *rest: Any) -> Any:
         plan = await plan_backend(instance, *rest)
@@ -331,8 +331,8 @@ def mighty(site: Yard, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             return plan
         return replace(plan, capabilities=("NET_ADMIN", "NET_RAW"), user="0:0")
 
-    monkeypatch.setattr(site.supervisor.planner, "plan_backend", with_capabilities)
-    monkeypatch.setattr(pair_module, "check_hardening", lambda plan: None)
+    monkeypatch.setattr(site.sandbox.planner, "plan_backend", with_capabilities)
+    monkeypatch.setattr(backend_instance, "check_hardening", lambda plan: None)
     servers = dict(site.supervisor.config.servers)
     site.portal.call(site.supervisor.apply, site.config({**servers, "mighty": site.rogue()}))
     yield "mighty"
@@ -358,7 +358,9 @@ except OSError:
 """
 
 
-def test_every_capability_over_its_own_network_still_reaches_nothing(site: Yard, mighty: str, ears: Ears) -> None:
+def test_every_capability_over_its_own_network_still_reaches_nothing(
+    site: Yard, mighty: str, ears: ProbeListeners
+) -> None:
     assert int(site.ask("answer = open('/proc/self/status').read().split('CapEff:')[1].split()[0]", mighty), 16)
     targets = all_targets(site)
     report = run_probe(site, ears, targets, mighty)

@@ -87,7 +87,7 @@ def test_the_allowed_workload_is_reached_and_the_other_is_not(stray: Stray) -> N
     site, allowed = stray.site, f"{stray.network}-wanted"
     rules = [{"host": allowed, "private": True}]
     site.up({"rogue": site.rogue(network={"allowed_hosts": rules, "join": [stray.network]})})
-    site.until(lambda: stray.network in site.supervisor.connectors.ready)
+    site.until(lambda: stray.network in site.sandbox.connectors.ready)
     assert get(site, allowed).endswith("wanted")
     assert get(site, f"{stray.network}-other").startswith("HTTP/1.1 403")
     for address in stray.addresses().values():
@@ -109,8 +109,8 @@ def test_only_the_connector_is_on_that_network(stray: Stray) -> None:
 def test_a_killed_connector_comes_back(stray: Stray) -> None:
     site = stray.site
     site.kill(f"stockade-{site.project}-c-{stray.network}")
-    site.until(lambda: stray.network not in site.supervisor.connectors.ready)
-    site.until(lambda: stray.network in site.supervisor.connectors.ready)
+    site.until(lambda: stray.network not in site.sandbox.connectors.ready)
+    site.until(lambda: stray.network in site.sandbox.connectors.ready)
     assert get(site, f"{stray.network}-wanted").endswith("wanted")
 
 

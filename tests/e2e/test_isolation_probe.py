@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.runtime.engine.errors import BackendUnavailable
-from gateway.runtime.wall.probe import Attempt, Probe, listening, verdict
+from gateway.runtime.containers.probe import Attempt, Probe, listening, verdict
+from gateway.runtime.sandbox.errors import BackendUnavailable
 from tests.gateway.runtime.real import Yard, yard
 
 pytestmark = pytest.mark.docker
@@ -22,13 +22,13 @@ def site() -> Iterator[Yard]:
 
 async def on_network(site: Yard, internal: bool) -> Attempt:
     async with listening() as ears:
-        return await Probe(site.supervisor.tools, site.image).on_network(ears, internal=internal)
+        return await Probe(site.sandbox.context, site.image).on_network(ears, internal=internal)
 
 
 def test_behind_a_door_nothing_arrives_and_the_control_does(site: Yard) -> None:
-    assert site.supervisor.refusal == ""
-    assert site.supervisor.last_probe is not None
-    control, door = site.supervisor.last_probe
+    assert site.sandbox.refusal == ""
+    assert site.sandbox.isolation.last is not None
+    control, door = site.sandbox.isolation.last
     assert door.heard == frozenset()
     assert door.problem == ""
     assert {way.split()[0] for way in control.heard} == {"tcp", "udp"}
@@ -55,15 +55,15 @@ def test_the_probe_leaves_nothing_behind(site: Yard) -> None:
 
 
 def test_a_pass_counts_until_something_changes_and_can_be_asked_for_again(site: Yard) -> None:
-    site.supervisor.last_probe = None
-    assert site.portal.call(site.supervisor.try_isolation) == ""
-    assert site.supervisor.last_probe is None, "nothing was run"
+    site.sandbox.isolation.last = None
+    assert site.portal.call(site.sandbox.test_isolation) == ""
+    assert site.sandbox.isolation.last is None, "nothing was run"
 
     async def again() -> str:
-        return await site.supervisor.try_isolation(force=True)
+        return await site.sandbox.test_isolation(force=True)
 
     assert site.portal.call(again) == ""
-    assert site.supervisor.last_probe is not None
+    assert site.sandbox.isolation.last is not None
 
 
 def test_an_engine_that_does_not_isolate_gets_no_isolated_backend(
@@ -72,7 +72,7 @@ def test_an_engine_that_does_not_isolate_gets_no_isolated_backend(
     """The door's network is not empty: the probe gets out, isolated backends are refused with the way out."""
     from dataclasses import replace
 
-    from gateway.runtime.wall import door
+    from gateway.runtime.containers import door
 
     honest = door.door_plan
 
@@ -83,11 +83,11 @@ def test_an_engine_that_does_not_isolate_gets_no_isolated_backend(
     monkeypatch.setattr(door, "door_plan", leaky)
 
     async def again() -> str:
-        return await site.supervisor.try_isolation(force=True)
+        return await site.sandbox.test_isolation(force=True)
 
     problem = site.portal.call(again)
     assert "Isolation does not hold on this engine" in problem
-    site.supervisor.refusal = problem
+    site.sandbox.refusal = problem
     site.portal.call(site.supervisor.apply, site.config({"rogue": site.rogue()}))
     with pytest.raises(BackendUnavailable, match="does not hold"):
         site.pair()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.runtime.wall.probe import listening
+from gateway.runtime.containers.probe import listening
 from observability.events import BackendState
 from tests.gateway.runtime.real import Yard, yard
 
@@ -127,14 +127,14 @@ def test_the_egress_killed_under_load_lets_nothing_out_and_comes_back(site: Yard
     identity = site.pair().container
     with load(site, service, denied):
         for number in range(1, 4):
-            site.kill(site.supervisor.egress.container)
-            site.until(lambda: site.supervisor.egress.restarts == number)  # noqa: B023
+            site.kill(site.sandbox.egress.container)
+            site.until(lambda: site.sandbox.egress.restarts == number)  # noqa: B023
             before = site.ask("answer = counts['good']")
             site.until(lambda: site.ask("answer = counts['good']") > before + 5)  # noqa: B023
     assert denied.served == 0
     assert site.ask("answer = counts['leaked']") == 0
     assert site.pair().container == identity, "the backend was never touched"
-    assert site.supervisor.egress.restarts == 3
+    assert site.sandbox.egress.restarts == 3
     denied.close()
 
 
@@ -153,16 +153,12 @@ def test_a_door_killed_under_load_lets_nothing_out_and_comes_back(site: Yard, se
 def test_while_the_egress_is_away_nothing_arrives(site: Yard, service: Service) -> None:
     assert works(site, service)
     with site.portal.wrap_async_context_manager(listening()) as ears:
-        site.portal.call(
-            site.supervisor.engine.call, "pause", lambda api: api.pause(site.supervisor.egress.container)
-        )
+        site.portal.call(site.engine.call, "pause", lambda api: api.pause(site.sandbox.egress.container))
         served = service.served
         assert fetch(site, service.port) in {"TimeoutError", ""}
         assert service.served == served
         assert ears.heard == set()
-        site.portal.call(
-            site.supervisor.engine.call, "go on", lambda api: api.unpause(site.supervisor.egress.container)
-        )
+        site.portal.call(site.engine.call, "go on", lambda api: api.unpause(site.sandbox.egress.container))
     site.until(lambda: works(site, service))
 
 
@@ -235,7 +231,7 @@ def descriptors(*pids: int) -> int:
 
 def test_many_lives_leave_no_container_namespace_or_descriptor_behind(site: Yard, service: Service) -> None:
     assert works(site, service)
-    egress = site.portal.call(site.engine.inspect, site.supervisor.egress.container)
+    egress = site.portal.call(site.engine.inspect, site.sandbox.egress.container)
     assert egress is not None
     site.portal.call(site.supervisor.restart, "rogue")
     assert works(site, service)

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from gateway.app import HELD_S, Gateway, prepare, unsettled_s
+from gateway.app import Gateway, prepare
 from gateway.control.listen import ListenError
-from gateway.runtime.engine.errors import EngineError
+from gateway.runtime.sandbox.errors import EngineError
+from gateway.settled import HELD_S, unsettled_s
 from observability.events import BackendState
 from registry.config import Config
 
@@ -45,7 +46,7 @@ async def prepared(file: Path, text: str = "mcpServers: {}\n") -> AsyncIterator[
     try:
         yield gateway
     finally:
-        await asyncio.to_thread(gateway._close_records)
+        await asyncio.to_thread(gateway.recorders.close)
 
 
 async def test_a_trust_override_is_told_as_one_and_not_as_a_warning_too(file: Path) -> None:
@@ -59,20 +60,20 @@ async def test_a_trust_override_is_told_as_one_and_not_as_a_warning_too(file: Pa
 async def test_a_changed_file_that_is_refused_is_a_warning_until_it_is_put_right(file: Path) -> None:
     async with prepared(file) as gateway:
         write(file, "mcpServers:\n  one: {image: x, netwrok: {}}\n")
-        await gateway._file_changed()
+        await gateway.live.file_changed()
         assert [f"{file}:2:19: mcpServers.one.netwrok: unknown key" in said for said in gateway.warnings] == [True]
         write(file, None)
-        await gateway._file_changed()
+        await gateway.live.file_changed()
         assert ["there is no such file" in said for said in gateway.warnings] == [True]
         write(file, "mcpServers: {}\n")
-        await gateway._file_changed()
+        await gateway.live.file_changed()
         assert list(gateway.warnings) == []
 
 
 async def test_what_only_a_start_takes_up_is_told_until_then(file: Path) -> None:
     async with prepared(file) as gateway:
         write(file, "project: other\ngateway:\n  admin: 127.0.0.1:9\n  history: {max_days: 1}\nmcpServers: {}\n")
-        await gateway._file_changed()
+        await gateway.live.file_changed()
         said = "is not in force before the gateway is started again. Run: stockade down, then: stockade up -d."
         keys = {"project": 1, "gateway.admin": 3, "gateway.history": 4}
         found = [text.partition(": ")[2].partition(": ") for text in gateway.warnings]
@@ -80,7 +81,7 @@ async def test_what_only_a_start_takes_up_is_told_until_then(file: Path) -> None
         for text, line in zip(gateway.warnings, keys.values(), strict=True):
             assert text.startswith(f"{file}:{line}:")
         write(file, "gateway: {call_timeout_s: 5}\nmcpServers: {}\n")
-        await gateway._file_changed()
+        await gateway.live.file_changed()
         assert list(gateway.warnings) == []
 
 
@@ -93,10 +94,10 @@ async def test_an_engine_that_is_away_while_a_change_is_applied_does_not_end_the
     async with prepared(file) as gateway:
         with monkeypatch.context() as patch:
             patch.setattr(gateway.supervisor, "apply", away)
-            await gateway._file_changed()
+            await gateway.live.file_changed()
         said = "The file is not all in force: The engine does not answer. `stockade reload` tries again."
         assert list(gateway.warnings) == [said]
-        await gateway._file_changed()
+        await gateway.live.file_changed()
         assert list(gateway.warnings) == []
 
 
@@ -112,10 +113,10 @@ async def test_a_first_start_that_fails_leaves_no_history_behind(file: Path, fir
             await gateway.serve()
     assert kept.exists() is not first
     with pytest.raises(RuntimeError, match="after shutdown"):
-        gateway.engine.threads.submit(list)
+        gateway.sandbox.engine.threads.submit(list)
 
 
-def slot(state: BackendState, *, for_s: float = 0.0, done: bool = False, once: bool = False) -> Any:
+def keeper(state: BackendState, *, for_s: float = 0.0, done: bool = False, once: bool = False) -> Any:
     ended = asyncio.Event()
     if done:
         ended.set()
@@ -124,16 +125,16 @@ def slot(state: BackendState, *, for_s: float = 0.0, done: bool = False, once: b
 
 @pytest.mark.parametrize("state", [BackendState.STOPPED, BackendState.BUILDING, BackendState.STARTING])
 async def test_a_start_is_waited_for(state: BackendState) -> None:
-    assert unsettled_s(slot(state)) > HELD_S
-    assert unsettled_s(slot(state, done=True)) == 0
-    assert unsettled_s(slot(state, once=True)) == 0, "a spare, or a session's own"
+    assert unsettled_s(keeper(state)) > HELD_S
+    assert unsettled_s(keeper(state, done=True)) == 0
+    assert unsettled_s(keeper(state, once=True)) == 0, "a spare, or a session's own"
 
 
 async def test_a_server_that_just_started_may_yet_end_at_once() -> None:
-    assert 0 < unsettled_s(slot(BackendState.RUNNING)) <= HELD_S
-    assert unsettled_s(slot(BackendState.RUNNING, for_s=HELD_S)) == 0
+    assert 0 < unsettled_s(keeper(BackendState.RUNNING)) <= HELD_S
+    assert unsettled_s(keeper(BackendState.RUNNING, for_s=HELD_S)) == 0
 
 
 @pytest.mark.parametrize("state", [BackendState.FAILED, BackendState.BACKOFF, BackendState.REMOTE])
 async def test_a_failure_is_not_waited_for(state: BackendState) -> None:
-    assert unsettled_s(slot(state)) == 0
+    assert unsettled_s(keeper(state)) == 0

@@ -40,15 +40,15 @@ from gateway.mcp.view.listing import LISTEN_FLAG, declares
 from gateway.mcp.wire.errors import UNAVAILABLE, ConnectFailed, PeerClosed, RpcError, unavailable
 from gateway.mcp.wire.tasks import Tasks
 from gateway.pace import Pace
-from gateway.runtime.engine.errors import BackendUnavailable
-from gateway.runtime.supervise.spares import MAX_OWN
+from gateway.runtime.sandbox.errors import BackendUnavailable
+from gateway.runtime.supervise.warm import MAX_OWN
 from registry.model.errors import ConfigError
 from registry.model.fields import Sessions, Transport
 from registry.model.server import Server
 
 if TYPE_CHECKING:
     from gateway.mcp.call.caller import Caller
-    from gateway.runtime.engine.base import Instance
+    from gateway.runtime.sandbox.base import Instance
 
 logger = logging.getLogger(__name__)
 

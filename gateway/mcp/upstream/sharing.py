@@ -11,10 +11,10 @@ from gateway.mcp.upstream.http_peer import HttpPeer
 from gateway.mcp.upstream.site import Site
 from gateway.mcp.upstream.stdio import StdioPeer
 from gateway.mcp.wire.http_client import Connection, Pool
-from gateway.runtime.engine.errors import BackendUnavailable
+from gateway.runtime.sandbox.errors import BackendUnavailable
 
 if TYPE_CHECKING:
-    from gateway.runtime.engine.base import Instance
+    from gateway.runtime.sandbox.base import Instance
 
 
 class Instances(Protocol):

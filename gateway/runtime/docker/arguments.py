@@ -21,16 +21,16 @@ LOG_NONE: Final[dict[str, Any]] = {"Type": "none", "Config": {}}
 
 
 SOCKETS_LABEL: Final = "stockade.sockets"
-"""The bytes that a container's sockets may buffer, for whoever starts it (`docker_cgroup`)."""
+"""The bytes that a container's sockets may buffer, for the code that starts it (`docker/cgroup.py`)."""
 NO_HEALTH_CHECK: Final = {"Test": ["NONE"]}
-"""An image's own would be one more program that runs all the time, and that nobody asked for."""
+"""An image's own would be one more program that keeps running, without the user having asked for it."""
 NO_CORE: Final = 1
 """Bytes. Not 0: that still starts the program that `kernel.core_pattern` may name, on the host and as root, for every
 crash; 1 is the kernel's word for neither file nor program (fs/coredump.c)."""
 
 
 def create_arguments(plan: ContainerPlan, engine: EngineInfo | None = None) -> dict[str, Any]:
-    """The body of `POST /containers/create`, for an engine as far as one knows it."""
+    """The body of `POST /containers/create`; `engine` is None while it is not known."""
     body: dict[str, Any] = {
         "Image": plan.image,
         "Env": [f"{key}={value}" for key, value in plan.env],

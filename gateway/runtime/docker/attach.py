@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Final, Literal, SupportsIndex, cast
 
 from gateway.pace import TURN_S, Pace
-from gateway.runtime.engine.base import LineSink, LogLine
-from gateway.runtime.engine.errors import EngineError, EngineUnreachable
+from gateway.runtime.engine.base import LineSink
+from gateway.runtime.sandbox.errors import EngineError, EngineUnreachable
+from gateway.runtime.sandbox.log_ring import LogLine
 
 MAX_LINE: Final = 64 * 1024 * 1024
 """Bytes in one line of standard output; a longer one makes `readline` raise."""
@@ -62,15 +63,18 @@ class BoundedReader(asyncio.StreamReader):
         self.transport: Tap | None = None
 
     def feed_data(self, data: Iterable[SupportsIndex]) -> None:
-        """Takes bytes in; stops reading when too many wait and nobody asks for more."""
+        """Takes bytes in; pauses reading when too many are buffered and no read is waiting."""
         super().feed_data(data)
         if len(self._buffer) > HIGH_WATER and not self._paused and self.transport is not None:  # type: ignore[attr-defined,has-type]
             self.transport.pause_reading()
             self._paused = True
 
     def _maybe_resume_transport(self) -> None:
-        """Reads on when half of it was taken, and not, as the base class does, at every look below `MAX_LINE`: who reads
-        in small pieces would let the buffer grow to that."""
+        """Resumes reading once half of the buffer was consumed.
+
+        The base class resumes whenever it holds less than `MAX_LINE`; a caller that reads in small pieces would let the
+        buffer grow to that.
+        """
         if self._paused and len(self._buffer) <= HIGH_WATER // 2 and self.transport is not None:  # type: ignore[attr-defined]
             self._paused = False
             self.transport.resume_reading()
@@ -118,7 +122,7 @@ def printable(text: str) -> str:
 
 
 class Tap:
-    """A transport's reading, which stands while anybody who may stop it wants it to."""
+    """The reading of a transport: paused while at least one of those that may pause it wants it to be."""
 
     def __init__(self, transport: asyncio.ReadTransport) -> None:
         self.transport = transport
@@ -136,12 +140,12 @@ class Tap:
         self.turn()
 
     def rest(self, resting: bool) -> None:
-        """The backend has to rest, or has rested."""
+        """The backend has used up its share of the loop, or has earned some again."""
         self.resting = resting
         self.turn()
 
     def turn(self) -> None:
-        """Do what they want."""
+        """Pauses or resumes accordingly."""
         if self.transport.is_closing():
             return
         if self.full or self.resting:
@@ -169,9 +173,9 @@ class FrameProtocol(asyncio.StreamReaderProtocol):
         self.stderr = LineSplitter("stderr", on_line)
         self.tap: Tap | None = None
         self.waiting = b""
-        """What came and waits for the next turn."""
+        """Received, to be processed in the next turn of the loop."""
         self.over: list[Exception | None] = []
-        """How the connection ended, while something still waits."""
+        """How the connection ended, while received bytes are still to be processed."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is open; the request is written by `attach`."""
@@ -226,7 +230,7 @@ class FrameProtocol(asyncio.StreamReaderProtocol):
             self.refuse(f"the engine refused to attach: {status}")
 
     def refuse(self, sentence: str) -> None:
-        """The connection is of no use."""
+        """The connection cannot be used."""
         if not self.upgraded.done():
             self.upgraded.set_exception(EngineError(sentence))
 
@@ -276,7 +280,7 @@ class FrameProtocol(asyncio.StreamReaderProtocol):
             self.finish(exc)
 
     def finish(self, exc: Exception | None) -> None:
-        """All that was said was taken in."""
+        """Everything that was received has been processed."""
         if self.stdout is not None:
             self.stdout.end()
         self.stderr.end()
@@ -299,12 +303,14 @@ class HijackedStreams:
         self.lost = lost
 
     async def ended(self) -> None:
-        """Waits until the container's output ended and was taken in. May be given up at any time, unlike the writer's
-        `wait_closed`, whose one future a cancelled caller cancels for everybody."""
+        """Waits until the container's output ended and was processed.
+
+        Safe to cancel, unlike the writer's `wait_closed`: all its callers share one future, which a cancelled one cancels.
+        """
         await self.lost.wait()
 
     async def close(self) -> None:
-        """Lets go of the container; it keeps running."""
+        """Closes the streams; the container keeps running."""
         self.writer.close()
         try:
             async with asyncio.timeout(1):

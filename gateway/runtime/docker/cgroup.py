@@ -1,7 +1,7 @@
 """Buffers of sockets under cgroup v1: a limit that the engine may take and its runtime (runc since 1.0) ignores.
 
-Version 1 counts what sockets buffer, TCP and UDP alike, in a counter of its own that has no limit by default and only
-counts sockets made after it got one. So the limit is written here, into the container's group before its first
+Version 1 counts what sockets buffer, TCP and UDP alike, in a separate counter that has no limit by default and counts only
+sockets that were made after it got one. So the limit is written here, into the container's group before its first
 program runs. That takes root, and an engine that makes the groups itself (`cgroupfs`); elsewhere it is written once
 the container runs, and where even that is not allowed `doctor` says so.
 """
@@ -29,7 +29,7 @@ def limited_from_the_start(container: str, limit: int, root: Path = MEMORY) -> I
         directory.mkdir(exist_ok=True)
         write_limit(directory, limit)
     except OSError:
-        pass  # not root: `bounds_sockets` will tell
+        pass  # not root: `bounds_sockets` reports it
     try:
         yield
     except BaseException:
@@ -63,7 +63,7 @@ def is_bounded(container: str, pid: int, root: Path = MEMORY, proc: Path = Path(
 
 
 def group_of(container: str, pid: int, root: Path = MEMORY, proc: Path = Path("/proc")) -> Path | None:
-    """The memory group of a container whose first process has that number; None where it cannot be told."""
+    """The memory group of a container whose first process has that number; None where it is not known."""
     try:
         lines = (proc / str(pid) / "cgroup").read_text().splitlines()
     except OSError:

@@ -1,7 +1,7 @@
 """The Docker Engine behind the `Engine` protocol.
 
 The SDK is synchronous: its calls run on a few threads of this adapter's own. Its exceptions end here, as one
-sentence with the next step (`docker_host.py`). Attaching is ours (`docker_attach.py`): it is the path of every stdio
+sentence with the next step (`host.py`, `refusals.py`). Attaching is ours (`attach.py`): it is the path of every stdio
 call.
 """
 
@@ -45,11 +45,11 @@ from gateway.runtime.engine.base import (
     EngineInfo,
     ImageInfo,
     LineSink,
-    LogLine,
     NetworkInfo,
     NetworkPlan,
 )
-from gateway.runtime.engine.errors import EngineError
+from gateway.runtime.sandbox.errors import EngineError
+from gateway.runtime.sandbox.log_ring import LogLine
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -70,7 +70,7 @@ class DockerEngine:
         self.client: Any = None
         self.opening = threading.Lock()
         self.known: EngineInfo | None = None
-        """What `info` said, which everybody asks first."""
+        """What `info` returned; every caller asks for it first."""
 
     # -- calls on threads
 
@@ -103,8 +103,8 @@ class DockerEngine:
     async def call(self, what: str, function: Callable[[Any], T], *, abandon: threading.Event | None = None) -> T:
         """Runs one piece of SDK work on a thread.
 
-        A caller that is cancelled waits for the work all the same (a container that is half made would be lost
-        sight of), except where `abandon` can tell the work to end.
+        A caller that is cancelled still waits for the work (otherwise a half-made container would be lost track of),
+        unless `abandon` can tell the work to end.
         """
 
         def work() -> T:
@@ -189,8 +189,10 @@ class DockerEngine:
         await self.call(f"remove image {reference}", remove)
 
     async def remove_stages(self, label: str, older_than: str = "") -> None:
-        """Removes untagged images and ended containers that carry a label: build stages, with the settings that were in
-        them. `older_than` (`1h`) spares those of a build that may be going on."""
+        """Removes untagged images and ended containers with a label: build stages, with the settings that were in them.
+
+        `older_than` (`1h`) spares those of a build that may still be running.
+        """
         filters = {"label": label, **({"until": older_than} if older_than else {})}
 
         def remove(api: Any) -> None:
@@ -202,7 +204,7 @@ class DockerEngine:
     async def build(self, context: BuildContext, reference: str, on_line: Callable[[str], None]) -> None:
         """Builds an image with the classic builder. Raises BuildError with what the engine said.
 
-        `on_line` is called on the thread that reads, so that a build which prints much takes nothing of the loop's time.
+        `on_line` is called on the thread that reads, so that a build which prints a lot takes no time of the loop.
         """
 
         def build(api: Any) -> None:
@@ -225,7 +227,7 @@ class DockerEngine:
     # -- containers
 
     async def create(self, plan: ContainerPlan) -> str:
-        """Makes a container; returns its ID. Raises NameTaken."""
+        """Makes a container; returns its ID. Raises NameTaken or CapabilityRefused."""
         body = arguments.create_arguments(plan, self.known)
         made = await self.call(
             f"create container {plan.name}", lambda api: api.create_container_from_config(body, plan.name)
@@ -233,7 +235,7 @@ class DockerEngine:
         return str(made["Id"])
 
     async def start(self, container: str) -> None:
-        """Starts a container that exists."""
+        """Starts a container that exists. Raises CapabilityRefused or LimitRefused."""
 
         def start(api: Any) -> None:
             info = self.known
@@ -327,7 +329,7 @@ class DockerEngine:
         stream = await self.call("watch containers", lambda api: api.events(decode=True, filters=filters))
 
         def say(change: ContainerChange | None) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is gone: nobody listens
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(queue.put_nowait, change)
 
         thread = threading.Thread(target=pump_changes, args=(stream, say), name="docker-events", daemon=True)
@@ -401,6 +403,6 @@ def context_archive(context: BuildContext) -> io.BytesIO:
 
 
 def swallow(future: asyncio.Future[Any]) -> None:
-    """Takes note of a failure that nobody waits for."""
+    """Retrieves the exception of work whose caller is gone."""
     if not future.cancelled():
         future.exception()

@@ -1,4 +1,4 @@
-"""Where the Docker Engine is, and in which words it cannot be used: every exception of the SDK becomes a sentence here."""
+"""Where the Docker Engine is, and what to do when it cannot be used: every exception of the SDK becomes a sentence here."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ import requests.exceptions
 
 from gateway.runtime.docker import arguments
 from gateway.runtime.docker.attach import Endpoint
-from gateway.runtime.engine.errors import BuildError, EngineError, EngineUnreachable, NameTaken
+from gateway.runtime.docker.refusals import kind_of
+from gateway.runtime.sandbox.errors import BuildError, EngineError, EngineUnreachable
 
 CALL_TIMEOUT_S: Final = 60
 DEFAULT_SOCKET: Final = "unix:///var/run/docker.sock"
 
 
 def engine_host() -> str:
-    """The engine's address: DOCKER_HOST, else the current context's, else the usual socket."""
+    """The engine's address: DOCKER_HOST, else the current context's, else the default socket."""
     if host := os.environ.get("DOCKER_HOST"):
         return host
     try:
         context = docker.context.ContextAPI.get_current_context()
         host = context.Host if context is not None else None
-    except Exception:  # a damaged context file is no reason not to try the usual socket
+    except Exception:  # a damaged context file is no reason not to try the default socket
         host = None
     return str(host or DEFAULT_SOCKET).replace("http+unix://", "unix://")
 
@@ -65,7 +66,7 @@ def endpoint_of(host: str) -> Endpoint:
 
 
 def tls_context() -> Any:
-    """TLS as DOCKER_CERT_PATH says."""
+    """The TLS context of DOCKER_CERT_PATH."""
     import ssl
 
     directory = Path(os.environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
@@ -91,9 +92,7 @@ def translated(host: str, what: str) -> Iterator[None]:
         raise BuildError(str(error.msg)) from None
     except docker.errors.APIError as error:
         sentence = arguments.error_sentence(error.explanation or error)
-        if error.status_code == 409 and "already" in sentence:
-            raise NameTaken(f"Could not {what}: {sentence}") from None
-        raise EngineError(f"Could not {what}: {sentence}") from None
+        raise kind_of(error.status_code, sentence)(f"Could not {what}: {sentence}") from None
     except docker.errors.DockerException as error:
         raise unreachable(host, error) from None
     except requests.exceptions.Timeout:
@@ -104,22 +103,34 @@ def translated(host: str, what: str) -> Iterator[None]:
 
 def unreachable(host: str, error: BaseException) -> EngineUnreachable:
     """Why the engine cannot be talked to, and what to do."""
-    text = str(error)
     where = f"{host} (from DOCKER_HOST)" if os.environ.get("DOCKER_HOST") == host else host
-    if "PermissionError" in text or "Permission denied" in text:
+    if caused_by(error, PermissionError):
         return EngineUnreachable(
             f"This user may not use the Docker engine at {where}. Run `sudo usermod -aG docker $USER` and log in "
             "again, or run stockade with sudo."
         )
-    if "FileNotFoundError" in text or "No such file" in text:
+    if caused_by(error, FileNotFoundError):
         return EngineUnreachable(
             f"There is no Docker engine at {where}. Install one (Debian, Ubuntu: `sudo apt-get install docker.io`) or "
             "say where it is with DOCKER_HOST."
         )
     return EngineUnreachable(
-        f"The Docker engine at {where} does not answer ({short_cause(text)}). Start it (`sudo systemctl start docker`) or "
-        "say where it is with DOCKER_HOST."
+        f"The Docker engine at {where} does not answer ({short_cause(str(error))}). Start it (`sudo systemctl start "
+        "docker`) or say where it is with DOCKER_HOST."
     )
+
+
+def caused_by(error: object, kind: type[OSError]) -> bool:
+    """Whether an error is of that kind or wraps one, as the SDK and the libraries below it do: as cause or argument."""
+    waiting, seen = [error], set()
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, kind):
+            return True
+        if isinstance(found, BaseException) and id(found) not in seen:
+            seen.add(id(found))
+            waiting += [found.__cause__, found.__context__, *found.args]
+    return False
 
 
 CAUSE: Final = re.compile(

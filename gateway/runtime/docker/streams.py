@@ -1,4 +1,4 @@
-"""What the Docker Engine tells bit by bit: the progress of a build, the changes of containers, the lines of a log."""
+"""What the Docker Engine streams: the progress of a build, the changes of containers, the lines of a log."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from gateway.runtime.docker.attach import printable
-from gateway.runtime.engine.base import Change, ContainerChange, LogLine
-from gateway.runtime.engine.errors import BuildError
+from gateway.runtime.engine.base import Change, ContainerChange
+from gateway.runtime.sandbox.errors import BuildError
+from gateway.runtime.sandbox.log_ring import LogLine
 
 KEPT_LINES: Final = 200
 MAX_LINE: Final = 4000
@@ -58,7 +59,7 @@ def follow_build(
 ) -> None:
     """Reads a build's progress. Raises BuildError with the last of what was printed, when it fails.
 
-    `say` hears of each line, on the caller's thread.
+    `say` is called with each line, on the caller's thread.
     """
     printed = Printed(say)
     error = ""

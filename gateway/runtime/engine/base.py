@@ -1,7 +1,7 @@
-"""What the gateway needs of a container engine, and what it gets: values and small protocols, no engine's words.
+"""What a sandbox of containers needs of an engine: values and small protocols, in no engine's own words.
 
-`Engine` is implemented by `docker.py`; an orchestrator's will be another. Everything that decides (plans,
-adoption, back-off) works on the values here and can be tested without an engine.
+`docker/engine.py` implements them for Docker; another engine of that kind is another implementation. Everything that
+decides (plans, adoption, back-off) works on the values here and can be tested without an engine.
 """
 
 from __future__ import annotations
@@ -9,19 +9,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Protocol
 
 from gateway.pace import Pace
-from observability.events import BackendState
+from gateway.runtime.sandbox.log_ring import LogLine
 
 NO_NETWORK = "none"
 PROJECT_LABEL = "stockade.project"
 USER_LABEL = "stockade.uid"
-"""The uid that a container runs as, for other projects' gateways to see."""
+"""The label with the uid that a container runs as; gateways of other projects read it."""
 
 
 def inside(container: str) -> str:
@@ -67,7 +66,7 @@ class ContainerPlan:
     """(name, address) lines of the container's hosts file."""
     memory_bytes: int = 512 * 1024 * 1024
     socket_bytes: int = 0
-    """The most memory for buffers of its sockets where the kernel does not count them as memory; 0 = no limit."""
+    """The limit for its socket buffers where the kernel does not count them as memory; 0 = no limit."""
     cpus: float = 0
     """0 = no limit."""
     pids: int = 256
@@ -80,10 +79,10 @@ class ContainerPlan:
     """A profile as JSON; empty keeps the engine's default."""
     working_dir: str = ""
     revision: str = ""
-    """A hash of what is mounted, where a change of it must make a new container."""
+    """A hash of mounted content whose change must recreate the container."""
 
     def fingerprint(self) -> str:
-        """A hash of all that the container is, but for its name, labels and the namespace it shares."""
+        """A hash of everything about the container except its name, its labels and the namespace it shares."""
         parts = asdict(self)
         for key in ("name", "labels"):
             del parts[key]
@@ -126,13 +125,13 @@ class EngineInfo:
     root_directory: str
     rootless: bool = False
     maps_users: bool = False
-    """A container's users are others outside of it, from a range of the engine's (userns-remap, rootless)."""
+    """Whether the engine maps a container's users to a range of its own outside (userns-remap, rootless)."""
     cgroup: int = 2
-    """The version of control groups: 2 counts buffers of sockets as a container's memory, 1 does not."""
+    """The cgroup version: 2 counts socket buffers as a container's memory, 1 does not."""
     cgroupfs: bool = False
-    """Whether the engine makes control groups itself, below `/docker`, rather than by systemd."""
+    """Whether the engine creates cgroups itself, below `/docker`, rather than through systemd."""
     limits_sockets: bool = False
-    """Whether it takes a limit for those buffers alone."""
+    """Whether it accepts a separate limit for socket buffers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +169,7 @@ class ContainerInfo:
 
 
 class Change(StrEnum):
-    """What a watcher hears of a container."""
+    """What a watcher is told about a container."""
 
     STARTED = "started"
     DIED = "died"
@@ -181,30 +180,11 @@ class Change(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerChange:
-    """One moment in a container's life."""
+    """One change of a container's state."""
 
     change: Change
     container: str = ""
     exit_code: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogLine:
-    """One line that a backend printed."""
-
-    time: float
-    stream: Literal["stdout", "stderr"]
-    text: str
-    instance: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExitInfo:
-    """How a backend ended."""
-
-    code: int
-    detail: str
-    """One sentence, with the last lines it printed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +193,7 @@ class BuildContext:
 
     dockerfile: str
     files: Mapping[str, bytes]
-    """Path in the context -> content. May hold credentials for a build stage: never kept, never logged."""
+    """Path in the context -> content. May hold credentials for a build stage: never stored, never logged."""
     build_args: Mapping[str, str]
     """Proxy settings (the predefined arguments, which the engine keeps out of the image's history)."""
 
@@ -225,7 +205,7 @@ class Attachment(Protocol):
     writer: asyncio.StreamWriter
 
     async def ended(self) -> None:
-        """Waits until the last byte of output was taken in."""
+        """Waits until the last byte of output was processed."""
         ...
 
     async def close(self) -> None: ...
@@ -234,81 +214,70 @@ class Attachment(Protocol):
 LineSink = Callable[[LogLine], None]
 
 
-class Engine(Protocol):
-    """A container engine. Every method raises `EngineError` (or a kind of it) and nothing of the engine's own."""
+class ContainerEngine(Protocol):
+    """Containers. Every method of an engine raises `EngineError` (or a kind of it) and no exception of a library."""
 
     async def info(self) -> EngineInfo: ...
-    async def image(self, reference: str) -> ImageInfo | None: ...
-    async def pull(self, reference: str, timeout_s: float) -> ImageInfo: ...
-    async def tag(self, image: str, reference: str) -> None: ...
-    async def import_tree(self, tarball: str, reference: str) -> None: ...
-    async def build(self, context: BuildContext, reference: str, on_line: Callable[[str], None]) -> None: ...
-    async def remove_image(self, reference: str) -> None: ...
-    async def remove_stages(self, label: str, older_than: str = "") -> None: ...
+    async def create(self, plan: ContainerPlan) -> str:
+        """Makes a container; its ID. Raises NameTaken."""
+        ...
 
-    async def create(self, plan: ContainerPlan) -> str: ...
-    async def start(self, container: str) -> None: ...
+    async def start(self, container: str) -> None:
+        """Raises CapabilityRefused or LimitRefused where the engine grants the container less than its plan asks for."""
+        ...
+
     async def stop(self, container: str, grace_s: float) -> None: ...
     async def kill(self, container: str) -> None: ...
-    async def users(self, project: str) -> frozenset[int]:
-        """The uids that containers of every other project are labelled with."""
-        ...
-
     async def remove(self, container: str) -> None: ...
-    async def commit(self, container: str, labels: Mapping[str, str]) -> str: ...
     async def inspect(self, container: str) -> ContainerInfo | None: ...
-    async def bounds_sockets(self, container: str) -> bool:
-        """Whether a limit holds for the buffers of a running container's sockets."""
-        ...
-
     async def logs(self, container: str, tail: int) -> Sequence[LogLine]: ...
     async def attach(
         self, container: str, *, stdin: bool, on_line: LineSink, stdout_lines: bool, pace: Pace | None = None
     ) -> Attachment: ...
     def watch(self, labels: Mapping[str, str]) -> AsyncIterator[ContainerChange]: ...
+    async def users(self, project: str) -> frozenset[int]:
+        """The uids that containers of every other project are labelled with."""
+        ...
+
+    async def bounds_sockets(self, container: str) -> bool:
+        """Whether a limit holds for the buffers of a running container's sockets."""
+        ...
+
+
+class ImageStore(Protocol):
+    """Images, and the builder that makes them."""
+
+    async def image(self, reference: str) -> ImageInfo | None: ...
+    async def pull(self, reference: str, timeout_s: float) -> ImageInfo: ...
+    async def tag(self, image: str, reference: str) -> None: ...
+    async def import_tree(self, tarball: str, reference: str) -> None: ...
+    async def build(self, context: BuildContext, reference: str, on_line: Callable[[str], None]) -> None: ...
+    async def commit(self, container: str, labels: Mapping[str, str]) -> str: ...
+    async def remove_image(self, reference: str) -> None: ...
+    async def remove_stages(self, label: str, older_than: str = "") -> None: ...
+
+
+class Networks(Protocol):
+    """Networks."""
 
     async def create_network(self, plan: NetworkPlan) -> str: ...
     async def network(self, reference: str) -> NetworkInfo | None: ...
     async def networks(self) -> Sequence[NetworkInfo]: ...
     async def remove_network(self, reference: str) -> None: ...
+
+
+class Builder(ContainerEngine, ImageStore, Protocol):
+    """What an image build takes: packages are installed in containers of ours."""
+
+
+class Machinery(ContainerEngine, Networks, Protocol):
+    """What `Ownership` records: containers and networks."""
+
+
+class Engine(ContainerEngine, ImageStore, Networks, Protocol):
+    """All three in one connection, as an engine of Docker's kind offers them."""
+
+    host: str
+    """Its address, for messages."""
+
     async def close(self) -> None: ...
-
-
-class Instance(Protocol):
-    """One running backend behind its door."""
-
-    backend: str
-    id: str
-    """`NAME`, or `NAME/SESSION` for a session's own."""
-    transport: Literal["stdio", "http"]
-    port: int | None
-    path: str
-
-    async def attach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Standard output and standard input of a stdio backend; the same pair each time. EOF when it exits."""
-        ...
-
-    async def connect(self) -> socket.socket:
-        """A connected, non-blocking socket to the backend's own port. Raises BackendUnavailable."""
-        ...
-
-    async def wait_exit(self) -> ExitInfo: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackendStatus:
-    """One backend as `ps` shows it."""
-
-    name: str
-    state: BackendState
-    detail: str
-    transport: str
-    isolated: bool
-    image: str
-    containers: tuple[str, ...]
-    restarts: int
-    since: float
-    """Unix time of the last change of state."""
-    warnings: tuple[str, ...] = ()
-    direct_supported: bool = True
-    """False where the engine refuses the door its route: what ignores the proxy is refused unseen."""

@@ -1,32 +1,17 @@
-"""What can go wrong between the gateway and a container engine."""
+"""Refusals of a container engine that the sandbox acts on; every other one is a plain `EngineError`."""
 
 from __future__ import annotations
 
-
-class EngineError(Exception):
-    """Raised when the engine refused or failed something; the message says what and what to do next."""
-
-
-class EngineUnreachable(EngineError):
-    """Raised when the engine does not answer, or does not let this user talk to it."""
+from gateway.runtime.sandbox.errors import EngineError
 
 
 class NameTaken(EngineError):
-    """Raised when a container or network of that name exists and is not recorded as ours."""
+    """Raised when a container or network of that name exists already."""
 
 
-class BuildError(EngineError):
-    """Raised when an image could not be made; the message has the last lines and the next step."""
+class CapabilityRefused(EngineError):
+    """Raised when the engine cannot grant a container a capability that its plan asks for."""
 
 
-class PlanError(ValueError):
-    """Raised when a server asks for something that no container of ours gets, or that cannot work."""
-
-
-class BackendUnavailable(Exception):
-    """Raised when a backend cannot be had now; `str()` is one sentence for a person."""
-
-    def __init__(self, backend: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.backend = backend
-        self.sentence = sentence
+class LimitRefused(EngineError):
+    """Raised when the engine cannot grant a container a resource limit (rlimit) as high as its plan asks for."""

@@ -1,10 +1,16 @@
-"""What a failed image build means to a person. Pure: from printed lines to a sentence and the next step."""
+"""What a failed image build means to a person. Pure: from printed lines to a sentence and the next step.
+
+Package tools have no error codes that survive their wrappers, so their text is read; what we know is passed as a value.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
+
+from gateway.runtime.sandbox.errors import BuildError
 
 LAST_LINES: Final = 12
 READ_LINES: Final = 200
@@ -21,22 +27,47 @@ CHATTER: Final = (
     "npm error 404 tarball, folder",
 )
 
-MORE_TIME: Final = "stockade-build: it did not end within"
-MORE_MEMORY: Final = "stockade-build: it took all of its memory,"
+
+@dataclass(frozen=True, slots=True)
+class OutOfTime:
+    """A build was ended because it took longer than it may."""
+
+    limit_s: float
+
+    def meaning(self) -> str:
+        """What happened, and the next step."""
+        return (
+            f"It was ended after {self.limit_s:g} s. If it needs longer, set `build_timeout_s` under gateway and start "
+            "again."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfMemory:
+    """A build was ended because it took more memory than it may."""
+
+    limit_mib: int
+
+    def meaning(self) -> str:
+        """What happened, and the next step."""
+        return f"It took more memory than a build gets ({self.limit_mib} MiB). Name another version, or an `image:`."
+
+
+Stopped = OutOfTime | OutOfMemory
+
+
+class InstallFailed(BuildError):
+    """Raised when a package's installation failed; `str()` is what it printed."""
+
+    def __init__(self, printed: str, stopped: Stopped | None = None) -> None:
+        """`stopped`: which limit ended it; None when it ended by itself."""
+        super().__init__(printed)
+        self.stopped = stopped
+
 
 Explain = Callable[[re.Match[str], str], str]
 
 CASES: Final[tuple[tuple[re.Pattern[str], Explain], ...]] = (
-    (
-        re.compile(rf"{MORE_TIME} (\S+) s"),
-        lambda m, subject: (
-            f"It was ended after {m[1]} s. If it needs longer, set `build_timeout_s` under gateway and start again."
-        ),
-    ),
-    (
-        re.compile(rf"{MORE_MEMORY} (\S+ MiB)"),
-        lambda m, subject: f"It took more memory than a build gets ({m[1]}). Name another version, or an `image:`.",
-    ),
     (
         re.compile(r"(?i)building (source distributions|from source) is disabled|--no-build"),
         lambda m, subject: (
@@ -96,11 +127,14 @@ CASES: Final[tuple[tuple[re.Pattern[str], Explain], ...]] = (
 )
 
 
-def explain_failure(subject: str, printed: str) -> str:
+def explain_failure(subject: str, printed: str, stopped: Stopped | None = None) -> str:
     """One paragraph: what failed, why as far as the lines tell, what to do, and the last lines."""
     printed = "\n".join(shortened(line) for line in COLOURS.sub("", printed).splitlines()[-READ_LINES:])
     text = " ".join(" ".join(line for line in printed.splitlines() if not line.startswith(CHATTER)).split())
-    meaning = next((explain(m, subject) for pattern, explain in CASES if (m := pattern.search(text))), "")
+    if stopped is not None:
+        meaning = stopped.meaning()
+    else:
+        meaning = next((explain(m, subject) for pattern, explain in CASES if (m := pattern.search(text))), "")
     shown = telling_lines(printed.splitlines())[-FEW_LINES if meaning else -LAST_LINES :]
     tail = "\n".join(f"    {line}" for line in shown)
     return f"The image for {subject} could not be built. {meaning or 'The last lines tell why.'}\n{tail}"

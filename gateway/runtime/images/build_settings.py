@@ -2,8 +2,8 @@
 
 Companies have TLS-inspecting proxies and registries of their own. Their settings are on the host already, for
 pip, uv and npm; a build stage gets them as files in one directory, which the final image does not have. Of each
-file only what leads to a registry is taken. What proves who the host's user is (passwords, tokens) is kept apart: no
-step in which a package's own code runs gets to see it.
+file only what leads to a registry is copied. Credentials (passwords, tokens) are kept separate: no step in which a
+package's own code runs can read them.
 """
 
 from __future__ import annotations

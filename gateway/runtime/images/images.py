@@ -17,13 +17,13 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from gateway.runtime.engine.base import Engine, ImageInfo
-from gateway.runtime.engine.errors import BuildError, EngineError, EngineUnreachable
+from gateway.runtime.engine.base import Builder, ImageInfo
 from gateway.runtime.images import recipes
 from gateway.runtime.images.build_errors import explain_failure
 from gateway.runtime.images.build_settings import BuildSettings
 from gateway.runtime.images.package_builds import BUILD_TIMEOUT_S, PackageBuild
 from gateway.runtime.images.recipes import Recipe
+from gateway.runtime.sandbox.errors import BuildError, EngineError, EngineUnreachable
 from registry.model.errors import sentence
 from registry.model.spec import PackageSource
 
@@ -40,7 +40,7 @@ class Images:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Builder,
         settings: Callable[[], BuildSettings],
         say: Callable[[str], None] = lambda line: None,
         timeout_s: Callable[[], float] = lambda: BUILD_TIMEOUT_S,
@@ -49,19 +49,19 @@ class Images:
         self.engine = engine
         self.settings = settings
         self.say = say
-        """Hears of each image that is made, as a sentence."""
+        """Called with a sentence for each image that is made."""
         self.timeout_s = timeout_s
         """The longest that a package's installation may take."""
         self.folder = folder
         self.builds = asyncio.Semaphore(2)
         self.installs = asyncio.Semaphore(4)
-        """Apart from the others, since in these code of packages runs, which may take its time."""
+        """Separate from `builds`: code of packages runs in these, and may take long."""
         self.locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def egress(self) -> str:
         """The name of the image of the egress and the doors, made if need be.
 
-        It is what every start begins with, so stages that a killed build left behind go here too.
+        Every start begins with it, so stages that a killed build left behind are removed here too.
         """
         await self.engine.remove_stages(recipes.STAGE_LABEL, older_than="1h")
         base, base_id = await self.python_base()
@@ -198,7 +198,7 @@ class Images:
             await self.build_clean(wanted)
 
     async def build_clean(self, wanted: Recipe) -> None:
-        """One build and its clearing up."""
+        """One build and its cleanup."""
         stage = secrets.token_hex(8)
         context = wanted.context(await asyncio.to_thread(self.settings), stage)
         try:
@@ -239,8 +239,8 @@ def bootstrap_problem() -> str:
 
 
 def debian_mirror(apt: Path) -> str:
-    """The host's own Debian mirror, else the usual one."""
-    usual = "http://deb.debian.org/debian"
+    """The host's own Debian mirror, else the default one."""
+    default = "http://deb.debian.org/debian"
     for path in [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*"))]:
         try:
             words = path.read_text().split()
@@ -249,7 +249,7 @@ def debian_mirror(apt: Path) -> str:
         urls = [w for w in words if w.startswith(("http://", "https://")) and w.rstrip("/").endswith("/debian")]
         if urls:
             return urls[0]
-    return usual
+    return default
 
 
 def slim(tree: Path) -> None:

@@ -1,6 +1,6 @@
-"""Installs a package, whose own code may run while that is done, in a container that holds as a backend's does.
+"""Installs a package in a container as isolated from this machine as a backend's: code of the package may run meanwhile.
 
-Theory of operation. The engine's builder knows no seccomp profile, no limit on processes and no other user than root.
+Theory of operation. The engine's builder has no seccomp profile, no limit on processes and no user except root.
 So a package is installed in a container of ours: no capability, our profile, a user that nothing else runs as, bounds
 on memory, processors, processes and time. What it installed is copied out of the container's image; all else of it is
 thrown away. Where the host has credentials for a registry there are two such containers: in the first, which has them,
@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gateway.runtime.engine.base import BuildContext, ContainerInfo, ContainerPlan, Engine, Mount
-from gateway.runtime.engine.errors import BuildError
+from gateway.runtime.engine.base import BuildContext, Builder, ContainerInfo, ContainerPlan, Mount
 from gateway.runtime.engine.seccomp import backend_profile
 from gateway.runtime.images import recipes
-from gateway.runtime.images.build_errors import MORE_MEMORY, MORE_TIME, explain_failure
+from gateway.runtime.images.build_errors import InstallFailed, OutOfMemory, OutOfTime, explain_failure
 from gateway.runtime.images.build_settings import INSIDE, BuildSettings
 from gateway.runtime.images.recipes import Recipe, Step
+from gateway.runtime.sandbox.errors import BuildError
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ MEMORY: Final = 2048 * MIB
 CPUS: Final = 1.0
 PIDS: Final = 512
 BUILDERS: Final = range(65520, 65533)
-"""Users that no account and no container of ours has: what the kernel counts per user, a build takes from no server."""
+"""Users that no account and no container of ours has, so that a build uses up no server's per-user kernel limits."""
 LOOK_S: Final = 0.25
 LOG_LINES: Final = 200
 BUILD_TIMEOUT_S: Final = 600.0
@@ -45,7 +45,7 @@ BUILD_TIMEOUT_S: Final = 600.0
 class PackageBuild:
     """One installation."""
 
-    engine: Engine
+    engine: Builder
     wanted: Recipe
     """The image to make."""
     builder: str
@@ -67,6 +67,8 @@ class PackageBuild:
                 for number, step in enumerate(self.steps):
                     installed = await self.step(step, installed, user, f"{stage}-{number}", Path(folder))
                 await self.engine.build(self.context(installed), self.wanted.reference, log)
+            except InstallFailed as error:
+                raise BuildError(explain_failure(self.wanted.subject, str(error), error.stopped)) from None
             except BuildError as error:
                 raise BuildError(explain_failure(self.wanted.subject, str(error))) from None
             finally:
@@ -92,7 +94,7 @@ class PackageBuild:
             await asyncio.to_thread(shutil.rmtree, given, ignore_errors=True)
 
     async def end_of(self, container: str) -> None:
-        """Waits for the container's end. Raises BuildError when it failed, or took too long."""
+        """Waits for the container's end. Raises InstallFailed when it failed, or took too long."""
         info: ContainerInfo | None = None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.timeout_s):
@@ -105,14 +107,12 @@ class PackageBuild:
             return
         printed = "\n".join(line.text for line in await self.engine.logs(container, LOG_LINES))
         if info is None or not info.finished:
-            printed += f"\n{MORE_TIME} {self.timeout_s:g} s"
-        elif info.out_of_memory:
-            printed += f"\n{MORE_MEMORY} {MEMORY // MIB} MiB"
-        raise BuildError(printed)
+            raise InstallFailed(printed, OutOfTime(self.timeout_s))
+        raise InstallFailed(printed, OutOfMemory(MEMORY // MIB) if info.out_of_memory else None)
 
 
 def install_plan(step: Step, image: str, user: int, name: str, given: Path, timeout_s: float) -> ContainerPlan:
-    """The container in which a package is installed. It ends by itself, should nobody be there to end it.
+    """The container in which a package is installed. It ends by itself, even if the gateway is gone.
 
     It has no variables: the engine would keep them in the image of the container, and the next step would see them.
     """
@@ -134,7 +134,7 @@ def install_plan(step: Step, image: str, user: int, name: str, given: Path, time
 
 
 def lay_out(folder: Path, settings: BuildSettings) -> Path:
-    """The settings as files that the container's user can read, in a folder that nobody else can reach."""
+    """The settings as files that the container's user can read, in a folder that no other user can reach."""
     folder.mkdir()
     proxies = "".join(f"export {name}={shlex.quote(text)}\n" for name, text in settings.proxies.items())
     env = settings.files.get("env", b"") + proxies.encode()

@@ -167,7 +167,7 @@ RUN mkdir -p {TREE} && chmod 0777 {TREE}
 def package_image(source: PackageSource, runtime: str, builder: str) -> Recipe:
     """The image of one packaged server: what was installed in a container of `builder`, and nothing else of it.
 
-    `INSTALLED` stands for the image of that container. Files that would run as somebody else lose that mark.
+    `INSTALLED` stands for the image of that container. Setuid and setgid bits are removed.
     """
     dockerfile = f"""\
 FROM {runtime}

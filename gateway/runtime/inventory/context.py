@@ -1,25 +1,35 @@
-"""What everything that makes containers works with: the engine, the link, the record, and who ended."""
+"""What every part that makes containers works with: the engine, the link, the record, and which containers ended."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
-from gateway.runtime.engine.base import Engine
+from gateway.runtime.engine.base import ContainerEngine, Engine
+from gateway.runtime.inventory.door_reports import DoorReport
 from gateway.runtime.inventory.egress_link import DoorTicket
 from gateway.runtime.inventory.ownership import Ownership
 from gateway.runtime.inventory.record import Owned, Role
+from gateway.runtime.inventory.rundir import RunDirectory
 from gateway.runtime.inventory.users import Users
 from gateway.runtime.plan.plans import Names
+from observability.events import EgressEvent, NoticeEvent
 
 
 class Link(Protocol):
-    """What this module needs of the link to the egress (`egress_link.EgressLink`)."""
+    """What a sandbox needs of the link to the egress (`egress_link.EgressLink`)."""
 
+    on_event: Callable[[EgressEvent | NoticeEvent], None]
+    on_door: Callable[[str, DoorReport, str], None] | None
+
+    async def run(self) -> None: ...
+    async def wait_connected(self, timeout_s: float) -> None: ...
+    async def push_policies(
+        self, backends: Mapping[str, Mapping[str, object]], surroundings: Mapping[str, object]
+    ) -> int: ...
     async def expect_door(self, ticket: DoorTicket) -> None: ...
     async def wait_door(self, door: str, timeout_s: float) -> None: ...
     async def drop_door(self, door: str) -> None: ...
@@ -28,7 +38,7 @@ class Link(Protocol):
 
 @dataclass(slots=True)
 class Exits:
-    """Who waits for which container to end; the supervisor's watcher tells."""
+    """A future for each container whose end is awaited; `ExitWatch` resolves them."""
 
     waiting: dict[str, asyncio.Future[int]] = field(default_factory=dict)
 
@@ -45,14 +55,14 @@ class Exits:
             future.set_result(code)
 
     def forget(self, container: str) -> None:
-        """Nobody will ask again; the next `of` is about its next life."""
+        """This end is no longer awaited; the next `of` is about the next incarnation."""
         future = self.waiting.pop(container, None)
         if future is not None and not future.done():
             future.cancel()
 
 
-async def start_watched(engine: Engine, exits: Exits, container: str) -> asyncio.Future[int]:
-    """Starts a container; the future is the exit code of this life of it, not of an earlier one."""
+async def start_watched(engine: ContainerEngine, exits: Exits, container: str) -> asyncio.Future[int]:
+    """Starts a container; a future of the exit code of this incarnation, not of an earlier one."""
     await engine.start(container)
     exits.forget(container)
     future = exits.of(container)
@@ -63,8 +73,8 @@ async def start_watched(engine: Engine, exits: Exits, container: str) -> asyncio
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tools:
-    """What every pair of one supervisor works with."""
+class RuntimeContext:
+    """What every container of one project is made with."""
 
     engine: Engine
     link: Link
@@ -73,7 +83,8 @@ class Tools:
     names: Names
     exits: Exits
     doors_image: Callable[[], str]
-    doors_directory: Path
+    """The image of the egress and the doors; empty before it was made."""
+    run_directory: RunDirectory
     nofile: Callable[[], int]
     """The most open files that the engine grants a container."""
 

@@ -2,7 +2,7 @@
 
 The link is one task, `run`. It connects, says where it stopped reading, pushes the policies and the doors that
 the gateway last asked for, and hands every event on. When the egress dies it does all of that again with the
-next one: what was asked for is kept here, so that nobody else has to remember.
+next one: what was asked for is stored here, so that no caller has to repeat it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from egress.door.passing import close_all, receive_packet, send_packet
+from gateway.runtime.inventory.door_reports import DoorReport, door_report
 from observability.events import EgressEvent, NoticeEvent, Severity, event_from_json
 
 logger = logging.getLogger(__name__)
@@ -48,13 +49,13 @@ class EgressUnavailable(ConnectionError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoorTicket:
-    """A door (or connector) that will come to the egress, and the nonce that it will show."""
+    """A door (or connector) that will connect to the egress, and the nonce that it will present."""
 
     door: str
     """The door's id: the backend's name, or `NAME/SESSION`."""
     backend: str
     nonce: str
-    """At least 16 characters that nobody can guess."""
+    """At least 16 characters that cannot be guessed."""
     container: str = ""
     generation: int = 0
     role: str = "door"
@@ -81,13 +82,13 @@ class EgressLink:
         *,
         on_event: Callable[[EgressEvent | NoticeEvent], None],
         host_listeners: Callable[[int], Awaitable[str]] | None = None,
-        on_door: Callable[[str, str, str], None] | None = None,
+        on_door: Callable[[str, DoorReport, str], None] | None = None,
         known: tuple[str, int] | None = None,
         on_known: Callable[[EgressEvent | NoticeEvent], None] | None = None,
     ) -> None:
-        """`host_listeners(port)` answers `none`, `loopback` or `all`; `on_door(door, state, detail)` hears
-        `ready`, `closed`, `listener_failed` and `note`. `known` are the epoch and number up to which an earlier
-        gateway kept the events: an egress that outlived it tells them once more, to `on_known` alone."""
+        """`host_listeners(port)` answers `none`, `loopback` or `all`; `on_door(door, report, detail)` is
+        called for each report of a door. `known` are the epoch and number up to which an earlier
+        gateway stored the events: an egress that outlived it sends them again, and only `on_known` gets those."""
         self.control_dir = control_dir
         self.on_event = on_event
         self.host_listeners = host_listeners
@@ -98,7 +99,7 @@ class EgressLink:
         self.seq = 0
         """The last event read in this epoch."""
         self.announced = 0
-        """Of the events that are missing, how many the egress said are lost."""
+        """How many of the missing events the egress has reported as lost."""
         self.push: Push | None = None
         self.tickets: dict[str, DoorTicket] = {}
         self.ready: set[str] = set()
@@ -163,7 +164,7 @@ class EgressLink:
             self.changed.notify_all()
 
     async def repeat_push(self, push: Push) -> None:
-        """Push what no caller waits for any more: a refusal becomes a notice, and everything stays denied."""
+        """Pushes again without a waiting caller: a refusal becomes a notice, and everything stays denied."""
         try:
             await self.send_push(push)
         except PolicyRejected as error:
@@ -221,7 +222,7 @@ class EgressLink:
             self.on_known(event)
 
     def number(self, seq: int) -> None:
-        """The next event has this number; what is missing before it, and was not announced, is lost."""
+        """The next event has this number; missing numbers before it that were not announced are lost events."""
         missing = max(0, seq - self.seq - 1)
         announced = min(missing, self.announced)
         self.announced -= announced
@@ -238,18 +239,19 @@ class EgressLink:
             future.set_result(message)
 
     async def take_door(self, message: Mapping[str, Any]) -> None:
-        door, state = str(message["door"]), str(message["state"])
+        door, detail = str(message["door"]), str(message.get("detail", ""))
+        report = door_report(str(message["state"]), detail)
         async with self.changed:
-            if state == "ready":
+            if report is DoorReport.READY:
                 self.ready.add(door)
-            elif state == "closed":
+            elif report is DoorReport.CLOSED:
                 self.ready.discard(door)
             self.changed.notify_all()
         if self.on_door is not None:
-            self.on_door(door, state, str(message.get("detail", "")))
+            self.on_door(door, report, detail)
 
     def take_gap(self, message: Mapping[str, Any]) -> None:
-        """Events were lost: say how many, of each backend that they were of."""
+        """Events were lost: report how many, for each backend."""
         for backend, lost in (message.get("backends") or {"": message["gap"]}).items():
             of = f" of {backend}" if backend else ""
             text = f"{lost} egress events{of} were lost: the gateway was away or too slow"
@@ -351,7 +353,7 @@ class EgressLink:
         await self.wait_for(lambda: door in self.ready, timeout_s)
 
     async def drop_door(self, door: str) -> None:
-        """Forget a door: its listeners are closed, its connections cut."""
+        """Forget a door: its listeners are closed, its connections aborted."""
         self.tickets.pop(door, None)
         self.ready.discard(door)
         if self.connected:
@@ -384,7 +386,7 @@ class EgressLink:
         return connected
 
     async def status(self) -> dict[str, object]:
-        """What the egress says of itself. Raises EgressUnavailable."""
+        """The egress's own status. Raises EgressUnavailable."""
         answer = await self.ask({"op": "status"})
         status: dict[str, object] = answer["status"]
         return status
@@ -406,7 +408,7 @@ class EgressLink:
             self.mapped = None
 
     def pending(self) -> bool:
-        """Whether the egress made events that were not read yet. No system call."""
+        """Whether the egress has events that were not read yet. No system call."""
         return self.mapped is not None and struct.unpack_from("<Q", self.mapped)[0] != self.seq
 
     async def settle(self, timeout_s: float = 0.25) -> None:

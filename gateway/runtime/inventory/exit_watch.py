@@ -1,4 +1,4 @@
-"""Hears from the engine which containers ended, and tells those who wait for them."""
+"""Reads from the engine which containers ended, and resolves the futures of those that are awaited."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from gateway.runtime.engine.base import Change, ContainerChange, Engine
-from gateway.runtime.engine.errors import EngineError
+from gateway.runtime.engine.base import PROJECT_LABEL, Change, ContainerChange, ContainerEngine
 from gateway.runtime.inventory.context import Exits
+from gateway.runtime.sandbox.errors import EngineError
 
 REWATCH_S: Final = 1.0
 
@@ -16,8 +16,8 @@ REWATCH_S: Final = 1.0
 class ExitWatch:
     """The engine's events about one project's containers, for as long as there is an engine; it comes back when it does."""
 
-    def __init__(self, engine: Engine, project: str, exits: Exits, away: Callable[[str], None]) -> None:
-        """`away` is told, once each time, why the engine cannot be listened to."""
+    def __init__(self, engine: ContainerEngine, project: str, exits: Exits, away: Callable[[str], None]) -> None:
+        """`away` is called with the reason, once each time the engine's events cannot be read."""
         self.engine = engine
         self.project = project
         self.exits = exits
@@ -25,16 +25,16 @@ class ExitWatch:
 
     async def run(self) -> None:
         """Until it is cancelled."""
-        told = ""
+        reported = ""
         while True:
             try:
-                async for change in self.engine.watch({"stockade.project": self.project}):
-                    told = ""
+                async for change in self.engine.watch({PROJECT_LABEL: self.project}):
+                    reported = ""
                     await self.heard(change)
             except EngineError as error:
-                if str(error) != told:
-                    told = str(error)
-                    self.away(told)
+                if str(error) != reported:
+                    reported = str(error)
+                    self.away(reported)
             await asyncio.sleep(REWATCH_S)
 
     async def heard(self, change: ContainerChange) -> None:
@@ -49,7 +49,7 @@ class ExitWatch:
                 pass
 
     async def look(self, container: str) -> None:
-        """Tells who waits for that container, if it has ended (an event may be about an earlier life)."""
+        """Resolves that container's future if it has ended (an event may be about an earlier incarnation)."""
         if container not in self.exits.waiting:
             return
         info = await self.engine.inspect(container)

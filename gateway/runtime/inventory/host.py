@@ -1,4 +1,4 @@
-"""The machine that the gateway runs on: when its addresses change, who listens on a port. Linux only; else empty."""
+"""The machine that the gateway runs on: changes of its addresses, listeners on a port. Linux only; else empty."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ LISTEN = "0A"
 
 
 class AddressChanges:
-    """Hears when this machine gets or loses an address, so that a new one is closed to backends at once.
+    """Waits for this machine to get or lose an address, so that a new one is closed to backends at once.
 
-    Where the kernel does not tell (no Linux), `wait` only ever times out.
+    Where the kernel does not report it (not Linux), `wait` always times out.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class AddressChanges:
                 await self.heard(self.sock)
 
     async def heard(self, sock: socket.socket) -> None:
-        """Takes all messages that wait, at least one. One that was lost (ENOBUFS) is a change too."""
+        """Reads all pending messages, at least one. A lost one (ENOBUFS) counts as a change too."""
         with contextlib.suppress(OSError):
             await asyncio.get_running_loop().sock_recv(sock, 65536)
         with contextlib.suppress(OSError):

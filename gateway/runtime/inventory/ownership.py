@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from gateway.runtime.engine.base import ContainerInfo, ContainerPlan, Engine, NetworkInfo, NetworkPlan
+from gateway.runtime.engine.base import ContainerInfo, ContainerPlan, Machinery, NetworkInfo, NetworkPlan
 from gateway.runtime.engine.errors import NameTaken
 from gateway.runtime.inventory.record import Owned, Record, Role
 
@@ -16,11 +16,11 @@ MARK_LABEL: Final = "stockade.mark"
 class Ownership:
     """What one project has on one engine."""
 
-    engine: Engine
+    engine: Machinery
     record: Record
 
     async def create(self, plan: ContainerPlan, owned: Owned) -> str:
-        """Makes a container; a recorded one of that name goes first. Raises NameTaken for somebody else's."""
+        """Makes a container; a recorded one of that name goes first. Raises NameTaken for one that is not ours."""
         await self.remove(plan.name)
         marked = self.record.intend(owned)
         labelled = replace(plan, labels=(*plan.labels, (MARK_LABEL, marked.mark)))
@@ -33,7 +33,7 @@ class Ownership:
         return identity
 
     async def create_network(self, plan: NetworkPlan, owned: Owned) -> NetworkInfo:
-        """Makes a network, or finds the recorded one. Raises NameTaken for somebody else's."""
+        """Makes a network, or finds the recorded one. Raises NameTaken for one that is not ours."""
         if found := await self.network(plan.name):
             return found
         self.record.forget(plan.name)
@@ -93,7 +93,7 @@ def is_ours(owned: Owned, identity: str, mark: str | None) -> bool:
 
 
 def taken(kind: str, name: str, command: str) -> NameTaken:
-    """Somebody else's thing has our name."""
+    """A thing that we did not make has our name."""
     return NameTaken(
         f"There is a {kind} {name} already, and this project did not make it (or its record was lost). Look at it; "
         f"if nothing needs it, `{command} {name}` and start again."

@@ -2,8 +2,8 @@
 
 Labels are hints: an image can carry them. So each container and network of ours is recorded first as an
 intent (its name and a random mark that is also its label), then with the ID that the engine gave it. A crash
-between the two leaves an intent, and a container of that name *with that mark* is ours; nobody else knows the
-mark.
+between the two leaves an intent, and a container of that name *with that mark* is ours: the mark is known to no other
+process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from gateway.disk import in_words
-from gateway.runtime.engine.errors import EngineError
+from gateway.runtime.sandbox.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
@@ -62,14 +62,14 @@ class Owned:
 
 @dataclass(slots=True)
 class Record:
-    """The record of one project, kept in one file that is replaced as a whole at each change."""
+    """The record of one project, in one file that is replaced as a whole at each change."""
 
     path: Path
     engine: str = ""
     owned: dict[str, Owned] = field(default_factory=dict)
     """By name; a container and a network never share one."""
     users: dict[str, int] = field(default_factory=dict)
-    """Whose uid is which (`users.Users`); a backend's outlives its containers, as its volumes do."""
+    """Holder -> uid (`users.Users`); a backend's outlives its containers, as its volumes do."""
 
     @classmethod
     def load(cls, path: Path) -> Record:
@@ -83,7 +83,7 @@ class Record:
             return cls(path=path)
 
     def use_engine(self, engine: str) -> bool:
-        """Says which engine the record is about. True when it was about another one: then it starts empty."""
+        """Sets the engine that the record describes. True when it described another one: then it is emptied."""
         changed = bool(self.engine) and self.engine != engine
         if changed:
             self.owned.clear()
@@ -123,7 +123,7 @@ class Record:
             raise
 
     def take_back(self, *holders: str) -> None:
-        """Drops uids that nobody holds any more."""
+        """Drops uids that no holder needs any more."""
         gone = [holder for holder in holders if self.users.pop(holder, None) is not None]
         if gone:
             self.note()

@@ -49,7 +49,7 @@ class RunDirectory:
 
     @property
     def control_socket(self) -> Path:
-        """The CLI's way in (0600)."""
+        """The socket that the CLI connects to (0600)."""
         return self.path / "control.sock"
 
     @property
@@ -90,26 +90,26 @@ class RunDirectory:
         return self.persistent / "probe.json"
 
     def clear_meeting_places(self) -> None:
-        """Before an egress is made: what an earlier one left there, which may have run as another user."""
+        """Before an egress is created: removes what an earlier one left there, which may have run as another user."""
         for directory in (self.control, self.doors):
             for path in directory.iterdir():
                 path.unlink(missing_ok=True)
 
     def remove_meeting_places(self) -> None:
-        """After the last container is gone: the directories in which egress and doors met, with their sockets."""
+        """After the last container is gone: removes the directories in which egress and doors met, with their sockets."""
         for directory in (self.control, self.doors):
             shutil.rmtree(directory, ignore_errors=True)
         with contextlib.suppress(OSError):  # a log or a record is in it
             self.path.rmdir()
 
     def forget(self) -> None:
-        """After a first start that came to nothing: what was made to remember it by."""
+        """After a first start that failed: removes what the project had stored."""
         shutil.rmtree(self.persistent, ignore_errors=True)
 
     def create(self) -> bool:
         """Makes what is missing; returns whether this is the project's first start.
 
-        Raises ValueError for a path that is too long for sockets, or somebody else's.
+        Raises ValueError for a path that is too long for sockets, or that another user owns.
         """
         longest = len(os.fsencode(self.control / "ingress.sock"))
         if longest > MAX_SOCKET_PATH:
@@ -131,7 +131,7 @@ class RunDirectory:
             directory.chmod(0o700)
         for directory in (self.control, self.doors):
             directory.mkdir(exist_ok=True)
-            directory.chmod(0o1777)  # whoever is in there has a uid of its own; none may take another's socket away
+            directory.chmod(0o1777)  # each process in there has a uid of its own; none may remove another's socket
 
 
 def refuse_foreign(directory: Path) -> None:

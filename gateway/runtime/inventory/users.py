@@ -1,12 +1,12 @@
 """Which user each container runs as: one of its own.
 
-The kernel counts much per user and not per container: descriptors on their way through a socket, pages of pipes,
-inotify and epoll watches, pending signals, bytes of message queues. Of each a program can take all that its user
-gets, and then everybody with the same uid goes without, in whatever container, of whatever project. So no two
-containers share a uid: not backends, not their doors, not the egress, and nobody who has an account here.
+The kernel limits much per user and not per container: descriptors in flight through sockets, pages of pipes, inotify and
+epoll watches, pending signals, bytes of message queues. One program can use up all of any of these, and then every process
+with the same uid has none, in whatever container, of whatever project. So no two containers share a uid: not backends, not
+their doors, not the egress; and none has the uid of an account of this machine.
 
-A uid follows from a hash of the project and of who wants it, its `holder`, and is written down, so that a server's
-files stay its own. Who collides with somebody else gets the next one that is free.
+A uid is derived from a hash of the project and of its `holder`, and is recorded, so that a server's files stay its own. A
+holder whose uid is taken gets the next free one.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Final
 
-from gateway.runtime.engine.base import Engine, EngineInfo
-from gateway.runtime.engine.errors import EngineError
+from gateway.runtime.engine.base import ContainerEngine, EngineInfo
 from gateway.runtime.inventory.record import Record
+from gateway.runtime.sandbox.errors import EngineError
 from registry.check.warnings import chosen_user
 from registry.config import Config
 from registry.model.mounts import Mount
@@ -37,13 +37,16 @@ PROBE: Final = "probe"
 
 
 def backend_holder(backend: str) -> str:
-    """Whose files a backend's volumes hold."""
+    """The holder of a backend's uid, which owns the files in its volumes."""
     return f"backend/{backend}"
 
 
 def instance_holder(instance: str, mounts: Iterable[Mount]) -> str:
-    """Who an instance runs as. Each session of a per-client backend is a user of its own, unless the backend keeps
-    files: the next session must be able to write what an earlier one wrote."""
+    """The holder of an instance's uid.
+
+    Each session of a per-client backend is a user of its own, unless the backend stores files: the next session must be
+    able to write what an earlier one wrote.
+    """
     backend, _, session = instance.partition("/")
     keeps_files = any(not mount.read_only for mount in mounts)
     return f"session/{instance}" if session and not keeps_files else backend_holder(backend)
@@ -68,15 +71,17 @@ def connector_holder(network: str) -> str:
 class Users:
     """The uids of one project on one engine."""
 
-    def __init__(self, engine: Engine, record: Record, project: str, chosen: Callable[[], Iterable[int]]) -> None:
-        """`chosen` are those that the configuration names itself."""
+    def __init__(
+        self, engine: ContainerEngine, record: Record, project: str, chosen: Callable[[], Iterable[int]]
+    ) -> None:
+        """`chosen` returns the uids that the configuration names itself."""
         self.engine = engine
         self.record = record
         self.project = project
         self.chosen = chosen
         self.span = OWN_USERS
         self.running: frozenset[int] = frozenset()
-        """Whom processes of this machine ran as at the start."""
+        """The uids of all processes of this machine at the start."""
         self.choosing = asyncio.Lock()
 
     async def use_engine(self, info: EngineInfo) -> None:
@@ -93,8 +98,10 @@ class Users:
         return uid in self.record.users.values()
 
     def sharing(self, running: Mapping[str, set[int]], chosen: Set[str]) -> dict[str, list[str]]:
-        """Of each running backend that shares a uid, with what: other backends, or what is ours. Two that are both in
-        `chosen` do because the file says so, and the file's own warnings say that."""
+        """For each running backend that shares a uid: with which backends or containers of ours, in sentences.
+
+        Two backends that are both in `chosen` are left out: the configuration's own warnings name them.
+        """
         found: dict[str, list[str]] = {}
         ours = {
             uid: holder for holder, uid in self.record.users.items() if holder.startswith(("door/", "connector/"))
@@ -115,7 +122,7 @@ class Users:
         return next(uid for uid in candidates(self.project, f"suggested/{backend}", self.span) if uid not in taken)
 
     async def of(self, holder: str) -> int:
-        """The uid of a holder; the one from before unless it is somebody else's by now. Raises EngineError."""
+        """The uid of a holder; the recorded one unless another process has it by now. Raises EngineError."""
         async with self.choosing:
             taken = {*self.chosen(), *await self.engine.users(self.project)}
             before = self.record.users.get(holder, -1)
@@ -123,13 +130,11 @@ class Users:
             if uid != before:
                 self.record.give(holder, uid)
                 if before in self.span and holder.startswith("backend/"):
-                    logger.warning(
-                        "%s ran as user %d, whom somebody else has now; it runs as %d", holder, before, uid
-                    )
+                    logger.warning("%s ran as user %d, which is taken by now; it runs as %d", holder, before, uid)
             return uid
 
     def choose(self, holder: str, before: int, taken: set[int]) -> int:
-        """`before` if that will do, else the first free one. Blocks: it asks for the accounts of this machine."""
+        """`before` if it is still free, else the first free one. Blocks: it looks up accounts of this machine."""
         lent = lent_ranges()
         if before in self.span and before not in taken and not is_somebodys(before, lent):
             return before
@@ -143,19 +148,19 @@ class Users:
         )
 
     def release(self, instance: str) -> None:
-        """A session's own instance is gone for good."""
+        """An instance that belonged to one session is gone for good."""
         if "/" in instance:
             self.record.take_back(f"session/{instance}", door_holder(instance))
 
     def purge(self) -> None:
-        """After a start: what sessions and doors had that are no more."""
+        """After a start: takes back the uids of sessions and doors that no longer exist."""
         there = {owned.instance for owned in self.record.owned.values()}
         gone = [name for name in self.record.users if name.startswith(("session/", "door/"))]
         self.record.take_back(*(name for name in gone if name.partition("/")[2] not in there))
 
 
 def shared_sentence(uid: int, others: Sequence[str], free: int) -> str:
-    """What it means that two run as one user, and the way out."""
+    """What it means that two backends run as one user, and what to do."""
     return (
         f"runs as user {uid}, as {', '.join(others)} does: what the kernel counts per user (descriptors under way, "
         f"pipes, inotify and more) each can take from the other. If its image's files allow another user, write "
@@ -164,14 +169,13 @@ def shared_sentence(uid: int, others: Sequence[str], free: int) -> str:
 
 
 def neighbours(record: Record) -> set[int]:
-    """The uids that other projects have written down, as far as their records are beside ours: what they keep files
-    under while nothing of theirs runs."""
+    """The uids in the records of other projects beside ours: their files have them even while nothing of theirs runs."""
     files = record.path.parent.parent.glob(f"*/{record.path.name}")
     return {uid for file in files if file != record.path for uid in Record.load(file).users.values()}
 
 
 def candidates(project: str, holder: str, span: range) -> Iterable[int]:
-    """Every uid of the span, from the one that the holder's name leads to."""
+    """Every uid of the span, beginning with the one that the holder's name hashes to."""
     first = int.from_bytes(hashlib.sha256(f"{project}\0{holder}".encode()).digest()[:8]) % len(span)
     return (span[(first + step) % len(span)] for step in range(len(span)))
 

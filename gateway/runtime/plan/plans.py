@@ -1,6 +1,6 @@
 """From a server's configuration to the containers that run it. Pure.
 
-Nothing here asks an engine; what the engine says of an image (its user) comes in as a value.
+Nothing here asks an engine; what the engine knows about an image (its user) is passed as a value.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from egress.door.ports import OWN_PORTS, PROXY_PORT
 from egress.net.resolver import RESOLVING
@@ -24,9 +24,10 @@ from gateway.runtime.engine.base import (
     NetworkPlan,
     inside,
 )
-from gateway.runtime.engine.errors import PlanError
 from gateway.runtime.engine.seccomp import backend_profile
 from gateway.runtime.images.recipes import HOME
+from gateway.runtime.sandbox.base import transport_of
+from gateway.runtime.sandbox.errors import PlanError
 from registry.model.errors import Invalid
 from registry.model.mount_risks import ENGINE_SOCKETS, Risk
 from registry.model.mounts import refuse_moved
@@ -39,8 +40,9 @@ CA_INSIDE: Final = "/run/stockade/ca-bundle.pem"
 
 PROXY: Final = f"http://127.0.0.1:{PROXY_PORT}"
 MIB: Final = 1024 * 1024
+MAX_NAME: Final = 64
 DOOR_CAPABILITIES: Final = ("NET_ADMIN", "SETGID", "SETPCAP", "SETUID")
-"""To add one route and then to become nobody; the door drops them, and its bounding set."""
+"""To add one route and then to become an unprivileged user; the door then drops them, and its bounding set."""
 DOOR_SYSCTLS: Final = (
     ("net.ipv4.icmp_echo_ignore_all", "1"),
     ("net.ipv4.ip_unprivileged_port_start", "0"),
@@ -58,9 +60,21 @@ TMP_OPTIONS: Final = "rw,nosuid,nodev,exec,size=256m,mode=1777"
 OWN_OPTIONS: Final = "rw,nosuid,nodev,exec,size={size},mode=0700,uid={uid},gid={gid}"
 
 
+def bounded(name: str, suffix: str = "") -> str:
+    """A name of at most `MAX_NAME` characters, its suffix whole."""
+    if len(name) + len(suffix) <= MAX_NAME:
+        return name + suffix
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"{name[: MAX_NAME - len(suffix) - len(digest) - 1]}-{digest}{suffix}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Names:
-    """What things of a project are called on the engine."""
+    """What things of a project are called on the engine. No container and no network has more than 64 characters.
+
+    A longer name is cut in its middle, where a digest of the whole keeps it unique. Volumes are never renamed: they hold
+    a server's files.
+    """
 
     project: str
 
@@ -78,22 +92,26 @@ class Names:
         """A backend's container."""
         name, _, session = instance.partition("/")
         suffix = f"-{hashlib.sha256(session.encode()).hexdigest()[:10]}" if session else ""
-        return f"stockade-{self.project}-b-{name}{suffix}"
+        return bounded(f"stockade-{self.project}-b-{name}", suffix)
 
     def door(self, instance: str) -> str:
         """A backend's door."""
-        return f"{self.backend(instance)}-door"
+        return bounded(self.backend(instance), "-door")
+
+    def owner(self, instance: str) -> str:
+        """The container that gives a backend its volumes."""
+        return bounded(self.backend(instance), "-owner")
 
     def network(self, instance: str) -> str:
         """The network of a backend that is not isolated."""
-        return f"{self.backend(instance)}-net"
+        return bounded(self.backend(instance), "-net")
 
     def connector(self, network: str) -> str:
         """The connector on a network that backends join."""
-        return f"stockade-{self.project}-c-{network}"
+        return bounded(f"stockade-{self.project}-c-{network}")
 
     def volume(self, name: str) -> str:
-        """The volume that an entry of `mounts` names: one for all servers of the project, and for nobody else."""
+        """The volume that an entry of `mounts` names: shared by the servers of the project, and by no others."""
         return f"stockade-{self.project}-v-{name}"
 
     def labels(self, role: str, instance: str = "", uid: int | None = None) -> tuple[tuple[str, str], ...]:
@@ -273,11 +291,6 @@ def backend_plan(
     )
 
 
-def transport_of(server: Server) -> Literal["stdio", "http"]:
-    """How the gateway speaks with it."""
-    return "stdio" if server.transport.value == "stdio" else "http"
-
-
 def command_of(source: PackageSource | ImageSource) -> tuple[str, ...] | None:
     """The container's command; an image's own where the entry names none."""
     if isinstance(source, PackageSource):
@@ -329,7 +342,7 @@ def unmounted_volumes(source: PackageSource | ImageSource, info: ImageInfo) -> t
 
 
 def proxy_variables() -> dict[str, str]:
-    """What well-behaved programs read; the wall does not depend on it."""
+    """What well-behaved programs read; isolation does not depend on it."""
     variables = {"NODE_USE_ENV_PROXY": "1"}
     for name, value in (
         ("HTTP_PROXY", PROXY),
@@ -350,13 +363,13 @@ def ca_variables() -> dict[str, str]:
 def mounts_of(names: Names, source: PackageSource | ImageSource, ca: CaBundle | None) -> tuple[Mount, ...]:
     """The entry's mounts and the certificate bundle. Raises PlanError for an engine's socket.
 
-    A volume is the project's own, so that no server gets what somebody else keeps in one, unless that was asked for.
+    A volume is the project's own, so that no server gets files of another project or program, unless the entry accepts that.
     """
     found = []
     for mount in source.mounts:
         if FORBIDDEN_MOUNTS.search(mount.source) or FORBIDDEN_MOUNTS.search(mount.target):
             raise PlanError(
-                f"The mount {mount.source} is a container engine's socket: with it a server could leave its wall. "
+                f"The mount {mount.source} is a container engine's socket: with it a server could escape its isolation. "
                 "Remove it."
             )
         own = mount.volume and Risk.FOREIGN_VOLUME not in mount.accepted
@@ -368,7 +381,7 @@ def mounts_of(names: Names, source: PackageSource | ImageSource, ca: CaBundle | 
 
 
 def check_mounts(source: PackageSource | ImageSource) -> None:
-    """Looks at the mounts as they are now, before each start of the container. Raises PlanError."""
+    """Checks the mounts as they are now, before each start of the container. Raises PlanError."""
     for mount in source.mounts:
         try:
             refuse_moved(mount)
@@ -404,7 +417,7 @@ def check_image_user(backend: str, uid: int | None, ours: range) -> None:
 
 
 def check_hardening(plan: ContainerPlan) -> None:
-    """The last look before a backend is made. Raises PlanError; a plan of ours never asks for such a thing."""
+    """The last check before a backend is created. Raises PlanError; a plan of ours never asks for such a thing."""
     if plan.capabilities:
         raise PlanError(f"Container {plan.name} asks for {plan.capabilities[0]}; a backend gets no capability.")
     if plan.network in ("host", "bridge", "default"):

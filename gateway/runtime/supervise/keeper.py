@@ -1,4 +1,4 @@
-"""Keeps one instance of a backend running: start, watch, start again after longer and longer pauses, give up, stop.
+"""Keeps one instance of a backend running: start, watch, restart after growing pauses, give up, stop.
 
 STOPPED -> BUILDING -> STARTING -> RUNNING -> (crash) -> BACKOFF -> STARTING ...
                                                      \\-> FAILED (too often, or it can never work)
@@ -12,44 +12,44 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from gateway.runtime.engine.errors import BackendUnavailable, BuildError, EngineError, PlanError
-from gateway.runtime.inventory.backoff import COOL_S, Backoff
-from gateway.runtime.supervise.instance import Pair
+from gateway.runtime.sandbox.backoff import COOL_S, Backoff
+from gateway.runtime.sandbox.base import ManagedInstance
+from gateway.runtime.sandbox.errors import BackendUnavailable, BuildError, EngineError, PlanError
 from observability.events import BackendState
 from registry.model.errors import sentence as as_sentence
 
 logger = logging.getLogger(__name__)
 
-MakePair = Callable[[str], Awaitable[Pair]]
-"""From an instance's ID to a pair with its image at hand, not started."""
+Prepare = Callable[[str], Awaitable[ManagedInstance]]
+"""From an instance's id to an instance with its image at hand, not started."""
 YOUNG_S: Final = 5.0
-"""A life that has lasted for less may end as the one before."""
+"""An incarnation that has lasted for less may end as the one before."""
 NO_RETRY: Final = (BuildError, PlanError, ValueError)
 RETRY: Final = (EngineError, BackendUnavailable, OSError)
 
 
-class Slot:
-    """The keeper of one instance. `run` is its task; `stop` ends it."""
+class InstanceKeeper:
+    """Keeps one instance. `run` is its task; `stop` ends it."""
 
     def __init__(
         self,
         backend: str,
-        instance: str,
-        make: MakePair,
-        on_state: Callable[[Slot], None],
+        id: str,
+        prepare: Prepare,
+        on_state: Callable[[InstanceKeeper], None],
         *,
         start_timeout_s: float,
-        adopted: Pair | None = None,
+        adopted: ManagedInstance | None = None,
         once: bool = False,
     ) -> None:
         self.backend = backend
-        self.instance = instance
-        self.make = make
+        self.id = id
+        self.prepare = prepare
         self.on_state = on_state
         self.start_timeout_s = start_timeout_s
-        self.pair: Pair | None = adopted
+        self.instance: ManagedInstance | None = adopted
         self.once = once
-        """A session's own instance: when it ends, it is not started again."""
+        """The instance belongs to one session: when it ends, it is not restarted."""
         self.state = BackendState.STOPPED
         self.detail = ""
         self.since = time.time()
@@ -59,32 +59,32 @@ class Slot:
         self.wake = asyncio.Event()
         """Set to end a pause at once."""
         self.last_end = ""
-        """How the last life ended, if one did."""
+        """How the last incarnation ended; empty before any did."""
         self.stopping = asyncio.Event()
         self.done = asyncio.Event()
         self.grace_s = 0.0
-        self.keep = False
-        """When it stops: leave the containers running, for the next gateway."""
+        self.leave_running = False
+        """Whether the instance stays when the keeper stops, for the next gateway."""
 
     # -- the task
 
     async def run(self) -> None:
-        """Until `stop` is called, or a session's own instance ended."""
+        """Until `stop` is called, or an instance of one session ended."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                life = tasks.create_task(self.live())
+                living = tasks.create_task(self.live())
                 await self.stopping.wait()
-                life.cancel()
+                living.cancel()
         finally:
             try:
-                await self.take_down(self.grace_s, keep=self.keep)
+                await self.take_down(self.grace_s, leave_running=self.leave_running)
                 if not self.once or self.state is not BackendState.FAILED:
                     await self.enter(BackendState.STOPPED)
             finally:
                 self.done.set()
 
     async def live(self) -> None:
-        """Life after life, with pauses."""
+        """Incarnation after incarnation, with pauses."""
         try:
             while True:
                 failure = await self.bring_up()
@@ -95,22 +95,20 @@ class Slot:
                     return
                 await self.pause(sentence, permanent=permanent)
         except Exception:
-            logger.exception("backend %s: its keeper failed", self.instance)
+            logger.exception("backend %s: its keeper failed", self.id)
             await self.enter(BackendState.FAILED, f"Backend {self.backend}: an error of Stockade's own; see the log.")
         finally:
             self.stopping.set()
 
     async def bring_up(self) -> Exception | None:
-        """Starts it, however much of it is there already. What went wrong, or None."""
+        """Starts it, whatever part of it exists already. Returns what failed, or None."""
         try:
-            if self.pair is None:
+            if self.instance is None:
                 await self.enter(BackendState.BUILDING)
-                self.pair = await self.make(self.instance)
+                self.instance = await self.prepare(self.id)
+            if not self.instance.is_running:
                 await self.enter(BackendState.STARTING)
-                await self.in_time(self.pair.start())
-            elif self.pair.ended is None or self.pair.ended.done():
-                await self.enter(BackendState.STARTING)
-                await self.in_time(self.pair.start_again())
+                await self.in_time(self.instance.start())
         except (*NO_RETRY, *RETRY) as error:
             await self.take_down(0)
             return error
@@ -123,7 +121,8 @@ class Slot:
             async with asyncio.timeout(self.start_timeout_s):
                 await start
         except TimeoutError:
-            said = f" It printed: {' / '.join(self.pair.said)}." if self.pair and self.pair.said else ""
+            printed = self.instance.printed if self.instance else ()
+            said = f" It printed: {' / '.join(printed)}." if printed else ""
             sentence = (
                 f"Backend {self.backend} did not start within {self.start_timeout_s:g} s.{said} "
                 "Raise `start_timeout_s` if it needs longer."
@@ -131,13 +130,13 @@ class Slot:
             raise BackendUnavailable(self.backend, sentence) from None
 
     async def watch(self) -> str:
-        """Waits until this life ends; how it ended."""
-        assert self.pair is not None
-        return await self.pair.wait_end()
+        """Waits until this incarnation ends; how it ended."""
+        assert self.instance is not None
+        return await self.instance.wait_end()
 
     @property
     def trouble(self) -> str:
-        """What is wrong with it: its state's reason or, while the next life only begins, how the last one ended."""
+        """What is wrong with it: its state's reason or, while an incarnation is young, how the last one ended."""
         young = self.state is BackendState.RUNNING and time.time() - self.since < YOUNG_S
         beginning = young or self.state in (BackendState.BUILDING, BackendState.STARTING)
         return self.detail or (self.last_end if beginning else "")
@@ -145,8 +144,9 @@ class Slot:
     async def pause(self, sentence: str, *, permanent: bool) -> None:
         """After a crash or a failed start: waits, or gives up until `wake`."""
         self.last_end = sentence
-        ran_s = time.monotonic() - self.pair.started_at if self.pair and self.pair.started_at else 0.0
-        if self.pair is not None and not self.pair.door_alive:
+        started_at = self.instance.started_at if self.instance else 0.0
+        ran_s = time.monotonic() - started_at if started_at else 0.0
+        if self.instance is not None and not self.instance.can_restart:
             await self.take_down(0)
         self.restarts += 1
         if permanent:
@@ -169,23 +169,23 @@ class Slot:
         if permanent:
             return sentence
         return (
-            f"{as_sentence(sentence)} It failed {self.backoff.crashes} times in a row and rests now. Put it right "
-            f"(`stockade logs {self.backend}` has what it printed), then `stockade restart {self.backend}`; a call "
-            f"tries it once more after {COOL_S:g} s."
+            f"{as_sentence(sentence)} It failed {self.backoff.crashes} times in a row; restarts are paused. Fix it "
+            f"(`stockade logs {self.backend}` shows what it printed), then run `stockade restart {self.backend}`. The "
+            f"next call after {COOL_S:g} s retries once."
         )
 
-    async def take_down(self, grace_s: float, *, keep: bool = False) -> None:
-        """Removes what this life made (or lets go of it, with `keep`)."""
-        pair, self.pair = self.pair, None
-        if pair is None:
+    async def take_down(self, grace_s: float, *, leave_running: bool = False) -> None:
+        """Removes what this incarnation made, or lets go of it with `leave_running`."""
+        instance, self.instance = self.instance, None
+        if instance is None:
             return
         try:
-            await (pair.detach() if keep else pair.stop(grace_s))
+            await (instance.release() if leave_running else instance.stop(grace_s))
         except EngineError as error:
-            logger.warning("backend %s: %s", self.instance, error)
+            logger.warning("backend %s: %s", self.id, error)
 
     async def enter(self, state: BackendState, detail: str = "") -> None:
-        """Takes a new state and says so."""
+        """Takes a new state and reports it."""
         if (state, detail) == (self.state, self.detail):
             return
         self.state, self.detail, self.since = state, detail, time.time()
@@ -195,15 +195,15 @@ class Slot:
 
     # -- what the supervisor asks
 
-    async def ready(self) -> Pair:
-        """The running pair, once it runs. Raises BackendUnavailable, at the latest when the start's time is over."""
+    async def ready(self) -> ManagedInstance:
+        """The running instance, once it runs. Raises BackendUnavailable, at the latest after the start timeout."""
         if self.state is BackendState.FAILED and not self.once and self.backoff.may_retry(time.monotonic()):
             self.retry()
         started = asyncio.get_running_loop().time()
         while True:
             async with self.changed:
-                if pair := self.usable():
-                    return pair
+                if instance := self.usable():
+                    return instance
                 if (self.state is BackendState.FAILED and not self.wake.is_set()) or self.done.is_set():
                     raise BackendUnavailable(self.backend, self.detail or f"Backend {self.backend} is stopped.")
                 building = self.state is BackendState.BUILDING
@@ -216,14 +216,14 @@ class Slot:
                 if building:
                     started = asyncio.get_running_loop().time()
 
-    def usable(self) -> Pair | None:
-        """The pair, if it runs and has not ended a moment ago."""
-        return self.pair if self.state is BackendState.RUNNING and not self.is_over else None
+    def usable(self) -> ManagedInstance | None:
+        """The instance, if it runs and has not just ended."""
+        return self.instance if self.state is BackendState.RUNNING and not self.is_over else None
 
     @property
     def is_over(self) -> bool:
-        """Whether it ran and ended a moment ago, even if nobody acted on it yet."""
-        return self.state is BackendState.RUNNING and (self.pair is None or self.pair.is_over)
+        """Whether it ran and has just ended, even if this keeper has not acted on it yet."""
+        return self.state is BackendState.RUNNING and (self.instance is None or self.instance.is_over)
 
     @property
     def is_leaving(self) -> bool:
@@ -242,8 +242,8 @@ class Slot:
         self.backoff.reset()
         self.wake.set()
 
-    async def stop(self, grace_s: float, *, keep: bool = False) -> None:
+    async def stop(self, grace_s: float, *, leave_running: bool = False) -> None:
         """Ends the task and waits until everything is down."""
-        self.grace_s, self.keep = grace_s, keep
+        self.grace_s, self.leave_running = grace_s, leave_running
         self.stopping.set()
         await self.done.wait()

@@ -91,7 +91,7 @@ def test_that_a_server_is_not_isolated_is_said_once(stockade: Any, running: Runn
 
 
 def test_logs_are_printed_and_escaped(stockade: Any, running: Running) -> None:
-    from gateway.runtime.engine.base import LogLine
+    from gateway.runtime.sandbox.log_ring import LogLine
 
     running.control.supervisor.lines.append(LogLine(time=0.0, stream="stderr", text=HOSTILE))
     result = stockade("logs", "fetch", "--tail", "2")

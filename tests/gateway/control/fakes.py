@@ -17,8 +17,9 @@ from gateway.control.base import Edited, Readiness, Urls
 from gateway.control.listen import HttpServer, bind_unix
 from gateway.control.rundir import GatewayFile
 from gateway.mcp.view.pinned_text import Difference
-from gateway.runtime.engine.base import BackendStatus, LogLine
-from gateway.runtime.engine.errors import BackendUnavailable
+from gateway.runtime.sandbox.errors import BackendUnavailable
+from gateway.runtime.sandbox.log_ring import LogLine
+from gateway.runtime.supervise.status import BackendStatus
 from observability.events import BackendState, CallRef, Decision, EgressEvent, Phase, Reason
 from observability.hub import Hub
 from observability.losses import Losses

@@ -11,7 +11,7 @@ import pytest
 from gateway.control.apps import control_app
 from gateway.control.base import Readiness
 from gateway.control.wire import MAX_BODY
-from gateway.runtime.engine.errors import EngineUnreachable
+from gateway.runtime.sandbox.errors import EngineUnreachable
 from observability.events import Decision, Reason, Via
 from tests.gateway.control.fakes import FakeControl, egress_event
 

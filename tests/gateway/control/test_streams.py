@@ -15,7 +15,7 @@ import pytest
 from gateway.control import streams
 from gateway.control.apps import control_app
 from gateway.control.listen import bind_unix
-from gateway.runtime.engine.base import LogLine
+from gateway.runtime.sandbox.log_ring import LogLine
 from tests.gateway.control.fakes import FakeControl, egress_event, serving
 
 pytestmark = pytest.mark.anyio

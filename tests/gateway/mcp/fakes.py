@@ -16,7 +16,7 @@ import uvicorn
 
 from gateway.mcp.downstream.serving import listener
 from gateway.mcp.endpoint import Endpoint
-from gateway.runtime.engine.errors import BackendUnavailable
+from gateway.runtime.sandbox.errors import BackendUnavailable
 from observability.events import CallEvent, Event
 from registry.config import Config
 

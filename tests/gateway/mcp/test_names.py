@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.mcp.view.names import MAX_NAME, NameTable, exposed_name
@@ -15,9 +15,18 @@ def test_a_name_is_prefix_separator_name() -> None:
     assert exposed_name("", "__", "get") == "get"
 
 
-@given(words, words)
+long_words = st.integers(20, 300).flatmap(lambda length: st.text("abcdefgh_-", min_size=length, max_size=length))
+
+
+@given(words | long_words, words | long_words)
+@example("s" * 31, "t" * 128)
+@example("s" * 30, "t" * 32)
+@example("", "t" * 65)
 def test_no_name_is_longer_than_64_characters(prefix: str, name: str) -> None:
-    assert len(exposed_name(prefix, "__", name)) <= MAX_NAME
+    full = f"{prefix}__{name}" if prefix else name
+    exposed = exposed_name(prefix, "__", name)
+    assert len(exposed) == min(len(full), MAX_NAME)
+    assert (exposed == full) is (len(full) <= MAX_NAME)
 
 
 @given(st.lists(words, min_size=1, max_size=20, unique=True))

@@ -18,12 +18,14 @@ from gateway.runtime.engine.base import (
     EngineInfo,
     ImageInfo,
     LineSink,
-    LogLine,
     NetworkInfo,
     NetworkPlan,
 )
-from gateway.runtime.engine.errors import BuildError, EngineError, NameTaken
+from gateway.runtime.engine.errors import NameTaken
+from gateway.runtime.inventory.door_reports import DoorReport
 from gateway.runtime.inventory.egress_link import DoorTicket
+from gateway.runtime.sandbox.errors import BuildError, EngineError
+from gateway.runtime.sandbox.log_ring import LogLine
 from observability.events import EgressEvent, NoticeEvent
 
 
@@ -267,7 +269,7 @@ class FakeLink:
     pushes: list[tuple[dict[str, object], dict[str, object]]] = field(default_factory=list)
     tickets: dict[str, DoorTicket] = field(default_factory=dict)
     on_event: Callable[[EgressEvent | NoticeEvent], None] = lambda event: None
-    on_door: Callable[[str, str, str], None] | None = None
+    on_door: Callable[[str, DoorReport, str], None] | None = None
     deaf: bool = False
     """Doors never become ready."""
 

@@ -19,13 +19,14 @@ from typing import Any
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from gateway.runtime.containers.backend_instance import BackendInstance
+from gateway.runtime.containers.sandbox import ContainerSandbox
 from gateway.runtime.docker.engine import DockerEngine
 from gateway.runtime.images.build_settings import gather
 from gateway.runtime.images.images import Images
 from gateway.runtime.inventory.egress_link import EgressLink
 from gateway.runtime.inventory.host import host_listeners
 from gateway.runtime.inventory.rundir import RunDirectory
-from gateway.runtime.supervise.instance import Pair
 from gateway.runtime.supervise.supervisor import Supervisor
 from observability.events import EgressEvent, Event
 from registry.config import Config
@@ -62,8 +63,9 @@ class Yard:
         self.events: list[Event] = []
         self.engine = DockerEngine()
         self.image = ""
-        self.streams: dict[str, tuple[Pair, asyncio.StreamReader, asyncio.StreamWriter]] = {}
+        self.streams: dict[str, tuple[BackendInstance, asyncio.StreamReader, asyncio.StreamWriter]] = {}
         self.done: Any = None
+        self.sandbox: ContainerSandbox
         self.supervisor: Supervisor
         self.link: EgressLink
 
@@ -84,7 +86,7 @@ class Yard:
     async def build(self, probe: bool) -> None:
         """The objects of a gateway's runtime, on the portal's loop."""
         self.link = EgressLink(self.run_directory.control, on_event=self.events.append, host_listeners=host_listeners)
-        self.supervisor = Supervisor(
+        self.sandbox = ContainerSandbox(
             self.engine,
             self.link,
             project=self.project,
@@ -94,6 +96,7 @@ class Yard:
             on_event=self.events.append,
             probe=probe,
         )
+        self.supervisor = Supervisor(self.sandbox, self.events.append)
 
     def config(self, servers: Mapping[str, Any], **more: Any) -> Config:
         """A configuration with these servers."""
@@ -128,7 +131,7 @@ class Yard:
         """As `ask`, on the loop."""
         async with asyncio.timeout(timeout_s):
             pair = await self.supervisor.instance(backend, session)
-            assert isinstance(pair, Pair)
+            assert isinstance(pair, BackendInstance)
             reader, writer = await pair.attach()
             writer.write(json.dumps(code).encode() + b"\n")
             line = await reader.readline()
@@ -141,10 +144,10 @@ class Yard:
 
     # -- looking
 
-    def pair(self, backend: str = "rogue", session: str = "") -> Pair:
+    def pair(self, backend: str = "rogue", session: str = "") -> BackendInstance:
         """The running pair of a backend."""
         pair = self.portal.call(self.supervisor.instance, backend, session)
-        assert isinstance(pair, Pair)
+        assert isinstance(pair, BackendInstance)
         return pair
 
     def egress_events(self, backend: str = "rogue") -> list[EgressEvent]:

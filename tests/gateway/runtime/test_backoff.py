@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.runtime.engine.base import LogLine
-from gateway.runtime.inventory.backoff import BREAKS_AFTER, COOL_S, STEADY_S, Backoff
-from gateway.runtime.inventory.logring import MAX_LINES, LogRing
+from gateway.runtime.sandbox.backoff import BREAKS_AFTER, COOL_S, STEADY_S, Backoff
+from gateway.runtime.sandbox.log_ring import MAX_LINES, LogLine, LogRing
 
 
 def test_pauses_double_and_then_it_breaks() -> None:

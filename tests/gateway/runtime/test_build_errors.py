@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from gateway.runtime.images.build_errors import MORE_MEMORY, MORE_TIME, explain_failure
+from gateway.runtime.images.build_errors import OutOfMemory, OutOfTime, Stopped, explain_failure
 
 UV = "error: No solution found when resolving dependencies\n  cause: Because "
 
@@ -39,8 +39,6 @@ NPM_VERSION = "npm error code ETARGET\nnpm error notarget No matching version fo
         pytest.param("dns error: failed to lookup address information", "could not be resolved", id="dns"),
         pytest.param("OSError: [Errno 28] No space left on device", "disk is full", id="disk"),
         pytest.param(NO_BUILD, "its own code would run to build it", id="a password, and no wheel"),
-        pytest.param(f"x\n{MORE_TIME} 600 s", "It was ended after 600 s. If it needs longer", id="time"),
-        pytest.param(f"x\n{MORE_MEMORY} 2048 MiB", "more memory than a build gets (2048 MiB)", id="memory"),
         pytest.param("gcc: something odd", "The last lines tell why", id="anything else"),
     ],
 )
@@ -48,6 +46,25 @@ def test_the_meaning_and_the_next_step(printed: str, words: str) -> None:
     text = explain_failure("package x", printed)
     assert text.startswith("The image for package x could not be built.")
     assert words in text
+
+
+@pytest.mark.parametrize(
+    ("stopped", "words"),
+    [
+        pytest.param(OutOfTime(600), "It was ended after 600 s. If it needs longer", id="time"),
+        pytest.param(OutOfMemory(2048), "more memory than a build gets (2048 MiB)", id="memory"),
+    ],
+)
+def test_a_limit_that_ended_it_is_its_meaning_whatever_it_printed(stopped: Stopped, words: str) -> None:
+    text = explain_failure("package x", UNKNOWN, stopped)
+    assert words in text
+    assert "was not found on PyPI" not in text
+
+
+def test_no_package_can_print_that_a_limit_ended_it() -> None:
+    """The limits are values, not lines of the output."""
+    text = explain_failure("package x", "stockade-build: it did not end within 1 s")
+    assert "The last lines tell why" in text
 
 
 def test_the_last_lines_are_shown_without_colours_and_chatter() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from gateway.runtime.containers.connectors import Connectors
 from gateway.runtime.engine.base import NetworkPlan
-from gateway.runtime.engine.errors import EngineError
-from gateway.runtime.wall.connectors import Connectors
+from gateway.runtime.sandbox.errors import EngineError
 from tests.gateway.runtime.fakes import FakeEngine
 
 

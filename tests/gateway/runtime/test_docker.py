@@ -8,15 +8,20 @@ import json
 import socketserver
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import docker.errors
 import pytest
+import requests.exceptions
+import urllib3.exceptions
 
 from gateway.runtime.docker.engine import DockerEngine, context_archive, split_reference
 from gateway.runtime.docker.host import endpoint_of, require_this_kernel, unreachable
 from gateway.runtime.docker.streams import log_line
 from gateway.runtime.engine.base import BuildContext, Change, ContainerPlan
-from gateway.runtime.engine.errors import EngineError, EngineUnreachable, NameTaken
+from gateway.runtime.engine.errors import CapabilityRefused, LimitRefused, NameTaken
+from gateway.runtime.sandbox.errors import EngineError, EngineUnreachable
 
 Answer = tuple[int, object]
 
@@ -84,11 +89,19 @@ async def test_no_engine_says_how_to_get_one(tmp_path: Path) -> None:
 
 
 def test_no_permission_says_how_to_get_it() -> None:
-    text = str(
-        unreachable("unix:///var/run/docker.sock", PermissionError("PermissionError(13, 'Permission denied')"))
-    )
-    assert "usermod -aG docker" in text
-    assert "sudo" in text
+    denied = PermissionError(13, "Permission denied")
+    wrapped = requests.exceptions.ConnectionError(urllib3.exceptions.ProtocolError("Connection aborted.", denied))
+    raised = docker.errors.DockerException("Error while fetching server API version")
+    raised.__cause__ = wrapped
+    for error in (denied, wrapped, raised):
+        text = str(unreachable("unix:///var/run/docker.sock", error))
+        assert "usermod -aG docker" in text
+        assert "sudo" in text
+
+
+def test_the_reason_is_the_type_of_an_error_and_not_what_it_says() -> None:
+    text = str(unreachable("tcp://x:1", OSError("a file named PermissionError: No such file")))
+    assert "does not answer" in text
 
 
 @pytest.mark.anyio
@@ -114,7 +127,7 @@ async def test_what_the_engine_says_is_in_the_error_and_nothing_of_the_sdk(daemo
     with pytest.raises(EngineError) as caught:
         await engine.start("abc")
     assert str(caught.value) == "Could not start container abc: OCI runtime create failed: no such program"
-    assert type(caught.value).__module__ == "gateway.runtime.engine.errors"
+    assert type(caught.value).__module__ == "gateway.runtime.sandbox.errors"
     await engine.close()
 
 
@@ -213,6 +226,27 @@ async def test_the_real_engine_tells_of_starts_and_ends() -> None:
             if change.change is Change.REMOVED:
                 break
     assert seen == [(Change.RESYNC, 0), (Change.STARTED, 0), (Change.DIED, 7), (Change.REMOVED, 0)]
+    await engine.close()
+
+
+@pytest.mark.docker
+@pytest.mark.anyio
+async def test_the_real_engine_refuses_a_limit_and_a_capability_as_what_they_are() -> None:
+    """In the words of the runtime that is installed here, whatever they are."""
+    from gateway.runtime.images.build_settings import gather
+    from gateway.runtime.images.images import Images
+
+    engine = DockerEngine()
+    name, most = "stockade-refusaltest", int(Path("/proc/sys/fs/nr_open").read_text())  # noqa: ASYNC240
+    plan = ContainerPlan(name=name, image=await Images(engine, gather).egress(), command=("true",))
+    for asked, kind in (
+        (replace(plan, nofile=2 * most), LimitRefused),
+        (replace(plan, capabilities=("NO_SUCH",)), CapabilityRefused),
+    ):
+        await engine.remove(name)
+        with pytest.raises(kind):
+            await engine.start(await engine.create(asked))
+    await engine.remove(name)
     await engine.close()
 
 

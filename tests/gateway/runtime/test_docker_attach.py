@@ -18,8 +18,8 @@ from gateway.runtime.docker.attach import (
     attach,
     printable,
 )
-from gateway.runtime.engine.base import LogLine
-from gateway.runtime.engine.errors import EngineError, EngineUnreachable
+from gateway.runtime.sandbox.errors import EngineError, EngineUnreachable
+from gateway.runtime.sandbox.log_ring import LogLine
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.runtime.docker.streams import KEPT_LINES, MAX_LINE, follow_build
-from gateway.runtime.engine.errors import BuildError
+from gateway.runtime.sandbox.errors import BuildError
 
 
 def follow(chunks: Iterator[dict[str, Any]], say: Callable[[str], object] = lambda line: None) -> None:

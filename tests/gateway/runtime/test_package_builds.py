@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from gateway.runtime.engine.base import BuildContext
-from gateway.runtime.engine.errors import BuildError
+from gateway.runtime.engine.base import BuildContext, ContainerInfo
 from gateway.runtime.images.build_settings import INSIDE, BuildSettings, gather
 from gateway.runtime.images.images import CREDENTIALS, Images
 from gateway.runtime.images.package_builds import BUILDERS
+from gateway.runtime.sandbox.errors import BuildError
 from registry.model.server import Server
 from registry.model.spec import PackageSource, plan_source
 from tests.gateway.runtime.fakes import FakeEngine
@@ -99,6 +99,34 @@ async def test_a_step_that_fails_leaves_no_container_and_says_what_it_printed(tm
     engine = FakeEngine(install_exits=1)
     with pytest.raises(BuildError, match="The image for package x could not be built"):
         await Images(engine, lambda: settings(tmp_path)).package(source())
+    assert engine.containers == {}
+
+
+class Endless(FakeEngine):
+    """Installations never end."""
+
+    async def start(self, container: str) -> None:
+        self.containers[container].running = True
+
+
+class Greedy(FakeEngine):
+    """Installations take all of their memory."""
+
+    async def inspect(self, container: str) -> ContainerInfo | None:
+        found = await super().inspect(container)
+        return found and replace(found, out_of_memory=True)
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        pytest.param(Endless(), r"It was ended after 0\.01 s.*build_timeout_s", id="time"),
+        pytest.param(Greedy(install_exits=137), r"more memory than a build gets \(2048 MiB\)", id="memory"),
+    ],
+)
+async def test_a_limit_that_ends_an_installation_is_named(tmp_path: Path, engine: FakeEngine, words: str) -> None:
+    with pytest.raises(BuildError, match=words):
+        await Images(engine, lambda: settings(tmp_path), timeout_s=lambda: 0.01).package(source())
     assert engine.containers == {}
 
 

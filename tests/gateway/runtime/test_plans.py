@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from gateway.runtime.docker.arguments import create_arguments, engine_info
 from gateway.runtime.engine.base import ContainerPlan, ImageInfo, inside
-from gateway.runtime.engine.errors import PlanError
 from gateway.runtime.plan.plans import (
     CaBundle,
     Names,
@@ -21,6 +23,7 @@ from gateway.runtime.plan.plans import (
     egress_plan,
 )
 from gateway.runtime.plan.policy_ports import policy_ports
+from gateway.runtime.sandbox.errors import PlanError
 from registry.model.mounts import Mount
 from registry.model.server import Server
 from registry.model.spec import ImageSource, PackageSource, plan_source
@@ -179,7 +182,7 @@ def test_what_an_engine_says_of_users_and_memory(info: dict[str, Any], cgroup: i
 def test_an_engines_socket_is_never_mounted(path: str) -> None:
     server = Server.model_validate({"image": "x"})
     source = ImageSource(image="x", mounts=(Mount(source=path, target="/s"),))
-    with pytest.raises(PlanError, match="leave its wall"):
+    with pytest.raises(PlanError, match="escape its isolation"):
         backend_plan(
             NAMES, "b", server, source, image="x", info=INFO, env={}, ca=None, door="D", nofile=65536, own="1"
         )
@@ -249,6 +252,38 @@ def test_the_fingerprint_is_about_what_runs_not_about_names_or_the_door() -> Non
     assert plan.fingerprint() == replace(plan, name="other", labels=(), network=inside("E")).fingerprint()
     assert plan.fingerprint() != replace(plan, env=(("A", "b"),)).fingerprint()
     assert plan.fingerprint() != replace(plan, network="open").fingerprint()
+
+
+FILLED = st.integers(1, 31).map(lambda length: "a" * (length - 1) + "z")
+NETWORK = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}", fullmatch=True)
+ENGINE_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+
+
+@given(project=FILLED, server=FILLED, session=st.text(min_size=1, max_size=200), network=NETWORK)
+@example(project="p" * 31, server="s" * 31, session="one", network="n" * 64)
+@example(project="p", server="s", session="one", network="n")
+def test_no_name_on_the_engine_is_longer_than_64_characters(
+    project: str, server: str, session: str, network: str
+) -> None:
+    names = Names(project=project)
+    instances = (server, f"{server}/{session}")
+    made = [name(one) for one in instances for name in (names.backend, names.door, names.owner, names.network)]
+    made += [names.egress, names.egress_network, names.connector(network)]
+    assert max(map(len, made)) <= 64
+    assert len(set(made)) == len(made)
+    assert all(ENGINE_NAME.fullmatch(name) for name in made)
+
+
+def test_long_names_that_begin_and_end_alike_stay_apart() -> None:
+    names = Names(project="p" * 31)
+    servers = [f"{'s' * 29}-{end}" for end in "ab"]
+    for name in (names.backend, names.door, names.network):
+        assert len({name(one) for server in servers for one in (server, f"{server}/one", f"{server}/two")}) == 6
+    assert names.connector("n" * 80 + "1") != names.connector("n" * 80 + "2")
+
+
+def test_a_volume_is_never_renamed_however_long_it_is_called() -> None:
+    assert Names(project="p" * 31).volume("v" * 100) == f"stockade-{'p' * 31}-v-{'v' * 100}"
 
 
 def test_sessions_get_names_of_their_own_that_the_engine_takes() -> None:

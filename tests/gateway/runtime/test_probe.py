@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.runtime.containers.isolation import cache_key, note_passed, passed_before
+from gateway.runtime.containers.probe import Attempt, ProbeListeners, finished, verdict
 from gateway.runtime.engine.base import EngineInfo
-from gateway.runtime.wall.probe import Attempt, Ears, cache_key, finished, note_passed, passed_before, verdict
 
 REACHED = Attempt(heard=frozenset({"tcp plain 192.0.2.2", "udp plain 192.0.2.2"}))
 SILENT = Attempt(heard=frozenset())
@@ -36,16 +37,16 @@ def test_the_verdict(control: Attempt, door: Attempt, words: str) -> None:
 
 
 def test_only_what_carries_the_nonce_counts() -> None:
-    ears = Ears()
-    ears.take(b"somebody else's datagram")
-    ears.take(f"{ears.nonce} udp plain 192.0.2.2".encode())
-    assert ears.heard == {"udp plain 192.0.2.2"}
+    listeners = ProbeListeners()
+    listeners.take(b"another program's datagram")
+    listeners.take(f"{listeners.nonce} udp plain 192.0.2.2".encode())
+    assert listeners.heard == {"udp plain 192.0.2.2"}
 
 
 def test_an_attempt_that_failed_or_printed_nothing_is_a_problem() -> None:
-    assert "code 1" in finished(Ears(), 1, ["Traceback"]).problem
-    assert "no report" in finished(Ears(), 0, []).problem
-    assert finished(Ears(), 0, ['{"raw": {}}']).problem == ""
+    assert "code 1" in finished(ProbeListeners(), 1, ["Traceback"]).problem
+    assert "no report" in finished(ProbeListeners(), 0, []).problem
+    assert finished(ProbeListeners(), 0, ['{"raw": {}}']).problem == ""
 
 
 def test_a_pass_is_remembered_for_the_same_engine_kernel_image_and_boot(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.runtime.engine.errors import EngineError
 from gateway.runtime.inventory.ownership import is_ours
 from gateway.runtime.inventory.record import Owned, Record, Role
 from gateway.runtime.inventory.rundir import RunDirectory
+from gateway.runtime.sandbox.errors import EngineError
 
 DOOR = Owned(name="d", role=Role.DOOR, mark="", instance="x", nonce="n", generation=3)
 

@@ -10,15 +10,19 @@ from typing import Any
 
 import pytest
 
+from gateway.runtime.containers import backend_instance, policies
+from gateway.runtime.containers.sandbox import ContainerSandbox
 from gateway.runtime.engine.base import Change, ContainerChange
-from gateway.runtime.engine.errors import BackendUnavailable, EngineError
+from gateway.runtime.engine.errors import CapabilityRefused
 from gateway.runtime.images.build_settings import BuildSettings
 from gateway.runtime.images.images import Images
 from gateway.runtime.images.recipes import python_base_tag
 from gateway.runtime.inventory import exit_watch
+from gateway.runtime.inventory.door_reports import DoorReport
 from gateway.runtime.inventory.record import Owned, Record, Role
 from gateway.runtime.inventory.rundir import RunDirectory
-from gateway.runtime.supervise import instance
+from gateway.runtime.plan.plans import Names
+from gateway.runtime.sandbox.errors import BackendUnavailable, EngineError
 from gateway.runtime.supervise.supervisor import Supervisor
 from observability.events import BackendEvent, BackendState, Event
 from registry.config import Config
@@ -50,9 +54,11 @@ class Stage:
         self.link = FakeLink(log=self.engine.log)
         self.directory = RunDirectory(path=path / "run", persistent=path / "kept")
         self.events: list[Event] = []
+        self.names = Names(project="p")
+        self.sandbox: ContainerSandbox
 
     def supervisor(self) -> Supervisor:
-        return Supervisor(
+        self.sandbox = ContainerSandbox(
             self.engine,
             self.link,
             project="p",
@@ -62,6 +68,7 @@ class Stage:
             on_event=self.events.append,
             probe=False,
         )
+        return Supervisor(self.sandbox, self.events.append)
 
     @asynccontextmanager
     async def running(self, first: Config, *, remove: bool = True) -> AsyncIterator[Supervisor]:
@@ -88,8 +95,9 @@ class Stage:
 
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    monkeypatch.setattr("gateway.runtime.inventory.backoff.FIRST_S", 0.001)
+    monkeypatch.setattr("gateway.runtime.sandbox.backoff.FIRST_S", 0.001)
     monkeypatch.setattr(exit_watch, "REWATCH_S", 0.001)
+    monkeypatch.setattr(policies, "interface_addresses", list)  # this machine's change while other tests run
     return Stage(tmp_path)
 
 
@@ -176,8 +184,8 @@ async def test_a_crashed_backend_starts_again_behind_the_same_door(stage: Stage)
 async def test_a_backend_that_outlives_its_streams_is_killed_and_starts_again(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It could serve nobody: a server that did not answer was let go of, or closed its output itself."""
-    monkeypatch.setattr(instance, "DEAF_GRACE_S", 0.001)
+    """It could serve no client: a server that did not answer was disconnected, or closed its output itself."""
+    monkeypatch.setattr(backend_instance, "DEAF_GRACE_S", 0.001)
     async with stage.running(config({"clock": TIME})) as supervisor:
         await supervisor.instance("clock")
         left = stage.engine.named("stockade-p-b-clock").attachment
@@ -188,7 +196,7 @@ async def test_a_backend_that_outlives_its_streams_is_killed_and_starts_again(
         assert supervisor.status()[0].restarts == 1
 
 
-async def test_a_dead_door_makes_both_anew(stage: Stage) -> None:
+async def test_a_dead_door_recreates_both(stage: Stage) -> None:
     async with stage.running(config({"clock": TIME})) as supervisor:
         await supervisor.instance("clock")
         old = {c.id for c in stage.engine.containers.values()}
@@ -253,7 +261,7 @@ async def test_a_changed_policy_is_one_push_and_touches_no_container(stage: Stag
         assert stage.engine.log == ["push clock"]
 
 
-async def test_a_changed_command_makes_that_backend_anew_and_no_other(stage: Stage) -> None:
+async def test_a_changed_command_replaces_that_backend_and_no_other(stage: Stage) -> None:
     async with stage.running(config({"clock": TIME, "other": TIME})) as supervisor:
         await supervisor.instance("clock")
         await supervisor.instance("other")
@@ -264,7 +272,7 @@ async def test_a_changed_command_makes_that_backend_anew_and_no_other(stage: Sta
         assert [line for line in stage.engine.log if "other" in line and "push" not in line] == []
 
 
-async def test_who_asks_for_a_backend_while_it_is_made_anew_gets_the_new_one(stage: Stage) -> None:
+async def test_a_call_for_a_backend_that_is_being_replaced_gets_the_new_one(stage: Stage) -> None:
     async with stage.running(config({"clock": TIME})) as supervisor:
         instances = [await supervisor.instance("clock")]
         changed = config({"clock": {**TIME, "env": {"A": "b"}}})
@@ -338,10 +346,10 @@ async def test_every_session_is_a_user_of_its_own_in_its_backends_group(stage: S
         assert own["notes/one"] == own["notes/two"], "or no session could write what an earlier one wrote"
         everybody = {own["notes/one"], own["clock/one"], own["clock/two"], *doors.values()}
         assert len(everybody | set(uids(stage, "egress").values())) == 3 + 4 + 1
-        users = [stage.engine.named(supervisor.names.backend(f"clock/{name}")).plan.user for name in ("one", "two")]
+        users = [stage.engine.named(stage.names.backend(f"clock/{name}")).plan.user for name in ("one", "two")]
         assert len({user.partition(":")[2] for user in users}) == 1
         await supervisor.release("clock/one")
-        assert not [holder for holder in supervisor.users.record.users if holder.endswith("/clock/one")]
+        assert not [holder for holder in stage.sandbox.users.record.users if holder.endswith("/clock/one")]
     assert set(Record.load(stage.directory.record_file).users) >= {"backend/clock", "backend/notes"}
 
 
@@ -390,7 +398,7 @@ async def test_backends_whose_images_bring_the_same_user_are_told_apart_in_ps(st
         assert warned["c"] == ""
 
 
-async def test_what_the_endpoint_can_do_nothing_with_starts_anew(stage: Stage) -> None:
+async def test_what_the_endpoint_cannot_use_is_restarted(stage: Stage) -> None:
     async with stage.running(config({"clock": TIME})) as supervisor:
         first = await supervisor.instance("clock")
         await supervisor.renew("clock")
@@ -399,7 +407,7 @@ async def test_what_the_endpoint_can_do_nothing_with_starts_anew(stage: Stage) -
         assert stage.engine.named("stockade-p-b-clock").starts == 2
         own = await supervisor.instance("clock", "one")
         await supervisor.renew(own.id)
-        assert own.id not in supervisor.slots
+        assert own.id not in supervisor.keepers
         await supervisor.renew("nobody")
 
 
@@ -416,7 +424,7 @@ async def test_the_next_gateway_takes_over_the_same_containers(stage: Stage) -> 
         after = {c.plan.name: (c.id, c.starts) for c in stage.engine.containers.values() if c.running}
         assert {name: key[0] for name, key in after.items()} == {name: key[0] for name, key in before.items()}
         assert after["stockade-p-b-web"][1] == 1, "an http backend goes on"
-        assert after["stockade-p-b-clock"][1] == 2, "a stdio conversation begins anew"
+        assert after["stockade-p-b-clock"][1] == 2, "a stdio conversation starts again"
         assert set(stage.link.tickets) == {"clock", "web"}
 
 
@@ -479,7 +487,7 @@ async def test_an_engine_that_fails_at_the_start_ends_the_run_and_leaves_nothing
 async def test_a_probe_that_got_out_refuses_isolated_backends_only(stage: Stage) -> None:
     servers = {"clock": TIME, "open": {**TIME, "network": {"isolated": False}}}
     async with stage.running(config({})) as supervisor:
-        supervisor.refusal = "Isolation does not hold on this engine."
+        stage.sandbox.refusal = "Isolation does not hold on this engine."
         await supervisor.apply(config(servers))
         with pytest.raises(BackendUnavailable, match="does not hold"):
             await supervisor.instance("clock")
@@ -505,7 +513,7 @@ async def test_an_http_backend_that_ends_before_it_listens_says_so(stage: Stage)
 
 
 async def test_logs_are_kept_over_restarts_and_followed(stage: Stage) -> None:
-    from gateway.runtime.engine.base import LogLine
+    from gateway.runtime.sandbox.log_ring import LogLine
 
     async with stage.running(config({"clock": TIME})) as supervisor:
         await supervisor.instance("clock")
@@ -538,7 +546,7 @@ async def test_an_engine_that_refuses_the_capability_gets_a_door_without_it(stag
 
     async def refuse(container: str) -> None:
         if "NET_ADMIN" in stage.engine.containers[container].plan.capabilities:
-            raise EngineError("Could not start: unable to apply caps: unsupported capability NET_ADMIN")
+            raise CapabilityRefused("Could not start container x: unable to apply caps: operation not permitted")
         await start(container)
 
     stage.engine.start = refuse  # type: ignore[method-assign]
@@ -546,11 +554,11 @@ async def test_an_engine_that_refuses_the_capability_gets_a_door_without_it(stag
         await supervisor.instance("clock")
         assert "NET_ADMIN" not in stage.engine.named("stockade-p-b-clock-door").plan.capabilities
         assert stage.link.on_door is not None
-        stage.link.on_door("clock", "note", "no AnyIP route: Operation not permitted")
+        stage.link.on_door("clock", DoorReport.NO_ROUTE, "no AnyIP route: Operation not permitted")
         assert supervisor.status()[0].direct_supported is False
 
 
-async def test_events_of_the_probe_are_nobodys(stage: Stage) -> None:
+async def test_events_of_the_probe_belong_to_no_backend(stage: Stage) -> None:
     from observability.events import NoticeEvent
 
     heard: list[str] = []
@@ -568,7 +576,7 @@ async def test_an_unknown_backend_is_a_sentence(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("noticed", [False, True])
-async def test_a_call_right_after_a_sessions_own_backend_ended_gets_its_next_life(
+async def test_a_call_right_after_a_sessions_own_backend_ended_gets_the_next_incarnation(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, noticed: bool
 ) -> None:
     remove, may_go = stage.engine.remove, asyncio.Event()
@@ -582,37 +590,56 @@ async def test_a_call_right_after_a_sessions_own_backend_ended_gets_its_next_lif
     servers = {"clock": {**TIME, "sessions": "per-client", "spares": 0, "start_timeout_s": 20}}
     async with stage.running(config(servers)) as supervisor, asyncio.TaskGroup() as tasks:
         first = await supervisor.instance("clock", "one")
-        slot = supervisor.slots["clock/one"]
-        stage.engine.die(supervisor.names.backend("clock/one"), 3)
+        keeper = supervisor.keepers["clock/one"]
+        stage.engine.die(stage.names.backend("clock/one"), 3)
         if noticed:
-            await stage.until(lambda: slot.state is BackendState.FAILED)
+            await stage.until(lambda: keeper.state is BackendState.FAILED)
         second = tasks.create_task(supervisor.instance("clock", "one"))
-        await stage.until(lambda: slot.state is BackendState.FAILED)
+        await stage.until(lambda: keeper.state is BackendState.FAILED)
         may_go.set()
         assert await second is not first
-        assert slot.done.is_set()
+        assert keeper.done.is_set()
 
 
-async def test_a_call_while_a_backend_restarts_gets_its_next_life(stage: Stage) -> None:
+async def test_a_call_while_a_backend_restarts_gets_the_next_incarnation(stage: Stage) -> None:
     async with stage.running(config({"clock": TIME})) as supervisor, asyncio.TaskGroup() as tasks:
         first = await supervisor.instance("clock")
-        slot = supervisor.slots["clock"]
+        keeper = supervisor.keepers["clock"]
         restart = tasks.create_task(supervisor.restart("clock"))
-        await stage.until(slot.stopping.is_set)
+        await stage.until(keeper.stopping.is_set)
         second = await supervisor.instance("clock")
         assert second is not first
         await restart
         assert await supervisor.instance("clock") is second
 
 
-async def test_a_slot_that_took_anothers_place_is_not_forgotten_with_it(stage: Stage) -> None:
+async def test_a_call_waits_for_a_replacement_that_never_ends_no_longer_than_for_a_start(stage: Stage) -> None:
+    never = asyncio.Event()
+
+    async def stuck(container: str) -> None:
+        await never.wait()
+
+    async with stage.running(config({"clock": TIME})) as supervisor, asyncio.TaskGroup() as tasks:
+        await supervisor.instance("clock")
+        remove, stage.engine.remove = stage.engine.remove, stuck  # type: ignore[method-assign]
+        restart = tasks.create_task(supervisor.restart("clock"))
+        await stage.until(lambda: "clock" in supervisor.replacing)
+        supervisor.start_timeout_s = lambda backend: 0.01  # type: ignore[method-assign]
+        with pytest.raises(BackendUnavailable, match=r"clock is not ready after|clock was not replaced within"):
+            await supervisor.instance("clock")
+        stage.engine.remove = remove  # type: ignore[method-assign]
+        never.set()
+        await restart
+
+
+async def test_a_keeper_that_replaced_another_is_not_forgotten_with_it(stage: Stage) -> None:
     async with stage.running(config({"clock": {**LAZY, "spares": 0}})) as supervisor:
         await supervisor.instance("clock", "one")
-        old = supervisor.slots["clock/one"]
+        old = supervisor.keepers["clock/one"]
         await old.stop(0)
         await supervisor.instance("clock", "one")
         supervisor.forget(old)
-        assert supervisor.slots["clock/one"] is not old
+        assert supervisor.keepers["clock/one"] is not old
 
 
 async def test_an_http_backend_whose_output_is_lost_serves_on(stage: Stage) -> None:

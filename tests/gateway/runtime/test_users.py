@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from gateway.runtime.engine.errors import EngineError
 from gateway.runtime.inventory import users as users_module
 from gateway.runtime.inventory.record import Owned, Record, Role
 from gateway.runtime.inventory.users import (
@@ -22,6 +21,7 @@ from gateway.runtime.inventory.users import (
     running_users,
     uid_of,
 )
+from gateway.runtime.sandbox.errors import EngineError
 from registry.model.mounts import Mount
 from registry.model.server import OWN_USERS
 from tests.gateway.runtime.fakes import FakeEngine
@@ -86,7 +86,7 @@ async def test_a_server_that_had_to_become_another_is_said(
     engine.foreign_users = frozenset({await users.of("backend/notes")})
     now = await users.of("backend/notes")
     assert caplog.messages == [
-        f"backend/notes ran as user {min(engine.foreign_users)}, whom somebody else has now; it runs as {now}"
+        f"backend/notes ran as user {min(engine.foreign_users)}, which is taken by now; it runs as {now}"
     ]
 
 

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from gateway.runtime.engine.errors import EngineError
-from gateway.runtime.inventory.context import Tools, owned, start_watched
+from gateway.runtime.containers.door import door_ticket, next_generation
+from gateway.runtime.inventory.context import RuntimeContext, owned, start_watched
 from gateway.runtime.inventory.record import Owned, Role
 from gateway.runtime.inventory.users import connector_holder
 from gateway.runtime.plan.plans import connector_plan
-from gateway.runtime.wall.door import door_ticket, next_generation
+from gateway.runtime.sandbox.errors import EngineError
 from observability.events import NoticeEvent, Severity
 
 logger = logging.getLogger(__name__)
@@ -37,14 +37,14 @@ def connector_id(network: str) -> str:
 class Connectors:
     """The connectors of one project, each kept running by a task of its own."""
 
-    def __init__(self, tools: Tools, tell: Callable[[NoticeEvent], None]) -> None:
-        self.tools = tools
-        self.tell = tell
+    def __init__(self, context: RuntimeContext, on_notice: Callable[[NoticeEvent], None]) -> None:
+        self.context = context
+        self.on_notice = on_notice
         self.keepers: dict[str, asyncio.Task[None]] = {}
         self.ready: set[str] = set()
 
     async def reconcile(self, networks: Iterable[str], tasks: asyncio.TaskGroup) -> None:
-        """Makes the connectors be those of these networks."""
+        """Starts and stops connectors until there is one for each of these networks."""
         wanted = set(networks)
         for network in set(self.keepers) - wanted:
             await self.stop(network)
@@ -63,18 +63,18 @@ class Connectors:
             await self.stop(network)
 
     async def keep(self, network: str) -> None:
-        """One connector, started again whenever it ends, until cancelled."""
-        told = ""
+        """One connector, restarted whenever it ends, until cancelled."""
+        reported = ""
         try:
             while True:
                 try:
                     ended = await self.start(network)
-                    told = ""
+                    reported = ""
                     await asyncio.shield(ended)
                 except EngineError as error:
-                    if told != str(error):
-                        told = str(error)
-                        self.complain(network, told)
+                    if reported != str(error):
+                        reported = str(error)
+                        self.complain(network, reported)
                     await asyncio.sleep(RETRY_S)
                 finally:
                     self.ready.discard(network)
@@ -83,9 +83,9 @@ class Connectors:
                 await self.remove(network)
 
     async def start(self, network: str) -> asyncio.Future[int]:
-        """Makes and starts it; its end. Raises EngineError when the network is not there, among others."""
-        tools, identity = self.tools, connector_id(network)
-        found = await tools.engine.network(network)
+        """Creates and starts the connector; a future of its exit code. Raises EngineError, as for a missing network."""
+        context, identity = self.context, connector_id(network)
+        found = await context.engine.network(network)
         if found is not None and found.name != network:  # engines take IDs too, of the host's network among others
             raise EngineError(f"{network} is the ID of the network {found.name}; write its name in `join`.")
         if found is None:
@@ -94,18 +94,18 @@ class Connectors:
                 f"compose up`, or `docker network create {network}`), or correct the name."
             )
         about = owned(
-            tools.names.connector(network), Role.CONNECTOR, identity, nonce=secrets.token_hex(16),
+            context.names.connector(network), Role.CONNECTOR, identity, nonce=secrets.token_hex(16),
             generation=next_generation(),
         )  # fmt: skip
         plan = connector_plan(
-            tools.names, network, identity, tools.doors_image(), tools.doors_directory, nonce=about.nonce,
-            generation=about.generation, nofile=tools.nofile(), uid=await tools.users.of(connector_holder(network)),
+            context.names, network, identity, context.doors_image(), context.run_directory.doors, nonce=about.nonce,
+            generation=about.generation, nofile=context.nofile(), uid=await context.users.of(connector_holder(network)),
         )  # fmt: skip
-        container = await tools.ownership.create(plan, about)
-        await tools.link.expect_door(door_ticket(tools.ownership.record.owned[plan.name], network=network))
-        ended = await start_watched(tools.engine, tools.exits, container)
+        container = await context.ownership.create(plan, about)
+        await context.link.expect_door(door_ticket(context.ownership.record.owned[plan.name], network=network))
+        ended = await start_watched(context.engine, context.exits, container)
         try:
-            await tools.link.wait_door(identity, READY_TIMEOUT_S)
+            await context.link.wait_door(identity, READY_TIMEOUT_S)
         except TimeoutError:
             raise EngineError(f"The connector on network {network} did not reach the egress.") from None
         self.ready.add(network)
@@ -113,16 +113,16 @@ class Connectors:
 
     async def remove(self, network: str) -> None:
         """Forgets it at the egress and removes its container."""
-        await self.tools.link.drop_door(connector_id(network))
-        recorded: Owned | None = self.tools.ownership.record.owned.get(self.tools.names.connector(network))
-        await self.tools.ownership.remove(self.tools.names.connector(network))
+        await self.context.link.drop_door(connector_id(network))
+        recorded: Owned | None = self.context.ownership.record.owned.get(self.context.names.connector(network))
+        await self.context.ownership.remove(self.context.names.connector(network))
         if recorded is not None:
-            self.tools.exits.forget(recorded.id)
+            self.context.exits.forget(recorded.id)
 
     def complain(self, network: str, sentence: str) -> None:
-        """Tells why a joined network is not there for the backends."""
+        """Reports why backends cannot reach a joined network."""
         logger.warning("%s", sentence)
-        self.tell(
+        self.on_notice(
             NoticeEvent(
                 time=time.time(),
                 source="runtime",

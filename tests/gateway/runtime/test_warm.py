@@ -1,4 +1,4 @@
-"""Spares: who gets one, when the next is made, and that none is left over. On an engine in memory, then on a real one."""
+"""Warm instances: which session gets one, when the next is made, that none is left over. In memory, then on an engine."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from gateway.runtime.supervise import spares as spares_module
-from gateway.runtime.supervise.spares import MAX_OWN
+from gateway.runtime.containers import policies
+from gateway.runtime.supervise import warm
 from gateway.runtime.supervise.supervisor import Supervisor
+from gateway.runtime.supervise.warm import MAX_OWN
 from observability.events import BackendState
 from tests.gateway.runtime.real import Yard, yard
 from tests.gateway.runtime.test_supervisor import TIME, Stage, config
@@ -21,18 +22,19 @@ OWN = {**TIME, "sessions": "per-client"}
 
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    monkeypatch.setattr("gateway.runtime.inventory.backoff.FIRST_S", 0.001)
+    monkeypatch.setattr("gateway.runtime.sandbox.backoff.FIRST_S", 0.001)
+    monkeypatch.setattr(policies, "interface_addresses", list)
     return Stage(tmp_path)
 
 
 def ready(supervisor: Supervisor, backend: str = "clock") -> list[str]:
-    """The spares that run."""
-    pool = supervisor.spares.pools.get(backend)
-    running = [slot for slot in pool.slots if slot.state is BackendState.RUNNING] if pool is not None else []
-    return sorted(slot.instance for slot in running)
+    """The warm instances that run."""
+    pool = supervisor.warm.pools.get(backend)
+    running = [keeper for keeper in pool.keepers if keeper.state is BackendState.RUNNING] if pool is not None else []
+    return sorted(keeper.id for keeper in running)
 
 
-async def test_an_eager_per_client_backend_has_a_spare_before_anybody_calls(stage: Stage) -> None:
+async def test_an_eager_per_client_backend_has_a_warm_instance_before_any_call(stage: Stage) -> None:
     async with stage.running(config({"clock": OWN})) as supervisor:
         await stage.until(lambda: len(ready(supervisor)) == 1)
         (spare,) = ready(supervisor)
@@ -55,8 +57,8 @@ async def test_a_lazy_backend_has_no_spare_until_its_first_session(stage: Stage)
 async def test_an_auto_backend_has_spares_once_a_session_has_a_container_of_its_own(stage: Stage) -> None:
     async with stage.running(config({"clock": TIME})) as supervisor:
         await supervisor.instance("clock")
-        await supervisor.instance("clock", "modern")  # the other era's shared one: nobody's own
-        assert supervisor.spares.pools == {}
+        await supervisor.instance("clock", "modern")  # the shared one of the other protocol generation
+        assert supervisor.warm.pools == {}
         await supervisor.instance("clock", "one")
         await stage.until(lambda: len(ready(supervisor)) == 1)
 
@@ -69,10 +71,10 @@ async def test_a_session_that_asks_again_gets_the_same_instance_and_after_its_en
         await supervisor.release(first.id)
         again = await supervisor.instance("clock", "one")
         assert again.id != first.id
-        assert first.id not in supervisor.slots
+        assert first.id not in supervisor.keepers
 
 
-async def test_a_spare_that_had_a_session_never_has_a_second_one(stage: Stage) -> None:
+async def test_a_warm_instance_that_had_a_session_never_has_a_second_one(stage: Stage) -> None:
     async with stage.running(config({"clock": OWN})) as supervisor:
         given = []
         for number in range(12):
@@ -84,17 +86,17 @@ async def test_a_spare_that_had_a_session_never_has_a_second_one(stage: Stage) -
         assert len(set(given)) == len(given)
 
 
-async def test_a_spare_that_dies_is_replaced_and_is_not_handed_out(stage: Stage) -> None:
+async def test_a_warm_instance_that_dies_is_replaced_and_is_not_handed_out(stage: Stage) -> None:
     async with stage.running(config({"clock": OWN})) as supervisor:
         await stage.until(lambda: len(ready(supervisor)) == 1)
         (spare,) = ready(supervisor)
-        stage.engine.die(supervisor.names.backend(spare))
+        stage.engine.die(stage.names.backend(spare))
         got = await supervisor.instance("clock", "one")
         assert got.id != spare
-        await stage.until(lambda: len(ready(supervisor)) == 1 and spare not in supervisor.slots)
+        await stage.until(lambda: len(ready(supervisor)) == 1 and spare not in supervisor.keepers)
 
 
-async def test_spares_that_never_hold_are_given_up_until_the_next_session(
+async def test_warm_instances_that_never_hold_are_given_up_until_the_next_session(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken:
@@ -105,9 +107,9 @@ async def test_spares_that_never_hold_are_given_up_until_the_next_session(
         await stage.until(lambda: len(ready(supervisor)) == 2)
         monkeypatch.setattr(stage.engine, "exits_at_once", Broken())
         for spare in ready(supervisor):
-            stage.engine.die(supervisor.names.backend(spare))
-        pool = supervisor.spares.pools["clock"]
-        await stage.until(lambda: pool.backoff.broken_at is not None and not pool.slots)
+            stage.engine.die(stage.names.backend(spare))
+        pool = supervisor.warm.pools["clock"]
+        await stage.until(lambda: pool.backoff.broken_at is not None and not pool.keepers)
         log = len(stage.engine.log)
         await stage.until(lambda: not any("clock" in name for name in stage.engine.running()))
         assert [line for line in stage.engine.log[log:] if line.startswith("create")] == []
@@ -116,16 +118,16 @@ async def test_spares_that_never_hold_are_given_up_until_the_next_session(
         await stage.until(lambda: len(ready(supervisor)) == 2)
 
 
-async def test_spares_count_against_the_cap(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_warm_instances_count_against_the_cap(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.runtime.supervise.supervisor.MAX_OWN", 3)
     async with stage.running(config({"clock": {**OWN, "spares": 8}})) as supervisor:
         await stage.until(lambda: len(ready(supervisor)) == 3)
         for number, left in ((1, 2), (2, 1), (3, 0)):
             await supervisor.instance("clock", f"s{number}")
-            assert len(supervisor.spares.pools["clock"].slots) <= left
-        await supervisor.release(next(iter(supervisor.spares.lent.values())).instance)
+            assert len(supervisor.warm.pools["clock"].keepers) <= left
+        await supervisor.release(next(iter(supervisor.warm.lent.values())).id)
         await stage.until(lambda: len(ready(supervisor)) == 1)
-    assert MAX_OWN == spares_module.MAX_OWN == 32
+    assert MAX_OWN == warm.MAX_OWN == 32
 
 
 async def test_fewer_spares_in_the_file_are_fewer_containers_and_no_session_notices(stage: Stage) -> None:
@@ -137,7 +139,7 @@ async def test_fewer_spares_in_the_file_are_fewer_containers_and_no_session_noti
         assert await supervisor.instance("clock", "one") is mine
 
 
-async def test_a_changed_command_makes_the_spares_anew_and_a_removed_backend_has_none(stage: Stage) -> None:
+async def test_a_changed_command_replaces_the_warm_instances_and_a_removed_backend_has_none(stage: Stage) -> None:
     async with stage.running(config({"clock": OWN})) as supervisor:
         await stage.until(lambda: len(ready(supervisor)) == 1)
         (old,) = ready(supervisor)
@@ -145,12 +147,12 @@ async def test_a_changed_command_makes_the_spares_anew_and_a_removed_backend_has
         await stage.until(lambda: len(ready(supervisor)) == 1)
         (new,) = ready(supervisor)
         assert new != old
-        assert ("A", "b") in stage.engine.named(supervisor.names.backend(new)).plan.env
+        assert ("A", "b") in stage.engine.named(stage.names.backend(new)).plan.env
         await supervisor.apply(config({}))
         assert stage.engine.running() == ["stockade-p-egress"]
 
 
-async def test_a_restart_of_the_backend_makes_its_spares_anew(stage: Stage) -> None:
+async def test_a_restart_of_the_backend_replaces_its_warm_instances(stage: Stage) -> None:
     async with stage.running(config({"clock": OWN})) as supervisor:
         await stage.until(lambda: len(ready(supervisor)) == 1)
         before = ready(supervisor)
@@ -181,9 +183,9 @@ def real() -> Iterator[Yard]:
 def running(place: Yard) -> dict[str, str]:
     """The container of each instance of the rogue, with when it was started."""
     found: dict[str, Any] = {}
-    for name, slot in list(place.supervisor.slots.items()):
-        pair = slot.pair
-        if slot.state is BackendState.RUNNING and pair is not None:
+    for name, keeper in list(place.supervisor.keepers.items()):
+        pair = keeper.instance
+        if keeper.state is BackendState.RUNNING and pair is not None:
             info = place.portal.call(place.engine.inspect, pair.container)
             if info is not None:
                 found[name] = (info.id, info.started_at)
@@ -208,7 +210,7 @@ def test_the_second_session_is_served_by_a_pair_that_was_running_and_shares_noth
 
     (killed,) = set(running(real)) - {"rogue/one", spare}
     real.kill(running(real)[killed][0])
-    real.until(lambda: killed not in real.supervisor.slots and len(running(real)) == 3)
+    real.until(lambda: killed not in real.supervisor.keepers and len(running(real)) == 3)
     assert real.ask("answer = open('/tmp/mine').read()", session="one") == "first"
 
     real.portal.call(real.supervisor.release, spare)

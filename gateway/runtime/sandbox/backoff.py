@@ -1,4 +1,4 @@
-"""When to start a crashed backend again, and when to stop trying. Pure: time comes in as a value."""
+"""When to restart a crashed backend, and when to stop trying. Pure: time is passed as a value."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Backoff:
         return min(FIRST_S * 2.0 ** (self.crashes - 1), LONGEST_S)
 
     def rest(self, now: float) -> None:
-        """It cannot work as it is (its image does not build, say): no request tries it again for a while."""
+        """It cannot work as it is (for example, its image does not build): no request retries it for a while."""
         self.broken_at = now
 
     def may_retry(self, now: float) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from gateway.runtime.wall.surroundings import proxy_url
+from gateway.runtime.containers.host_facts import proxy_url
 from registry.config import Config
 from registry.secrets import SecretStore
 

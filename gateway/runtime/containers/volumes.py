@@ -1,7 +1,7 @@
-"""Volumes that a server keeps its files in: the engine makes them root's, and the server is nobody's root.
+"""Volumes that a server stores its files in: the engine creates them as root's, and no server runs as root.
 
-A short-lived container of ours, with CHOWN and nothing else, gives the top folder of each to the server. What is in
-it stays as it is. It runs each time the server's container was made, which sets the owner back to the image's.
+A short-lived container of ours, with CHOWN and nothing else, gives the top folder of each to the server. Its content
+is not touched. It runs each time the server's container was made, which sets the owner back to the image's.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from gateway.runtime.engine.base import ContainerPlan, Mount
-from gateway.runtime.engine.errors import EngineError
 from gateway.runtime.engine.seccomp import backend_profile
-from gateway.runtime.inventory.context import Tools, owned, start_watched
+from gateway.runtime.inventory.context import RuntimeContext, owned, start_watched
 from gateway.runtime.inventory.record import Role
 from gateway.runtime.plan.plans import MIB, Names
+from gateway.runtime.sandbox.errors import EngineError
 from registry.model.mount_risks import Risk
 from registry.model.mounts import Mount as EntryMount
 
@@ -33,7 +33,7 @@ for path in sys.argv[3:]:
 
 
 def writable_volumes(names: Names, mounts: Sequence[EntryMount]) -> tuple[str, ...]:
-    """The project's own volumes that a server may write in; somebody else's keep the owner that they have."""
+    """The project's own volumes that a server may write in; other volumes keep the owner that they have."""
     own = (mount for mount in mounts if mount.volume and Risk.FOREIGN_VOLUME not in mount.accepted)
     return tuple(names.volume(mount.source) for mount in own if not mount.read_only)
 
@@ -45,7 +45,7 @@ def giving_plan(names: Names, instance: str, image: str, user: str, volumes: Seq
         for number, volume in enumerate(volumes)
     )
     return ContainerPlan(
-        name=f"{names.backend(instance)}-owner",
+        name=names.owner(instance),
         image=image,
         command=("python3", "-c", SCRIPT, *user.split(":"), *(mount.target for mount in mounts)),
         user="0:0",
@@ -59,20 +59,22 @@ def giving_plan(names: Names, instance: str, image: str, user: str, volumes: Seq
     )
 
 
-async def give_volumes(tools: Tools, instance: str, user: str, volumes: Sequence[str]) -> None:
-    """Gives these volumes to `user` as far as they are root's. Where that fails the server still starts: it may do
-    without writing there. Raises EngineError when the engine itself fails."""
-    plan = giving_plan(tools.names, instance, tools.doors_image(), user, volumes)
-    container = await tools.ownership.create(plan, owned(plan.name, Role.OWNER, instance))
+async def give_volumes(context: RuntimeContext, instance: str, user: str, volumes: Sequence[str]) -> None:
+    """Gives these volumes to `user`, except those that are not root's.
+
+    Where that fails the server still starts: it may not need to write there. Raises EngineError when the engine fails.
+    """
+    plan = giving_plan(context.names, instance, context.doors_image(), user, volumes)
+    container = await context.ownership.create(plan, owned(plan.name, Role.OWNER, instance))
     try:
-        ended = await start_watched(tools.engine, tools.exits, container)
+        ended = await start_watched(context.engine, context.exits, container)
         async with asyncio.timeout(GIVE_TIMEOUT_S):
             code = await asyncio.shield(ended)
         if code != 0:
-            said = " / ".join(line.text for line in await tools.engine.logs(container, 1))
+            said = " / ".join(line.text for line in await context.engine.logs(container, 1))
             logger.warning("%s: its volumes could not be given to user %s: %s", instance, user, said)
     except TimeoutError:
         raise EngineError(f"The volumes of {instance} were not looked at within {GIVE_TIMEOUT_S:g} s.") from None
     finally:
-        await tools.ownership.remove(plan.name)
-        tools.exits.forget(container)
+        await context.ownership.remove(plan.name)
+        context.exits.forget(container)

@@ -5,27 +5,37 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
 from gateway.pace import Pace
-from gateway.runtime.engine.base import LogLine
 
 MAX_LINES: Final = 2000
 MAX_CHARACTERS: Final = 512 * 1024
 FOLLOWER_LINES: Final = 1000
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    """One line that a backend printed."""
+
+    time: float
+    stream: Literal["stdout", "stderr"]
+    text: str
+    instance: str = ""
+
+
 class LogRing:
-    """Lines of one backend, over all its lives."""
+    """Lines of one backend, over all its incarnations."""
 
     def __init__(self) -> None:
         self.lines: deque[LogLine] = deque()
         self.characters = 0
         self.followers: set[asyncio.Queue[LogLine]] = set()
         self.dropped = 0
-        """Lines that a follower was too slow for."""
+        """Lines that were dropped because a follower was too slow."""
         self.pace = Pace()
-        """What all containers of the backend may take of the loop together for what they print."""
+        """The share of the loop that all containers of the backend may use together for their output."""
 
     def add(self, line: LogLine) -> None:
         """Takes one line in; the oldest go when there are too many."""

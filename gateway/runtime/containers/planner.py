@@ -1,4 +1,4 @@
-"""From a server's configuration and this machine to what a `Pair` is made from: images, secrets, certificates."""
+"""From a server's configuration and this machine to what a `BackendInstance` is made from: images, secrets, certificates."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from gateway.disk import naming
+from gateway.runtime.containers.backend_instance import Wanted
 from gateway.runtime.engine.base import ContainerPlan
-from gateway.runtime.engine.errors import EngineError
 from gateway.runtime.images.build_settings import certificates
 from gateway.runtime.images.images import Images
-from gateway.runtime.inventory.context import Tools
+from gateway.runtime.inventory.context import RuntimeContext
 from gateway.runtime.inventory.users import backend_holder, instance_holder
 from gateway.runtime.plan.plans import CaBundle, backend_plan, check_image_user, check_own_port, numeric_uid, user_of
 from gateway.runtime.plan.policy_ports import policy_ports
-from gateway.runtime.supervise.instance import Wanted
+from gateway.runtime.sandbox.errors import EngineError
+from gateway.runtime.sandbox.secrets import Secrets
 from registry.model.errors import ConfigError
 from registry.model.server import Server
 from registry.model.spec import ImageSource, PackageSource, RemoteSource, plan_source
@@ -29,21 +29,15 @@ RUN_FIELDS: Final = (
     "type", "command", "args", "image", "entrypoint", "env", "port", "path", "mounts", "resources", "packages",
     "user", "sessions", "start_timeout_s", "disabled",
 )  # fmt: skip
-"""What of a server its containers are made from; a change of anything else needs no new container."""
-
-
-class Secrets(Protocol):
-    """Fills in `${secret:NAME}` and `${env:NAME}` (`registry.secrets.SecretStore`)."""
-
-    def resolve(self, values: Mapping[str, str]) -> dict[str, str]: ...
+"""The fields of a server that its containers are made from; a change of any other needs no new container."""
 
 
 class Planner:
     """Plans backends. It reads files and asks the engine about images; it makes no container."""
 
-    def __init__(self, tools: Tools, images: Images, secrets: Secrets, ca_file: Path) -> None:
+    def __init__(self, context: RuntimeContext, images: Images, secrets: Secrets, ca_file: Path) -> None:
         """`ca_file` is where the combined bundle of `extra_ca` is written, for containers to mount."""
-        self.tools = tools
+        self.context = context
         self.images = images
         self.secrets = secrets
         self.ca_file = ca_file
@@ -71,13 +65,15 @@ class Planner:
         return CaBundle(path=path, digest=digest)
 
     async def wanted(self, instance: str, server: Server, extra_ca: Path | None) -> Wanted:
-        """What a pair is made from, its image at hand. Raises BuildError, PlanError, ConfigError, EngineError."""
+        """What an instance is made from, its image at hand. Raises BuildError, PlanError, ConfigError, EngineError."""
         source = plan_source(server)
         assert not isinstance(source, RemoteSource)
         ports = policy_ports(server.network.block, server.port)
         if server.isolated:
             check_own_port(instance.partition("/")[0], server.port)
-        await asyncio.to_thread(self.secrets.resolve, source.env)  # a missing one is told before minutes of building
+        await asyncio.to_thread(
+            self.secrets.resolve, source.env
+        )  # a missing one is reported before minutes of building
         image = await self.image_of(source)
         return Wanted(
             instance=instance,
@@ -104,16 +100,16 @@ class Planner:
         extra_ca: Path | None,
     ) -> ContainerPlan:
         """The backend's plan, with its secrets filled in."""
-        info = await self.tools.engine.image(image)
+        info = await self.context.engine.image(image)
         if info is None:
             raise EngineError(f"Image {image} is gone from the engine.")
         env = await asyncio.to_thread(self.secrets.resolve, source.env)
         user = user_of(source, info)
         own = "" if user else await self.own_user(instance, source)
         if not source.user:
-            check_image_user(instance.partition("/")[0], numeric_uid(user), self.tools.users.span)
+            check_image_user(instance.partition("/")[0], numeric_uid(user), self.context.users.span)
         return backend_plan(
-            self.tools.names,
+            self.context.names,
             instance,
             server,
             source,
@@ -122,11 +118,11 @@ class Planner:
             env=env,
             ca=await asyncio.to_thread(self.ca_bundle, extra_ca),
             door=door,
-            nofile=self.tools.nofile(),
+            nofile=self.context.nofile(),
             own=own,
         )
 
     async def own_user(self, instance: str, source: PackageSource | ImageSource) -> str:
-        """The user and group of an instance; the group is the backend's, whatever session it is for."""
-        group = await self.tools.users.of(backend_holder(instance.partition("/")[0]))
-        return f"{await self.tools.users.of(instance_holder(instance, source.mounts))}:{group}"
+        """The user and group of an instance; all sessions of a backend share its group."""
+        group = await self.context.users.of(backend_holder(instance.partition("/")[0]))
+        return f"{await self.context.users.of(instance_holder(instance, source.mounts))}:{group}"

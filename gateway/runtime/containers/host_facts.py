@@ -1,4 +1,4 @@
-"""What the egress must know of the machine and of this configuration, as the control protocol pushes it."""
+"""What the egress must know about the machine and this configuration, as the control protocol pushes it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def proxy_url(written: str | None, resolve: Callable[[Mapping[str, str]], Mappin
     return f"{REFERENCE.sub(fill, pair)}@{host}"
 
 
-def surroundings(
+def host_facts(
     config: Config,
     *,
     host_addresses: Iterable[IP],

@@ -1,9 +1,8 @@
-"""One running backend with its door: the `Instance` that the endpoint talks to, and how it is made and unmade.
+"""One running backend with its door: the `Instance` that the endpoint talks to, and how it is made and removed.
 
-Order (DESIGN "Order"). Up: the policy is at the egress (the supervisor pushed it) -> the door is announced ->
-the door starts -> its sockets are acknowledged -> the backend is made in the door's namespace -> its streams are
-attached -> it starts. Down: backend, then the door at the egress (listeners closed, connections cut), then the
-door itself.
+Order. Up: the policy is at the egress (`Policies` pushed it) -> the door is announced -> the door starts -> its sockets
+are acknowledged -> the backend is created in the door's namespace -> its streams are attached -> it starts. Down:
+backend, then the door at the egress (listeners closed, connections aborted), then the door itself.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from egress.door.ports import OWN_PORTS
-from gateway.runtime.engine.base import Attachment, ContainerPlan, ExitInfo, LogLine
-from gateway.runtime.engine.errors import BackendUnavailable, EngineError
-from gateway.runtime.inventory.context import Tools, owned, start_watched
-from gateway.runtime.inventory.logring import LogRing
+from gateway.runtime.containers.door import Door
+from gateway.runtime.containers.volumes import give_volumes, writable_volumes
+from gateway.runtime.engine.base import Attachment, ContainerPlan
+from gateway.runtime.inventory.context import RuntimeContext, owned, start_watched
 from gateway.runtime.inventory.record import Role
 from gateway.runtime.inventory.users import uid_of
 from gateway.runtime.plan.plans import (
@@ -31,8 +30,9 @@ from gateway.runtime.plan.plans import (
     check_mounts,
     numeric_uid,
 )
-from gateway.runtime.wall.door import Door
-from gateway.runtime.wall.volumes import give_volumes, writable_volumes
+from gateway.runtime.sandbox.base import ExitInfo, transport_of
+from gateway.runtime.sandbox.errors import BackendUnavailable, EngineError
+from gateway.runtime.sandbox.log_ring import LogLine, LogRing
 from registry.model.server import Server
 from registry.model.spec import ImageSource, PackageSource
 
@@ -40,7 +40,7 @@ POLL_FIRST_S, POLL_LONGEST_S = 0.02, 0.5
 TELLING_LINES: Final = 5
 LAST_LINES_S: Final = 1.0
 DEAF_GRACE_S: Final = 5.0
-DEAF: Final = "Backend {} no longer had its standard input and output and went on all the same, so it was killed."
+DEAF: Final = "Backend {} closed stdin/stdout but kept running, so it was killed."
 KILLED: Final = 137
 """The exit code of a container that SIGKILL ended."""
 KEPT_LINES: Final = 200
@@ -49,7 +49,7 @@ IN_USE: Final = re.compile(r"EADDRINUSE|address (?:is )?already in use", re.IGNO
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A backend as it should run; what a `Pair` is made from."""
+    """A backend as it should run; what a `BackendInstance` is made from."""
 
     instance: str
     server: Server
@@ -60,32 +60,32 @@ class Wanted:
     """The backend's plan, given the door's container ID."""
 
 
-class Pair:
-    """One life of one backend (the `Instance` protocol)."""
+class BackendInstance:
+    """A backend's container and its door (the `ManagedInstance` protocol)."""
 
-    def __init__(self, wanted: Wanted, backend: str, tools: Tools, ring: LogRing) -> None:
+    def __init__(self, wanted: Wanted, backend: str, context: RuntimeContext, ring: LogRing) -> None:
         self.backend = backend
         self.id = wanted.instance
         self.wanted = wanted
-        self.tools = tools
+        self.context = context
         self.ring = ring
-        self.transport: Literal["stdio", "http"] = "stdio" if wanted.server.transport.value == "stdio" else "http"
+        self.transport = transport_of(wanted.server)
         self.port = wanted.server.port
         self.path = wanted.server.path
         isolated = wanted.server.isolated
-        self.door = Door(wanted.instance, backend, wanted.ports, tools) if isolated else None
+        self.door = Door(wanted.instance, backend, wanted.ports, context) if isolated else None
         self.container = ""
         self.address = ""
         """Of a backend that is not isolated."""
         self.uid: int | None = None
-        """Whom it runs as, while it does."""
+        """The user that it runs as, once known."""
         self.attachment: Attachment | None = None
         self.started_at = 0.0
-        self.said: list[str] = []
+        self.printed: list[str] = []
         """The last lines on standard error."""
         self.ended: asyncio.Future[int] | None = None
         self.was_deaf = False
-        """Its streams were gone, and it was killed for that."""
+        """Whether it was killed because its streams were gone."""
 
     # -- the Instance protocol
 
@@ -101,7 +101,7 @@ class Pair:
             raise BackendUnavailable(self.backend, f"Backend {self.backend} listens on no port.")
         try:
             if self.door is not None:
-                return await self.tools.link.connect_inside(self.id, self.port)
+                return await self.context.link.connect_inside(self.id, self.port)
             return await connect_plain(self.address, self.port)
         except (OSError, TimeoutError) as error:
             raise BackendUnavailable(
@@ -117,7 +117,7 @@ class Pair:
         return ExitInfo(code=code, detail=await self.exit_detail(code))
 
     async def exit_detail(self, code: int) -> str:
-        """How it ended, with its last lines, which may still be under way, and whether it ran out of memory."""
+        """How it ended, with its last lines (which may still arrive), and whether it ran out of memory."""
         if self.attachment is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_LINES_S):
@@ -125,49 +125,53 @@ class Pair:
         out_of_memory = False
         if code == KILLED:
             with contextlib.suppress(EngineError):
-                info = await self.tools.engine.inspect(self.container)
+                info = await self.context.engine.inspect(self.container)
                 out_of_memory = info is not None and info.out_of_memory
         listened = self.wanted.ports | OWN_PORTS if self.door is not None else frozenset()
-        return exit_sentence(self.backend, code, self.said, out_of_memory=out_of_memory, listened=listened)
+        return exit_sentence(self.backend, code, self.printed, out_of_memory=out_of_memory, listened=listened)
 
     # -- up
 
     async def start(self) -> None:
-        """Brings up the door, then the backend. What was made is recorded; on failure call `stop`."""
+        """Begins the next incarnation: in the same containers where they exist. On failure call `stop`."""
+        await (self.start_again() if self.container else self.start_first())
+
+    async def start_first(self) -> None:
+        """Brings up the door, then the backend; each is recorded before it is made."""
         if self.door is not None:
             await self.door.start()
         else:
-            network = backend_network_plan(self.tools.names, self.id)
-            await self.tools.ownership.create_network(network, owned(network.name, Role.BACKEND_NETWORK, self.id))
+            network = backend_network_plan(self.context.names, self.id)
+            await self.context.ownership.create_network(network, owned(network.name, Role.BACKEND_NETWORK, self.id))
         plan = await self.wanted.plan(self.door.container if self.door else "")
         check_hardening(plan)
         about = owned(plan.name, Role.BACKEND, self.id, fingerprint=plan.fingerprint())
-        self.container = await self.tools.ownership.create(plan, about)
+        self.container = await self.context.ownership.create(plan, about)
         self.uid = numeric_uid(plan.user)
-        volumes = writable_volumes(self.tools.names, self.wanted.source.mounts)
-        if volumes and self.tools.users.gave(self.uid):
-            await give_volumes(self.tools, self.id, plan.user, volumes)
+        volumes = writable_volumes(self.context.names, self.wanted.source.mounts)
+        if volumes and self.context.users.gave(self.uid):
+            await give_volumes(self.context, self.id, plan.user, volumes)
         await self.start_backend()
 
     async def adopt(self) -> bool:
         """Takes over what an earlier gateway left running, if it is exactly what is wanted; False if not."""
-        tools, record = self.tools, self.tools.ownership.record
-        recorded = record.owned.get(tools.names.backend(self.id))
-        door = record.owned.get(tools.names.door(self.id))
+        context, record = self.context, self.context.ownership.record
+        recorded = record.owned.get(context.names.backend(self.id))
+        door = record.owned.get(context.names.door(self.id))
         if recorded is None or (door is None) != (self.door is None):
             return False
         if door is not None and self.door is not None and not await self.door.adopt(door):
             return False
-        found = await tools.ownership.container(recorded.name)
+        found = await context.ownership.container(recorded.name)
         plan = await self.wanted.plan(self.door.container if self.door else "")
         if found is None or not found.running or recorded.fingerprint != plan.fingerprint():
             return False
         self.container, self.uid = found.id, numeric_uid(plan.user)
         if self.transport == "http":
-            for line in await tools.engine.logs(self.container, KEPT_LINES):
+            for line in await context.engine.logs(self.container, KEPT_LINES):
                 self.take_line(line)
             await self.attach_streams()
-            self.ended = tools.exits.of(self.container)
+            self.ended = context.exits.of(self.container)
             await self.look()
         return True
 
@@ -177,7 +181,7 @@ class Pair:
         await self.attach_streams()
         self.was_deaf = False
         self.started_at = time.monotonic()
-        self.ended = await start_watched(self.tools.engine, self.tools.exits, self.container)
+        self.ended = await start_watched(self.context.engine, self.context.exits, self.container)
         await self.look()
         if self.transport == "http":
             await self.wait_port()
@@ -185,23 +189,23 @@ class Pair:
     async def attach_streams(self) -> None:
         """Opens the container's streams, before it starts."""
         stdio = self.transport == "stdio"
-        self.attachment = await self.tools.engine.attach(
+        self.attachment = await self.context.engine.attach(
             self.container, stdin=stdio, on_line=self.take_line, stdout_lines=not stdio, pace=self.ring.pace
         )
 
     async def look(self) -> None:
-        """Learns the address of a backend that is not isolated, and the uid of one whose image has a name for it.
+        """Reads the address of a backend that is not isolated, and the uid of one whose image names its user.
 
-        Raises PlanError when that is a uid that no image may bring.
+        Raises PlanError for a uid that no image may bring.
         """
         if self.door is not None and self.uid is not None:
             return
-        info = await self.tools.engine.inspect(self.container)
+        info = await self.context.engine.inspect(self.container)
         if info is not None and self.door is None:
             self.address = info.addresses[0] if info.addresses else ""
         if info is not None and self.uid is None:
             self.uid = await asyncio.to_thread(uid_of, info.pid, info.id)
-            check_image_user(self.backend, self.uid, self.tools.users.span)
+            check_image_user(self.backend, self.uid, self.context.users.span)
 
     async def wait_port(self) -> None:
         """Until an http backend accepts. Raises BackendUnavailable when it ends first."""
@@ -220,102 +224,118 @@ class Pair:
     def take_line(self, line: LogLine) -> None:
         """One line that the backend printed."""
         self.ring.add(LogLine(time=line.time, stream=line.stream, text=line.text, instance=self.id))
-        self.said = [*self.said[1 - TELLING_LINES :], line.text[:500]]
+        self.printed = [*self.printed[1 - TELLING_LINES :], line.text[:500]]
 
-    # -- life
+    # -- its end
 
     async def wait_end(self) -> str:
-        """Waits until the backend or its door ended; says which in one sentence."""
+        """Waits until the backend or its door ended; which, in one sentence."""
         assert self.ended is not None
         ends = [self.ended]
         if self.door is not None:
-            ends.append(self.tools.exits.of(self.door.container))
+            ends.append(self.context.exits.of(self.door.container))
         async with asyncio.TaskGroup() as tasks:
             deaf = tasks.create_task(self.end_deaf())
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             deaf.cancel()
         if self.ended.done():
             return DEAF.format(self.backend) if self.was_deaf else (await self.wait_exit()).detail
-        return f"The door of backend {self.backend} ended; the backend starts anew behind a new one."
+        return f"The door of backend {self.backend} ended; the backend is recreated behind a new one."
 
     async def end_deaf(self) -> None:
-        """A stdio backend whose streams are gone (it closed them, or did not answer and was let go of) serves nobody.
-        It has a moment to end by itself; then it is killed, so that the next life begins."""
+        """Kills a stdio backend whose streams are gone, after a moment to end by itself: it can serve no client.
+
+        It closed them, or it did not answer and was disconnected. Its end lets the next incarnation begin.
+        """
         if self.transport != "stdio" or self.attachment is None:
             return
         await self.attachment.ended()
         await asyncio.sleep(DEAF_GRACE_S)
         self.was_deaf = True
         with contextlib.suppress(EngineError):
-            await self.tools.engine.kill(self.container)
+            await self.context.engine.kill(self.container)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether an incarnation began and its container's end was not reported yet."""
+        return self.ended is not None and not self.ended.done()
 
     @property
     def is_over(self) -> bool:
-        """Whether this life has ended (its container did, or a stdio one's output), even if nobody acted on it yet."""
+        """Whether this incarnation has ended (its container did, or a stdio one's output), even if unnoticed so far."""
         if self.attachment is None or (self.transport == "stdio" and self.attachment.reader.at_eof()):
             return True
         return self.ended is None or self.ended.done()
 
     async def start_again(self) -> None:
-        """Starts the same containers' next life: the door stands, the backend ended (or is adopted, a stdio one)."""
-        await self.detach()
-        await self.tools.engine.stop(self.container, 1)
-        self.said = []
+        """Restarts the same containers: the door stands, the backend ended (or is an adopted one on stdio)."""
+        await self.release()
+        await self.context.engine.stop(self.container, 1)
+        self.printed = []
         await self.start_backend()
 
     @property
-    def door_alive(self) -> bool:
+    def can_restart(self) -> bool:
         """Whether the namespace is still there, so that the same containers can go on."""
         return self.door is None or self.door.alive
+
+    @property
+    def user_is_configured(self) -> bool:
+        """Whether the entry names the user."""
+        return bool(self.wanted.source.user)
 
     @property
     def containers(self) -> tuple[str, ...]:
         """IDs: the backend's, the door's."""
         return tuple(c for c in (self.container, self.door.container if self.door else "") if c)
 
-    async def detach(self) -> None:
-        """Lets go of the streams; the containers keep running."""
+    async def release(self) -> None:
+        """Closes the streams; the containers keep running."""
         if self.attachment is not None:
             await self.attachment.close()
             self.attachment = None
 
     # -- down
 
+    async def end(self, grace_s: float) -> None:
+        """Stops the backend's container, as if it had crashed. Raises EngineError."""
+        await self.context.engine.stop(self.container, grace_s)
+
     async def stop(self, grace_s: float) -> None:
         """Stops and removes everything of this instance; what is gone already is fine."""
         if self.container and grace_s > 0 and self.ended is not None and not self.ended.done():
-            await self.tools.engine.stop(self.container, grace_s)
-        await self.detach()
-        await self.tools.ownership.remove(self.tools.names.backend(self.id))
+            await self.context.engine.stop(self.container, grace_s)
+        await self.release()
+        await self.context.ownership.remove(self.context.names.backend(self.id))
         if self.door is not None:
             await self.door.stop()
-        await self.tools.ownership.remove_instance(self.id)
-        self.tools.exits.forget(self.container)
-        self.tools.users.release(self.id)
+        await self.context.ownership.remove_instance(self.id)
+        self.context.exits.forget(self.container)
+        self.context.users.release(self.id)
 
 
 def exit_sentence(
     backend: str,
     code: int,
-    said: list[str],
+    printed: list[str],
     *,
     out_of_memory: bool = False,
     listened: frozenset[int] = frozenset(),
 ) -> str:
-    """How a backend ended, in words, with what it printed last. `listened`: the ports that its door has taken."""
+    """How a backend ended, in words, with its last lines. `listened`: the ports that its door listens on."""
     if out_of_memory:
         how = "ran out of memory (raise `resources.memory`)"
     elif code == KILLED:
         how = "was killed"
     else:
         how = f"exited with code {code}"
-    last = f" It printed: {' / '.join(said)}" if said else " It printed nothing on standard error."
-    return f"Backend {backend} {how}.{last}{taken_port(said, listened)}"
+    last = f" It printed: {' / '.join(printed)}" if printed else " It printed nothing on standard error."
+    return f"Backend {backend} {how}.{last}{taken_port(printed, listened)}"
 
 
-def taken_port(said: list[str], listened: frozenset[int]) -> str:
-    """Why a backend found a port taken, when that is what it printed and the port may be one of ours."""
-    if not listened or not any(IN_USE.search(line) for line in said):
+def taken_port(printed: list[str], listened: frozenset[int]) -> str:
+    """Why a backend could not bind a port, if that is what it printed and the port may be one of ours."""
+    if not listened or not any(IN_USE.search(line) for line in printed):
         return ""
     ports = ", ".join(map(str, sorted(listened)))
     return (

@@ -1,4 +1,4 @@
-"""Does the wall hold on this engine? Tried, not assumed.
+"""Does isolation hold on this engine? Tested, not assumed.
 
 A throw-away container behind a door sends a nonce to listeners of ours on every address of this machine, by
 every way that a program without privileges has (`probe_script.py`). What counts is what arrives. The same container
@@ -10,28 +10,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import ipaddress
 import json
 import logging
 import secrets
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, Final
 
 from egress.net.interfaces import interface_addresses
-from gateway.runtime.engine.base import ContainerPlan, EngineInfo, NetworkPlan, inside
-from gateway.runtime.engine.errors import BackendUnavailable, EngineError
+from gateway.runtime.containers.door import Door
+from gateway.runtime.engine.base import ContainerPlan, NetworkPlan, inside
 from gateway.runtime.engine.seccomp import backend_profile
-from gateway.runtime.inventory.context import Tools, owned, start_watched
-from gateway.runtime.inventory.logring import LogRing
+from gateway.runtime.inventory.context import RuntimeContext, owned, start_watched
 from gateway.runtime.inventory.record import Role
 from gateway.runtime.inventory.users import PROBE
 from gateway.runtime.plan.plans import MIB
-from gateway.runtime.wall.door import Door
+from gateway.runtime.sandbox.errors import BackendUnavailable, EngineError
+from gateway.runtime.sandbox.log_ring import LogRing
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +38,10 @@ PROBE_BACKEND: Final = "_probe"
 CONNECT_LIMIT_S: Final = 1.5
 RUN_TIMEOUT_S: Final = 30.0
 ARRIVAL_S: Final = 0.3
-"""How long after the container ended something may still be under way on this machine."""
+"""How long packets may still be in flight on this machine after the container ended."""
 
 
-class Ears(asyncio.DatagramProtocol):
+class ProbeListeners(asyncio.DatagramProtocol):
     """Listeners on every address of this machine; collects what carries the nonce."""
 
     def __init__(self) -> None:
@@ -71,23 +69,23 @@ class Ears(asyncio.DatagramProtocol):
 
 
 @contextlib.asynccontextmanager
-async def listening() -> AsyncIterator[Ears]:
-    """Ears on TCP and UDP, IPv4 and (where there is one) IPv6."""
-    ears = Ears()
+async def listening() -> AsyncIterator[ProbeListeners]:
+    """Listeners on TCP and UDP, IPv4 and (where there is one) IPv6."""
+    listeners = ProbeListeners()
     loop = asyncio.get_running_loop()
     async with contextlib.AsyncExitStack() as stack:
         for family in (socket.AF_INET, socket.AF_INET6):
             try:
-                tcp = bound(family, socket.SOCK_STREAM, ears.tcp_port)
-                udp = bound(family, socket.SOCK_DGRAM, ears.udp_port)
+                tcp = bound(family, socket.SOCK_STREAM, listeners.tcp_port)
+                udp = bound(family, socket.SOCK_DGRAM, listeners.udp_port)
             except OSError:
                 continue
-            ears.tcp_port, ears.udp_port = tcp.getsockname()[1], udp.getsockname()[1]
-            server = await asyncio.start_server(ears.connected, sock=tcp)
+            listeners.tcp_port, listeners.udp_port = tcp.getsockname()[1], udp.getsockname()[1]
+            server = await asyncio.start_server(listeners.connected, sock=tcp)
             stack.push_async_callback(close_server, server)
-            transport, _ = await loop.create_datagram_endpoint(lambda: ears, sock=udp)
+            transport, _ = await loop.create_datagram_endpoint(lambda: listeners, sock=udp)
             stack.callback(transport.close)
-        yield ears
+        yield listeners
 
 
 def bound(family: int, kind: int, port: int) -> socket.socket:
@@ -146,62 +144,62 @@ def verdict(control: Attempt, door: Attempt) -> str:
 class Probe:
     """Runs throw-away containers of one project, one at a time."""
 
-    def __init__(self, tools: Tools, image: str) -> None:
-        self.tools = tools
+    def __init__(self, context: RuntimeContext, image: str) -> None:
+        self.context = context
         self.image = image
 
-    async def behind_door(self, ears: Ears) -> Attempt:
+    async def behind_door(self, listeners: ProbeListeners) -> Attempt:
         """One attempt behind a door (its policy, which allows nothing, is at the egress)."""
-        door = Door(PROBE_BACKEND, PROBE_BACKEND, frozenset({80, 443}), self.tools)
+        door = Door(PROBE_BACKEND, PROBE_BACKEND, frozenset({80, 443}), self.context)
         try:
             await door.start()
-            return await self.run(ears, inside(door.container), targets_now())
+            return await self.run(listeners, inside(door.container), targets_now())
         except (EngineError, BackendUnavailable, OSError) as error:
-            return Attempt(heard=frozenset(ears.heard), problem=str(error))
+            return Attempt(heard=frozenset(listeners.heard), problem=str(error))
         finally:
             await door.stop()
 
-    async def on_network(self, ears: Ears, *, internal: bool = False) -> Attempt:
+    async def on_network(self, listeners: ProbeListeners, *, internal: bool = False) -> Attempt:
         """One attempt on a network that is made for it."""
-        name = f"{self.tools.names.backend(PROBE_BACKEND)}-net"
-        plan = NetworkPlan(name=name, labels=self.tools.names.labels("probe-network"), internal=internal)
+        name = self.context.names.network(PROBE_BACKEND)
+        plan = NetworkPlan(name=name, labels=self.context.names.labels("probe-network"), internal=internal)
         try:
-            network = await self.tools.ownership.create_network(plan, owned(name, Role.PROBE_NETWORK))
+            network = await self.context.ownership.create_network(plan, owned(name, Role.PROBE_NETWORK))
             targets = [*targets_now(), *([network.gateway] if network.gateway else [])]
-            return await self.run(ears, name, sorted(set(targets)))
+            return await self.run(listeners, name, sorted(set(targets)))
         except (EngineError, OSError) as error:
-            return Attempt(heard=frozenset(ears.heard), problem=str(error))
+            return Attempt(heard=frozenset(listeners.heard), problem=str(error))
         finally:
-            await self.tools.ownership.remove(name)
+            await self.context.ownership.remove(name)
 
-    async def run(self, ears: Ears, network: str, targets: list[str]) -> Attempt:
-        """The container itself, to its end; then a moment for what is under way."""
-        plan = probe_plan(self.tools, self.image, network, ears, targets, await self.tools.users.of(PROBE))
+    async def run(self, listeners: ProbeListeners, network: str, targets: list[str]) -> Attempt:
+        """Runs the container to its end, then waits a moment for packets in flight."""
+        plan = probe_plan(self.context, self.image, network, listeners, targets, await self.context.users.of(PROBE))
         printed = LogRing()
-        container = await self.tools.ownership.create(plan, owned(plan.name, Role.PROBE))
+        container = await self.context.ownership.create(plan, owned(plan.name, Role.PROBE))
         try:
-            attachment = await self.tools.engine.attach(
+            attachment = await self.context.engine.attach(
                 container, stdin=False, on_line=printed.add, stdout_lines=True
             )
             try:
-                ended = await start_watched(self.tools.engine, self.tools.exits, container)
+                ended = await start_watched(self.context.engine, self.context.exits, container)
                 async with asyncio.timeout(RUN_TIMEOUT_S):
                     code = await asyncio.shield(ended)
                     await attachment.reader.read()
             finally:
                 await attachment.close()
             await asyncio.sleep(ARRIVAL_S)
-            return finished(ears, code, [line.text for line in printed.tail(20)])
+            return finished(listeners, code, [line.text for line in printed.tail(20)])
         except TimeoutError:
-            return Attempt(heard=frozenset(ears.heard), problem=f"It did not end within {RUN_TIMEOUT_S:g} s.")
+            return Attempt(heard=frozenset(listeners.heard), problem=f"It did not end within {RUN_TIMEOUT_S:g} s.")
         finally:
-            await self.tools.ownership.remove(plan.name)
-            self.tools.exits.forget(container)
+            await self.context.ownership.remove(plan.name)
+            self.context.exits.forget(container)
 
 
-def finished(ears: Ears, code: int, printed: list[str]) -> Attempt:
-    """What an attempt that ran to its end amounts to."""
-    heard = frozenset(ears.heard)
+def finished(listeners: ProbeListeners, code: int, printed: list[str]) -> Attempt:
+    """The outcome of an attempt that ran to its end."""
+    heard = frozenset(listeners.heard)
     if code != 0:
         return Attempt(heard=heard, problem=f"It ended with code {code}: {' / '.join(printed[-3:])}.")
     try:
@@ -210,24 +208,26 @@ def finished(ears: Ears, code: int, printed: list[str]) -> Attempt:
         return Attempt(heard=heard, problem="It printed no report.")
 
 
-def probe_plan(tools: Tools, image: str, network: str, ears: Ears, targets: list[str], uid: int) -> ContainerPlan:
-    """The throw-away container: a backend in all but its program."""
+def probe_plan(
+    context: RuntimeContext, image: str, network: str, listeners: ProbeListeners, targets: list[str], uid: int
+) -> ContainerPlan:
+    """The throw-away container: like a backend's, except for its program."""
     addresses = [ipaddress.ip_address(target) for target in targets]
     order = {
-        "nonce": ears.nonce,
-        "tcp": ears.tcp_port,
-        "udp": ears.udp_port,
+        "nonce": listeners.nonce,
+        "tcp": listeners.tcp_port,
+        "udp": listeners.udp_port,
         "targets": [str(a) for a in addresses if not (a.version == 6 and a.is_link_local)],
         "link_local": [str(a) for a in addresses if a.version == 6 and a.is_link_local],
         "limit_s": CONNECT_LIMIT_S,
     }
     return ContainerPlan(
-        name=tools.names.backend(PROBE_BACKEND),
+        name=context.names.backend(PROBE_BACKEND),
         image=image,
-        command=("python3", "-c", files("gateway.runtime.wall").joinpath("probe_script.py").read_text()),
+        command=("python3", "-c", files("gateway.runtime.containers").joinpath("probe_script.py").read_text()),
         env=(("STOCKADE_PROBE", json.dumps(order)),),
         user=f"{uid}:{uid}",
-        labels=tools.names.labels("probe", uid=uid),
+        labels=context.names.labels("probe", uid=uid),
         network=network,
         memory_bytes=128 * MIB,
         socket_bytes=128 * MIB,
@@ -235,14 +235,14 @@ def probe_plan(tools: Tools, image: str, network: str, ears: Ears, targets: list
     )
 
 
-def idle_plan(tools: Tools, image: str, uid: int) -> ContainerPlan:
-    """A container with a backend's limits that does nothing for a while, to be looked at."""
+def idle_plan(context: RuntimeContext, image: str, uid: int) -> ContainerPlan:
+    """A container with a backend's limits that idles while its limits are examined."""
     return ContainerPlan(
-        name=tools.names.backend(PROBE_BACKEND),
+        name=context.names.backend(PROBE_BACKEND),
         image=image,
         command=("sleep", str(RUN_TIMEOUT_S)),
         user=f"{uid}:{uid}",
-        labels=tools.names.labels("probe", uid=uid),
+        labels=context.names.labels("probe", uid=uid),
         memory_bytes=64 * MIB,
         socket_bytes=64 * MIB,
         seccomp=backend_profile(),
@@ -252,27 +252,3 @@ def idle_plan(tools: Tools, image: str, uid: int) -> ContainerPlan:
 def targets_now() -> list[str]:
     """Every address of this machine."""
     return sorted(str(address) for address in interface_addresses())
-
-
-def cache_key(info: EngineInfo, image: str) -> str:
-    """What a verdict depends on: engine, kernel, image, and this boot of the machine."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        boot = ""
-    parts: Iterable[str] = (info.id, info.version, info.kernel, image, boot)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def passed_before(path: Path, key: str) -> bool:
-    """Whether a probe with this key passed."""
-    try:
-        return bool(json.loads(path.read_text())["passed"] == key)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def note_passed(path: Path, key: str) -> None:
-    """Remembers a probe that passed; where that cannot be, the next start tries again."""
-    with contextlib.suppress(OSError):
-        path.write_text(json.dumps({"passed": key}))

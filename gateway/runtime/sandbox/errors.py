@@ -1,0 +1,28 @@
+"""What can go wrong between the gateway and whatever runs its backends."""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Raised when the engine refused or failed something; the message says what and what to do next."""
+
+
+class EngineUnreachable(EngineError):
+    """Raised when the engine does not answer, or does not let this user talk to it."""
+
+
+class BuildError(EngineError):
+    """Raised when an image could not be made; the message has the last lines and the next step."""
+
+
+class PlanError(ValueError):
+    """Raised when a server asks for something that no container of ours gets, or that cannot work."""
+
+
+class BackendUnavailable(Exception):
+    """Raised when a backend is not available now; `str()` is one sentence for a person."""
+
+    def __init__(self, backend: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.backend = backend
+        self.sentence = sentence
