@@ -13,7 +13,7 @@ from gateway.mcp.wire.errors import INTERNAL_ERROR, RpcError
 
 MAX_ROUNDS: Final = 10
 _STATE_ONLY_S: Final = 0.05
-_CARRIED: Final = ("inputResponses", "requestState")
+CARRIED: Final = ("inputResponses", "requestState")
 _MODERN_RESULT: Final = ("resultType", "ttlMs", "cacheScope")
 CACHEABLE: Final = frozenset(
     {"tools/list", "prompts/list", "resources/list", "resources/templates/list", "resources/read", "server/discover"}
@@ -26,7 +26,7 @@ def to_modern(params: dict[str, Any], caller: Caller) -> dict[str, Any]:
     full = {**(meta if isinstance(meta, dict) else {}), **envelope(_in_old_shape(caller.capabilities), caller.client)}
     if caller.level is not None:
         full[META_LEVEL] = caller.level
-    return {**{key: value for key, value in params.items() if key not in _CARRIED}, "_meta": full}
+    return {**{key: value for key, value in params.items() if key not in CARRIED}, "_meta": full}
 
 
 def _in_old_shape(capabilities: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -44,7 +44,7 @@ def to_legacy(params: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(meta, dict):
         return params
     kept = {key: value for key, value in meta.items() if not key.startswith(META)}
-    plain = {key: value for key, value in params.items() if key not in ("_meta", *_CARRIED)}
+    plain = {key: value for key, value in params.items() if key not in ("_meta", *CARRIED)}
     return {**plain, "_meta": kept} if kept else plain
 
 

@@ -1,6 +1,6 @@
 """One connection to one backend, as the rest of the endpoint sees it.
 
-A `Peer` carries `Call`s and answers each with a `Reply`. What the backend says on its own goes to a `Sink`,
+A `Peer` carries `Call`s and ends each with an `Outcome`. What the backend says on its own goes to a `Sink`,
 with the call that it belongs to where the transport says so (a call's own SSE stream), else with None.
 """
 
@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from gateway.mcp.call.outcome import ErrorKind, Outcome, Result, answered, broken, refused
 from gateway.mcp.wire import codec
 from gateway.mcp.wire.errors import (
-    BACKEND_UNAVAILABLE,
     MAX_REASON,
     REQUEST_CANCELLED,
     REQUEST_TIMEOUT,
@@ -57,42 +57,6 @@ class About:
     """The whole InitializeResult or DiscoverResult."""
 
 
-class Reply:
-    """The answer to a call: the message as it came, and as it reads."""
-
-    __slots__ = ("_line", "_number", "message")
-
-    def __init__(self, message: dict[str, Any], line: bytes = b"", number: int = 0) -> None:
-        self.message = message
-        self._line = line
-        self._number = number
-
-    @property
-    def error(self) -> dict[str, Any] | None:
-        """The `error` member, if that is what came."""
-        error = self.message.get("error")
-        return error if isinstance(error, dict) else None
-
-    @property
-    def result(self) -> dict[str, Any]:
-        """The `result` member."""
-        result: dict[str, Any] = self.message["result"]
-        return result
-
-    def result_bytes(self) -> bytes:
-        """The result as the backend spelled it, where that is possible."""
-        raw = codec.result_text(self._line, self._number) if self._line else None
-        return raw if raw is not None else codec.dumps(self.message["result"])
-
-
-def failed(code: int, message: str, data: Any = None) -> Reply:
-    """A reply of our own making."""
-    error: dict[str, Any] = {"code": code, "message": message}
-    if data is not None:
-        error["data"] = data
-    return Reply({"error": error})
-
-
 @dataclass(eq=False, slots=True)
 class Question:
     """A request that a legacy backend made during a call, waiting for the client's answer."""
@@ -104,7 +68,7 @@ class Question:
 
 
 class Call:
-    """A request on its way to a backend, until its reply is there."""
+    """A request on its way to a backend, until its outcome is there."""
 
     __slots__ = (
         "_timeout_s",
@@ -115,10 +79,10 @@ class Call:
         "caller",
         "method",
         "number",
+        "outcome",
         "params",
         "peer",
         "questions",
-        "reply",
         "token",
         "wakeup",
     )
@@ -134,7 +98,7 @@ class Call:
         self.number = 0
         self.peer: Peer | None = None
         self.token: Any = None
-        self.reply: Reply | None = None
+        self.outcome: Outcome | None = None
         self.questions: dict[str, Question] = {}
         self.acknowledged = False
         """A subscription that the backend has taken note of."""
@@ -169,32 +133,27 @@ class Call:
             self._timer = None
 
     def _expire(self) -> None:
-        if self.peer is not None and self.reply is None:
+        if self.peer is not None and self.outcome is None:
             self.peer.cancel(self, "timed out")
-        self.answer(
-            failed(
-                REQUEST_TIMEOUT,
-                f"Backend {self.backend} did not answer {self.method} within {self._timeout_s or 0:g} s",
-                {"backend": self.backend},
-            )
-        )
+        text = f"Backend {self.backend} did not answer {self.method} within {self._timeout_s or 0:g} s"
+        self.end(refused(RpcError(REQUEST_TIMEOUT, text, {"backend": self.backend}), ErrorKind.TIMEOUT))
 
-    def answer(self, reply: Reply) -> None:
-        """The reply is here. Only the first one counts."""
-        if self.reply is None:
-            self.reply = reply
+    def end(self, outcome: Outcome) -> None:
+        """The outcome is here. Only the first one counts."""
+        if self.outcome is None:
+            self.outcome = outcome
             if self._timer is not None:
                 self._timer.cancel()
             self.wakeup.wake()
 
-    def fail(self, why: str) -> None:
-        """The connection cannot bring a reply any more."""
-        self.answer(failed(BACKEND_UNAVAILABLE, f"Backend {self.backend}: {why}", {"backend": self.backend}))
+    def fail(self, why: str, kind: ErrorKind = ErrorKind.UNAVAILABLE) -> None:
+        """The connection cannot bring an answer any more; `kind` says whether the backend refused the request."""
+        self.end(broken(self.backend, why, kind))
 
     def take_unsound(self, message: dict[str, Any] | None, error: ValueError) -> None:
         """A response came that is not JSON, or (`message`) not quite: only we ourselves may look at that."""
         if self.caller is None and message is not None:
-            self.answer(Reply(message))
+            self.end(answered(message))
         else:
             self.fail(f"it answered with something that is not JSON ({error})")
 
@@ -212,10 +171,10 @@ class Call:
     def cancel(self, reason: str) -> None:
         """The client no longer wants the reply: the backend is told, and the call ends."""
         self.refuse_questions(RpcError(REQUEST_CANCELLED, "Request cancelled"))
-        if self.reply is None:
+        if self.outcome is None:
             if self.peer is not None:
                 self.peer.cancel(self, reason)
-            self.answer(failed(REQUEST_CANCELLED, "Request cancelled"))
+            self.end(refused(RpcError(REQUEST_CANCELLED, "Request cancelled"), ErrorKind.CANCELLED))
 
     def refuse_questions(self, error: RpcError) -> None:
         """Nobody will answer what was asked during the call."""
@@ -225,20 +184,20 @@ class Call:
 
     @property
     def settled(self) -> bool:
-        """Whether there is a reply or an open question."""
-        return self.reply is not None or bool(self.questions)
+        """Whether there is an outcome or an open question."""
+        return self.outcome is not None or bool(self.questions)
 
-    async def outcome(self) -> Reply:
-        """The reply of a call that we make for ourselves. Raises RpcError when it is an error."""
-        while self.reply is None:
+    async def result(self) -> dict[str, Any]:
+        """The result of a call that we make for ourselves. Raises RpcError when its outcome is an error."""
+        while self.outcome is None:
             await self.wakeup.wait()
-        if (error := self.reply.error) is not None:
-            code = error.get("code")
-            message = clipped(str(error.get("message")), MAX_REASON)
-            data = error.get("data")
-            data = data if len(repr(data)) <= MAX_REASON else None
-            raise RpcError(code if type(code) is int else -32603, message, data)
-        return self.reply
+        if isinstance(self.outcome, Result):
+            return self.outcome.value
+        error, reason = self.outcome.error, clipped(self.outcome.reason, MAX_REASON)
+        code, data = error.get("code"), error.get("data")
+        message = clipped(str(error.get("message")), MAX_REASON)
+        data = data if len(repr(data)) <= MAX_REASON else None
+        raise RpcError(code if type(code) is int else -32603, message, data, reason=reason)
 
 
 class Ghosts:

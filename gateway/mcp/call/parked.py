@@ -121,6 +121,6 @@ class ParkingLot:
 def abandon(call: Call, why: str) -> None:
     """Nobody waits for this call any more: its questions are refused and its backend is told."""
     call.refuse_questions(RpcError(INTERNAL_ERROR, why))
-    if call.peer is not None and call.reply is None:
+    if call.peer is not None and call.outcome is None:
         call.peer.cancel(call, why)
     call.fail(why)

@@ -23,7 +23,7 @@ _MAX_TASKS: Final = 2_000
 _MAX_PRINCIPALS: Final = 1_000
 _MAX_ID: Final = 1024
 _MAX_TASK: Final = 16 * 1024
-"""Bytes of a response whose task is kept whole; of a larger one only the id is."""
+"""Bytes of a task that is kept whole; of a larger one only the id is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +43,16 @@ class TaskTable:
     def __init__(self) -> None:
         self._tasks: OrderedDict[Principal, OrderedDict[tuple[str, str], Known]] = OrderedDict()
 
-    def learn(self, message: bytes, principal: Principal, backend: str, tool: str) -> None:
-        """Remember the task that a response began, if it did."""
-        result = codec.loads(message).get("result")
-        task = _task_of(result) if isinstance(result, dict) else None
+    def learn(self, result: Mapping[str, Any], principal: Principal, backend: str, tool: str) -> None:
+        """Remember the task that a result began, if it did."""
+        task = _task_of(result)
         if task is None:
             return
         task_id = task["taskId"]
         mine: OrderedDict[tuple[str, str], Known] = self._tasks.setdefault(principal, OrderedDict())
         self._tasks.move_to_end(principal)
         if (task_id, backend) not in mine:
-            kept = task if len(message) <= _MAX_TASK else {"taskId": task_id}
+            kept = task if len(codec.dumps(task)) <= _MAX_TASK else {"taskId": task_id}
             mine[task_id, backend] = Known(task_id, backend, tool, kept)
         if len(mine) > _MAX_TASKS:
             mine.popitem(last=False)

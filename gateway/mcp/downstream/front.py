@@ -8,8 +8,9 @@ from typing import Any
 
 from gateway.mcp.call.answer import ClientGone, Receive
 from gateway.mcp.call.caller import Caller
+from gateway.mcp.call.outcome import encode, http_status, refused
 from gateway.mcp.downstream.http import Refused, accepts, check_content_type, parse_message, read_body
-from gateway.mcp.route.route import Router, failure
+from gateway.mcp.route.route import Router
 from gateway.mcp.view.views import View
 from gateway.mcp.wire.errors import INTERNAL_ERROR, RpcError
 
@@ -30,12 +31,12 @@ async def read_message(headers: dict[str, str], receive: Receive, limit: int) ->
 async def answer(router: Router, caller: Caller, method: str, params: dict[str, Any]) -> None:
     """Serve one request to its end."""
     try:
-        done, status = await router.handle(caller, method, params)
+        outcome = await router.handle(caller, method, params)
     except ClientGone:
         return
     except Exception:
         logger.exception("a request failed: %s", method)
-        done, status = failure(caller, RpcError(INTERNAL_ERROR, "Internal error"))
+        outcome = refused(RpcError(INTERNAL_ERROR, "Internal error"))
     finally:
         caller.answer.stop_watching()
-    await caller.answer.finish(done, status)
+    await caller.answer.finish(encode(caller.request_id, outcome), http_status(outcome, modern=caller.modern))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from opentelemetry.trace import Span, Tracer
@@ -17,6 +18,7 @@ from opentelemetry.trace import Span, Tracer
 from gateway.mcp.call.answer import ClientGone
 from gateway.mcp.call.caller import Caller
 from gateway.mcp.call.eras import (
+    CARRIED,
     MAX_ROUNDS,
     ask_client,
     input_required,
@@ -27,17 +29,15 @@ from gateway.mcp.call.eras import (
     to_modern,
 )
 from gateway.mcp.call.inflight import InFlight, InFlightCall
-from gateway.mcp.call.messages import Call, Peer, Reply, failed
+from gateway.mcp.call.messages import Call, Peer
+from gateway.mcp.call.outcome import Failure, Outcome, Result, refused
 from gateway.mcp.call.parked import ParkingLot, Seal, abandon, binding
 from gateway.mcp.call.sessions import Cancellable
 from gateway.mcp.upstream.backend import Backend
-from gateway.mcp.upstream.http_peer import NOT_AUTHORIZED, SESSION_GONE
 from gateway.mcp.view.annotate import annotate_error, annotate_result, short
-from gateway.mcp.wire import codec
 from gateway.mcp.wire.errors import (
     INTERNAL_ERROR,
     REQUEST_CANCELLED,
-    STATUS,
     ConnectFailed,
     PeerClosed,
     RpcError,
@@ -52,6 +52,8 @@ GONE: Final = "client_gone"
 SESSION_NOTE: Final = "stockade/session"
 """Where a result's `_meta` says that it comes from another process than the session had before."""
 _MAX_STATE: Final = 1024 * 1024
+_MAX_RESENT: Final = 2
+"""How often a request is sent again that the backend refused without running it."""
 
 
 class Fence(Protocol):
@@ -64,10 +66,6 @@ class Fence(Protocol):
     async def settle(self, timeout_s: float = 0.25) -> None:
         """Wait until it is heard."""
         ...
-
-
-Done = tuple[bytes, int]
-"""A response message and its HTTP status."""
 
 
 class Errand:
@@ -129,28 +127,23 @@ class Calls:
 
     async def run(
         self, caller: Caller, backend: Backend, method: str, params: dict[str, Any], *, key: str = "", label: str = ""
-    ) -> Done:
-        """Send the request and answer with what came. Raises ClientGone."""
+    ) -> Outcome:
+        """Send the request; its outcome in the client's era. Raises ClientGone."""
         errand = Errand(caller, backend, method, params, key, label)
         peer: Peer | None = None
         if self._tracer is not None:
             self._start_span(errand)
         try:
             peer = backend.ready(caller) or await self._opened(errand)
-            reply = await self._carry(errand, peer)
-            done = self._finished(errand, reply, peer)
+            outcome = self._finished(errand, await self._carry(errand, peer), peer)
         except RpcError as error:
-            errand.error = error.kind
-            body, record = error.body(), errand.record
-            if record is not None and record.denials and self.annotate:
-                body = annotate_error(body, record.denials)
-            done = self._error(errand, body)
+            outcome = self._failed(errand, refused(error))
         except ClientGone:
             errand.error = GONE
             raise
         finally:
             self._count(errand, peer)
-        return done
+        return outcome
 
     def _start_span(self, errand: Errand) -> None:
         caller = errand.caller
@@ -189,17 +182,17 @@ class Calls:
         opening.add_done_callback(lambda done: done.cancelled() or done.exception())
         opening.add_done_callback(lambda _: caller.answer.wakeup.wake())
         try:
-            await caller.answer.until(lambda: opening.done() or waiting.reply is not None)
+            await caller.answer.until(lambda: opening.done() or waiting.outcome is not None)
         finally:
             if call is None:
                 calls.pop(caller.request_id, None)
             opening.cancel()
-        if waiting.reply is not None:
+        if waiting.outcome is not None:
             raise RpcError(REQUEST_CANCELLED, "Request cancelled")
         return opening.result()
 
-    async def _carry(self, errand: Errand, peer: Peer) -> Reply:
-        """The backend's last word. Raises RpcError, ClientGone."""
+    async def _carry(self, errand: Errand, peer: Peer) -> Outcome:
+        """The outcome on the backend's side. Raises RpcError, ClientGone."""
         caller, method = errand.caller, errand.method
         state = errand.params.get("requestState") if caller.modern else None
         if isinstance(state, str):
@@ -221,7 +214,7 @@ class Calls:
         self.inflight.start(record)
         return await self._wait(errand, call, record, peer)
 
-    async def _wait(self, errand: Errand, call: Call, record: InFlightCall, peer: Peer | None) -> Reply:
+    async def _wait(self, errand: Errand, call: Call, record: InFlightCall, peer: Peer | None) -> Outcome:
         caller = errand.caller
         session = caller.session
         parked = False
@@ -230,19 +223,19 @@ class Calls:
         try:
             if peer is not None:
                 await self._send(errand, call, peer)
-            await caller.answer.until(lambda: call.reply is not None or bool(call.questions))
-            reply = await self._rounds(errand, call)
-            if reply is None:
-                reply = self._park(errand, call, record)
+            await caller.answer.until(lambda: call.outcome is not None or bool(call.questions))
+            outcome = await self._rounds(errand, call)
+            if outcome is None:
+                outcome = self._park(errand, call, record)
                 parked = True
             if self._fence.pending():
                 await self._fence.settle()
-            return reply
+            return outcome
         finally:
             if session is not None:
                 session.calls.pop(caller.request_id, None)
             if not parked:
-                if call.reply is None:
+                if call.outcome is None:
                     abandon(call, "the client went away")
                 self.inflight.finish(record)
 
@@ -259,37 +252,34 @@ class Calls:
                     errand.backend.lost(peer)
                 peer = await self._opened(errand, call)
 
-    async def _rounds(self, errand: Errand, call: Call) -> Reply | None:
+    async def _rounds(self, errand: Errand, call: Call) -> Outcome | None:
         """Answer a modern backend's questions for a legacy client; None when the client itself must come back."""
         caller = errand.caller
-        refused = 0
+        resent = 0
         for number in range(MAX_ROUNDS + 1):
-            reply = call.reply
-            if reply is None:
+            outcome = call.outcome
+            if outcome is None:
                 return None
-            if refused < 2 and self._not_run(reply):
-                refused += 1
-                call = await self._again(errand, call, {})
-            elif caller.modern or reply.error is not None or not is_input_required(reply.result):
-                return reply
+            if isinstance(outcome, Failure):
+                if not outcome.not_run or resent == _MAX_RESENT:
+                    return outcome
+                resent += 1
+                call = await self._again(errand, call, call.params)
+            elif caller.modern or not is_input_required(outcome.value):
+                return outcome
             elif number == MAX_ROUNDS:
-                return failed(INTERNAL_ERROR, f"Backend {call.backend} asked for input more than {MAX_ROUNDS} times")
+                text = f"Backend {call.backend} asked for input more than {MAX_ROUNDS} times"
+                return refused(RpcError(INTERNAL_ERROR, text))
             else:
-                call = await self._again(errand, call, await ask_client(call, caller, reply.result, number))
-            await caller.answer.until(lambda call=call: call.reply is not None or bool(call.questions))  # type: ignore[misc]
+                params = {key: value for key, value in call.params.items() if key not in CARRIED}
+                answers = await ask_client(call, caller, outcome.value, number)
+                call = await self._again(errand, call, {**params, **answers})
+            await caller.answer.until(lambda call=call: call.outcome is not None or bool(call.questions))  # type: ignore[misc]
         return None
 
-    def _not_run(self, reply: Reply) -> bool:
-        """The backend refused the request (it forgot the session, or wants fresh credentials): it may be sent again."""
-        error = reply.error
-        if error is None or not isinstance(message := error.get("message"), str):
-            return False
-        return message.startswith("Backend ") and message.endswith((SESSION_GONE, NOT_AUTHORIZED))
-
-    async def _again(self, errand: Errand, call: Call, extra: dict[str, Any]) -> Call:
+    async def _again(self, errand: Errand, call: Call, params: dict[str, Any]) -> Call:
         caller = errand.caller
-        params = {key: value for key, value in call.params.items() if key not in ("inputResponses", "requestState")}
-        again = Call(call.backend, call.method, {**params, **extra}, caller, errand.backend.call_timeout_s)
+        again = Call(call.backend, call.method, params, caller, errand.backend.call_timeout_s)
         if caller.session is not None:
             caller.session.calls[caller.request_id] = again
         await self._send(errand, again, await self._opened(errand, again))
@@ -305,12 +295,12 @@ class Calls:
             raise RpcError(-32602, "Invalid requestState")
         return self._seal.open(state, self._binding(errand))
 
-    def _park(self, errand: Errand, call: Call, record: InFlightCall) -> Reply:
+    def _park(self, errand: Errand, call: Call, record: InFlightCall) -> Outcome:
         number = self.parking.park(call, record, errand.caller.principal)
         state = self._seal.close({"park": number}, self._binding(errand))
-        return Reply({"result": input_required(call.questions, state)})
+        return Result(input_required(call.questions, state))
 
-    async def _resume(self, errand: Errand, number: str) -> Reply:
+    async def _resume(self, errand: Errand, number: str) -> Outcome:
         parked = self.parking.resume(number, errand.caller.principal)
         call = parked.call
         call.caller, call.wakeup = errand.caller, errand.caller.answer.wakeup
@@ -324,16 +314,19 @@ class Calls:
 
     # the answer
 
-    def _finished(self, errand: Errand, reply: Reply, peer: Peer) -> Done:
+    def _failed(self, errand: Errand, failure: Failure) -> Failure:
+        errand.error = failure.label
+        record = errand.record
+        if record is None or not record.denials or not self.annotate:
+            return failure
+        return replace(failure, error=annotate_error(failure.error, record.denials))
+
+    def _finished(self, errand: Errand, outcome: Outcome, peer: Peer) -> Outcome:
+        """The outcome in the client's era. A result that nothing changes stays the bytes that the backend sent."""
+        if isinstance(outcome, Failure):
+            return self._failed(errand, outcome)
         caller, denials = errand.caller, errand.record.denials if errand.record is not None else []
-        error = reply.error
-        if error is not None:
-            code = error.get("code")
-            errand.error = str(code) if type(code) is int else "error"
-            if denials and self.annotate:
-                error = annotate_error(error, denials)
-            return self._error(errand, error)
-        result = reply.result
+        result = outcome.value
         if result.get("isError") is True:
             errand.error = "tool_error"
         if peer.modern is not caller.modern:
@@ -345,8 +338,7 @@ class Calls:
         if errand.note:
             meta = result.get("_meta")
             result = {**result, "_meta": {**(meta if isinstance(meta, dict) else {}), SESSION_NOTE: errand.note}}
-        raw = reply.result_bytes() if result is reply.result else codec.dumps(result)
-        return codec.response(caller.request_id, raw), 200
+        return outcome if result is outcome.value else Result(result)
 
     def _mirrored(self, errand: Errand, result: dict[str, Any]) -> dict[str, Any]:
         """A modern backend's result for a modern client: its state is sealed, and nothing filtered is public."""
@@ -358,11 +350,6 @@ class Calls:
         elif errand.caller.view.restricted and result.get("cacheScope") == "public":
             result = {**result, "cacheScope": "private"}
         return result
-
-    def _error(self, errand: Errand, error: dict[str, Any]) -> Done:
-        caller, code = errand.caller, error.get("code")
-        status = STATUS.get(code, 200) if caller.modern and type(code) is int else 200
-        return codec.error_response(caller.request_id, error), status
 
     def _count(self, errand: Errand, peer: Peer | None) -> None:
         caller, backend, record = errand.caller, errand.backend.name, errand.record

@@ -9,22 +9,21 @@ from typing import Any, Final
 from mcp.shared.inbound import InboundLadderRejection, decode_header_value, validate_mcp_param_headers
 
 from gateway.mcp.call.caller import LEVELS, Caller
+from gateway.mcp.call.outcome import Outcome, Result, refused
 from gateway.mcp.call.task_table import EXTENSION, METHODS, Known, TaskTable
-from gateway.mcp.route.calls import Calls, Done
+from gateway.mcp.route.calls import Calls
 from gateway.mcp.route.lists import Lists
 from gateway.mcp.route.subscriptions import Watches
 from gateway.mcp.upstream.backend import Backend
 from gateway.mcp.view import uris
 from gateway.mcp.view.listing import KIND_OF_METHOD, Kind
 from gateway.mcp.view.search import SEARCH_TOOLS, Search
-from gateway.mcp.wire import codec
 from gateway.mcp.wire.errors import (
     HEADER_MISMATCH,
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
     MISSING_CAPABILITY,
     RESOURCE_NOT_FOUND,
-    STATUS,
     RpcError,
 )
 from observability.events import CallEvent, Event, ToolChange, ToolEvent
@@ -38,7 +37,7 @@ _MAX_SUBSCRIPTIONS: Final = 1000
 _MAX_NAME: Final = 64 * 1024
 """Characters of a name or URI; a session may keep a thousand of them."""
 
-Handler = Callable[[Caller, dict[str, Any]], Awaitable[Done]]
+Handler = Callable[[Caller, dict[str, Any]], Awaitable[Outcome]]
 
 
 class Router:
@@ -75,7 +74,7 @@ class Router:
             "subscriptions/listen": self._watches.serve,
         }
 
-    async def handle(self, caller: Caller, method: str, params: dict[str, Any]) -> Done:
+    async def handle(self, caller: Caller, method: str, params: dict[str, Any]) -> Outcome:
         """Answer a request. Raises ClientGone."""
         try:
             if method == "tools/call":
@@ -83,9 +82,9 @@ class Router:
             return await self._dispatch(caller, method, params)
         except RpcError as error:
             self._note(caller, method, error)
-            return failure(caller, error)
+            return refused(error)
 
-    async def _dispatch(self, caller: Caller, method: str, params: dict[str, Any]) -> Done:
+    async def _dispatch(self, caller: Caller, method: str, params: dict[str, Any]) -> Outcome:
         if method in (_LEGACY_ONLY if caller.modern else _MODERN_ONLY):
             raise RpcError(METHOD_NOT_FOUND, "Method not found", method, kind="unknown_method")
         if (kind := KIND_OF_METHOD.get(method)) is not None:
@@ -117,7 +116,7 @@ class Router:
 
     # by name
 
-    async def _tool(self, caller: Caller, params: dict[str, Any]) -> Done:
+    async def _tool(self, caller: Caller, params: dict[str, Any]) -> Outcome:
         name = _text(params, "name")
         view = caller.view
         if view.search and name in SEARCH_TOOLS:
@@ -128,7 +127,7 @@ class Router:
             raise RpcError(INVALID_PARAMS, f"Unknown tool: {name}", kind="unknown_tool")
         return await self._call_tool(caller, found, params)
 
-    async def _call_tool(self, caller: Caller, found: tuple[str, str], params: dict[str, Any]) -> Done:
+    async def _call_tool(self, caller: Caller, found: tuple[str, str], params: dict[str, Any]) -> Outcome:
         backend_name, own = found
         backend = self._backends[backend_name]
         rules = caller.view.directory.rules[backend_name]
@@ -146,12 +145,11 @@ class Router:
             params = {**params, "name": own}
             if shaped is not None:
                 params["arguments"] = shaped
-        done = await self._calls.run(
-            caller, backend, "tools/call", params, key=own, label=self._label(backend, Kind.TOOLS, own)
-        )
-        if b'"taskId"' in done[0]:
-            self.tasks.learn(done[0], caller.principal, backend_name, own)
-        return done
+        label = self._label(backend, Kind.TOOLS, own)
+        outcome = await self._calls.run(caller, backend, "tools/call", params, key=own, label=label)
+        if isinstance(outcome, Result):
+            self.tasks.learn(outcome.value, caller.principal, backend_name, own)
+        return outcome
 
     async def _is_known(self, caller: Caller, backend: Backend, kind: Kind, own: str) -> bool:
         """Whether the name may be used: where names are filtered, only one that a list has, since a server may fold or trim
@@ -203,7 +201,7 @@ class Router:
                 )
             )
 
-    async def _prompt(self, caller: Caller, params: dict[str, Any]) -> Done:
+    async def _prompt(self, caller: Caller, params: dict[str, Any]) -> Outcome:
         name = _text(params, "name")
         found = caller.view.find(Kind.PROMPTS, name)
         if found is None:
@@ -232,11 +230,11 @@ class Router:
             raise RpcError(code, f"Resource not found: {uri}", {"uri": uri}, kind="unknown_resource")
         return self._backends[owner]
 
-    async def _resource(self, caller: Caller, params: dict[str, Any]) -> Done:
+    async def _resource(self, caller: Caller, params: dict[str, Any]) -> Outcome:
         uri = _text(params, "uri")
         return await self._calls.run(caller, await self._owner(caller, uri), "resources/read", params, key=uri)
 
-    async def _subscribe(self, caller: Caller, params: dict[str, Any]) -> Done:
+    async def _subscribe(self, caller: Caller, params: dict[str, Any]) -> Outcome:
         uri = _text(params, "uri")
         backend = await self._owner(caller, uri)
         session = caller.session
@@ -245,15 +243,15 @@ class Router:
             raise RpcError(INVALID_PARAMS, f"This session watches {_MAX_SUBSCRIPTIONS} resources already")
         peer = await backend.peer(caller)
         if peer.session == session.id:
-            done = await self._calls.run(caller, backend, "resources/subscribe", params, key=uri)
-            if b'"error"' not in done[0][:40]:
+            outcome = await self._calls.run(caller, backend, "resources/subscribe", params, key=uri)
+            if isinstance(outcome, Result):
                 session.subscriptions.add(uri)
-            return done
+            return outcome
         await self._watches.watch(backend, uri, session)
         session.subscriptions.add(uri)
-        return success(caller, {})
+        return Result({})
 
-    async def _unsubscribe(self, caller: Caller, params: dict[str, Any]) -> Done:
+    async def _unsubscribe(self, caller: Caller, params: dict[str, Any]) -> Outcome:
         uri = _text(params, "uri")
         session = caller.session
         assert session is not None
@@ -263,9 +261,9 @@ class Router:
         if peer.session == session.id:
             return await self._calls.run(caller, backend, "resources/unsubscribe", params, key=uri)
         await self._watches.unwatch(backend, uri, session)
-        return success(caller, {})
+        return Result({})
 
-    async def _complete(self, caller: Caller, params: dict[str, Any]) -> Done:
+    async def _complete(self, caller: Caller, params: dict[str, Any]) -> Outcome:
         ref = params.get("ref")
         if not isinstance(ref, dict):
             raise RpcError(INVALID_PARAMS, "ref must be an object")
@@ -285,12 +283,12 @@ class Router:
 
     # by task
 
-    async def _task(self, caller: Caller, method: str, params: dict[str, Any]) -> Done:
+    async def _task(self, caller: Caller, method: str, params: dict[str, Any]) -> Outcome:
         if caller.modern:
             _check_task_request(caller, method, params)
         elif method == "tasks/list":
             known = self.tasks.of(caller.principal, caller.view.backends)
-            return success(caller, {"tasks": [one.task for one in known if self._may_use(caller, one)]})
+            return Result({"tasks": [one.task for one in known if self._may_use(caller, one)]})
         task_id = _text(params, "taskId")
         found = self.tasks.find(task_id, caller.principal, caller.view.backends)
         found = [one for one in found if self._may_use(caller, one)]
@@ -311,20 +309,20 @@ class Router:
 
     # what the gateway answers itself
 
-    async def _list(self, caller: Caller, kind: Kind, params: dict[str, Any]) -> Done:
+    async def _list(self, caller: Caller, kind: Kind, params: dict[str, Any]) -> Outcome:
         result = await self._lists.listed(caller, kind, params)
         if kind is Kind.TOOLS and caller.view.search:
             result.pop("nextCursor", None)
             result["tools"] = self._search.shown(caller.view, self._lists.tools(caller))
-        return success(caller, result)
+        return Result(result)
 
-    async def _search_tool(self, caller: Caller, name: str, params: dict[str, Any]) -> Done:
+    async def _search_tool(self, caller: Caller, name: str, params: dict[str, Any]) -> Outcome:
         arguments = params.get("arguments")
         arguments = arguments if isinstance(arguments, dict) else {}
         if name == "find_tool":
             await self._lists.listed(caller, Kind.TOOLS, {})
             found = self._search.find(caller.view, self._lists.tools(caller), arguments)
-            return success(caller, found if not caller.modern else {"resultType": "complete", **found})
+            return Result(found if not caller.modern else {"resultType": "complete", **found})
         wanted = _text(arguments, "name")
         target = caller.view.find(Kind.TOOLS, wanted)
         if target is None:
@@ -333,13 +331,13 @@ class Router:
         inner = {**params, "name": wanted, "arguments": arguments.get("arguments") or {}}
         return await self._call_tool(caller, target, inner)
 
-    async def _discover(self, caller: Caller, params: dict[str, Any]) -> Done:
-        return success(caller, await self._lists.discovered(caller))
+    async def _discover(self, caller: Caller, params: dict[str, Any]) -> Outcome:
+        return Result(await self._lists.discovered(caller))
 
-    async def _ping(self, caller: Caller, params: dict[str, Any]) -> Done:
-        return success(caller, {})
+    async def _ping(self, caller: Caller, params: dict[str, Any]) -> Outcome:
+        return Result({})
 
-    async def _level(self, caller: Caller, params: dict[str, Any]) -> Done:
+    async def _level(self, caller: Caller, params: dict[str, Any]) -> Outcome:
         level = params.get("level")
         session = caller.session
         if level not in LEVELS or session is None:
@@ -350,26 +348,15 @@ class Router:
             peer = backend.ready(caller) if backend is not None else None
             if backend is not None and peer is not None and not peer.modern:
                 await backend.set_level(peer, level)
-        return success(caller, {})
+        return Result({})
 
-    async def _unknown(self, caller: Caller, method: str, params: dict[str, Any]) -> Done:
+    async def _unknown(self, caller: Caller, method: str, params: dict[str, Any]) -> Outcome:
         """A method that this file does not know: the backend may, if the client sees all of it."""
         view = caller.view
         rules = view.directory.rules.get(view.route)
         if rules is None or not rules.whole or view.restricted or "/" not in method:
             raise RpcError(METHOD_NOT_FOUND, "Method not found", method, kind="unknown_method")
         return await self._calls.run(caller, self._backends[view.route], method, params)
-
-
-def success(caller: Caller, result: dict[str, Any]) -> Done:
-    """A result of our own."""
-    return codec.response(caller.request_id, codec.dumps(result)), 200
-
-
-def failure(caller: Caller, error: RpcError) -> Done:
-    """An error of our own."""
-    status = STATUS.get(error.code, 200) if caller.modern else 200
-    return codec.error_response(caller.request_id, error.body()), status
 
 
 def _check_task_request(caller: Caller, method: str, params: Mapping[str, Any]) -> None:

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from gateway.mcp.call.caller import Caller
 from gateway.mcp.call.messages import META_SUBSCRIPTION, Call, envelope
+from gateway.mcp.call.outcome import Outcome, Result
 from gateway.mcp.call.principal import Principal
 from gateway.mcp.call.sessions import Session
-from gateway.mcp.route.calls import Done
 from gateway.mcp.upstream.backend import Backend
 from gateway.mcp.upstream.handshake import US, ask
 from gateway.mcp.view.listing import LISTEN_FLAG, declares
@@ -100,7 +100,7 @@ class Watches:
 
     # modern clients
 
-    async def serve(self, caller: Caller, params: dict[str, Any]) -> Done:
+    async def serve(self, caller: Caller, params: dict[str, Any]) -> Outcome:
         """Carry a `subscriptions/listen` stream until its client leaves or the gateway stops. Raises ClientGone."""
         wanted = params.get("notifications")
         if not isinstance(wanted, dict):
@@ -118,8 +118,7 @@ class Watches:
             await self._watch_all(caller, listener)
             listener.acknowledge(honoured)
             await caller.answer.until(lambda: listener.closing or self.closing)
-            result = {"resultType": "complete", "_meta": {META_SUBSCRIPTION: caller.request_id}}
-            return codec.response(caller.request_id, codec.dumps(result)), 200
+            return Result({"resultType": "complete", "_meta": {META_SUBSCRIPTION: caller.request_id}})
         finally:
             self._listeners.discard(listener)
             for uri in listener.uris:
@@ -200,13 +199,13 @@ class Watches:
         await peer.send(call)
         try:
             async with asyncio.timeout(WATCHED_WITHIN_S if wait else 0):
-                while not call.acknowledged and call.reply is None:
+                while not call.acknowledged and call.outcome is None:
                     await call.wakeup.wait()
         except TimeoutError:
             if wait:
                 logger.info("backend %s: has not acknowledged that it watches %s", backend.name, uri)
-        if call.reply is not None:
-            await call.outcome()
+        if call.outcome is not None:
+            await call.result()
         return call
 
     async def unwatch(self, backend: Backend, uri: str, holder: object) -> None:

@@ -228,7 +228,7 @@ class Backend:
             self._tries.clear()
         tries = self._tries.setdefault(slot.owner, Tries())
         if isinstance(error, RpcError):
-            tries.error = error.message.removeprefix(f"Backend {self.name}: ")
+            tries.error = error.reason
             if not slot.owner or error.kind == UNAVAILABLE:
                 self._last_error = tries.error
         tries.retry_at = time.monotonic() + _BACKOFF_S[min(tries.failures, len(_BACKOFF_S) - 1)]
@@ -365,7 +365,7 @@ class Backend:
             call = Call(self.name, "subscriptions/listen", params, None, None)
             try:
                 await peer.send(call)
-                await call.outcome()
+                await call.result()
             except (RpcError, PeerClosed) as error:
                 logger.info("backend %s: no news of changed lists: %s", self.name, error)
 

@@ -35,7 +35,7 @@ async def ask(peer: Peer, backend: str, method: str, params: dict[str, Any], tim
     """A request of our own. Raises RpcError and PeerClosed."""
     call = Call(backend, method, params, None, timeout_s)
     await peer.send(call)
-    return (await call.outcome()).result
+    return await call.result()
 
 
 async def discover(peer: StdioPeer | HttpPeer, backend: str, timeout_s: float) -> None:
@@ -65,12 +65,12 @@ async def initialize(peer: StdioPeer | HttpPeer, backend: str, greeting: Greetin
     call = Call(backend, "initialize", params, None, timeout_s)
     await peer.send(call)
     try:
-        reply = await call.outcome()
+        result = await call.result()
     except RpcError as error:
         if error.code in (UNSUPPORTED_VERSION, METHOD_NOT_FOUND):
             raise WrongEra(str(error)) from error
         raise
-    peer.about = about_legacy(sound(reply.result))
+    peer.about = about_legacy(sound(result))
     if isinstance(peer, HttpPeer):
         peer.adopt(peer.about.version)
     await peer.notify("notifications/initialized", None)

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value, mcp_param_headers, x_mcp_header_map
 
-from gateway.mcp.call.messages import MAX_MESSAGE, MAX_PUSHES, About, Call, Ghosts, Reply, Sink, failed
+from gateway.mcp.call.messages import MAX_MESSAGE, MAX_PUSHES, About, Call, Ghosts, Sink
+from gateway.mcp.call.outcome import ErrorKind, Failure, Origin, answered
 from gateway.mcp.call.task_table import METHODS as TASK_METHODS
 from gateway.mcp.upstream.site import Site, header_lines
 from gateway.mcp.wire import codec, incoming
@@ -26,15 +27,17 @@ from gateway.mcp.wire.json_cost import BACKEND_VALUES, has_more_values
 from gateway.mcp.wire.tasks import Tasks
 from gateway.pace import PRICE_NOTIFICATION_S, PRICE_REQUEST_S
 
-SESSION_GONE: Final = "the session is gone"
-NOT_AUTHORIZED: Final = "it refused our credentials"
 _RECONNECT_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
 _MAX_RESUMES: Final = 20
 _MODERN: Final = b"MCP-Protocol-Version: 2026-07-28\r\n"
 _STRANGER: Final = re.compile(
     rb"(?i)(?:no valid|invalid|unknown|expired) session|session (?:id )?(?:not found|expired)"
 )
-"""What servers made after the SDKs' examples say, with 400 instead of 404, to a session that they do not know."""
+"""What servers made after the SDKs' examples say, with 400 instead of 404, to a session that they do not know. This is
+the one place that reads words: MCP has no other sign for it. It stays in the transport, looks only at the body of a 400
+that does not answer the call by its id, and becomes `ErrorKind.SESSION_GONE` at once."""
+_MAX_STRANGER: Final = 4096
+"""Bytes of such a body that are looked at."""
 _EVENT_ID: Final = re.compile(r"[\x20-\x7e]{1,1024}")
 """An event id that can be sent back in a header."""
 _CUT_OFF: Final = "it closed the stream before it answered"
@@ -78,15 +81,27 @@ class Exchange:
 
     def on_end(self) -> None:
         if self.peer.has_session and (self.status == 404 or (self.status == 400 and self._is_stranger())):
-            if self.call is not None:
-                self.call.fail(SESSION_GONE)  # this request was refused; what else is in flight may have run
+            if self.call is not None:  # this request was refused; what else is in flight may have run
+                self.call.fail("the session is gone", ErrorKind.SESSION_GONE)
             self.peer.lost_session()
         elif self._sse is None and self._body and self.call is not None and self.status != 401:
             self._take(self._body[0] if len(self._body) == 1 else b"".join(self._body))
         self._finish()
 
     def _is_stranger(self) -> bool:
-        return _STRANGER.search(b"".join(self._body)[:4096]) is not None
+        """Whether a 400 says that the backend does not know the session. Bytes of the transport are read for it, in here
+        only; a response to the call itself is that call's outcome, whatever its words are."""
+        body = b"".join(self._body)
+        return _STRANGER.search(body[:_MAX_STRANGER]) is not None and not self._answers_call(body)
+
+    def _answers_call(self, body: bytes) -> bool:
+        if self.call is None or has_more_values(body, BACKEND_VALUES):
+            return False
+        try:
+            message, _ = incoming.read(body)
+        except ValueError:
+            return False
+        return isinstance(message, dict) and message.get("id") == self.call.number
 
     def on_broken(self, why: str) -> None:
         if self._sse is None or self.event_id is None:
@@ -106,7 +121,7 @@ class Exchange:
         call = self.call
         if call is None or self.resumed:
             return
-        if call.reply is None:
+        if call.outcome is None:
             self.peer.unanswered(call, self)
         self.peer.over(call)
 
@@ -158,14 +173,19 @@ class Exchange:
             self._fail(why)
 
     def _take_reply(self, call: Call, message: dict[str, Any], text: bytes) -> None:
-        if call.reply is None and self.connection is not None:
+        if call.outcome is None and self.connection is not None:
             self.connection.asked_for = True
         if isinstance(message.get("error"), dict) and message.get("id") in (call.number, None):
-            call.answer(Reply(message))
+            call.end(answered(message))
         elif message.get("id") == call.number and isinstance(message.get("result"), dict):
-            call.answer(Reply(message, text, call.number))
+            call.end(answered(message, text, call.number))
         elif self._sse is None:
             call.fail("it answered with a message that is no response to the request")
+
+
+def _refused(message: str, kind: ErrorKind) -> Failure:
+    """The backend refused the request by a status alone."""
+    return Failure({"code": INTERNAL_ERROR, "message": message}, kind, Origin.TRANSPORT)
 
 
 class HttpPeer:
@@ -211,7 +231,7 @@ class HttpPeer:
         extra += await self._site.authorization()
         pool = self._site.pool
         connection = await (pool.stand() if call.method == "subscriptions/listen" else pool.take())
-        if call.reply is not None:  # it was cancelled meanwhile
+        if call.outcome is not None:  # it was cancelled meanwhile
             pool.give_back(connection)
             return
         exchange = Exchange(self, call)
@@ -273,7 +293,7 @@ class HttpPeer:
 
     def over(self, call: Call) -> None:
         """The call's exchange ended."""
-        if call.reply is not None:
+        if call.outcome is not None:
             self.calls.pop(call.number, None)
             self._exchanges.pop(call.number, None)
 
@@ -283,9 +303,9 @@ class HttpPeer:
             self._tasks.spawn(self._resume_or_fail(call, exchange.event_id, exchange.retry_ms or 1000))
         elif exchange.status == 401 and self._site.authorize is not None:
             self._site.refused = True
-            call.answer(failed(INTERNAL_ERROR, f"Backend {call.backend}: {NOT_AUTHORIZED}"))
+            call.end(_refused(f"Backend {call.backend}: it refused our credentials", ErrorKind.UNAUTHORIZED))
         elif exchange.status >= 400:
-            call.answer(failed(INTERNAL_ERROR, f"Backend {call.backend} answered HTTP {exchange.status}"))
+            call.end(_refused(f"Backend {call.backend} answered HTTP {exchange.status}", ErrorKind.HTTP_STATUS))
         else:
             call.fail(_CUT_OFF)
 
@@ -306,7 +326,7 @@ class HttpPeer:
                 why = f"{_CUT_OFF}, and its event id {event_id[:40]!a} cannot be sent back in a header"
                 break
             await asyncio.sleep(min(retry_ms, 30_000) / 1000)
-            if call.reply is not None or call.number not in self.calls:
+            if call.outcome is not None or call.number not in self.calls:
                 return
             exchange = Exchange(self, call)
             exchange.resumed = True

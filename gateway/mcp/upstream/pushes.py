@@ -99,7 +99,7 @@ class Pushes:
         call = peer.calls.get(token) if type(token) is int else None
         if call is None or call.token is None:
             return
-        if call.reply is None and not call.questions:
+        if call.outcome is None and not call.questions:
             call.start_clock()
         if call.caller is not None:
             call.caller.tell("notifications/progress", {**params, "progressToken": call.token})
@@ -160,7 +160,7 @@ class Pushes:
         except TimeoutError:
             raise RpcError(INTERNAL_ERROR, f"The client did not answer {method} within {ANSWER_S:g} s") from None
         finally:
-            if call.reply is None:
+            if call.outcome is None:
                 call.start_clock()
 
     async def _question(self, call: Call, method: str, params: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import re
 import time
 from typing import Any, Final
 
-from gateway.mcp.call.messages import MAX_MESSAGE, MAX_PUSHES, About, Call, Ghosts, Reply, Sink
+from gateway.mcp.call.messages import MAX_MESSAGE, MAX_PUSHES, About, Call, Ghosts, Sink
+from gateway.mcp.call.outcome import answered
 from gateway.mcp.wire import codec, incoming
 from gateway.mcp.wire.errors import INTERNAL_ERROR, PeerClosed, RpcError
 from gateway.mcp.wire.json_cost import BACKEND_VALUES, has_more_values
@@ -28,6 +29,8 @@ _MAX_UNREAD: Final = 32 * 1024 * 1024
 """Bytes that may wait for a backend which does not read its input."""
 _ID_FIRST: Final = re.compile(rb'\{"jsonrpc":\s?"2\.0",\s?"id":\s?(\d{1,18}),')
 _ID_LAST: Final = re.compile(rb'"id":\s?(\d{1,18})\}\s*$')
+_REQUEST: Final = re.compile(rb'\{(?:"jsonrpc":\s?"2\.0",\s?)?(?:"id":\s?[^,]{1,80},\s?)?"method":')
+"""How a request or a notification of the backend's own begins: it answers no call, whatever its id is."""
 _NO_MESSAGE: Final = "it wrote a line that is not JSON-RPC to its standard output"
 
 
@@ -145,6 +148,8 @@ class StdioPeer:
         return PRICE_GARBAGE_S
 
     def _number_of(self, head: bytes, tail: bytes) -> int | None:
+        if _REQUEST.match(head):
+            return None
         found = _ID_FIRST.match(head) or _ID_LAST.search(tail)
         if found is not None:
             return int(found[1])
@@ -173,7 +178,8 @@ class StdioPeer:
 
     def _take_unsound(self, line: bytes, error: ValueError) -> None:
         """A response that no client could parse is an error to it; what we ask for ourselves is looked at piece by piece."""
-        reply, first = incoming.salvaged(line), _ID_FIRST.match(line)
+        reply = incoming.salvaged(line)
+        first = _ID_FIRST.match(line) if reply is None and not _REQUEST.match(line) else None
         number = reply.get("id") if reply is not None else int(first[1]) if first is not None else None
         call = self.calls.pop(number, None) if type(number) is int else None
         if call is not None:
@@ -188,7 +194,7 @@ class StdioPeer:
         if not isinstance(message.get("result"), dict) and not isinstance(message.get("error"), dict):
             call.fail("it answered with a message that has neither a result nor an error")
         else:
-            call.answer(Reply(message, line, call.number))
+            call.end(answered(message, line, call.number))
         return True
 
     def _take_push(self, message: dict[str, Any]) -> float:

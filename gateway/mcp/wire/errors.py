@@ -34,13 +34,15 @@ STATUS: Final = {
 class RpcError(Exception):
     """Raised when a request is to be answered with a JSON-RPC error."""
 
-    def __init__(self, code: int, message: str, data: Any = None, *, kind: str = "") -> None:
+    def __init__(self, code: int, message: str, data: Any = None, *, kind: str = "", reason: str = "") -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.data = data
         self.kind = kind or str(code)
         """The word for `error.type`: our own where we have one, else the code."""
+        self.reason = reason or message
+        """The message without the name of its backend, for a text that names it already."""
 
     def body(self) -> dict[str, Any]:
         """The `error` member."""
@@ -71,7 +73,9 @@ MAX_REASON: Final = 2000
 def unavailable(backend: str, why: str) -> RpcError:
     """The error for a backend that cannot answer: it says which and why."""
     why = clipped(why, MAX_REASON)
-    return RpcError(BACKEND_UNAVAILABLE, f"Backend {backend}: {why}", {"backend": backend}, kind=UNAVAILABLE)
+    return RpcError(
+        BACKEND_UNAVAILABLE, f"Backend {backend}: {why}", {"backend": backend}, kind=UNAVAILABLE, reason=why
+    )
 
 
 def session_ended(backend: str, why: str) -> RpcError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import sys
 from collections.abc import Awaitable, Callable
@@ -159,7 +158,7 @@ def test_a_backend_with_other_tools_each_time_does_not_fill_the_pins(
 def test_a_huge_task_is_kept_by_its_id_alone() -> None:
     tasks, alice = TaskTable(), Principal("alice")
     for task in ({"taskId": "t1", "content": "x" * 1_000_000}, {"taskId": "x" * 100_000}):
-        tasks.learn(json.dumps({"result": {"resultType": "task", **task}}).encode(), alice, "bad", "tool")
+        tasks.learn({"resultType": "task", **task}, alice, "bad", "tool")
     assert [known.task for known in tasks.of(alice, ["bad"])] == [{"taskId": "t1"}]
     assert tasks.find("t1", Principal("bob"), ["bad"]) == []
 
@@ -169,14 +168,14 @@ def test_one_principal_cannot_push_out_the_tasks_of_another(monkeypatch: pytest.
     tasks, alice, bob = TaskTable(), Principal("alice"), Principal("bob")
 
     def begin(who: Principal, task_id: str) -> None:
-        tasks.learn(json.dumps({"result": {"task": {"taskId": task_id}}}).encode(), who, "one", "tool")
+        tasks.learn({"task": {"taskId": task_id}}, who, "one", "tool")
 
     begin(bob, "precious")
     for number in range(100):
         begin(alice, f"t{number}")
     assert len(tasks.of(alice, ["one"])) == 5
     assert len(tasks.find("precious", bob, ["one"])) == 1
-    tasks.learn(b'{"result": {"taskId": "plain", "resultType": "complete"}}', bob, "one", "tool")
+    tasks.learn({"taskId": "plain", "resultType": "complete"}, bob, "one", "tool")
     assert tasks.find("plain", bob, ["one"]) == [], "a result that speaks of a task is none"
 
 

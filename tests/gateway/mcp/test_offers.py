@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.mcp.call.messages import About, Call, Reply
+from gateway.mcp.call.messages import About, Call
+from gateway.mcp.call.outcome import Result
 from gateway.mcp.upstream.offers import Offers
 from gateway.mcp.view.listing import Kind
 
@@ -29,7 +30,7 @@ class Slow:
     async def answer(self, tool: str) -> None:
         async with asyncio.timeout(30):
             call = await self.asked.get()
-        call.answer(Reply({"result": {"tools": [{"name": tool, "inputSchema": {}}]}}))
+        call.end(Result({"tools": [{"name": tool, "inputSchema": {}}]}))
 
 
 class Backend:
