@@ -82,6 +82,7 @@ class Endpoint:
         self._instances = supervisor
         self._emit = emit
         self._meters = meters
+        self._tracer = tracer
         self._tasks = Tasks()
         self._backends: dict[str, Backend] = {}
         self._views: dict[tuple[str, str], View | None] = {}
@@ -200,6 +201,7 @@ class Endpoint:
             call_timeout_s=server.call_timeout_s or config.gateway.call_timeout_s,
             start_timeout_s=server.start_timeout_s or config.gateway.start_timeout_s,
             remote=partial(placed_site, name, config, self._secrets) if server.remote else None,
+            tracer=self._tracer,
         )
         pushes.backend = backend
         backend.pace.on_slow = pushes.slowed

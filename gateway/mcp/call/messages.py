@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from gateway.mcp.call.outcome import ErrorKind, Outcome, Result, answered, broken, refused
+from opentelemetry.trace import Span, Tracer
+
+from gateway.mcp.call.outcome import ErrorKind, Outcome, Result, answered, broken, error_type, refused
 from gateway.mcp.wire import codec
 from gateway.mcp.wire.errors import (
     MAX_REASON,
@@ -22,6 +24,8 @@ from gateway.mcp.wire.errors import (
     clipped,
 )
 from gateway.mcp.wire.wakeup import Wakeup
+from observability import spans
+from observability.labels import METHODS, one_of
 
 if TYPE_CHECKING:
     from gateway.mcp.call.caller import Caller
@@ -77,12 +81,15 @@ class Call:
         "asked",
         "backend",
         "caller",
+        "label",
         "method",
         "number",
         "outcome",
         "params",
+        "parent",
         "peer",
         "questions",
+        "span",
         "token",
         "wakeup",
     )
@@ -105,6 +112,11 @@ class Call:
         self.asked: set[asyncio.Future[dict[str, Any]]] = set()
         """What its older client was asked in the middle of it."""
         self.wakeup = Wakeup() if caller is None else caller.answer.wakeup
+        self.label = ""
+        """The tool's name if it is a known one: text that may stand in a span's name."""
+        self.parent: Span = spans.NO_SPAN
+        """The span of the client's request; none for a request of our own."""
+        self.span: Span | None = None
         self._timeout_s = timeout_s
         self._timer: asyncio.TimerHandle | None = None
         meta = params.get("_meta")
@@ -118,6 +130,25 @@ class Call:
         if self.token is not None:
             params = {**params, "_meta": {**params["_meta"], "progressToken": number}}
         return codec.dumps({"jsonrpc": "2.0", "id": number, "method": self.method, "params": params})
+
+    def trace(self, tracer: Tracer, transport: str) -> None:
+        """Start this request's own span, which ends with it. A client's request carries its context on in `_meta`."""
+        if self.span is not None:  # it is sent once more, over another connection
+            return
+        info = spans.CallInfo(
+            method=one_of(self.method, METHODS),
+            tool=self.label,
+            backend=self.backend,
+            client=self.caller.principal.client if self.caller is not None else "",
+            transport=transport,
+        )
+        self.span = spans.client_span(tracer, info, parent=self.parent)
+        if self.caller is not None:
+            meta = self.params.get("_meta")
+            meta = dict(meta) if isinstance(meta, dict) else {}
+            spans.inject(self.span, meta)
+            if meta:
+                self.params = {**self.params, "_meta": meta}
 
     def start_clock(self) -> None:
         """From now on, and from each sign of life, the backend has the call's timeout to answer."""
@@ -144,6 +175,8 @@ class Call:
             self.outcome = outcome
             if self._timer is not None:
                 self._timer.cancel()
+            if self.span is not None:
+                spans.finish(self.span, error=error_type(outcome))
             self.wakeup.wake()
 
     def fail(self, why: str, kind: ErrorKind = ErrorKind.UNAVAILABLE) -> None:

@@ -111,6 +111,13 @@ def refused(error: RpcError, kind: ErrorKind = ErrorKind.REFUSED) -> Failure:
     return Failure(error.body(), kind, Origin.GATEWAY, error.kind, error.reason)
 
 
+def error_type(outcome: Outcome) -> str:
+    """The `error.type` of an outcome: empty for success, `tool_error` for a result that says so."""
+    if isinstance(outcome, Result):
+        return "tool_error" if outcome.value.get("isError") is True else ""
+    return outcome.label
+
+
 def encode(request_id: Any, outcome: Outcome) -> bytes:
     """The JSON-RPC response."""
     if isinstance(outcome, Result):

@@ -47,6 +47,7 @@ from gateway.mcp.wire.errors import (
 from observability import spans
 from observability.events import CallEvent, Event
 from observability.instruments import Meters
+from observability.labels import METHODS, one_of
 
 GONE: Final = "client_gone"
 SESSION_NOTE: Final = "stockade/session"
@@ -149,7 +150,7 @@ class Calls:
         caller = errand.caller
         meta = errand.params.get("_meta")
         info = spans.CallInfo(
-            method=errand.method,
+            method=one_of(errand.method, METHODS),
             tool=errand.label,
             request_id=str(caller.request_id),
             backend=errand.backend.name,
@@ -159,10 +160,6 @@ class Calls:
         )
         meta = meta if isinstance(meta, dict) else {}
         errand.span = spans.server_span(self._tracer, info, meta=meta, headers=caller.headers)
-        meta = dict(meta)
-        spans.inject(errand.span, meta)
-        if meta:
-            errand.params = {**errand.params, "_meta": meta}
 
     # the wait
 
@@ -205,7 +202,7 @@ class Calls:
             params = to_modern(params, caller) if peer.modern else to_legacy(params)
         if caller.level is not None and caller.modern and not peer.modern:
             await errand.backend.set_level(peer, caller.level)
-        call = Call(errand.backend.name, method, params, caller, errand.backend.call_timeout_s)
+        call = self._call(errand, params)
         record = errand.record = InFlightCall(
             errand.backend.name, peer.door, method, str(caller.request_id), errand.key, caller.principal.client
         )
@@ -213,6 +210,11 @@ class Calls:
             record.trace = spans.span_ids(errand.span)
         self.inflight.start(record)
         return await self._wait(errand, call, record, peer)
+
+    def _call(self, errand: Errand, params: dict[str, Any]) -> Call:
+        call = Call(errand.backend.name, errand.method, params, errand.caller, errand.backend.call_timeout_s)
+        call.parent, call.label = errand.span, errand.label
+        return call
 
     async def _wait(self, errand: Errand, call: Call, record: InFlightCall, peer: Peer | None) -> Outcome:
         caller = errand.caller
@@ -279,7 +281,7 @@ class Calls:
 
     async def _again(self, errand: Errand, call: Call, params: dict[str, Any]) -> Call:
         caller = errand.caller
-        again = Call(call.backend, call.method, params, caller, errand.backend.call_timeout_s)
+        again = self._call(errand, params)
         if caller.session is not None:
             caller.session.calls[caller.request_id] = again
         await self._send(errand, again, await self._opened(errand, again))

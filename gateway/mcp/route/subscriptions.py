@@ -17,7 +17,7 @@ from gateway.mcp.call.outcome import Outcome, Result
 from gateway.mcp.call.principal import Principal
 from gateway.mcp.call.sessions import Session
 from gateway.mcp.upstream.backend import Backend
-from gateway.mcp.upstream.handshake import US, ask
+from gateway.mcp.upstream.handshake import US, ask, send
 from gateway.mcp.view.listing import LISTEN_FLAG, declares
 from gateway.mcp.view.views import View
 from gateway.mcp.wire import codec
@@ -196,7 +196,7 @@ class Watches:
             return None
         params = {"notifications": {"resourceSubscriptions": [uri]}, "_meta": envelope({}, US)}
         call = Call(backend.name, "subscriptions/listen", params, None, None)
-        await peer.send(call)
+        await send(peer, call)
         try:
             async with asyncio.timeout(WATCHED_WITHIN_S if wait else 0):
                 while not call.acknowledged and call.outcome is None:

@@ -20,6 +20,8 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from opentelemetry.trace import Tracer
+
 from gateway.mcp.call.caller import LEVELS
 from gateway.mcp.call.messages import (
     About,
@@ -29,7 +31,7 @@ from gateway.mcp.call.messages import (
     Sink,
     envelope,
 )
-from gateway.mcp.upstream.handshake import US, ask, greet
+from gateway.mcp.upstream.handshake import US, ask, greet, send
 from gateway.mcp.upstream.http_peer import HttpPeer
 from gateway.mcp.upstream.offers import LIST_TIMEOUT_S, Offers
 from gateway.mcp.upstream.room import Farewell, Full, Owners
@@ -75,6 +77,7 @@ class Backend:
         call_timeout_s: float,
         start_timeout_s: float,
         remote: Callable[[], Site] | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.name = name
         self.server = server
@@ -89,6 +92,7 @@ class Backend:
         self._tasks = tasks
         self._start_timeout_s = start_timeout_s
         self._remote = remote
+        self._tracer = tracer
         self._far: Site | None = None
         self._lines: dict[Slot, Line] = {}
         self._opening: dict[Slot, asyncio.Task[Line]] = {}
@@ -279,15 +283,22 @@ class Backend:
     async def _connect(self, slot: Slot) -> Line:
         if self._remote is not None:
             site = self._far or await self._far_site(self._remote)
-            return Line(HttpPeer(site, self._sink, self._tasks, door="", modern=slot.modern), None)
+            return Line(
+                HttpPeer(site, self._sink, self._tasks, door="", modern=slot.modern, tracer=self._tracer), None
+            )
         if not self.stdio:
             owner = slot.owner[:12] if self.server.sessions is Sessions.PER_CLIENT else ""
             instance = await self._instances.instance(self.name, owner)
             site = self._site(instance)
-            return Line(HttpPeer(site, self._sink, self._tasks, door=instance.id, modern=slot.modern), instance)
+            return Line(
+                HttpPeer(site, self._sink, self._tasks, door=instance.id, modern=slot.modern, tracer=self._tracer),
+                instance,
+            )
         instance = await self._instances.instance(self.name, slot.owner[:12] or self._home_of(slot.modern))
         reader, writer = await instance.attach()
-        peer = StdioPeer(reader, writer, self._sink, self._tasks, door=instance.id, pace=self.pace)
+        peer = StdioPeer(
+            reader, writer, self._sink, self._tasks, door=instance.id, pace=self.pace, tracer=self._tracer
+        )
         return Line(peer, instance)
 
     async def _far_site(self, make: Callable[[], Site]) -> Site:
@@ -364,7 +375,7 @@ class Backend:
             params = {"notifications": flags, "_meta": envelope({}, US)}
             call = Call(self.name, "subscriptions/listen", params, None, None)
             try:
-                await peer.send(call)
+                await send(peer, call)
                 await call.result()
             except (RpcError, PeerClosed) as error:
                 logger.info("backend %s: no news of changed lists: %s", self.name, error)

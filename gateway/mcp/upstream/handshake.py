@@ -34,8 +34,17 @@ class WrongEra(Exception):
 async def ask(peer: Peer, backend: str, method: str, params: dict[str, Any], timeout_s: float) -> dict[str, Any]:
     """A request of our own. Raises RpcError and PeerClosed."""
     call = Call(backend, method, params, None, timeout_s)
-    await peer.send(call)
+    await send(peer, call)
     return await call.result()
+
+
+async def send(peer: Peer, call: Call) -> None:
+    """Send a call of our own; one that cannot be sent has ended. Raises PeerClosed."""
+    try:
+        await peer.send(call)
+    except BaseException as error:
+        call.fail(str(error) or type(error).__name__)
+        raise
 
 
 async def discover(peer: StdioPeer | HttpPeer, backend: str, timeout_s: float) -> None:
@@ -63,7 +72,7 @@ async def initialize(peer: StdioPeer | HttpPeer, backend: str, greeting: Greetin
         "clientInfo": dict(greeting.client or US),
     }
     call = Call(backend, "initialize", params, None, timeout_s)
-    await peer.send(call)
+    await send(peer, call)
     try:
         result = await call.result()
     except RpcError as error:

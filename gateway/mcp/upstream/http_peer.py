@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value, mcp_param_headers, x_mcp_header_map
+from opentelemetry.trace import Tracer
 
 from gateway.mcp.call.messages import MAX_MESSAGE, MAX_PUSHES, About, Call, Ghosts, Sink
 from gateway.mcp.call.outcome import ErrorKind, Failure, Origin, answered
@@ -193,7 +194,9 @@ class HttpPeer:
 
     transport = "tcp"
 
-    def __init__(self, site: Site, sink: Sink, tasks: Tasks, *, door: str, modern: bool) -> None:
+    def __init__(
+        self, site: Site, sink: Sink, tasks: Tasks, *, door: str, modern: bool, tracer: Tracer | None = None
+    ) -> None:
         self.modern = modern
         self.about = About(modern, "", {}, {}, None, {})
         self.door = door
@@ -206,6 +209,7 @@ class HttpPeer:
         """The input schema of a tool, for its `Mcp-Param-*` headers."""
         self._site = site
         self._tasks = tasks
+        self._tracer = tracer
         self._numbers: Iterator[int] = itertools.count(1)
         self._exchanges: dict[int, Exchange] = {}
         self._pushes: Counter[Call | None] = Counter()
@@ -226,6 +230,8 @@ class HttpPeer:
         if self.closed:
             raise PeerClosed(self.closed)
         number = next(self._numbers)
+        if self._tracer is not None:
+            call.trace(self._tracer, self.transport)
         body = call.message(number)
         extra = _MODERN + self._routing(call) if self.modern else self._fixed
         extra += await self._site.authorization()

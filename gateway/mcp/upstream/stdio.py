@@ -14,6 +14,8 @@ import re
 import time
 from typing import Any, Final
 
+from opentelemetry.trace import Tracer
+
 from gateway.mcp.call.messages import MAX_MESSAGE, MAX_PUSHES, About, Call, Ghosts, Sink
 from gateway.mcp.call.outcome import answered
 from gateway.mcp.wire import codec, incoming
@@ -48,6 +50,7 @@ class StdioPeer:
         *,
         door: str,
         pace: Pace | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         """`pace` is what all connections of this backend may take of the loop together."""
         self.modern = False
@@ -62,6 +65,7 @@ class StdioPeer:
         self._sink = sink
         self._tasks = tasks
         self._pace = pace or Pace()
+        self._tracer = tracer
         self._next = 0
         self._pushes = 0
         self._reading = tasks.spawn(self._run())
@@ -70,6 +74,8 @@ class StdioPeer:
         """Write the call. Raises PeerClosed."""
         self._next += 1
         number = self._next
+        if self._tracer is not None:
+            call.trace(self._tracer, self.transport)
         self._write(call.message(number))
         call.peer = self
         self.calls[number] = call
