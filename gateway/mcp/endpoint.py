@@ -90,8 +90,10 @@ class Endpoint:
         self._pins = Pins(emit, cache_dir)
         self._sessions = Sessions(self._session_ended)
         self._watches = Watches(self._tasks, lambda: self._sessions, self._view_of)
-        self._calls = Calls(inflight=self.inflight, fence=fence, emit=emit, meters=meters, tracer=tracer)
-        self._lists = Lists(self._backends)
+        self._calls = Calls(
+            inflight=self.inflight, fence=fence, emit=emit, meters=meters, tracer=tracer, tasks=self._tasks
+        )
+        self._lists = Lists(self._backends, self._tasks)
         self._watches.backends = self._backends
         self._router = Router(
             backends=self._backends,

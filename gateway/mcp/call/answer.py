@@ -135,21 +135,17 @@ class Answer:
         self._watch = self._tasks.spawn(self._watching())
 
     async def _watching(self) -> None:
-        receiving = asyncio.ensure_future(self._receive())
-        try:
-            while True:
-                done, _ = await asyncio.wait([receiving], timeout=PING_S)
-                if not done:
-                    self._outbox.append(_PING)
-                    self.wakeup.wake()
-                elif receiving.result().get("type") == "http.disconnect":
-                    self.gone = True
-                    self.wakeup.wake()
-                    return
-                else:
-                    receiving = asyncio.ensure_future(self._receive())
-        finally:
-            receiving.cancel()
+        while not self.gone:
+            try:
+                async with asyncio.timeout(PING_S):
+                    message = await self._receive()
+            except TimeoutError:
+                self._outbox.append(_PING)
+                self.wakeup.wake()
+                continue
+            if message.get("type") == "http.disconnect":
+                self.gone = True
+                self.wakeup.wake()
 
     def stop_watching(self) -> None:
         """Nobody waits any more."""

@@ -7,7 +7,6 @@ the bytes that the backend sent unless something in it must change.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,6 +43,7 @@ from gateway.mcp.wire.errors import (
     session_ended,
     unavailable,
 )
+from gateway.mcp.wire.tasks import Tasks
 from observability import spans
 from observability.events import CallEvent, Event
 from observability.instruments import Meters
@@ -116,6 +116,7 @@ class Calls:
         emit: Callable[[Event], object],
         meters: Meters,
         tracer: Tracer | None,
+        tasks: Tasks,
     ) -> None:
         self.inflight = inflight
         self.parking = ParkingLot(inflight.finish)
@@ -125,6 +126,7 @@ class Calls:
         self._emit = emit
         self._meters = meters
         self._tracer = tracer
+        self._tasks = tasks
 
     async def run(
         self, caller: Caller, backend: Backend, method: str, params: dict[str, Any], *, key: str = "", label: str = ""
@@ -175,8 +177,7 @@ class Calls:
         waiting = call or Call(backend.name, errand.method, {}, caller, None)
         calls: dict[Any, Cancellable] = caller.session.calls if caller.session is not None else {}
         calls[caller.request_id] = waiting
-        opening = asyncio.ensure_future(backend.peer(caller))
-        opening.add_done_callback(lambda done: done.cancelled() or done.exception())
+        opening = self._tasks.begin(backend.peer(caller))
         opening.add_done_callback(lambda _: caller.answer.wakeup.wake())
         try:
             await caller.answer.until(lambda: opening.done() or waiting.outcome is not None)

@@ -20,6 +20,7 @@ from gateway.mcp.upstream.handshake import US
 from gateway.mcp.view.listing import Kind, Listing
 from gateway.mcp.view.views import View
 from gateway.mcp.wire.errors import INVALID_PARAMS, RpcError, clipped
+from gateway.mcp.wire.tasks import Tasks
 from registry.model.fields import Start
 
 PATIENCE_S: Final = 1.5
@@ -47,8 +48,9 @@ _APPS: Final = "io.modelcontextprotocol/ui"
 class Lists:
     """Answers lists, `initialize` and `server/discover`."""
 
-    def __init__(self, backends: Mapping[str, Backend]) -> None:
+    def __init__(self, backends: Mapping[str, Backend], tasks: Tasks) -> None:
         self.backends = backends
+        self._tasks = tasks
 
     # lists
 
@@ -100,7 +102,7 @@ class Lists:
             backend = self.backends[name]
             known = backend.offers.known(kind, caller)
             if known is None or not (known.fresh or _may_wait(backend)):
-                wanted[asyncio.ensure_future(backend.offers.listing(kind, caller))] = name
+                wanted[self._tasks.begin(backend.offers.listing(kind, caller))] = name
                 strangers = strangers or known is None
         if not wanted:
             return []
@@ -110,8 +112,6 @@ class Lists:
             if (error := task.exception()) is not None:
                 why = error.message if isinstance(error, RpcError) else type(error).__name__
                 missing.append(self._missing(wanted[task], kind, why))
-        for task in late:
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return sorted(missing, key=lambda entry: entry["backend"])
 
     def _missing(self, name: str, kind: Kind, why: str) -> dict[str, str]:
@@ -211,14 +211,12 @@ class Lists:
     async def _instructions(self, view: View) -> dict[str, str]:
         """The instructions of all visible backends that can be had soon, each under its name."""
         waiting = {
-            asyncio.ensure_future(self.backends[name].about(False)): name
+            self._tasks.begin(self.backends[name].about(False)): name
             for name in view.backends
             if not self.backends[name].abouts and not _may_wait(self.backends[name])
         }
         if waiting:
             await asyncio.wait(waiting, timeout=FIRST_PATIENCE_S)
-            for task in waiting:
-                task.add_done_callback(lambda done: done.cancelled() or done.exception())
         found: dict[str, str] = {}
         for name in view.backends:
             backend = self.backends.get(name)

@@ -89,7 +89,7 @@ class Backend:
         """What it said of itself, by era (True: modern)."""
         self._instances = instances
         self._sink = sink
-        self._tasks = tasks
+        self.tasks = tasks
         self._start_timeout_s = start_timeout_s
         self._remote = remote
         self._tracer = tracer
@@ -205,7 +205,7 @@ class Backend:
                 raise unavailable(self.name, f"{tries.error} (it failed {tries.failures} times; wait a little)")
             self._make_room(slot, caller)
             greeting = self._greeting(slot, caller)
-            task = asyncio.get_running_loop().create_task(self._open(slot, greeting))
+            task = self.tasks.begin(self._open(slot, greeting))
             self._opening[slot] = task
             task.add_done_callback(lambda done: self._opened(slot, done))
         return await self.outcome(task)
@@ -278,26 +278,26 @@ class Backend:
         """The greeting failed. A process on a pipe cannot be greeted twice: it starts anew."""
         line.peer.drop("the greeting failed")
         if self.stdio and line.instance is not None and not self.closed:
-            self._tasks.spawn(self._instances.renew(line.instance.id))
+            self.tasks.spawn(self._instances.renew(line.instance.id))
 
     async def _connect(self, slot: Slot) -> Line:
         if self._remote is not None:
             site = self._far or await self._far_site(self._remote)
             return Line(
-                HttpPeer(site, self._sink, self._tasks, door="", modern=slot.modern, tracer=self._tracer), None
+                HttpPeer(site, self._sink, self.tasks, door="", modern=slot.modern, tracer=self._tracer), None
             )
         if not self.stdio:
             owner = slot.owner[:12] if self.server.sessions is Sessions.PER_CLIENT else ""
             instance = await self._instances.instance(self.name, owner)
             site = self._site(instance)
             return Line(
-                HttpPeer(site, self._sink, self._tasks, door=instance.id, modern=slot.modern, tracer=self._tracer),
+                HttpPeer(site, self._sink, self.tasks, door=instance.id, modern=slot.modern, tracer=self._tracer),
                 instance,
             )
         instance = await self._instances.instance(self.name, slot.owner[:12] or self._home_of(slot.modern))
         reader, writer = await instance.attach()
         peer = StdioPeer(
-            reader, writer, self._sink, self._tasks, door=instance.id, pace=self.pace, tracer=self._tracer
+            reader, writer, self._sink, self.tasks, door=instance.id, pace=self.pace, tracer=self._tracer
         )
         return Line(peer, instance)
 
@@ -344,7 +344,7 @@ class Backend:
             if slot.owner and peer.modern:
                 actual = Slot(True)
         if actual != slot and (other := self._lines.get(actual)) is not None and not other.peer.closed:
-            self._tasks.spawn(self._discard(line))
+            self.tasks.spawn(self._discard(line))
             return other
         peer.session = actual.owner if len(actual.owner) == SESSION_ID_LENGTH else ""
         capabilities = peer.about.capabilities
@@ -354,13 +354,13 @@ class Backend:
         self._lines[actual] = line
         self._watch(peer)
         if not actual.owner and self.offers.orphaned:
-            self._tasks.spawn(self.offers.read_again())
+            self.tasks.spawn(self.offers.read_again())
         return line
 
     def _watch(self, peer: StdioPeer | HttpPeer) -> None:
         """Hear of changed lists."""
         if peer.modern:
-            self._tasks.spawn(self._listen(peer))
+            self.tasks.spawn(self._listen(peer))
         elif isinstance(peer, HttpPeer):
             peer.listen()
 
@@ -403,7 +403,7 @@ class Backend:
         self.owners.forget(owner)
         for slot in [slot for slot in self._lines if slot.owner == owner]:
             line = self._lines.pop(slot)
-            task = self._tasks.spawn(self._close(line, slot))
+            task = self.tasks.spawn(self._close(line, slot))
             self._releasing.add(task)
             task.add_done_callback(self._releasing.discard)
 

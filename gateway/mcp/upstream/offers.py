@@ -19,6 +19,7 @@ from gateway.mcp.upstream.handshake import US, ask
 from gateway.mcp.upstream.reading import read_list
 from gateway.mcp.view.listing import FRESH_S, Kind, Listing, declares
 from gateway.mcp.wire.errors import METHOD_NOT_FOUND, PeerClosed, RpcError, unavailable
+from gateway.mcp.wire.tasks import Tasks
 
 if TYPE_CHECKING:
     from gateway.mcp.call.caller import Caller
@@ -32,6 +33,7 @@ class Connections(Protocol):
 
     name: str
     call_timeout_s: float
+    tasks: Tasks
 
     async def peer(self, caller: Caller | None) -> Peer:
         """The connection to ask. Raises RpcError."""
@@ -121,9 +123,8 @@ class Offers:
             await self._backend.outcome(task)
             return await self.listing(kind, caller)
         if task is None:
-            task = asyncio.get_running_loop().create_task(self._read(kind))
-            self._reading[kind] = task
-            task.add_done_callback(lambda done: (self._reading.pop(kind, None), done.cancelled() or done.exception()))
+            task = self._reading[kind] = self._backend.tasks.begin(self._read(kind))
+            task.add_done_callback(lambda _: self._reading.pop(kind, None))
         return await self._backend.outcome(task)
 
     async def _own_listing(self, peer: Peer, kind: Kind) -> Listing:

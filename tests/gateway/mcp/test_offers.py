@@ -11,6 +11,7 @@ from gateway.mcp.call.messages import About, Call
 from gateway.mcp.call.outcome import Result
 from gateway.mcp.upstream.offers import Offers
 from gateway.mcp.view.listing import Kind
+from gateway.mcp.wire.tasks import Tasks
 
 pytestmark = pytest.mark.anyio
 WATCHED = {"tools": {"listChanged": True}}
@@ -41,6 +42,7 @@ class Backend:
 
     def __init__(self, capabilities: dict[str, Any]) -> None:
         self.slow = Slow(capabilities)
+        self.tasks = Tasks()
 
     async def peer(self, caller: Any) -> Any:
         return self.slow
