@@ -202,7 +202,7 @@ class Calls:
         if peer.modern is not caller.modern:
             params = to_modern(params, caller) if peer.modern else to_legacy(params)
         if caller.level is not None and caller.modern and not peer.modern:
-            await errand.backend.set_level(peer, caller.level)
+            await errand.backend.levels.set(peer, caller.level)
         call = self._call(errand, params)
         record = errand.record = InFlightCall(
             errand.backend.name, peer.door, method, str(caller.request_id), errand.key, caller.principal.client

@@ -347,7 +347,7 @@ class Router:
             backend = self._backends.get(name)
             peer = backend.ready(caller) if backend is not None else None
             if backend is not None and peer is not None and not peer.modern:
-                await backend.set_level(peer, level)
+                await backend.levels.set(peer, level)
         return Result({})
 
     async def _unknown(self, caller: Caller, method: str, params: dict[str, Any]) -> Outcome:

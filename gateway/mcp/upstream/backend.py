@@ -16,13 +16,11 @@ import asyncio
 import hashlib
 import logging
 import time
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from opentelemetry.trace import Tracer
 
-from gateway.mcp.call.caller import LEVELS
 from gateway.mcp.call.messages import (
     About,
     Call,
@@ -31,11 +29,13 @@ from gateway.mcp.call.messages import (
     Sink,
     envelope,
 )
-from gateway.mcp.upstream.handshake import US, ask, greet, send
+from gateway.mcp.upstream.connecting import Connector
+from gateway.mcp.upstream.handshake import US, greet, send
 from gateway.mcp.upstream.http_peer import HttpPeer
+from gateway.mcp.upstream.log_levels import LogLevels
 from gateway.mcp.upstream.offers import LIST_TIMEOUT_S, Offers
 from gateway.mcp.upstream.room import Farewell, Full, Owners
-from gateway.mcp.upstream.sharing import Instances, Line, Slot, Tries, instances_site
+from gateway.mcp.upstream.sharing import Instances, Line, Slot, Tries
 from gateway.mcp.upstream.site import Site
 from gateway.mcp.upstream.stdio import StdioPeer
 from gateway.mcp.view.listing import LISTEN_FLAG, declares
@@ -50,7 +50,6 @@ from registry.model.server import Server
 
 if TYPE_CHECKING:
     from gateway.mcp.call.caller import Caller
-    from gateway.runtime.engine.base import Instance
 
 logger = logging.getLogger(__name__)
 
@@ -88,15 +87,12 @@ class Backend:
         self.abouts: dict[bool, About] = {}
         """What it said of itself, by era (True: modern)."""
         self._instances = instances
-        self._sink = sink
         self.tasks = tasks
         self._start_timeout_s = start_timeout_s
-        self._remote = remote
-        self._tracer = tracer
-        self._far: Site | None = None
+        self._connector = Connector(name, instances, sink, tasks, self.pace, remote, tracer)
+        self.levels = LogLevels(name)
         self._lines: dict[Slot, Line] = {}
         self._opening: dict[Slot, asyncio.Task[Line]] = {}
-        self._sites: dict[str, tuple[Instance, Site]] = {}
         self._speaks: dict[bool, bool] = {}
         self._pushy = False
         self._releasing: set[asyncio.Task[None]] = set()
@@ -104,8 +100,6 @@ class Backend:
         """By owner: what fails for one client session, for what that client says, holds up no other."""
         self.owners = Owners()
         self._last_error = ""
-        self._home: dict[bool, str] = {}
-        self._levels: weakref.WeakKeyDictionary[Peer, str] = weakref.WeakKeyDictionary()
         self.closed = False
 
     # who shares what
@@ -261,13 +255,13 @@ class Backend:
         it may not be up yet, or it ended and nobody has noticed."""
         deadline = time.monotonic() + self._start_timeout_s
         while True:
-            line = await self._connect(slot)
+            line = await self._connector.connect(slot, self.server)
             try:
                 await self._greet(line, slot, greeting)
                 return line
             except ConnectFailed:
                 self._give_up(line)
-                if self._remote is not None or time.monotonic() > deadline:  # a remote one is not ours to wait for
+                if self._connector.remote or time.monotonic() > deadline:  # a remote one is not ours to wait for
                     raise
             except BaseException:
                 self._give_up(line)
@@ -279,49 +273,6 @@ class Backend:
         line.peer.drop("the greeting failed")
         if self.stdio and line.instance is not None and not self.closed:
             self.tasks.spawn(self._instances.renew(line.instance.id))
-
-    async def _connect(self, slot: Slot) -> Line:
-        if self._remote is not None:
-            site = self._far or await self._far_site(self._remote)
-            return Line(
-                HttpPeer(site, self._sink, self.tasks, door="", modern=slot.modern, tracer=self._tracer), None
-            )
-        if not self.stdio:
-            owner = slot.owner[:12] if self.server.sessions is Sessions.PER_CLIENT else ""
-            instance = await self._instances.instance(self.name, owner)
-            site = self._site(instance)
-            return Line(
-                HttpPeer(site, self._sink, self.tasks, door=instance.id, modern=slot.modern, tracer=self._tracer),
-                instance,
-            )
-        instance = await self._instances.instance(self.name, slot.owner[:12] or self._home_of(slot.modern))
-        reader, writer = await instance.attach()
-        peer = StdioPeer(
-            reader, writer, self._sink, self.tasks, door=instance.id, pace=self.pace, tracer=self._tracer
-        )
-        return Line(peer, instance)
-
-    async def _far_site(self, make: Callable[[], Site]) -> Site:
-        made = await asyncio.to_thread(make)
-        if self._far is None:
-            self._far = made
-            made.pool.pace = self.pace
-        return self._far
-
-    def _home_of(self, modern: bool) -> str:
-        """The instance of a shared pipe: the first era to come has the backend's own, the other one of its own."""
-        if modern not in self._home:
-            self._home[modern] = "" if not self._home else "modern" if modern else "legacy"
-        return self._home[modern]
-
-    def _site(self, instance: Instance) -> Site:
-        known = self._sites.get(instance.id)
-        if known is None or known[0] is not instance:
-            if known is not None:
-                known[1].pool.close()
-            known = self._sites[instance.id] = (instance, instances_site(instance))
-            known[1].pool.pace = self.pace
-        return known[1]
 
     async def _greet(self, line: Line, slot: Slot, greeting: Greeting | None) -> None:
         if isinstance(line.peer, HttpPeer):
@@ -339,8 +290,8 @@ class Backend:
         if peer.modern != slot.modern:
             if not (slot.owner and self._speaks.get(slot.modern)):  # else it refused what that one client said
                 self._speaks[slot.modern] = False
-            if slot.modern in self._home and not slot.owner:
-                self._home[peer.modern] = self._home.pop(slot.modern)
+            if not slot.owner:
+                self._connector.speaks(peer.modern, instead_of=slot.modern)
             if slot.owner and peer.modern:
                 actual = Slot(True)
         if actual != slot and (other := self._lines.get(actual)) is not None and not other.peer.closed:
@@ -439,8 +390,8 @@ class Backend:
         instance = next((line.instance for line in self._lines.values() if line.peer is peer), None)
         for line in [line for line in self._lines.values() if line.peer is peer or line.instance is instance]:
             line.peer.drop("its process is gone")
-        if instance is not None and (known := self._sites.pop(instance.id, None)) is not None:
-            known[1].pool.close()
+        if instance is not None:
+            self._connector.forget(instance)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -450,10 +401,7 @@ class Backend:
         self.offers.close()
         lines, self._lines = self._lines, {}
         await asyncio.gather(*self._releasing, *(self._close(line, slot) for slot, line in lines.items()))
-        for _, site in self._sites.values():
-            site.pool.close()
-        if self._far is not None:
-            self._far.pool.close()
+        self._connector.close()
 
     def peers(self) -> list[Peer]:
         """The open connections."""
@@ -475,20 +423,6 @@ class Backend:
     def unheard(self, *, modern: bool) -> bool:
         """Whether it may speak that era and was never asked in it."""
         return modern not in self.abouts and self._speaks.get(modern) is not False
-
-    async def set_level(self, peer: Peer, level: str) -> None:
-        """Have a legacy connection log at this level; a shared one only ever logs more."""
-        if "logging" not in peer.about.capabilities or not self._more(peer, level):
-            return
-        self._levels[peer] = level
-        try:
-            await ask(peer, self.name, "logging/setLevel", {"level": level}, LIST_TIMEOUT_S)
-        except (RpcError, PeerClosed) as error:
-            logger.info("backend %s: logging/setLevel failed: %s", self.name, error)
-
-    def _more(self, peer: Peer, level: str) -> bool:
-        known = self._levels.get(peer)
-        return known is None or (LEVELS.index(level) < LEVELS.index(known) if not peer.session else level != known)
 
 
 def _digest(caller: Caller) -> str:

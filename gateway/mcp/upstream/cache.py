@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 _FILE: Final = "lists.json"
 _VERSION: Final = 1
+_EVERY_S: Final = 10.0
+"""The file holds the lists of all backends, so it is written less often than others."""
 
 
 class Keep:
@@ -32,8 +34,7 @@ class Keep:
         self.contested: dict[str, dict[str, str]] = {}
         """Whose a name on `/mcp` is that several backends wanted (`claims.Claims.contested`)."""
         self._known: dict[str, Any] = self._load()
-        self.dirty = False
-        self._saver = Saver(self._path, "the tool lists", self._snapshot)
+        self._saver = Saver(self._path, "the tool lists", self._snapshot, every_s=_EVERY_S)
 
     def _load(self) -> dict[str, Any]:
         try:
@@ -71,23 +72,16 @@ class Keep:
             "lists": {kind.value: listing.items for kind, listing in backend.offers.lists.items()},
             **{("modern" if modern else "legacy"): dict(about.result) for modern, about in backend.abouts.items()},
         }
-        self.dirty = True
+        self._saver.soon()
 
     def note_contested(self, contested: dict[str, dict[str, str]]) -> None:
         """Remember whose is what."""
         if contested != self.contested:
             self.contested = contested
-            self.dirty = True
-
-    def save(self) -> None:
-        """Have the file written, when there is something new."""
-        if self.dirty:
-            self.dirty = False
             self._saver.soon()
 
     async def close(self) -> None:
         """Write what is new."""
-        self.save()
         await self._saver.close()
 
     def _snapshot(self) -> Callable[[], Iterator[str]]:

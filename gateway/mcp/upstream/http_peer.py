@@ -23,10 +23,11 @@ from gateway.mcp.call.task_table import METHODS as TASK_METHODS
 from gateway.mcp.upstream.site import Site, header_lines
 from gateway.mcp.wire import codec, incoming
 from gateway.mcp.wire.errors import INTERNAL_ERROR, PeerClosed, RpcError
-from gateway.mcp.wire.http_client import Connection, SseParser
+from gateway.mcp.wire.http_client import Connection
 from gateway.mcp.wire.json_cost import BACKEND_VALUES, has_more_values
 from gateway.mcp.wire.tasks import Tasks
 from gateway.pace import PRICE_NOTIFICATION_S, PRICE_REQUEST_S
+from gateway.sse import SseParser
 
 _RECONNECT_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
 _MAX_RESUMES: Final = 20
@@ -137,11 +138,11 @@ class Exchange:
             self._fail(str(error))
             self.drop()
             return
-        for event_id, retry_ms, text in events:
-            self.event_id = event_id or self.event_id
-            self.retry_ms = retry_ms if retry_ms is not None else self.retry_ms
-            if text:
-                self._take(text)
+        for event in events:
+            self.event_id = event.id or self.event_id
+            self.retry_ms = event.retry_ms if event.retry_ms is not None else self.retry_ms
+            if event.data:
+                self._take(event.data)
 
     def _take(self, text: bytes) -> None:
         if has_more_values(text, BACKEND_VALUES):

@@ -25,7 +25,8 @@ from gateway.mcp.view.annotate import denial_line
 from gateway.mcp.view.pins import Pins
 from gateway.mcp.view.templates import TemplatePattern
 from gateway.mcp.view.views import View
-from gateway.mcp.wire.http_client import Pool, SseParser, dial_url
+from gateway.mcp.wire.http_client import Pool, dial_url
+from gateway.sse import SseParser
 from observability.events import Certainty, Decision, EgressEvent, Phase, Reason
 from registry.model.fields import Pin
 from tests.gateway.mcp.clients import ACCEPT, legacy
@@ -121,7 +122,7 @@ def test_an_event_stream_in_small_pieces_is_not_split_again_for_each() -> None:
     parser = SseParser(16 * 1024 * 1024)
     for _ in range(200_000):
         assert parser.feed(b"data:" if parser._rest == b"" else b"xxxxx") == []
-    assert len(parser.feed(b"\n\n")[0][2]) == 999_995
+    assert len(parser.feed(b"\n\n")[0].data) == 999_995
 
 
 def test_empty_lines_of_data_count_towards_the_limit_too() -> None:
@@ -135,7 +136,16 @@ def test_a_carriage_return_between_two_pieces_is_one_line_end() -> None:
     parser = SseParser(1000)
     assert parser.feed(b"data: a\r") == []
     assert parser.feed(b"\ndata: b\r\n\r") == []
-    assert [event[2] for event in parser.feed(b"\n")] == [b"a\nb"]
+    assert [event.data for event in parser.feed(b"\n")] == [b"a\nb"]
+
+
+def test_an_event_has_its_name_id_and_delay_whatever_the_pieces_are() -> None:
+    text = b": ping\r\n\r\nevent: egress\r\nid: 7\r\ndata: {\r\ndata:}\r\n\r\nretry: 20\n\ndata: last\n\n"
+    expected = [("egress", "7", None, b"{\n}"), ("message", None, 20, b""), ("message", None, None, b"last")]
+    for size in (1, 2, 7, len(text)):
+        parser = SseParser(1000)
+        pieces = [text[at : at + size] for at in range(0, len(text), size)]
+        assert [tuple(event) for piece in pieces for event in parser.feed(piece)] == expected
 
 
 # --- what grows
@@ -193,7 +203,7 @@ async def test_names_and_ids_that_a_client_chose_are_bounded() -> None:
             assert "is longer than" in (await client.request(method, {key: long}))["error"]["message"]
         for number in range(20):
             await client.call(f"one__{number}" + "y" * 60_000)
-        view = running.endpoint._view("", "")
+        view = running.endpoint._visibility.view("", "")
         assert isinstance(view, View)
         assert all(len(key) <= 512 for _, _, _, key in view._decided)
         assert all(len(event.request_id) <= 512 and len(event.method) <= 512 for event in running.calls())

@@ -176,7 +176,7 @@ async def test_an_http_connection_that_closes_while_it_is_idle_is_not_written_to
         assert "result" in await client.call("test_simple_text")
         backend = running.endpoint._backends["web"]
         for _ in range(20):
-            for site in backend._sites.values():
+            for site in backend._connector._sites.values():
                 for connection in list(site[1].pool._open):
                     assert connection._transport is not None
                     connection._transport.abort()
