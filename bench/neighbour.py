@@ -149,7 +149,7 @@ def serve_gateway(channel: str, path: str) -> None:
 
     from gateway.runtime.docker.attach import Endpoint, attach
     from gateway.runtime.inventory.logring import LogRing
-    from tests.gateway.mcp.fakes import FakeFence, FakeSupervisor, config, server
+    from tests.gateway.mcp.fakes import FakeBarrier, FakeSupervisor, config, server
 
     ring = LogRing()
 
@@ -184,7 +184,7 @@ def serve_gateway(channel: str, path: str) -> None:
 
     async def main() -> None:
         supervisor = Supervisor({"calm": calm, "evil": evil}, http)
-        await serve_endpoint(settings, supervisor, FakeFence(), names)
+        await serve_endpoint(settings, supervisor, FakeBarrier(), names)
         await supervisor.stop()
 
     uvloop.run(main())

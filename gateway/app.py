@@ -133,7 +133,7 @@ class Gateway:
         )
         self.endpoint = Endpoint(
             supervisor=self.supervisor,
-            fence=self.link,
+            barrier=self.link,
             emit=self._publish,
             meters=self.instruments,
             tracer=self.telemetry.tracer,

@@ -23,15 +23,15 @@ from gateway.mcp.downstream.auth import still_admitted
 from gateway.mcp.downstream.entry import Entry
 from gateway.mcp.downstream.legacy import LegacyFront
 from gateway.mcp.downstream.modern import ModernFront
-from gateway.mcp.route.calls import Calls, Fence
+from gateway.mcp.route.calls import Calls, EventBarrier
 from gateway.mcp.route.lists import Lists
 from gateway.mcp.route.route import Router
-from gateway.mcp.route.subscriptions import Watches
+from gateway.mcp.route.subscriptions import Subscriptions
 from gateway.mcp.route.visibility import Visibility
 from gateway.mcp.upstream.backend import Backend
-from gateway.mcp.upstream.cache import Keep
-from gateway.mcp.upstream.pushes import Pushes
+from gateway.mcp.upstream.cache import ListCache
 from gateway.mcp.upstream.remote import Secrets, placed_site
+from gateway.mcp.upstream.server_messages import ServerMessages
 from gateway.mcp.upstream.sharing import Instances
 from gateway.mcp.view.listing import CHANGED, Kind, Listing
 from gateway.mcp.view.notices import left_out, told
@@ -59,7 +59,7 @@ class Endpoint:
         self,
         *,
         supervisor: Instances,
-        fence: Fence,
+        barrier: EventBarrier,
         emit: Callable[[Event], object],
         meters: Meters,
         tracer: Tracer | None = None,
@@ -76,20 +76,20 @@ class Endpoint:
         self._tasks = Tasks()
         self._backends: dict[str, Backend] = {}
         self._pins = Pins(emit, cache_dir)
-        self._keep = Keep(cache_dir)
-        self._visibility = Visibility(self._backends, self._pins, self._keep, emit)
+        self._list_cache = ListCache(cache_dir)
+        self._visibility = Visibility(self._backends, self._pins, self._list_cache, emit)
         self._sessions = Sessions(self._session_ended)
-        self._watches = Watches(self._tasks, lambda: self._sessions, self._view_of)
+        self._subscriptions = Subscriptions(self._tasks, lambda: self._sessions, self._view_of)
         self._calls = Calls(
-            inflight=self.inflight, fence=fence, emit=emit, meters=meters, tracer=tracer, tasks=self._tasks
+            inflight=self.inflight, barrier=barrier, emit=emit, meters=meters, tracer=tracer, tasks=self._tasks
         )
         self._lists = Lists(self._backends, self._tasks)
-        self._watches.backends = self._backends
+        self._subscriptions.backends = self._backends
         self._router = Router(
             backends=self._backends,
             calls=self._calls,
             lists=self._lists,
-            watches=self._watches,
+            subscriptions=self._subscriptions,
             search=Search(),
             emit=emit,
             meters=meters,
@@ -128,13 +128,13 @@ class Endpoint:
         self._apply_backends(old, config)
         self._pins.apply({name: config.servers[name].pin for name in rules})
         for name, backend in self._backends.items():
-            if (known := backend.offers.lists.get(Kind.TOOLS)) is not None:
+            if (known := backend.catalog.lists.get(Kind.TOOLS)) is not None:
                 self._pins.seen(name, known.items)
         self._visibility.renew()
         self._end_orphans(old, config)
         for name in rules:
             for method in CHANGED:
-                self._watches.lists_changed(name, method, ours=True)
+                self._subscriptions.lists_changed(name, method, ours=True)
 
     def _apply_backends(self, old: Config, config: Config) -> None:
         rules = self._visibility.rules
@@ -162,24 +162,24 @@ class Endpoint:
         self._begin(backend, self._config.servers[backend], self._config)
 
     def _backend(self, name: str, server: Server, config: Config) -> Backend:
-        pushes = Pushes(name, self, self._emit)
+        messages = ServerMessages(name, self, self._emit)
         backend = Backend(
             name,
             server,
             instances=self._instances,
-            sink=pushes,
+            sink=messages,
             tasks=self._tasks,
             call_timeout_s=server.call_timeout_s or config.gateway.call_timeout_s,
             start_timeout_s=server.start_timeout_s or config.gateway.start_timeout_s,
             remote=partial(placed_site, name, config, self._secrets) if server.remote else None,
             tracer=self._tracer,
         )
-        pushes.backend = backend
-        backend.pace.on_slow = pushes.slowed
+        messages.backend = backend
+        backend.pace.on_slow = messages.slowed
         backend.owners.may_end, backend.owners.on_evicted = self._is_quiet, self._evicted
-        backend.offers.on_own_list = lambda kind, listing: self._listed_own(backend, kind, listing)
-        self._keep.recall(backend, _process(server))
-        backend.offers.on_lists = lambda kind, changed: self._listed(backend, kind, changed=changed)
+        backend.catalog.on_own_list = lambda kind, listing: self._listed_own(backend, kind, listing)
+        self._list_cache.recall(backend, _process(server))
+        backend.catalog.on_lists = lambda kind, changed: self._listed(backend, kind, changed=changed)
         return backend
 
     def _end_orphans(self, old: Config, config: Config) -> None:
@@ -191,7 +191,7 @@ class Endpoint:
         for session in self._sessions:
             if view(session.owner, session.route) is None:
                 self._sessions.close(session)
-        self._watches.look_again(view)
+        self._subscriptions.look_again(view)
 
     # views
 
@@ -207,17 +207,17 @@ class Endpoint:
         if not changed:
             return
         self._visibility.lists_changed()
-        self._keep.note(backend, _process(backend.server))
-        if (notice := left_out(backend.name, kind, backend.offers.lists[kind].flaws)) is not None:
+        self._list_cache.note(backend, _process(backend.server))
+        if (notice := left_out(backend.name, kind, backend.catalog.lists[kind].flaws)) is not None:
             self._visibility.report_once(notice, notice.code, kind.value, backend.name)
         for method, kinds in CHANGED.items():
             if kind in kinds:
-                self._watches.lists_changed(backend.name, method)
+                self._subscriptions.lists_changed(backend.name, method)
         if kind is not Kind.TOOLS:
-            if backend.offers.lists[kind].items:
+            if backend.catalog.lists[kind].items:
                 self._visibility.directory()
             return
-        tools = backend.offers.lists[kind].items
+        tools = backend.catalog.lists[kind].items
         self.on_tools(backend.name, frozenset(tool["name"] for tool in tools))
         self._pins.seen(backend.name, tools)
         self._visibility.directory()
@@ -230,13 +230,13 @@ class Endpoint:
     def tools(self, backend: str) -> list[dict[str, Any]]:
         """The definitions of a backend's tools, as last known."""
         known = self._backends.get(backend)
-        listing = known.offers.lists.get(Kind.TOOLS) if known is not None else None
+        listing = known.catalog.lists.get(Kind.TOOLS) if known is not None else None
         return listing.items if listing is not None else []
 
     def flaws(self, backend: str) -> Mapping[str, Sequence[str]]:
         """What was wrong with the backend's lists when they were last read: `left_out` and `reshaped`, in sentences."""
         known = self._backends.get(backend)
-        return told(known.offers.lists if known is not None else {})
+        return told(known.catalog.lists if known is not None else {})
 
     def trouble(self, backend: str) -> str:
         """Why a backend that runs could not be spoken to; empty when it could, or was not tried."""
@@ -251,9 +251,9 @@ class Endpoint:
         """Accept a changed tool definition. Raises KeyError for a tool nobody knows."""
         self._pins.approve(backend, tool)
         self._visibility.lists_changed()
-        self._watches.lists_changed(backend, "notifications/tools/list_changed", ours=True)
+        self._subscriptions.lists_changed(backend, "notifications/tools/list_changed", ours=True)
 
-    # outlets of the backends' pushes
+    # outlets of the backends' messages
 
     def session(self, session_id: str) -> Session | None:
         """An open client session."""
@@ -261,11 +261,11 @@ class Endpoint:
 
     def lists_changed(self, backend: str, method: str, owner: str) -> None:
         """A backend said so."""
-        self._watches.lists_changed(backend, method, owner)
+        self._subscriptions.lists_changed(backend, method, owner)
 
     def resource_updated(self, backend: str, params: dict[str, Any], owner: str) -> None:
         """A backend said so."""
-        self._watches.resource_updated(backend, params, owner)
+        self._subscriptions.resource_updated(backend, params, owner)
 
     def is_anothers_task(self, task_id: str, principal: Principal, backend: str) -> bool:
         """Whether a backend's task was begun by somebody else."""
@@ -284,7 +284,7 @@ class Endpoint:
     def _session_ended(self, session: Session) -> None:
         for call in list(session.calls.values()):
             call.cancel("the session ended")
-        self._watches.drop_session(session)
+        self._subscriptions.drop_session(session)
         for backend in self._backends.values():
             backend.release(session.id)
         self._meters.session_closed(
@@ -296,7 +296,7 @@ class Endpoint:
     # life
 
     async def run(self) -> None:
-        """Keep house until `close`: connect eager backends, expire sessions, reap idle connections."""
+        """ListCache house until `close`: connect eager backends, expire sessions, reap idle connections."""
         self._running = True
         for backend in self._backends.values():
             self._start(backend)
@@ -319,7 +319,7 @@ class Endpoint:
     async def _warm(self, backend: Backend) -> None:
         for kind in Kind:
             try:
-                await backend.offers.listing(kind)
+                await backend.catalog.listing(kind)
             except RpcError as error:
                 logger.warning("%s", error.message)
                 return
@@ -327,7 +327,7 @@ class Endpoint:
     async def close(self, grace_s: float) -> None:
         """Finish the calls in flight within the grace, refuse new ones, and close all connections."""
         self._entry.closing = True
-        self._watches.close()
+        self._subscriptions.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self.inflight.wait_idle()
@@ -338,7 +338,7 @@ class Endpoint:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(2):
                     await backend.close()
-        await self._keep.close()
+        await self._list_cache.close()
         await self._pins.close()
         self._stopped.set()
         await self._tasks.close()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MODERN: Final = "2026-07-28"
 LEGACY_VERSIONS: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 LATEST_LEGACY: Final = LEGACY_VERSIONS[-1]
-GHOST_S: Final = 600.0
+ABANDONED_S: Final = 600.0
 MAX_MESSAGE: Final = 16 * 1024 * 1024
 """The largest message taken from a backend, in bytes."""
 
@@ -233,7 +233,7 @@ class Call:
         raise RpcError(code if type(code) is int else -32603, message, data, reason=reason)
 
 
-class Ghosts:
+class AbandonedCalls:
     """Calls that nobody waits for any more, but that the backend may still be working on.
 
     What it says may be theirs, so until it answered them (many never do) or a good while has passed, nothing on a
@@ -247,7 +247,7 @@ class Ghosts:
 
     def add(self, number: int) -> None:
         """The call was given up."""
-        self._until[number] = time.monotonic() + GHOST_S
+        self._until[number] = time.monotonic() + ABANDONED_S
 
     def answered(self, number: int) -> bool:
         """The backend is done with it. Whether there was such a call."""
@@ -289,7 +289,7 @@ class Peer(Protocol):
     """Why it is closed; empty while it is open."""
     calls: dict[int, Call]
     """The calls in flight, by our own number."""
-    ghosts: Ghosts
+    abandoned: AbandonedCalls
     session: str
     """The front session it belongs to; empty when it is shared."""
 

@@ -85,7 +85,7 @@ class ParkingLot:
         return len(self._parked)
 
     def park(self, call: Call, record: InFlightCall, principal: Principal) -> str:
-        """Keep the call; returns its number. Raises RpcError when there is no room."""
+        """ListCache the call; returns its number. Raises RpcError when there is no room."""
         mine = sum(parked.principal == principal for parked in self._parked.values())
         if len(self._parked) >= MAX_PARKED or mine >= MAX_PER_PRINCIPAL:
             raise RpcError(INTERNAL_ERROR, "Too many calls wait for an answer of their client")

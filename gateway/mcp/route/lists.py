@@ -89,10 +89,10 @@ class Lists:
 
     async def _one(self, caller: Caller, name: str, kind: Kind) -> Listing:
         backend = self.backends[name]
-        known = backend.offers.lists.get(kind)
+        known = backend.catalog.lists.get(kind)
         if known is not None and _may_wait(backend):
             return known
-        return await backend.offers.listing(kind, caller)
+        return await backend.catalog.listing(kind, caller)
 
     async def _refresh(self, caller: Caller, kind: Kind) -> list[dict[str, str]]:
         """Read again what may have changed, all at once; returns those left out or shown as last known."""
@@ -100,9 +100,9 @@ class Lists:
         strangers = False
         for name in caller.view.backends:
             backend = self.backends[name]
-            known = backend.offers.known(kind, caller)
+            known = backend.catalog.known(kind, caller)
             if known is None or not (known.fresh or _may_wait(backend)):
-                wanted[self._tasks.begin(backend.offers.listing(kind, caller))] = name
+                wanted[self._tasks.begin(backend.catalog.listing(kind, caller))] = name
                 strangers = strangers or known is None
         if not wanted:
             return []
@@ -116,7 +116,7 @@ class Lists:
 
     def _missing(self, name: str, kind: Kind, why: str) -> dict[str, str]:
         backend = self.backends.get(name)
-        shown = "last known" if backend is not None and kind in backend.offers.lists else "left out"
+        shown = "last known" if backend is not None and kind in backend.catalog.lists else "left out"
         return {"backend": name, "reason": clipped(why, _MAX_WHY), "shown": shown}
 
     def _items(self, caller: Caller, kind: Kind) -> Pages:
@@ -143,7 +143,7 @@ class Lists:
 
     def _known(self, name: str, kind: Kind, caller: Caller) -> Listing | None:
         backend = self.backends.get(name)  # the configuration may have changed since the request came
-        return backend.offers.known(kind, caller) if backend is not None else None
+        return backend.catalog.known(kind, caller) if backend is not None else None
 
     def _shown(self, view: View, kind: Kind, backend: str, item: dict[str, Any]) -> dict[str, Any] | None:
         key = item[kind.key]

@@ -13,7 +13,7 @@ from gateway.mcp.call.outcome import Outcome, Result, refused
 from gateway.mcp.call.task_table import EXTENSION, METHODS, Known, TaskTable
 from gateway.mcp.route.calls import Calls
 from gateway.mcp.route.lists import Lists
-from gateway.mcp.route.subscriptions import Watches
+from gateway.mcp.route.subscriptions import Subscriptions
 from gateway.mcp.upstream.backend import Backend
 from gateway.mcp.view import uris
 from gateway.mcp.view.listing import KIND_OF_METHOD, Kind
@@ -49,7 +49,7 @@ class Router:
         backends: Mapping[str, Backend],
         calls: Calls,
         lists: Lists,
-        watches: Watches,
+        subscriptions: Subscriptions,
         search: Search,
         emit: Callable[[Event], object],
         meters: Meters,
@@ -57,7 +57,7 @@ class Router:
         self._backends = backends
         self._calls = calls
         self._lists = lists
-        self._watches = watches
+        self._subscriptions = subscriptions
         self._search = search
         self.tasks = TaskTable()
         self._emit = emit
@@ -71,7 +71,7 @@ class Router:
             "logging/setLevel": self._level,
             "ping": self._ping,
             "server/discover": self._discover,
-            "subscriptions/listen": self._watches.serve,
+            "subscriptions/listen": self._subscriptions.serve,
         }
 
     async def handle(self, caller: Caller, method: str, params: dict[str, Any]) -> Outcome:
@@ -154,14 +154,14 @@ class Router:
     async def _is_known(self, caller: Caller, backend: Backend, kind: Kind, own: str) -> bool:
         """Whether the name may be used: where names are filtered, only one that a list has, since a server may fold or trim
         what it is given and take it for the name that the filter hides."""
-        if not caller.view.narrows(kind, backend.name) or backend.offers.has(kind, caller, own):
+        if not caller.view.narrows(kind, backend.name) or backend.catalog.has(kind, caller, own):
             return True
-        return await backend.offers.look_for(kind, caller, own)
+        return await backend.catalog.look_for(kind, caller, own)
 
     async def _check_pin(self, caller: Caller, backend: Backend, own: str, name: str) -> None:
         """What is called is what was pinned: the list is read first, over the connection that will carry the call."""
         await backend.peer(caller)
-        item = (await backend.offers.listing(Kind.TOOLS, caller, anew=True)).by_key(Kind.TOOLS, own)
+        item = (await backend.catalog.listing(Kind.TOOLS, caller, anew=True)).by_key(Kind.TOOLS, own)
         if item is None or not caller.view.shows(Kind.TOOLS, backend.name, own, item):
             self._refused(caller, name)
             raise RpcError(INVALID_PARAMS, f"Unknown tool: {name}", kind="unknown_tool")
@@ -169,7 +169,7 @@ class Router:
     def _check_param_headers(self, caller: Caller, backend: Backend, tool: str, arguments: Mapping[str, Any]) -> None:
         if not arguments and not any(name.startswith("mcp-param-") for name in caller.headers):
             return
-        schema = backend.offers.schema(tool)
+        schema = backend.catalog.schema(tool)
         if schema is None:
             return
         rejection = validate_mcp_param_headers(schema, arguments, caller.headers)
@@ -177,7 +177,7 @@ class Router:
             raise RpcError(rejection.code, rejection.message, rejection.data)
 
     def _label(self, backend: Backend, kind: Kind, name: str) -> str:
-        listing = backend.offers.lists.get(kind)
+        listing = backend.catalog.lists.get(kind)
         return name if listing is not None and listing.has(kind, name) else OTHER
 
     def _refused(self, caller: Caller, name: str) -> None:
@@ -247,7 +247,7 @@ class Router:
             if isinstance(outcome, Result):
                 session.subscriptions.add(uri)
             return outcome
-        await self._watches.watch(backend, uri, session)
+        await self._subscriptions.watch(backend, uri, session)
         session.subscriptions.add(uri)
         return Result({})
 
@@ -260,7 +260,7 @@ class Router:
         peer = await backend.peer(caller)
         if peer.session == session.id:
             return await self._calls.run(caller, backend, "resources/unsubscribe", params, key=uri)
-        await self._watches.unwatch(backend, uri, session)
+        await self._subscriptions.unwatch(backend, uri, session)
         return Result({})
 
     async def _complete(self, caller: Caller, params: dict[str, Any]) -> Outcome:

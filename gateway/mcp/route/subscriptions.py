@@ -84,7 +84,7 @@ class Watched:
         """The call on whose stream a modern backend tells."""
 
 
-class Watches:
+class Subscriptions:
     """All listeners, and what is watched on the backends for them."""
 
     def __init__(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from gateway.mcp.upstream.backend import Backend
-from gateway.mcp.upstream.cache import Keep
+from gateway.mcp.upstream.cache import ListCache
 from gateway.mcp.view.claims import Claims
 from gateway.mcp.view.listing import Kind, Listing
 from gateway.mcp.view.pins import Pins
@@ -27,7 +27,7 @@ class Visibility:
     """The directory of names, and the clients' views on it."""
 
     def __init__(
-        self, backends: Mapping[str, Backend], pins: Pins, cache: Keep, emit: Callable[[Event], object]
+        self, backends: Mapping[str, Backend], pins: Pins, cache: ListCache, emit: Callable[[Event], object]
     ) -> None:
         self.rules: dict[str, Rules] = {}
         """What the configuration says of each backend that is not disabled."""
@@ -52,7 +52,7 @@ class Visibility:
 
     def renew(self) -> None:
         """Make all views again, for the configuration that was applied."""
-        self._claims.keep(list(self.rules))
+        self._claims.retain(list(self.rules))
         self._views.clear()
         self.lists_changed()
 
@@ -66,7 +66,7 @@ class Visibility:
             listings: dict[tuple[str, Kind], Listing] = {
                 (name, kind): listing
                 for name, backend in self._backends.items()
-                for kind, listing in backend.offers.lists.items()
+                for kind, listing in backend.catalog.lists.items()
             }
             self._directory = Directory(self.rules, listings, self._config.gateway.separator, self._claims)
             self._cache.note_contested(self._claims.contested)

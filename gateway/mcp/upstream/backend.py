@@ -1,6 +1,6 @@
-"""One backend: its connections, one for each era and, where needed, for each client session. Its lists: `offers.py`.
+"""One backend: its connections, one for each era and, where needed, for each client session. Its lists: `catalog.py`.
 
-Theory of operation. A connection's key says who shares it: `Slot(modern, owner)`, with an empty owner for a shared
+Theory of operation. A connection's key says who shares it: `ConnectionKey(modern, owner)`, with an empty owner for a shared
 one. HTTP backends keep both eras in one process, and each legacy session of a client gets a session of its own
 there. A stdio process is locked to the era of its first request, so `sessions: auto` keeps one process for each era
 that somebody speaks (`shared`: one for all, and the other era is bridged), and one for each client session
@@ -29,13 +29,13 @@ from gateway.mcp.call.messages import (
     Sink,
     envelope,
 )
+from gateway.mcp.upstream.catalog import LIST_TIMEOUT_S, BackendCatalog
 from gateway.mcp.upstream.connecting import Connector
 from gateway.mcp.upstream.handshake import US, greet, send
 from gateway.mcp.upstream.http_peer import HttpPeer
 from gateway.mcp.upstream.log_levels import LogLevels
-from gateway.mcp.upstream.offers import LIST_TIMEOUT_S, Offers
 from gateway.mcp.upstream.room import Farewell, Full, Owners
-from gateway.mcp.upstream.sharing import Instances, Line, Slot, Tries
+from gateway.mcp.upstream.sharing import ConnectionKey, Instances, Line, Tries
 from gateway.mcp.upstream.site import Site
 from gateway.mcp.upstream.stdio import StdioPeer
 from gateway.mcp.view.listing import LISTEN_FLAG, declares
@@ -81,7 +81,7 @@ class Backend:
         self.name = name
         self.server = server
         self.call_timeout_s = call_timeout_s
-        self.offers = Offers(self)
+        self.catalog = BackendCatalog(self)
         self.pace = Pace()
         """What all its connections may take of the loop together for what nobody asked."""
         self.abouts: dict[bool, About] = {}
@@ -91,8 +91,8 @@ class Backend:
         self._start_timeout_s = start_timeout_s
         self._connector = Connector(name, instances, sink, tasks, self.pace, remote, tracer)
         self.levels = LogLevels(name)
-        self._lines: dict[Slot, Line] = {}
-        self._opening: dict[Slot, asyncio.Task[Line]] = {}
+        self._lines: dict[ConnectionKey, Line] = {}
+        self._opening: dict[ConnectionKey, asyncio.Task[Line]] = {}
         self._speaks: dict[bool, bool] = {}
         self._pushy = False
         self._releasing: set[asyncio.Task[None]] = set()
@@ -113,16 +113,18 @@ class Backend:
         """It asked something of its own accord: from now on, each session gets a connection of its own."""
         self._pushy = True
 
-    def slot(self, caller: Caller | None) -> Slot:
+    def key(self, caller: Caller | None) -> ConnectionKey:
         """The connection that a caller's requests go through."""
         modern = self._era_for(caller)
         if caller is None or (modern and not self._split_modern()):
-            return Slot(modern)
+            return ConnectionKey(modern)
         if modern:
-            return Slot(True, _digest(caller))
+            return ConnectionKey(True, _digest(caller))
         if not self._private():
-            return Slot(False)
-        return Slot(False, caller.session.id if caller.session is not None else self._owner_without_session(caller))
+            return ConnectionKey(False)
+        return ConnectionKey(
+            False, caller.session.id if caller.session is not None else self._owner_without_session(caller)
+        )
 
     def _owner_without_session(self, caller: Caller) -> str:
         """A modern client has no session; on a pipe its principal stands for it, on HTTP each call is safe anyway."""
@@ -146,16 +148,16 @@ class Backend:
         if self._speaks.get(wanted) is False and self._speaks.get(not wanted):
             return not wanted
         if self.stdio and self.server.sessions is Sessions.SHARED:
-            for slot in (Slot(wanted), Slot(not wanted)):
-                if slot in self._lines or slot in self._opening:
-                    return slot.modern
+            for key in (ConnectionKey(wanted), ConnectionKey(not wanted)):
+                if key in self._lines or key in self._opening:
+                    return key.modern
         return wanted
 
     def _any_era(self) -> bool:
         """For a request of our own: what is open already, else HTTP's newest era and a pipe's most usual one."""
-        for slot, line in self._lines.items():
-            if not slot.owner and not line.peer.closed:
-                return slot.modern
+        for key, line in self._lines.items():
+            if not key.owner and not line.peer.closed:
+                return key.modern
         return not self.stdio
 
     @property
@@ -165,13 +167,13 @@ class Backend:
 
     def is_shared(self, caller: Caller) -> bool:
         """Whether the caller's connection is everybody's."""
-        return not self.slot(caller).owner
+        return not self.key(caller).owner
 
     # connections
 
     def ready(self, caller: Caller) -> Peer | None:
         """The caller's connection, if it is open."""
-        line = self._lines.get(self.slot(caller))
+        line = self._lines.get(self.key(caller))
         if line is None or line.peer.closed:
             return None
         line.used = time.monotonic()
@@ -180,28 +182,28 @@ class Backend:
     async def peer(self, caller: Caller | None) -> Peer:
         """The caller's connection, opened if need be. Raises RpcError."""
         for _ in range(3):
-            slot = self.slot(caller)
-            line = self._lines.get(slot)
+            key = self.key(caller)
+            line = self._lines.get(key)
             if line is None or line.peer.closed:
-                line = await self._open_once(slot, caller)
-            if self.slot(caller) == slot or line.peer.modern == slot.modern:
+                line = await self._open_once(key, caller)
+            if self.key(caller) == key or line.peer.modern == key.modern:
                 line.used = time.monotonic()
                 return line.peer
         raise unavailable(self.name, "it changes its mind about the protocol revision it speaks")
 
-    async def _open_once(self, slot: Slot, caller: Caller | None) -> Line:
-        task = self._opening.get(slot)
+    async def _open_once(self, key: ConnectionKey, caller: Caller | None) -> Line:
+        task = self._opening.get(key)
         if task is None:
             if self.closed:
                 raise unavailable(self.name, "it was removed from the configuration")
-            tries = self._tries.get(slot.owner)
+            tries = self._tries.get(key.owner)
             if tries is not None and time.monotonic() < tries.retry_at:
                 raise unavailable(self.name, f"{tries.error} (it failed {tries.failures} times; wait a little)")
-            self._make_room(slot, caller)
-            greeting = self._greeting(slot, caller)
-            task = self.tasks.begin(self._open(slot, greeting))
-            self._opening[slot] = task
-            task.add_done_callback(lambda done: self._opened(slot, done))
+            self._make_room(key, caller)
+            greeting = self._greeting(key, caller)
+            task = self.tasks.begin(self._open(key, greeting))
+            self._opening[key] = task
+            task.add_done_callback(lambda done: self._opened(key, done))
         return await self.outcome(task)
 
     async def outcome(self, task: asyncio.Task[_T]) -> _T:
@@ -213,51 +215,51 @@ class Backend:
                 raise  # it is the caller who was cancelled
             raise unavailable(self.name, "it was stopped, or its configuration changed, meanwhile") from None
 
-    def _opened(self, slot: Slot, task: asyncio.Task[Line]) -> None:
-        self._opening.pop(slot, None)
+    def _opened(self, key: ConnectionKey, task: asyncio.Task[Line]) -> None:
+        self._opening.pop(key, None)
         if task.cancelled():
             return
         error = task.exception()
         if error is None:
-            self._tries.pop(slot.owner, None)
+            self._tries.pop(key.owner, None)
             self._last_error = ""
             return
         if len(self._tries) > _MAX_OWN_HTTP:
             self._tries.clear()
-        tries = self._tries.setdefault(slot.owner, Tries())
+        tries = self._tries.setdefault(key.owner, Tries())
         if isinstance(error, RpcError):
             tries.error = error.reason
-            if not slot.owner or error.kind == UNAVAILABLE:
+            if not key.owner or error.kind == UNAVAILABLE:
                 self._last_error = tries.error
         tries.retry_at = time.monotonic() + _BACKOFF_S[min(tries.failures, len(_BACKOFF_S) - 1)]
         tries.failures += 1
 
-    def _greeting(self, slot: Slot, caller: Caller | None) -> Greeting | None:
+    def _greeting(self, key: ConnectionKey, caller: Caller | None) -> Greeting | None:
         """A connection of a session's own introduces that session's client; a shared one introduces us."""
-        if caller is None or not slot.owner or caller.session is None:
+        if caller is None or not key.owner or caller.session is None:
             return None
         return Greeting(caller.session.version, caller.session.capabilities, caller.session.client)
 
-    async def _open(self, slot: Slot, greeting: Greeting | None) -> Line:
+    async def _open(self, key: ConnectionKey, greeting: Greeting | None) -> Line:
         try:
             async with asyncio.timeout(self._start_timeout_s + LIST_TIMEOUT_S):
-                line = await self._greeted(slot, greeting)
+                line = await self._greeted(key, greeting)
         except BackendUnavailable as error:
             raise unavailable(self.name, error.sentence) from error
         except TimeoutError:
             raise unavailable(self.name, f"it was not ready within {self._start_timeout_s:g} s") from None
         except (PeerClosed, OSError, ConfigError) as error:
             raise unavailable(self.name, str(error)) from error
-        return self._settle(line, slot)
+        return self._settle(line, key)
 
-    async def _greeted(self, slot: Slot, greeting: Greeting | None) -> Line:
+    async def _greeted(self, key: ConnectionKey, greeting: Greeting | None) -> Line:
         """A connection that answered. While its port is closed, the supervisor is asked for the process anew each time:
         it may not be up yet, or it ended and nobody has noticed."""
         deadline = time.monotonic() + self._start_timeout_s
         while True:
-            line = await self._connector.connect(slot, self.server)
+            line = await self._connector.connect(key, self.server)
             try:
-                await self._greet(line, slot, greeting)
+                await self._greet(line, key, greeting)
                 return line
             except ConnectFailed:
                 self._give_up(line)
@@ -274,27 +276,25 @@ class Backend:
         if self.stdio and line.instance is not None and not self.closed:
             self.tasks.spawn(self._instances.renew(line.instance.id))
 
-    async def _greet(self, line: Line, slot: Slot, greeting: Greeting | None) -> None:
+    async def _greet(self, line: Line, key: ConnectionKey, greeting: Greeting | None) -> None:
         if isinstance(line.peer, HttpPeer):
-            line.peer.schema = self.offers.schema
-        await greet(
-            line.peer, self.name, modern_first=slot.modern, greeting=greeting, timeout_s=self._start_timeout_s
-        )
+            line.peer.schema = self.catalog.schema
+        await greet(line.peer, self.name, modern_first=key.modern, greeting=greeting, timeout_s=self._start_timeout_s)
 
-    def _settle(self, line: Line, slot: Slot) -> Line:
+    def _settle(self, line: Line, key: ConnectionKey) -> Line:
         """File the connection under the era that it turned out to speak."""
         peer = line.peer
         self.abouts[peer.modern] = peer.about
         self._speaks[peer.modern] = True
-        actual = Slot(peer.modern, slot.owner)
-        if peer.modern != slot.modern:
-            if not (slot.owner and self._speaks.get(slot.modern)):  # else it refused what that one client said
-                self._speaks[slot.modern] = False
-            if not slot.owner:
-                self._connector.speaks(peer.modern, instead_of=slot.modern)
-            if slot.owner and peer.modern:
-                actual = Slot(True)
-        if actual != slot and (other := self._lines.get(actual)) is not None and not other.peer.closed:
+        actual = ConnectionKey(peer.modern, key.owner)
+        if peer.modern != key.modern:
+            if not (key.owner and self._speaks.get(key.modern)):  # else it refused what that one client said
+                self._speaks[key.modern] = False
+            if not key.owner:
+                self._connector.speaks(peer.modern, instead_of=key.modern)
+            if key.owner and peer.modern:
+                actual = ConnectionKey(True)
+        if actual != key and (other := self._lines.get(actual)) is not None and not other.peer.closed:
             self.tasks.spawn(self._discard(line))
             return other
         peer.session = actual.owner if len(actual.owner) == SESSION_ID_LENGTH else ""
@@ -304,8 +304,8 @@ class Backend:
         line.used = time.monotonic()
         self._lines[actual] = line
         self._watch(peer)
-        if not actual.owner and self.offers.orphaned:
-            self.tasks.spawn(self.offers.read_again())
+        if not actual.owner and self.catalog.orphaned:
+            self.tasks.spawn(self.catalog.read_again())
         return line
 
     def _watch(self, peer: StdioPeer | HttpPeer) -> None:
@@ -331,13 +331,13 @@ class Backend:
             except (RpcError, PeerClosed) as error:
                 logger.info("backend %s: no news of changed lists: %s", self.name, error)
 
-    def _make_room(self, slot: Slot, caller: Caller | None) -> None:
-        """Keep the connections that belong to one session each below their cap. Raises RpcError."""
-        if not slot.owner or caller is None:
+    def _make_room(self, key: ConnectionKey, caller: Caller | None) -> None:
+        """ListCache the connections that belong to one session each below their cap. Raises RpcError."""
+        if not key.owner or caller is None:
             return
         most = MAX_OWN if self.stdio else _MAX_OWN_HTTP
         try:
-            owner = self.owners.for_new(slot.owner, caller, self._lines, self._opening, most)
+            owner = self.owners.for_new(key.owner, caller, self._lines, self._opening, most)
         except Full as error:
             raise unavailable(self.name, str(error)) from None
         if owner is not None:
@@ -347,25 +347,25 @@ class Backend:
 
     def farewell(self, caller: Caller) -> Farewell | None:
         """Why the process that the caller had of its own is gone, said once."""
-        return self.owners.farewell(self.slot(caller).owner)
+        return self.owners.farewell(self.key(caller).owner)
 
     def release(self, owner: str) -> None:
         """A client session ended: close the connections that were its own."""
         self.owners.forget(owner)
-        for slot in [slot for slot in self._lines if slot.owner == owner]:
-            line = self._lines.pop(slot)
-            task = self.tasks.spawn(self._close(line, slot))
+        for key in [key for key in self._lines if key.owner == owner]:
+            line = self._lines.pop(key)
+            task = self.tasks.spawn(self._close(line, key))
             self._releasing.add(task)
             task.add_done_callback(self._releasing.discard)
 
     def reap(self) -> None:
         """Close the owned connections that nobody used for long."""
         horizon = time.monotonic() - IDLE_OWN_S
-        for slot, line in list(self._lines.items()):
-            if slot.owner and line.used < horizon and line.idle:
-                self.release(slot.owner)
+        for key, line in list(self._lines.items()):
+            if key.owner and line.used < horizon and line.idle:
+                self.release(key.owner)
                 why = f"it was not used for {IDLE_OWN_S:g} s, so the process that it had of {self.name} ended"
-                self.owners.reaped(slot.owner, why)
+                self.owners.reaped(key.owner, why)
 
     async def _discard(self, line: Line) -> None:
         """Close a connection that turned out to be the second of its kind."""
@@ -373,17 +373,17 @@ class Backend:
         if line.instance is not None and self.stdio:
             await self._instances.release(line.instance.id)
 
-    async def _close(self, line: Line, slot: Slot) -> None:
+    async def _close(self, line: Line, key: ConnectionKey) -> None:
         await line.peer.close()
-        if line.instance is not None and slot.owner and (self.stdio or self.server.sessions is Sessions.PER_CLIENT):
+        if line.instance is not None and key.owner and (self.stdio or self.server.sessions is Sessions.PER_CLIENT):
             await self._instances.release(line.instance.id)
 
     def gone(self, peer: Peer) -> None:
         """A connection ended."""
-        for slot, line in list(self._lines.items()):
+        for key, line in list(self._lines.items()):
             if line.peer is peer:
-                del self._lines[slot]
-                self.offers.lost(peer)
+                del self._lines[key]
+                self.catalog.lost(peer)
 
     def lost(self, peer: Peer) -> None:
         """Its process cannot be reached: forget all that stands on it, so that the supervisor is asked again."""
@@ -398,9 +398,9 @@ class Backend:
         self.closed = True
         for task in self._opening.values():
             task.cancel()
-        self.offers.close()
+        self.catalog.close()
         lines, self._lines = self._lines, {}
-        await asyncio.gather(*self._releasing, *(self._close(line, slot) for slot, line in lines.items()))
+        await asyncio.gather(*self._releasing, *(self._close(line, key) for key, line in lines.items()))
         self._connector.close()
 
     def peers(self) -> list[Peer]:
@@ -409,7 +409,7 @@ class Backend:
 
     def own_peer(self, owner: str) -> Peer | None:
         """The connection of one session, if it has one."""
-        line = self._lines.get(Slot(False, owner))
+        line = self._lines.get(ConnectionKey(False, owner))
         return line.peer if line is not None and not line.peer.closed else None
 
     # what it says of itself

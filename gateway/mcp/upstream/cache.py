@@ -13,7 +13,7 @@ from typing import Any, Final
 from gateway.mcp.call.messages import about_legacy, about_modern
 from gateway.mcp.upstream.backend import Backend
 from gateway.mcp.upstream.greeting import sound
-from gateway.mcp.upstream.reading import kept_list
+from gateway.mcp.upstream.reading import cached_list
 from gateway.mcp.view.listing import Kind
 from gateway.mcp.wire.errors import RpcError
 from gateway.mcp.wire.saver import Saver
@@ -26,7 +26,7 @@ _EVERY_S: Final = 10.0
 """The file holds the lists of all backends, so it is written less often than others."""
 
 
-class Keep:
+class ListCache:
     """A file with what every backend last said."""
 
     def __init__(self, directory: Path | None) -> None:
@@ -58,7 +58,7 @@ class Keep:
         for kind in Kind:
             items = known.get("lists", {}).get(kind.value)
             if isinstance(items, list):
-                backend.offers.lists[kind] = kept_list(kind, items)
+                backend.catalog.lists[kind] = cached_list(kind, items)
         with contextlib.suppress(RpcError):
             if isinstance(legacy := known.get("legacy"), dict):
                 backend.abouts[False] = about_legacy(sound(legacy))
@@ -69,7 +69,7 @@ class Keep:
         """Remember what a backend says now."""
         self._known[backend.name] = {
             "entry": digest(entry),
-            "lists": {kind.value: listing.items for kind, listing in backend.offers.lists.items()},
+            "lists": {kind.value: listing.items for kind, listing in backend.catalog.lists.items()},
             **{("modern" if modern else "legacy"): dict(about.result) for modern, about in backend.abouts.items()},
         }
         self._saver.soon()

@@ -15,7 +15,7 @@ from opentelemetry.trace import Tracer
 
 from gateway.mcp.call.messages import Sink
 from gateway.mcp.upstream.http_peer import HttpPeer
-from gateway.mcp.upstream.sharing import Instances, Line, Slot, instances_site
+from gateway.mcp.upstream.sharing import ConnectionKey, Instances, Line, instances_site
 from gateway.mcp.upstream.site import Site
 from gateway.mcp.upstream.stdio import StdioPeer
 from gateway.mcp.wire.tasks import Tasks
@@ -61,24 +61,24 @@ class Connector:
         """Whether it is a remote server, whose process is not ours to wait for."""
         return self._make_remote is not None
 
-    async def connect(self, slot: Slot, server: Server) -> Line:
+    async def connect(self, key: ConnectionKey, server: Server) -> Line:
         """A connection, not greeted yet. Raises BackendUnavailable, ConfigError, OSError."""
         if self._make_remote is not None:
             site = self._remote_site or await self._make_site(self._make_remote)
-            return Line(self._over_http(site, slot), None)
+            return Line(self._over_http(site, key), None)
         if server.transport is not Transport.STDIO:
-            owner = slot.owner[:_SHORT] if server.sessions is Sessions.PER_CLIENT else ""
+            owner = key.owner[:_SHORT] if server.sessions is Sessions.PER_CLIENT else ""
             instance = await self._instances.instance(self._name, owner)
-            return Line(self._over_http(self._site(instance), slot, instance.id), instance)
-        instance = await self._instances.instance(self._name, slot.owner[:_SHORT] or self._shared_pipe(slot.modern))
+            return Line(self._over_http(self._site(instance), key, instance.id), instance)
+        instance = await self._instances.instance(self._name, key.owner[:_SHORT] or self._shared_pipe(key.modern))
         reader, writer = await instance.attach()
         peer = StdioPeer(
             reader, writer, self._sink, self._tasks, door=instance.id, pace=self._pace, tracer=self._tracer
         )
         return Line(peer, instance)
 
-    def _over_http(self, site: Site, slot: Slot, door: str = "") -> HttpPeer:
-        return HttpPeer(site, self._sink, self._tasks, door=door, modern=slot.modern, tracer=self._tracer)
+    def _over_http(self, site: Site, key: ConnectionKey, door: str = "") -> HttpPeer:
+        return HttpPeer(site, self._sink, self._tasks, door=door, modern=key.modern, tracer=self._tracer)
 
     async def _make_site(self, make: Callable[[], Site]) -> Site:
         made = await asyncio.to_thread(make)

@@ -17,7 +17,7 @@ from typing import Any, Final
 from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value, mcp_param_headers, x_mcp_header_map
 from opentelemetry.trace import Tracer
 
-from gateway.mcp.call.messages import MAX_MESSAGE, MAX_PUSHES, About, Call, Ghosts, Sink
+from gateway.mcp.call.messages import MAX_MESSAGE, MAX_PUSHES, AbandonedCalls, About, Call, Sink
 from gateway.mcp.call.outcome import ErrorKind, Failure, Origin, answered
 from gateway.mcp.call.task_table import METHODS as TASK_METHODS
 from gateway.mcp.upstream.site import Site, header_lines
@@ -204,7 +204,7 @@ class HttpPeer:
         self.session = ""
         self.closed = ""
         self.calls: dict[int, Call] = {}
-        self.ghosts = Ghosts()
+        self.abandoned = AbandonedCalls()
         self.sink = sink
         self.schema: Callable[[str], Any] = lambda _: None
         """The input schema of a tool, for its `Mcp-Param-*` headers."""
@@ -287,7 +287,7 @@ class HttpPeer:
         self.calls.pop(call.number, None)
         if exchange is None:
             return
-        self.ghosts.add(call.number)
+        self.abandoned.add(call.number)
         exchange.call = None
         exchange.drop()
         if not self.modern and not self.closed:
@@ -378,7 +378,7 @@ class HttpPeer:
         self._fixed = header_lines(headers)
 
     def listen(self) -> None:
-        """Keep the session's GET stream open from now on, for what belongs to no call."""
+        """ListCache the session's GET stream open from now on, for what belongs to no call."""
         if self._listening is None and not self.modern and not self.closed:
             self._listening = self._tasks.spawn(self._keep_listening())
 

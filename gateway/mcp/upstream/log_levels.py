@@ -7,8 +7,8 @@ import weakref
 
 from gateway.mcp.call.caller import LEVELS
 from gateway.mcp.call.messages import Peer
+from gateway.mcp.upstream.catalog import LIST_TIMEOUT_S
 from gateway.mcp.upstream.handshake import ask
-from gateway.mcp.upstream.offers import LIST_TIMEOUT_S
 from gateway.mcp.wire.errors import PeerClosed, RpcError
 
 logger = logging.getLogger(__name__)

@@ -67,7 +67,7 @@ def _note(listing: Listing, said: dict[str, Any]) -> None:
         listing.extra = extra
 
 
-def kept_list(kind: Kind, items: list[Any]) -> Listing:
+def cached_list(kind: Kind, items: list[Any]) -> Listing:
     """A list from an earlier life; it is read again when the backend runs."""
     sieve = Sieve(kind)
     for number, item in enumerate(items):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from gateway.mcp.call.caller import Caller
-    from gateway.mcp.upstream.sharing import Line, Slot
+    from gateway.mcp.upstream.sharing import ConnectionKey, Line
 
 _MAX_FAREWELLS: Final = 4096
 
@@ -67,7 +67,12 @@ class Owners:
         """Called when a session lost its process to another one of the same client's, and why."""
 
     def for_new(
-        self, owner: str, caller: Caller, lines: Mapping[Slot, Line], opening: Iterable[Slot], most: int
+        self,
+        owner: str,
+        caller: Caller,
+        lines: Mapping[ConnectionKey, Line],
+        opening: Iterable[ConnectionKey],
+        most: int,
     ) -> str | None:
         """Whose connection ends for a new one of this owner's; None where there is room. Raises Full."""
         principal = self._principals[owner] = caller.principal.key

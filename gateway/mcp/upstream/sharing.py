@@ -34,7 +34,7 @@ class Instances(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class ConnectionKey:
     """Who shares a connection."""
 
     modern: bool

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from opentelemetry.trace import Tracer
 
-from gateway.mcp.call.messages import MAX_MESSAGE, MAX_PUSHES, About, Call, Ghosts, Sink
+from gateway.mcp.call.messages import MAX_MESSAGE, MAX_PUSHES, AbandonedCalls, About, Call, Sink
 from gateway.mcp.call.outcome import answered
 from gateway.mcp.wire import codec, incoming
 from gateway.mcp.wire.errors import INTERNAL_ERROR, PeerClosed, RpcError
@@ -59,7 +59,7 @@ class StdioPeer:
         self.session = ""
         self.closed = ""
         self.calls: dict[int, Call] = {}
-        self.ghosts = Ghosts()
+        self.abandoned = AbandonedCalls()
         self._reader = reader
         self._writer = writer
         self._sink = sink
@@ -91,7 +91,7 @@ class StdioPeer:
     def cancel(self, call: Call, reason: str) -> None:
         """Send notifications/cancelled for a call in flight, and forget it."""
         if self.calls.pop(call.number, None) is not None and not self.closed and call.method != "initialize":
-            self.ghosts.add(call.number)
+            self.abandoned.add(call.number)
             params = {"requestId": call.number, "reason": reason}
             with contextlib.suppress(PeerClosed):
                 self._write(codec.dumps({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}))
@@ -196,7 +196,7 @@ class StdioPeer:
         number = message.get("id")
         call = self.calls.pop(number, None) if type(number) is int else None
         if call is None:
-            return type(number) is int and self.ghosts.answered(number)  # late: cancelled or timed out
+            return type(number) is int and self.abandoned.answered(number)  # late: cancelled or timed out
         if not isinstance(message.get("result"), dict) and not isinstance(message.get("error"), dict):
             call.fail("it answered with a message that has neither a result nor an error")
         else:

@@ -70,7 +70,7 @@ class Claims:
         claims = [(key, claim) for key in keys if (claim := self._claims.get((kind, key))) is not None]
         return [key for key, _ in sorted(claims, key=lambda one: (one[1].late, self._rank(one[1].owner)))]
 
-    def keep(self, backends: Sequence[str]) -> None:
+    def retain(self, backends: Sequence[str]) -> None:
         """The backends in their order; what others claimed is free again."""
         self._order = list(backends)
         self._claims = {key: claim for key, claim in self._claims.items() if claim.owner in backends}

@@ -55,7 +55,7 @@ class Sieve:
         return self.looked >= MAX_ITEMS or self.size >= MAX_LIST
 
     def take(self, item: Any) -> None:
-        """Keep the item, if it is one."""
+        """ListCache the item, if it is one."""
         self.looked += 1
         name = _shown_name(self.kind, item)
         try:

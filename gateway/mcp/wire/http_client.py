@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
         self._status = 0
         self._headers: dict[str, str] = {}
         self._transport: asyncio.Transport | None = None
-        self._keep = True
+        self._keep_alive = True
         self._overhead = 0
         self.idle_since = 0.0
         self.closed = False
@@ -176,7 +176,7 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._status = self._parser.get_status_code()
-        self._keep = self._parser.should_keep_alive()
+        self._keep_alive = self._parser.should_keep_alive()
         if self._receiver is not None and self._status >= 200:
             self._receiver.on_head(self._status, self._headers)
 
@@ -189,7 +189,7 @@ class Connection(asyncio.Protocol):
         if 100 <= self._status < 200:
             return
         receiver, self._receiver = self._receiver, None
-        if self._keep and not self.closed:
+        if self._keep_alive and not self.closed:
             self._parser = None
             self._pool.give_back(self)
         else:

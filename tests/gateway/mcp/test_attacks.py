@@ -270,7 +270,7 @@ async def test_one_backends_unreadable_tools_do_not_take_the_others_along(tmp_pa
                 names = {tool["name"] for tool in (await client.request("tools/list"))["result"]["tools"]}
         assert {name for name in names if name.startswith("bad")} == {"bad__good", "bad__talks"}
         assert "result" in await client.call("one__echo")
-        await running.endpoint._keep.close()
+        await running.endpoint._list_cache.close()
         assert (tmp_path / "lists.json").exists()
         async with legacy(running.url(), token="s") as seeker:
             assert "result" in await seeker.call("find_tool", {"query": "good"})

@@ -222,7 +222,10 @@ async def test_a_subscription_whose_client_left_before_it_began_is_not_kept() ->
     servers = {"slow": server(http=True, start="lazy")}
     command = ("env", "FIXTURE_ERA=modern", *FIXTURE, "--http", "0")
     async with gateway(config(servers), {"slow": command}) as running, modern(running.url("slow")) as client:
-        watches, lock = running.endpoint._watches, running.supervisor._locks.setdefault(("slow", ""), asyncio.Lock())
+        watches, lock = (
+            running.endpoint._subscriptions,
+            running.supervisor._locks.setdefault(("slow", ""), asyncio.Lock()),
+        )
         async with lock:
             wanted = {"notifications": {"resourceSubscriptions": ["test://watched-resource"]}}
             listening = asyncio.ensure_future(client.request("subscriptions/listen", wanted))

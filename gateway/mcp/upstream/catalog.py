@@ -52,7 +52,7 @@ class Connections(Protocol):
         ...
 
 
-class Offers:
+class BackendCatalog:
     """The lists of one backend."""
 
     def __init__(self, backend: Connections) -> None:

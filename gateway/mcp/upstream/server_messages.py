@@ -54,7 +54,7 @@ class Outlets(Protocol):
         ...
 
 
-class Pushes:
+class ServerMessages:
     """The sink of one backend's connections."""
 
     def __init__(self, name: str, outlets: Outlets, emit: Callable[[Event], object]) -> None:
@@ -90,7 +90,7 @@ class Pushes:
 
     def _changed(self, peer: Peer, method: str) -> None:
         if self.backend is not None:
-            self.backend.offers.stale(CHANGED[method], peer)
+            self.backend.catalog.stale(CHANGED[method], peer)
         self._outlets.lists_changed(self.name, method, peer.session)
 
     def _progress(self, peer: Peer, params: dict[str, Any]) -> None:
@@ -192,7 +192,7 @@ class Pushes:
         """The one client's call in flight, unless the message is of another's task. Requests of our own carry nothing of
         any client, so they do not count."""
         clients = [call for call in peer.calls.values() if call.caller is not None]
-        if len(clients) != 1 or peer.ghosts:
+        if len(clients) != 1 or peer.abandoned:
             return None
         (only,), task_id = clients, _task_of(params)
         if task_id is None or peer.session or only.caller is None:
@@ -249,7 +249,7 @@ def _task_of(params: Mapping[str, Any]) -> str | None:
 
 def _in_flight(peer: Peer) -> str:
     count = sum(call.caller is not None for call in peer.calls.values())
-    return f"{count} calls{' and one that was given up' if peer.ghosts else ''}"
+    return f"{count} calls{' and one that was given up' if peer.abandoned else ''}"
 
 
 def _subscription(params: dict[str, Any]) -> Any:
