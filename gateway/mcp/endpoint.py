@@ -34,7 +34,7 @@ from gateway.mcp.upstream.remote import Secrets, placed_site
 from gateway.mcp.upstream.server_messages import ServerMessages
 from gateway.mcp.upstream.sharing import Instances
 from gateway.mcp.view.listing import CHANGED, Kind, Listing
-from gateway.mcp.view.notices import left_out, told
+from gateway.mcp.view.notices import describe, left_out
 from gateway.mcp.view.pinned_text import Difference
 from gateway.mcp.view.pins import Pins
 from gateway.mcp.view.search import Search
@@ -68,7 +68,7 @@ class Endpoint:
         """`cache_dir` keeps tool lists and pins from one run to the next."""
         self.inflight = InFlight()
         self.on_tools: Callable[[str, frozenset[str]], None] = lambda _backend, _tools: None
-        """Called with the names of a backend's tools when they were read (the instruments' vocabulary)."""
+        """Called with the names of a backend's tools each time they were read (the vocabulary of metrics)."""
         self._instances = supervisor
         self._emit = emit
         self._meters = meters
@@ -115,9 +115,9 @@ class Endpoint:
     # configuration
 
     def apply(self, config: Config, secrets: Secrets | None = None) -> None:
-        """Take a configuration: new views at once; backends that did not change keep their connections.
+        """Apply a configuration: views change at once; backends that did not change keep their connections.
 
-        `secrets` fills in the headers of remote servers, each when it is first spoken to.
+        `secrets` fills in the headers of each remote server when it is first connected to.
         """
         self._secrets = secrets
         old, self._config = self._config, config
@@ -150,7 +150,7 @@ class Endpoint:
             self._begin(name, server, config)
 
     def _begin(self, name: str, server: Server, config: Config) -> None:
-        """The backend's connections from now on, instead of those it had."""
+        """Replace the backend's connections."""
         if (known := self._backends.get(name)) is not None:
             self._tasks.spawn(known.close())
         backend = self._backends[name] = self._backend(name, server, config)
@@ -158,7 +158,7 @@ class Endpoint:
             self._start(backend)
 
     def reconnect(self, backend: str) -> None:
-        """Speak to a backend anew: one that was restarted, or a remote one, with its secrets as they are now."""
+        """Connect to a backend again: one that was restarted, or a remote one, with its current secrets."""
         self._begin(backend, self._config.servers[backend], self._config)
 
     def _backend(self, name: str, server: Server, config: Config) -> Backend:
@@ -183,7 +183,7 @@ class Endpoint:
         return backend
 
     def _end_orphans(self, old: Config, config: Config) -> None:
-        """Sessions and streams whose client or route is gone end; what goes on sees what it may see from now on."""
+        """End the sessions and streams whose client or route is gone; the others get their new view."""
 
         def view(principal: Principal, route: str) -> View | None:
             return self._visibility.view(principal.client, route) if still_admitted(principal, old, config) else None
@@ -203,7 +203,7 @@ class Endpoint:
         return self._visibility.view(session.owner.client, session.route)
 
     def _listed(self, backend: Backend, kind: Kind, *, changed: bool) -> None:
-        """A list was read: names, pins and labels follow, and clients hear of a backend that came late."""
+        """A list was read: update names, pins and labels, and notify clients of a backend that came late."""
         if not changed:
             return
         self._visibility.lists_changed()
@@ -223,7 +223,7 @@ class Endpoint:
         self._visibility.directory()
 
     def _listed_own(self, backend: Backend, kind: Kind, listing: Listing) -> None:
-        """One session's process has been read: its definitions are pinned like everybody's."""
+        """The list of one session's own process was read: its definitions are pinned like all others."""
         if kind is Kind.TOOLS:
             self._pins.seen(backend.name, listing.items, own=True)
 
@@ -234,50 +234,50 @@ class Endpoint:
         return listing.items if listing is not None else []
 
     def flaws(self, backend: str) -> Mapping[str, Sequence[str]]:
-        """What was wrong with the backend's lists when they were last read: `left_out` and `reshaped`, in sentences."""
+        """What was wrong with the backend's lists when they were last read: sentences under `left_out` and `reshaped`."""
         known = self._backends.get(backend)
-        return told(known.catalog.lists if known is not None else {})
+        return describe(known.catalog.lists if known is not None else {})
 
     def trouble(self, backend: str) -> str:
-        """Why a backend that runs could not be spoken to; empty when it could, or was not tried."""
+        """Why connecting to a running backend failed; empty when it succeeded or was not tried."""
         found = self._backends.get(backend)
         return found.trouble if found is not None else ""
 
     def differences(self, backend: str) -> list[Difference]:
-        """The tools whose definitions are not the pinned ones, with what they said and say."""
+        """The tools whose definitions differ from the pinned ones, with both texts."""
         return self._pins.differences(backend)
 
     def approve(self, backend: str, tool: str) -> None:
-        """Accept a changed tool definition. Raises KeyError for a tool nobody knows."""
+        """Accept a changed tool definition. Raises KeyError for an unknown tool."""
         self._pins.approve(backend, tool)
         self._visibility.lists_changed()
         self._subscriptions.lists_changed(backend, "notifications/tools/list_changed", ours=True)
 
-    # outlets of the backends' messages
+    # where the backends' own messages go
 
     def session(self, session_id: str) -> Session | None:
         """An open client session."""
         return self._sessions.by_id(session_id)
 
     def lists_changed(self, backend: str, method: str, owner: str) -> None:
-        """A backend said so."""
+        """A backend reported that its list changed."""
         self._subscriptions.lists_changed(backend, method, owner)
 
     def resource_updated(self, backend: str, params: dict[str, Any], owner: str) -> None:
-        """A backend said so."""
+        """A backend reported that a resource changed."""
         self._subscriptions.resource_updated(backend, params, owner)
 
     def is_anothers_task(self, task_id: str, principal: Principal, backend: str) -> bool:
-        """Whether a backend's task was begun by somebody else."""
+        """Whether another principal began a backend's task."""
         return self._router.tasks.is_anothers(task_id, principal, backend)
 
     def _is_quiet(self, owner: str) -> bool:
-        """Whether nothing of a session's is under way."""
+        """Whether a session has no call under way."""
         session = self._sessions.by_id(owner)
         return session is None or not session.calls
 
     def _evicted(self, owner: str, why: str) -> None:
-        """A session lost the process that held its state: it ends, so that its client is told."""
+        """A session lost the process that held its state: end it, so that its client learns of it."""
         if (session := self._sessions.by_id(owner)) is not None:
             self._sessions.close(session, why)
 
@@ -293,10 +293,10 @@ class Endpoint:
             duration_s=time.monotonic() - session.started,
         )
 
-    # life
+    # running
 
     async def run(self) -> None:
-        """ListCache house until `close`: connect eager backends, expire sessions, reap idle connections."""
+        """Do the housekeeping until `close`: connect eager backends, expire sessions, reap idle connections."""
         self._running = True
         for backend in self._backends.values():
             self._start(backend)
@@ -309,7 +309,7 @@ class Endpoint:
                 backend.reap()
 
     def expire_sessions(self, idle_s: float) -> None:
-        """End the sessions that nobody used for so long."""
+        """End the sessions that were idle for `idle_s`."""
         self._sessions.expire(idle_s)
 
     def _start(self, backend: Backend) -> None:
@@ -351,5 +351,5 @@ _LIVE: Final = frozenset(
 
 
 def _process(server: Server) -> dict[str, Any]:
-    """What of a server's entry its connections depend on."""
+    """The part of a server's entry that its connections depend on."""
     return server.model_dump(exclude=set(_LIVE) - {"sessions"})

@@ -1,6 +1,6 @@
 """One connection to one backend, as the rest of the endpoint sees it.
 
-A `Peer` carries `Call`s and ends each with an `Outcome`. What the backend says on its own goes to a `Sink`,
+A `Peer` carries `Call`s and ends each with an `Outcome`. What the backend sends of its own accord goes to a `Sink`,
 with the call that it belongs to where the transport says so (a call's own SSE stream), else with None.
 """
 
@@ -50,7 +50,7 @@ META_SUBSCRIPTION: Final = META + "subscriptionId"
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a backend said of itself when it was greeted."""
+    """What a backend declared when it was greeted."""
 
     modern: bool
     version: str
@@ -97,7 +97,7 @@ class Call:
     def __init__(
         self, backend: str, method: str, params: dict[str, Any], caller: Caller | None, timeout_s: float | None
     ) -> None:
-        """`timeout_s` None is for what has no end of its own (a subscription)."""
+        """`timeout_s` None is for a call without an end of its own (a subscription)."""
         self.backend = backend
         self.method = method
         self.params = params
@@ -108,9 +108,9 @@ class Call:
         self.outcome: Outcome | None = None
         self.questions: dict[str, Question] = {}
         self.acknowledged = False
-        """A subscription that the backend has taken note of."""
+        """The backend acknowledged the subscription."""
         self.asked: set[asyncio.Future[dict[str, Any]]] = set()
-        """What its older client was asked in the middle of it."""
+        """What its legacy client was asked during the call."""
         self.wakeup = Wakeup() if caller is None else caller.answer.wakeup
         self.label = ""
         """The tool's name if it is a known one: text that may stand in a span's name."""
@@ -124,7 +124,7 @@ class Call:
             self.token = meta.get("progressToken")
 
     def message(self, number: int) -> bytes:
-        """The request as bytes under our own id; a progress token is replaced by that id, which nobody else uses."""
+        """The request as bytes under our own id, which also replaces a progress token: no other call has it."""
         self.number = number
         params = self.params
         if self.token is not None:
@@ -151,14 +151,14 @@ class Call:
                 self.params = {**self.params, "_meta": meta}
 
     def start_clock(self) -> None:
-        """From now on, and from each sign of life, the backend has the call's timeout to answer."""
+        """Give the backend the call's timeout to answer, from now; each sign of progress restarts it."""
         if self._timer is not None:
             self._timer.cancel()
         if self._timeout_s is not None:
             self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._expire)
 
     def stop_clock(self) -> None:
-        """The call waits for its client, not for the backend."""
+        """Stop the timeout: the call waits for its client, not for the backend."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -184,25 +184,25 @@ class Call:
         self.end(broken(self.backend, why, kind))
 
     def take_unsound(self, message: dict[str, Any] | None, error: ValueError) -> None:
-        """A response came that is not JSON, or (`message`) not quite: only we ourselves may look at that."""
+        """Take a response that is not valid JSON; `message` is what could be read of it, for a request of our own only."""
         if self.caller is None and message is not None:
             self.end(answered(message))
         else:
             self.fail(f"it answered with something that is not JSON ({error})")
 
     def acknowledge(self) -> None:
-        """The subscription that this call asks for stands."""
+        """The backend acknowledged the subscription that this call asks for."""
         self.acknowledged = True
         self.wakeup.wake()
 
     def ask(self, question: Question) -> None:
-        """The backend wants something from the client before it goes on."""
+        """The backend asks the client something before it goes on."""
         self.questions[question.key] = question
         self.stop_clock()
         self.wakeup.wake()
 
     def cancel(self, reason: str) -> None:
-        """The client no longer wants the reply: the backend is told, and the call ends."""
+        """The client cancelled the call: notify the backend and end it."""
         self.refuse_questions(RpcError(REQUEST_CANCELLED, "Request cancelled"))
         if self.outcome is None:
             if self.peer is not None:
@@ -210,7 +210,7 @@ class Call:
             self.end(refused(RpcError(REQUEST_CANCELLED, "Request cancelled"), ErrorKind.CANCELLED))
 
     def refuse_questions(self, error: RpcError) -> None:
-        """Nobody will answer what was asked during the call."""
+        """Refuse all open questions that were asked during the call."""
         for answer in [*self.asked, *(question.answer for question in self.questions.values())]:
             if not answer.done():
                 answer.set_exception(error)
@@ -234,10 +234,10 @@ class Call:
 
 
 class AbandonedCalls:
-    """Calls that nobody waits for any more, but that the backend may still be working on.
+    """Calls that were given up while the backend may still be working on them.
 
-    What it says may be theirs, so until it answered them (many never do) or a good while has passed, nothing on a
-    shared connection can be told to belong to the one call that is left.
+    A message of the backend may belong to one of them. So until it has answered them (many never do) or `ABANDONED_S` has
+    passed, no message on a shared connection can be matched to the one call that is left.
     """
 
     __slots__ = ("_until",)
@@ -250,7 +250,7 @@ class AbandonedCalls:
         self._until[number] = time.monotonic() + ABANDONED_S
 
     def answered(self, number: int) -> bool:
-        """The backend is done with it. Whether there was such a call."""
+        """The backend answered the call; returns whether there was such a call."""
         return self._until.pop(number, None) is not None
 
     def __bool__(self) -> bool:
@@ -262,10 +262,10 @@ class AbandonedCalls:
 
 
 class Sink(Protocol):
-    """Takes what a backend says on its own."""
+    """Takes the messages that a backend sends of its own accord."""
 
     def on_notification(self, peer: Peer, method: str, params: dict[str, Any], call: Call | None) -> None:
-        """A notification; `call` where its own stream brought it."""
+        """A notification; `call` if it came on that call's own stream."""
 
     async def on_request(self, peer: Peer, method: str, params: dict[str, Any], call: Call | None) -> dict[str, Any]:
         """A request; returns its result or raises RpcError."""
@@ -274,11 +274,11 @@ class Sink(Protocol):
         """The connection ended."""
 
     def on_garbage(self, peer: Peer, what: str, count: int = 1) -> None:
-        """Something came that is no message, `count` times."""
+        """Something that is no message came `count` times."""
 
 
 class Peer(Protocol):
-    """One connection to one backend, in one era."""
+    """One connection to one backend, in one generation of the protocol."""
 
     modern: bool
     about: About
@@ -291,16 +291,16 @@ class Peer(Protocol):
     """The calls in flight, by our own number."""
     abandoned: AbandonedCalls
     session: str
-    """The front session it belongs to; empty when it is shared."""
+    """The client session that owns it; empty for a shared connection."""
 
     async def send(self, call: Call) -> None:
-        """Send the call; its reply comes through `call.news`. Raises PeerClosed."""
+        """Send the call; its outcome comes through `call.end`. Raises PeerClosed."""
 
     async def notify(self, method: str, params: dict[str, Any] | None) -> None:
         """Send a notification. Raises PeerClosed."""
 
     def cancel(self, call: Call, reason: str) -> None:
-        """Tell the backend that nobody waits for this call any more."""
+        """Notify the backend that this call was given up."""
 
     async def close(self) -> None:
         """End the connection; calls in flight fail."""
@@ -308,7 +308,7 @@ class Peer(Protocol):
 
 @dataclass(slots=True)
 class Greeting:
-    """Who we say we are when we greet a backend in the legacy way."""
+    """How we introduce ourselves in a legacy greeting."""
 
     version: str = LATEST_LEGACY
     capabilities: Mapping[str, Any] = field(default_factory=dict)
@@ -320,7 +320,7 @@ SHARED_CAPABILITIES: Final[Mapping[str, Any]] = {
     "elicitation": {"form": {}, "url": {}},
     "roots": {"listChanged": True},
 }
-"""What a shared legacy connection declares: whatever a client may have; who lacks it is told so when asked."""
+"""What a shared legacy connection declares: all that any client may have. One without a capability refuses when asked."""
 
 
 def envelope(capabilities: Mapping[str, Any], client: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -344,7 +344,7 @@ def about_legacy(result: Mapping[str, Any]) -> About:
 
 
 def about_modern(result: Mapping[str, Any]) -> About | None:
-    """Read a DiscoverResult; None when it names no version of this era."""
+    """Read a DiscoverResult; None when it names no version of this generation."""
     versions = result.get("supportedVersions")
     if not isinstance(versions, list) or MODERN not in versions:
         return None

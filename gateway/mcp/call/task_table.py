@@ -1,8 +1,8 @@
-"""Which backend a task belongs to, and whose it is: a task's id says neither.
+"""Which backend a task belongs to, and which principal: a task's id says neither.
 
 An id is a backend's own word, so two backends may choose the same one (many count), and a hostile one may choose its
 neighbour's. A task is therefore known by its principal, id *and* backend; where a route shows several backends and the
-id alone does not say which, nobody is asked.
+id alone is ambiguous, the request is refused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gateway.mcp.wire import codec
 
 EXTENSION: Final = "io.modelcontextprotocol/tasks"
 METHODS: Final = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
-"""What the extension has; the tasks of 2025-11-25 had more."""
+"""The methods of the extension; the tasks of 2025-11-25 had more."""
 _MAX_TASKS: Final = 2_000
 """Of one principal; the oldest is forgotten first."""
 _MAX_PRINCIPALS: Final = 1_000
@@ -65,7 +65,7 @@ class TaskTable:
         return [mine[task_id, backend] for backend in backends if (task_id, backend) in mine]
 
     def is_anothers(self, task_id: str, principal: Principal, backend: str) -> bool:
-        """Whether the backend's task of that id is known to be somebody else's, and none is this principal's."""
+        """Whether the backend's task of that id belongs to another principal only."""
         key = (task_id, backend)
         return key not in self._tasks.get(principal, {}) and any(key in tasks for tasks in self._tasks.values())
 

@@ -1,4 +1,4 @@
-"""What both eras of clients have in common on HTTP: one message in, one answer out."""
+"""What legacy and modern clients have in common on HTTP: one message in, one outcome out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gateway.mcp.wire.errors import INTERNAL_ERROR, RpcError
 logger = logging.getLogger(__name__)
 
 Look = Callable[[], View]
-"""What the client sees as it stands now: a body may be long on its way. Raises Refused and Denied."""
+"""The client's view at this moment: reading a body may take long. Raises Refused and Denied."""
 
 
 async def read_message(headers: dict[str, str], receive: Receive, limit: int) -> dict[str, Any]:
@@ -29,7 +29,7 @@ async def read_message(headers: dict[str, str], receive: Receive, limit: int) ->
 
 
 async def answer(router: Router, caller: Caller, method: str, params: dict[str, Any]) -> None:
-    """Serve one request to its end."""
+    """Serve one request to its end; this is where an outcome becomes bytes."""
     try:
         outcome = await router.handle(caller, method, params)
     except ClientGone:

@@ -1,8 +1,8 @@
-"""The way of one request to its backend and back: the path that every tools/call takes.
+"""One request to its backend and back: the path of every tools/call.
 
-What happens on it, in order: the connection; the request in the backend's era; the wait, with whatever the backend
-says meanwhile; the denials that fell on it; the result in the client's era; what is counted of it. The result stays
-the bytes that the backend sent unless something in it must change.
+In order: the connection; the request in the backend's generation of the protocol; the wait, with the messages that the
+backend sends meanwhile; the denials that happened during the call; the result in the client's generation; metrics and the
+event. A result stays the bytes that the backend sent unless something in it must change.
 """
 
 from __future__ import annotations
@@ -51,26 +51,26 @@ from observability.labels import METHODS, one_of
 
 GONE: Final = "client_gone"
 SESSION_NOTE: Final = "stockade/session"
-"""Where a result's `_meta` says that it comes from another process than the session had before."""
+"""Key of a result's `_meta`: the result comes from another process than the session had before."""
 _MAX_STATE: Final = 1024 * 1024
 _MAX_RESENT: Final = 2
 """How often a request is sent again that the backend refused without running it."""
 
 
 class EventBarrier(Protocol):
-    """The egress link, as far as this package looks."""
+    """The part of the egress link that calls need: a result must not overtake the events of its connections."""
 
     def pending(self) -> bool:
-        """Whether the egress has decided something that we have not heard of yet."""
+        """Whether the egress has made a decision whose event has not arrived yet."""
         ...
 
     async def settle(self, timeout_s: float = 0.25) -> None:
-        """Wait until it is heard."""
+        """Wait until its event has arrived."""
         ...
 
 
 class CallContext:
-    """One request on its way."""
+    """One client request on its way to a backend."""
 
     __slots__ = (
         "backend",
@@ -99,14 +99,14 @@ class CallContext:
         """The tool's name if it is a known one: text that may become a metric's label."""
         self.error = ""
         self.note = ""
-        """What its client should know of the session: the state of an earlier call is gone."""
+        """A note for the client: why the state of its earlier calls is gone."""
         self.started = time.perf_counter()
         self.record: InFlightCall | None = None
         self.span: Span = spans.NO_SPAN
 
 
 class Calls:
-    """Carries requests."""
+    """Sends clients' requests to backends and brings back their outcomes."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class Calls:
     async def run(
         self, caller: Caller, backend: Backend, method: str, params: dict[str, Any], *, key: str = "", label: str = ""
     ) -> Outcome:
-        """Send the request; its outcome in the client's era. Raises ClientGone."""
+        """Send the request; returns its outcome for the client. Raises ClientGone."""
         context = CallContext(caller, backend, method, params, key, label)
         peer: Peer | None = None
         if self._tracer is not None:
@@ -166,7 +166,7 @@ class Calls:
     # the wait
 
     async def _opened(self, context: CallContext, call: Call | None = None) -> Peer:
-        """The caller's connection, opened first. Raises RpcError, also when the client cancels, and ClientGone."""
+        """The caller's connection, opened if need be. Raises RpcError, also when the client cancels, and ClientGone."""
         caller, backend = context.caller, context.backend
         if (peer := backend.ready(caller)) is not None:
             return peer
@@ -243,7 +243,7 @@ class Calls:
                 self.inflight.finish(record)
 
     async def _send(self, context: CallContext, call: Call, peer: Peer) -> None:
-        """Send; once more over a new connection where the old one turned out to be gone before anything was sent."""
+        """Send the call; a second time over a new connection if the old one was gone before anything was sent."""
         for attempt in (1, 2):
             try:
                 await peer.send(call)
@@ -256,7 +256,7 @@ class Calls:
                 peer = await self._opened(context, call)
 
     async def _rounds(self, context: CallContext, call: Call) -> Outcome | None:
-        """Answer a modern backend's questions for a legacy client; None when the client itself must come back."""
+        """Put a modern backend's questions to a legacy client; None when the client itself must call again."""
         caller = context.caller
         resent = 0
         for number in range(MAX_ROUNDS + 1):
@@ -325,7 +325,7 @@ class Calls:
         return replace(failure, error=annotate_error(failure.error, record.denials))
 
     def _finished(self, context: CallContext, outcome: Outcome, peer: Peer) -> Outcome:
-        """The outcome in the client's era. A result that nothing changes stays the bytes that the backend sent."""
+        """The outcome for the client. An unchanged result stays the bytes that the backend sent."""
         if isinstance(outcome, Failure):
             return self._failed(context, outcome)
         caller, denials = context.caller, context.record.denials if context.record is not None else []
@@ -344,7 +344,7 @@ class Calls:
         return outcome if result is outcome.value else Result(result)
 
     def _mirrored(self, context: CallContext, result: dict[str, Any]) -> dict[str, Any]:
-        """A modern backend's result for a modern client: its state is sealed, and nothing filtered is public."""
+        """A modern backend's result for a modern client: its state is sealed, and a filtered result is never public."""
         if result.get("resultType") == "input_required":
             state = result.get("requestState")
             if isinstance(state, str):

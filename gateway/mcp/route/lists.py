@@ -1,7 +1,7 @@
-"""The lists and greetings that the gateway answers itself, from what the backends last said.
+"""The lists and greetings that the gateway answers itself, from what the backends last sent.
 
-On `/mcp` all visible backends are asked at once; one that is slow or dead is left out after a short wait (or shown
-as last known), and the answer's `_meta["stockade/unavailable"]` says so.
+On `/mcp` all visible backends are asked at once. A slow or dead one is left out after a short wait (or shown as last
+known), and the answer names it in `_meta["stockade/unavailable"]`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from registry.model.fields import Start
 PATIENCE_S: Final = 1.5
 """How long `/mcp` waits for a backend before it answers with what was last known of it."""
 FIRST_PATIENCE_S: Final = 5.0
-"""The same for a backend of which nothing is known yet; then it is left out, and its arrival is told."""
+"""The same for a backend that was never listed; after that it is left out, and clients are notified when it arrives."""
 UNAVAILABLE: Final = "stockade/unavailable"
 _AGGREGATE: Final[Mapping[str, Any]] = {
     "tools": {"listChanged": True},
@@ -37,11 +37,11 @@ _AGGREGATE: Final[Mapping[str, Any]] = {
 }
 
 _MAX_WHY: Final = 300
-"""Characters of why a backend is not there: one backend's words in everybody's lists."""
+"""Characters of the reason why a backend is missing: one backend's text in every client's lists."""
 MAX_INSTRUCTIONS: Final = 16 * 1024
 """Characters of one backend's instructions on `/mcp`."""
 _ALL_INSTRUCTIONS: Final = 128 * 1024
-"""Characters of all of them; each has an equal share."""
+"""Characters of all instructions together; each backend has an equal share."""
 _APPS: Final = "io.modelcontextprotocol/ui"
 
 
@@ -120,7 +120,7 @@ class Lists:
         return {"backend": name, "reason": clipped(why, _MAX_WHY), "shown": shown}
 
     def _items(self, caller: Caller, kind: Kind) -> Pages:
-        """All that the view shows, kept until the directory or one of the lists changes."""
+        """All that the view shows; cached until the directory or one of the lists changes."""
         view = caller.view
         directory = view.directory
         listings = [self._known(name, kind, caller) for name in view.backends]
@@ -198,7 +198,7 @@ class Lists:
         return {**fixed, **plain, **private, "_meta": {META + "serverInfo": info}}
 
     def _extensions(self, view: View) -> dict[str, Any]:
-        """The extensions that work through `/mcp`: tasks always (a backend on a pipe may not have said so yet)."""
+        """The extensions that work through `/mcp`: tasks always (a backend on a pipe may not have declared them yet)."""
         found: dict[str, Any] = {EXTENSION: {}}
         for name in view.backends:
             backend = self.backends.get(name)
@@ -209,7 +209,7 @@ class Lists:
         return {"extensions": found}
 
     async def _instructions(self, view: View) -> dict[str, str]:
-        """The instructions of all visible backends that can be had soon, each under its name."""
+        """The instructions of all visible backends that answer soon, each under its name."""
         waiting = {
             self._tasks.begin(self.backends[name].about(False)): name
             for name in view.backends
@@ -239,7 +239,7 @@ def _plain(about: About) -> dict[str, Any]:
 
 
 def _may_wait(backend: Backend) -> bool:
-    """A lazy backend that does not run is not started for what is already known of it."""
+    """Whether to use what is known: a lazy backend that does not run is not started just to be listed."""
     return backend.server.start is Start.LAZY and not backend.peers()
 
 

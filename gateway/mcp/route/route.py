@@ -1,4 +1,4 @@
-"""Which request goes where, and who may make it."""
+"""Which backend a request goes to, and whether the client may make it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LEGACY_ONLY: Final = frozenset({"ping", "logging/setLevel", "resources/subscrib
 _MODERN_ONLY: Final = frozenset({"server/discover", "subscriptions/listen"})
 _MAX_SUBSCRIPTIONS: Final = 1000
 _MAX_NAME: Final = 64 * 1024
-"""Characters of a name or URI; a session may keep a thousand of them."""
+"""Characters of a name or URI; a session may subscribe to a thousand of them."""
 
 Handler = Callable[[Caller, dict[str, Any]], Awaitable[Outcome]]
 
@@ -96,7 +96,7 @@ class Router:
         return await self._unknown(caller, method, params)
 
     def _note(self, caller: Caller, method: str, error: RpcError) -> None:
-        """Count what was refused before any backend was asked."""
+        """Count a request that was refused before any backend was asked."""
         client, backend = caller.principal.client, caller.view.route
         self._meters.observe_call(
             method=method, tool="", backend=backend, client=client, error=error.kind, duration_s=0.0, transport="tcp"
@@ -152,14 +152,14 @@ class Router:
         return outcome
 
     async def _is_known(self, caller: Caller, backend: Backend, kind: Kind, own: str) -> bool:
-        """Whether the name may be used: where names are filtered, only one that a list has, since a server may fold or trim
-        what it is given and take it for the name that the filter hides."""
+        """Whether the name may be used. Where names are filtered, it must be on a list: a server may fold or trim a name and
+        take it for one that the filter hides."""
         if not caller.view.narrows(kind, backend.name) or backend.catalog.has(kind, caller, own):
             return True
         return await backend.catalog.look_for(kind, caller, own)
 
     async def _check_pin(self, caller: Caller, backend: Backend, own: str, name: str) -> None:
-        """What is called is what was pinned: the list is read first, over the connection that will carry the call."""
+        """Check that the tool is still the pinned one: read the list over the connection that will carry the call."""
         await backend.peer(caller)
         item = (await backend.catalog.listing(Kind.TOOLS, caller, anew=True)).by_key(Kind.TOOLS, own)
         if item is None or not caller.view.shows(Kind.TOOLS, backend.name, own, item):
@@ -181,7 +181,7 @@ class Router:
         return name if listing is not None and listing.has(kind, name) else OTHER
 
     def _refused(self, caller: Caller, name: str) -> None:
-        """Say that a client asked for a tool it may not see (a name that no backend has is no news)."""
+        """Report that a client asked for a tool it may not see; a name that no backend has is not reported."""
         view = caller.view
         found = (
             (view.route, name) if view.route else view.directory.owner(Kind.TOOLS, name, tuple(view.directory.rules))
@@ -304,7 +304,7 @@ class Router:
         return await self._calls.run(caller, self._backends[found[0].backend], method, params, key=task_id)
 
     def _may_use(self, caller: Caller, task: Known) -> bool:
-        """A task can be used by who may still see the tool that began it."""
+        """A client can use a task while it may see the tool that began it."""
         return caller.view.shows(Kind.TOOLS, task.backend, task.tool)
 
     # what the gateway answers itself
@@ -351,7 +351,7 @@ class Router:
         return Result({})
 
     async def _unknown(self, caller: Caller, method: str, params: dict[str, Any]) -> Outcome:
-        """A method that this file does not know: the backend may, if the client sees all of it."""
+        """A method that the gateway does not know: passed on if the route has one backend and the client sees all of it."""
         view = caller.view
         rules = view.directory.rules.get(view.route)
         if rules is None or not rules.whole or view.restricted or "/" not in method:
@@ -360,7 +360,7 @@ class Router:
 
 
 def _check_task_request(caller: Caller, method: str, params: Mapping[str, Any]) -> None:
-    """What the Tasks extension asks of a request, before anybody is told whether there is such a task."""
+    """Check what the Tasks extension requires of a request, before revealing whether the task exists."""
     if method not in METHODS:
         raise RpcError(METHOD_NOT_FOUND, "Method not found", method, kind="unknown_method")
     if not caller.has_extension(EXTENSION):

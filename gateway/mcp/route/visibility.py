@@ -1,6 +1,6 @@
 """What each client sees: its view of the backends' names, from the configuration and the lists as last read.
 
-Names and owners are worked out once for all clients, when a list or the configuration changed and somebody asks; a view
+Names and owners are worked out once for all clients, on the first question after a list or the configuration changed; a view
 is made once for each client and route. Conflicts between backends are reported once.
 """
 

@@ -1,13 +1,14 @@
-"""One backend: its connections, one for each era and, where needed, for each client session. Its lists: `catalog.py`.
+"""One backend: its connections, one for each generation of the protocol and, where needed, for each client session.
 
-Theory of operation. A connection's key says who shares it: `ConnectionKey(modern, owner)`, with an empty owner for a shared
-one. HTTP backends keep both eras in one process, and each legacy session of a client gets a session of its own
-there. A stdio process is locked to the era of its first request, so `sessions: auto` keeps one process for each era
-that somebody speaks (`shared`: one for all, and the other era is bridged), and one for each client session
-once the backend is known to push (it declares logging or subscriptions, or was seen to ask something).
+Theory of operation. A connection's key says which clients share it: `ConnectionKey(modern, owner)`, with an empty owner for
+a shared one. HTTP backends serve both generations in one process, and each legacy session of a client gets a session of its
+own there. A stdio process is locked to the generation of its first request. So `sessions: auto` has one process for each
+generation that clients speak (`shared`: one for all, and the other generation is translated), and one for each client
+session once the backend is known to send requests or messages of its own (it declares logging or subscriptions, or it asked
+something).
 
-Connections are made when they are first needed and again when they are gone; while a backend keeps failing, the
-next attempts fail at once for a while.
+Connections are made when they are first needed and again when they are gone; while a backend keeps failing, further
+attempts fail at once for a while. Its lists: `catalog.py`; how a connection is made: `connecting.py`.
 """
 
 from __future__ import annotations
@@ -83,9 +84,9 @@ class Backend:
         self.call_timeout_s = call_timeout_s
         self.catalog = BackendCatalog(self)
         self.pace = Pace()
-        """What all its connections may take of the loop together for what nobody asked."""
+        """What all its connections together may take of the loop for output that no client asked for."""
         self.abouts: dict[bool, About] = {}
-        """What it said of itself, by era (True: modern)."""
+        """What it declared when it was greeted, by generation (True: modern)."""
         self._instances = instances
         self.tasks = tasks
         self._start_timeout_s = start_timeout_s
@@ -97,24 +98,24 @@ class Backend:
         self._pushy = False
         self._releasing: set[asyncio.Task[None]] = set()
         self._tries: dict[str, Tries] = {}
-        """By owner: what fails for one client session, for what that client says, holds up no other."""
+        """By owner: what fails for one client session, perhaps because of its client, delays no other."""
         self.owners = Owners()
         self._last_error = ""
         self.closed = False
 
-    # who shares what
+    # which clients share a connection
 
     @property
     def stdio(self) -> bool:
-        """Whether it is on a pipe."""
+        """Whether it is connected by a pipe."""
         return self.server.transport is Transport.STDIO
 
     def saw_push(self) -> None:
-        """It asked something of its own accord: from now on, each session gets a connection of its own."""
+        """It sent a request of its own accord: from now on, each session gets its own connection."""
         self._pushy = True
 
     def key(self, caller: Caller | None) -> ConnectionKey:
-        """The connection that a caller's requests go through."""
+        """The key of the connection that a caller's requests go through."""
         modern = self._era_for(caller)
         if caller is None or (modern and not self._split_modern()):
             return ConnectionKey(modern)
@@ -127,11 +128,11 @@ class Backend:
         )
 
     def _owner_without_session(self, caller: Caller) -> str:
-        """A modern client has no session; on a pipe its principal stands for it, on HTTP each call is safe anyway."""
+        """A modern client has no session; on a pipe its principal takes that role, on HTTP each call has its own stream."""
         return _digest(caller) if self.stdio else ""
 
     def _private(self) -> bool:
-        """Whether each legacy session has a connection of its own."""
+        """Whether each legacy session has its own connection."""
         match self.server.sessions:
             case Sessions.SHARED:
                 return False
@@ -154,7 +155,7 @@ class Backend:
         return wanted
 
     def _any_era(self) -> bool:
-        """For a request of our own: what is open already, else HTTP's newest era and a pipe's most usual one."""
+        """The generation for our own requests: that of an open connection, else modern on HTTP and legacy on a pipe."""
         for key, line in self._lines.items():
             if not key.owner and not line.peer.closed:
                 return key.modern
@@ -162,11 +163,11 @@ class Backend:
 
     @property
     def trouble(self) -> str:
-        """Why it could not be spoken to when that was last tried; empty when it could."""
+        """Why the last attempt to connect failed; empty when it succeeded."""
         return self._last_error
 
     def is_shared(self, caller: Caller) -> bool:
-        """Whether the caller's connection is everybody's."""
+        """Whether the caller's connection is a shared one."""
         return not self.key(caller).owner
 
     # connections
@@ -207,7 +208,7 @@ class Backend:
         return await self.outcome(task)
 
     async def outcome(self, task: asyncio.Task[_T]) -> _T:
-        """What a task of ours brings. Raises RpcError, also when we were closed meanwhile."""
+        """The result of a shared task. Raises RpcError, also when the backend was closed meanwhile."""
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -235,7 +236,7 @@ class Backend:
         tries.failures += 1
 
     def _greeting(self, key: ConnectionKey, caller: Caller | None) -> Greeting | None:
-        """A connection of a session's own introduces that session's client; a shared one introduces us."""
+        """A session's own connection introduces that session's client; a shared one introduces the gateway."""
         if caller is None or not key.owner or caller.session is None:
             return None
         return Greeting(caller.session.version, caller.session.capabilities, caller.session.client)
@@ -253,8 +254,8 @@ class Backend:
         return self._settle(line, key)
 
     async def _greeted(self, key: ConnectionKey, greeting: Greeting | None) -> Line:
-        """A connection that answered. While its port is closed, the supervisor is asked for the process anew each time:
-        it may not be up yet, or it ended and nobody has noticed."""
+        """A connection that was greeted. While its port is closed, the supervisor is asked for the instance again each time:
+        the process may not be up yet, or its end was not noticed yet."""
         deadline = time.monotonic() + self._start_timeout_s
         while True:
             line = await self._connector.connect(key, self.server)
@@ -271,7 +272,7 @@ class Backend:
             await asyncio.sleep(0.1)
 
     def _give_up(self, line: Line) -> None:
-        """The greeting failed. A process on a pipe cannot be greeted twice: it starts anew."""
+        """The greeting failed. A process on a pipe cannot be greeted twice, so it is restarted."""
         line.peer.drop("the greeting failed")
         if self.stdio and line.instance is not None and not self.closed:
             self.tasks.spawn(self._instances.renew(line.instance.id))
@@ -282,7 +283,7 @@ class Backend:
         await greet(line.peer, self.name, modern_first=key.modern, greeting=greeting, timeout_s=self._start_timeout_s)
 
     def _settle(self, line: Line, key: ConnectionKey) -> Line:
-        """File the connection under the era that it turned out to speak."""
+        """File the connection under the generation that it turned out to speak."""
         peer = line.peer
         self.abouts[peer.modern] = peer.about
         self._speaks[peer.modern] = True
@@ -309,7 +310,7 @@ class Backend:
         return line
 
     def _watch(self, peer: StdioPeer | HttpPeer) -> None:
-        """Hear of changed lists."""
+        """Have the connection report changed lists."""
         if peer.modern:
             self.tasks.spawn(self._listen(peer))
         elif isinstance(peer, HttpPeer):
@@ -329,10 +330,10 @@ class Backend:
                 await send(peer, call)
                 await call.result()
             except (RpcError, PeerClosed) as error:
-                logger.info("backend %s: no news of changed lists: %s", self.name, error)
+                logger.info("backend %s: its list changes cannot be followed: %s", self.name, error)
 
     def _make_room(self, key: ConnectionKey, caller: Caller | None) -> None:
-        """ListCache the connections that belong to one session each below their cap. Raises RpcError."""
+        """Keep the number of connections owned by one session each below its cap. Raises RpcError."""
         if not key.owner or caller is None:
             return
         most = MAX_OWN if self.stdio else _MAX_OWN_HTTP
@@ -346,11 +347,11 @@ class Backend:
             self.owners.evicted(owner, why)
 
     def farewell(self, caller: Caller) -> Farewell | None:
-        """Why the process that the caller had of its own is gone, said once."""
+        """Why the caller's own process is gone; returned once."""
         return self.owners.farewell(self.key(caller).owner)
 
     def release(self, owner: str) -> None:
-        """A client session ended: close the connections that were its own."""
+        """A client session ended: close its own connections."""
         self.owners.forget(owner)
         for key in [key for key in self._lines if key.owner == owner]:
             line = self._lines.pop(key)
@@ -359,7 +360,7 @@ class Backend:
             task.add_done_callback(self._releasing.discard)
 
     def reap(self) -> None:
-        """Close the owned connections that nobody used for long."""
+        """Close owned connections that were idle for long."""
         horizon = time.monotonic() - IDLE_OWN_S
         for key, line in list(self._lines.items()):
             if key.owner and line.used < horizon and line.idle:
@@ -368,7 +369,7 @@ class Backend:
                 self.owners.reaped(key.owner, why)
 
     async def _discard(self, line: Line) -> None:
-        """Close a connection that turned out to be the second of its kind."""
+        """Close a connection that turned out to be a duplicate."""
         await line.peer.close()
         if line.instance is not None and self.stdio:
             await self._instances.release(line.instance.id)
@@ -386,7 +387,7 @@ class Backend:
                 self.catalog.lost(peer)
 
     def lost(self, peer: Peer) -> None:
-        """Its process cannot be reached: forget all that stands on it, so that the supervisor is asked again."""
+        """The process behind a connection is unreachable: drop all connections to it, and ask the supervisor again."""
         instance = next((line.instance for line in self._lines.values() if line.peer is peer), None)
         for line in [line for line in self._lines.values() if line.peer is peer or line.instance is instance]:
             line.peer.drop("its process is gone")
@@ -412,16 +413,16 @@ class Backend:
         line = self._lines.get(ConnectionKey(False, owner))
         return line.peer if line is not None and not line.peer.closed else None
 
-    # what it says of itself
+    # what it declares
 
     async def about(self, modern: bool) -> About:
-        """What it says of itself, as one who speaks this era would hear it. Raises RpcError."""
+        """What it declares to clients of this generation. Raises RpcError."""
         if not self.abouts:
             await self.peer(None)
         return self.abouts.get(modern) or next(iter(self.abouts.values()))
 
     def unheard(self, *, modern: bool) -> bool:
-        """Whether it may speak that era and was never asked in it."""
+        """Whether it may speak that generation and was never greeted in it."""
         return modern not in self.abouts and self._speaks.get(modern) is not False
 
 

@@ -1,4 +1,4 @@
-"""What is kept from one run to the next: each backend's lists and greeting, so a lazy one need not run to be listed."""
+"""What survives from one run to the next: each backend's lists and greeting. A lazy backend need not run to be listed."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _EVERY_S: Final = 10.0
 
 
 class ListCache:
-    """A file with what every backend last said."""
+    """A file with the last lists and greeting of every backend."""
 
     def __init__(self, directory: Path | None) -> None:
         self._path = directory / _FILE if directory is not None else None
         self.contested: dict[str, dict[str, str]] = {}
-        """Whose a name on `/mcp` is that several backends wanted (`claims.Claims.contested`)."""
+        """The owner of each name on `/mcp` that several backends wanted (`claims.Claims.contested`)."""
         self._known: dict[str, Any] = self._load()
         self._saver = Saver(self._path, "the tool lists", self._snapshot, every_s=_EVERY_S)
 
@@ -42,7 +42,7 @@ class ListCache:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            logger.warning("the kept tool lists cannot be read: %s", error)
+            logger.warning("the cached tool lists cannot be read: %s", error)
             return {}
         if not isinstance(document, dict) or document.get("version") != _VERSION:
             return {}
@@ -51,7 +51,7 @@ class ListCache:
         return known if isinstance(known, dict) else {}
 
     def recall(self, backend: Backend, entry: Mapping[str, Any]) -> None:
-        """Give a backend what it said in an earlier life, if it is still the same program."""
+        """Give a backend its lists and greeting from an earlier run, if it is still the same program."""
         known = self._known.get(backend.name)
         if not isinstance(known, dict) or known.get("entry") != digest(entry):
             return
@@ -66,7 +66,7 @@ class ListCache:
                 backend.abouts[True] = about
 
     def note(self, backend: Backend, entry: Mapping[str, Any]) -> None:
-        """Remember what a backend says now."""
+        """Remember a backend's current lists and greeting."""
         self._known[backend.name] = {
             "entry": digest(entry),
             "lists": {kind.value: listing.items for kind, listing in backend.catalog.lists.items()},
@@ -75,7 +75,7 @@ class ListCache:
         self._saver.soon()
 
     def note_contested(self, contested: dict[str, dict[str, str]]) -> None:
-        """Remember whose is what."""
+        """Remember the owners of contested names."""
         if contested != self.contested:
             self.contested = contested
             self._saver.soon()

@@ -1,7 +1,7 @@
-"""What one backend offers: its tools, prompts, resources and templates, as last read.
+"""The tools, prompts, resources and templates of one backend, as last read.
 
-The common lists are read from whichever connection is everybody's. A process of a client session's own may list other
-things than the common one, so what its connection says is kept beside them, for as long as that connection lives.
+The common lists are read from a shared connection. A client session's own process may list other things, so the lists of
+its connection are held beside the common ones while that connection lives.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 
 
 class Connections(Protocol):
-    """A backend, as far as its lists need it."""
+    """The part of a backend that its lists need."""
 
     name: str
     call_timeout_s: float
@@ -44,11 +44,11 @@ class Connections(Protocol):
         ...
 
     def is_shared(self, caller: Caller) -> bool:
-        """Whether the caller's connection is everybody's."""
+        """Whether the caller's connection is a shared one."""
         ...
 
     async def outcome(self, task: asyncio.Task[_T]) -> _T:
-        """What a shared task brings. Raises RpcError."""
+        """The result of a shared task. Raises RpcError."""
         ...
 
 
@@ -58,14 +58,14 @@ class BackendCatalog:
     def __init__(self, backend: Connections) -> None:
         self.lists: dict[Kind, Listing] = {}
         self.on_lists: Callable[[Kind, bool], None] = lambda _kind, _changed: None
-        """Called when a list was read anew, and with whether it is another one now."""
+        """Called each time a list was read, with whether it changed."""
         self.on_own_list: Callable[[Kind, Listing], None] = lambda _kind, _listing: None
-        """Called when a list was read from a connection that is not everybody's."""
+        """Called when a list was read from a session's own connection."""
         self._backend = backend
         self._reading: dict[Kind, asyncio.Task[Listing]] = {}
         self._source: Peer | None = None
         self._changes = Counter[Kind]()
-        """How often a connection said that its list had changed."""
+        """How often a connection reported that its list had changed."""
         self._own: weakref.WeakKeyDictionary[Peer, dict[Kind, Listing]] = weakref.WeakKeyDictionary()
 
     def schema(self, tool: str) -> Any:
@@ -75,7 +75,7 @@ class BackendCatalog:
         return item.get("inputSchema") if item is not None else None
 
     def stale(self, kinds: tuple[Kind, ...], peer: Peer) -> None:
-        """Its lists changed, as one of its connections says."""
+        """A connection reported that lists changed."""
         self._changes.update(kinds)
         for lists in (self.lists, self._own.get(peer, {})):
             for kind in kinds:
@@ -84,16 +84,16 @@ class BackendCatalog:
                     listing.watched = False
 
     def _other(self, caller: Caller | None) -> Peer | None:
-        """The caller's open connection, where it is not the one that the common lists were read from."""
+        """The caller's open connection, unless the common lists were read from it."""
         peer = self._backend.ready(caller) if caller is not None else None
         if caller is None or peer is None or peer is self._source:
             return None
         if (self._source is None or self._source.closed) and self._backend.is_shared(caller):
-            return None  # what they were read from is gone: this is everybody's by now, or as good as it
+            return None  # the connection that they were read from is gone, and this one takes its place
         return peer
 
     def known(self, kind: Kind, caller: Caller | None) -> Listing | None:
-        """The list as last read: the caller's own process may have another one than the common one."""
+        """The list as last read: the caller's own process may list other things than the common one."""
         peer = self._other(caller)
         own = self._own.get(peer, {}).get(kind) if peer is not None else None
         return own or self.lists.get(kind)
@@ -104,14 +104,14 @@ class BackendCatalog:
         return listing is not None and listing.has(kind, key)
 
     async def look_for(self, kind: Kind, caller: Caller, key: str) -> bool:
-        """The same, after the list was read once more, unless that was done just now. Raises RpcError."""
+        """The same, after reading the list again, unless it was read just now. Raises RpcError."""
         listing = self.known(kind, caller)
         if listing is not None and time.monotonic() - listing.read >= FRESH_S:
             listing.read, listing.watched = 0.0, False
         return (await self.listing(kind, caller)).has(kind, key)
 
     async def listing(self, kind: Kind, caller: Caller | None = None, *, anew: bool = False) -> Listing:
-        """The list, read again when it may have changed; `anew`: no answer to a question that was asked before now is new.
+        """The list, read again when it may have changed; `anew`: do not reuse a read that is already in flight.
         Raises RpcError."""
         if (peer := self._other(caller)) is not None:
             return await self._own_listing(peer, kind)
@@ -157,7 +157,7 @@ class BackendCatalog:
         watched, changes = declares(peer.about.capabilities, kind.capability, "listChanged"), self._changes[kind]
         try:
             listing = await read_list(kind, request, watched=watched)
-            if self._changes[kind] != changes:  # the news came on the heels of the answer, or between two pages
+            if self._changes[kind] != changes:  # it changed right after the answer, or between two pages
                 listing.read, listing.watched = 0.0, False
             return listing
         except PeerClosed as error:
@@ -168,7 +168,7 @@ class BackendCatalog:
             raise
 
     def lost(self, peer: Peer) -> None:
-        """A connection ended: nobody tells any more when a list changes, and its next process may list other things."""
+        """A connection ended: it no longer reports list changes, and the next process may list other things."""
         for listing in self.lists.values():
             listing.watched = False
             if peer is self._source:
@@ -180,12 +180,12 @@ class BackendCatalog:
         return self._source is not None and bool(self._source.closed)
 
     async def read_again(self) -> None:
-        """A new connection is there: what is shown everywhere is what it lists, also where no client asks."""
+        """There is a new shared connection: read its lists, although no client asked."""
         for kind in list(self.lists):
             with contextlib.suppress(RpcError):
                 await self.listing(kind)
 
     def close(self) -> None:
-        """Read no more."""
+        """Cancel all reads."""
         for task in self._reading.values():
             task.cancel()

@@ -1,7 +1,7 @@
-"""Greet a backend: find out which era it speaks, and remember what it says of itself.
+"""Greet a backend: find out which generation of the protocol it speaks, and what it declares.
 
 A modern greeting is `server/discover`, a legacy one `initialize`. On a pipe the first request that succeeds locks
-the process to its era, so the era is asked for that the first caller speaks; the other is tried when it fails.
+the process to its generation, so the first caller's generation is tried first, and the other one when that fails.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PROBE_S: Final = 20.0
 
 
 class WrongEra(Exception):
-    """Raised when a backend does not speak the era it was greeted in."""
+    """Raised when a backend does not speak the generation it was greeted in."""
 
 
 async def ask(peer: Peer, backend: str, method: str, params: dict[str, Any], timeout_s: float) -> dict[str, Any]:
@@ -58,7 +58,7 @@ async def discover(peer: StdioPeer | HttpPeer, backend: str, timeout_s: float) -
     about = about_modern(sound(result))
     if about is None:
         named = clipped(str(result.get("supportedVersions")), 200)
-        raise WrongEra(f"it names no version this gateway speaks but {named}")
+        raise WrongEra(f"it names no version that this gateway speaks: {named}")
     peer.about = about
 
 
@@ -93,7 +93,7 @@ async def greet(
     greeting: Greeting | None,
     timeout_s: float,
 ) -> None:
-    """Greet in one era, else in the other. Raises PeerClosed or RpcError."""
+    """Greet in one generation, else in the other. Raises PeerClosed or RpcError."""
     first, second = (True, False) if modern_first else (False, True)
     try:
         await _greet(peer, backend, first, greeting, timeout_s)
@@ -110,7 +110,7 @@ async def greet(
         except WrongEra:
             if not modern_first:
                 raise
-            # A slow starter may have taken the late `server/discover` for its era: then it answers the next one.
+            # A slow starter may have locked itself to the late `server/discover`: then it answers the next one.
             await _greet(peer, backend, True, greeting, timeout_s)
     except WrongEra as error:
         raise RpcError(-32603, f"it speaks no MCP revision this gateway knows ({refusal}; {error})") from error

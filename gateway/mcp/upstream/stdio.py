@@ -1,9 +1,9 @@
 """A backend on the other end of a pipe: one JSON-RPC message a line.
 
-The pipe is shared by all calls of this peer, and a line that is no response names no call: who is meant is for
-the sink to decide. Lines that are no messages are counted and skipped, a line that is longer than
-`MAX_MESSAGE` is thrown away as it comes and fails the call it answers. Whatever is no response to a call is paid for
-from the backend's allowance (`gateway.pace`); where that is spent, the pipe is not read for a while.
+All calls of this peer share the pipe, and a line that is no response names no call: the sink decides whom it is for. Lines
+that are no messages are counted and skipped; a line longer than `MAX_MESSAGE` is dropped as it comes and fails the call it
+answers. All that is no response to a call is paid for from the backend's allowance (`gateway.pace`); when that is spent, the
+pipe is not read for a while.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from gateway.mcp.wire.tasks import Tasks
 from gateway.pace import PRICE_BYTE_S, PRICE_GARBAGE_S, PRICE_NOTIFICATION_S, PRICE_REQUEST_S, Pace, price
 
 _CHUNK: Final = 16 * 1024
-"""Bytes looked at in one turn of the loop."""
+"""Bytes read in one turn of the loop."""
 _MAX_UNREAD: Final = 32 * 1024 * 1024
-"""Bytes that may wait for a backend which does not read its input."""
+"""Bytes that may wait for a backend that does not read its input."""
 _ID_FIRST: Final = re.compile(rb'\{"jsonrpc":\s?"2\.0",\s?"id":\s?(\d{1,18}),')
 _ID_LAST: Final = re.compile(rb'"id":\s?(\d{1,18})\}\s*$')
 _REQUEST: Final = re.compile(rb'\{(?:"jsonrpc":\s?"2\.0",\s?)?(?:"id":\s?[^,]{1,80},\s?)?"method":')
@@ -52,7 +52,7 @@ class StdioPeer:
         pace: Pace | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        """`pace` is what all connections of this backend may take of the loop together."""
+        """`pace` is what all connections of this backend together may take of the loop."""
         self.modern = False
         self.about = About(False, "", {}, {}, None, {})
         self.door = door
@@ -97,7 +97,7 @@ class StdioPeer:
                 self._write(codec.dumps({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}))
 
     def drop(self, why: str) -> None:
-        """The other end is gone, or of no use: whoever attaches next reads alone."""
+        """The other end is gone or useless: stop reading, so that the next peer on this pipe is its only reader."""
         self._ended(why)
         self._reading.cancel()
 
@@ -115,7 +115,7 @@ class StdioPeer:
             if transport.get_write_buffer_size() > _MAX_UNREAD:
                 raise PeerClosed("it does not read its input")
             self._writer.write(message + b"\n")
-        except (RuntimeError, OSError) as error:  # uvloop's way to say that the pipe broke, before we hear of it
+        except (RuntimeError, OSError) as error:  # uvloop raises this for a broken pipe before it reports the loss
             raise PeerClosed(f"its input is closed: {error}") from error
 
     async def _run(self) -> None:
@@ -145,7 +145,7 @@ class StdioPeer:
         return self._fail(line, f"it answered with a line of {line.size} bytes; the limit is {MAX_MESSAGE}")
 
     def _fail(self, line: Overlong, why: str) -> float:
-        """The line is not read; the call it answers fails."""
+        """The line is not parsed; the call it answers fails."""
         self._sink.on_garbage(self, why, 1)
         number = self._number_of(line.head, line.tail)
         call = self.calls.pop(number, None) if number is not None else None
@@ -162,7 +162,7 @@ class StdioPeer:
         return next(iter(self.calls)) if len(self.calls) == 1 else None
 
     def _take(self, line: bytes) -> float:
-        """Take one line. Returns what it costs the backend: nothing for the answer to a call."""
+        """Take one line; returns its price in seconds: 0 for the answer to a call."""
         began = time.perf_counter()
         if has_more_values(line, BACKEND_VALUES):
             return self._fail(ends_of(line), f"it answered with more than {BACKEND_VALUES} values")
@@ -183,7 +183,7 @@ class StdioPeer:
         return price(floor_s, time.perf_counter() - began)
 
     def _take_unsound(self, line: bytes, error: ValueError) -> None:
-        """A response that no client could parse is an error to it; what we ask for ourselves is looked at piece by piece."""
+        """A response that clients could not parse fails the call; the response to a request of our own is salvaged."""
         reply = incoming.salvaged(line)
         first = _ID_FIRST.match(line) if reply is None and not _REQUEST.match(line) else None
         number = reply.get("id") if reply is not None else int(first[1]) if first is not None else None
@@ -192,7 +192,7 @@ class StdioPeer:
             call.take_unsound(reply, error)
 
     def _take_reply(self, message: dict[str, Any], line: bytes) -> bool:
-        """Whether somebody waited for it."""
+        """Take a response; returns whether a call waited for it."""
         number = message.get("id")
         call = self.calls.pop(number, None) if type(number) is int else None
         if call is None:
@@ -204,7 +204,7 @@ class StdioPeer:
         return True
 
     def _take_push(self, message: dict[str, Any]) -> float:
-        """A notification or request. Returns the least that it costs."""
+        """Take a notification or request; returns its lowest price in seconds."""
         method, params = message["method"], message.get("params")
         if not isinstance(method, str):
             self._sink.on_garbage(self, "it sent a message whose method is not text", 1)

@@ -10,7 +10,7 @@ METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 BACKEND_UNAVAILABLE: Final = -32000
-"""The backend is not there, died, or answered with something that is no answer. `data.backend` names it."""
+"""The backend is not running, died, or sent an invalid answer. `data.backend` names it."""
 REQUEST_TIMEOUT: Final = -32001
 RESOURCE_NOT_FOUND: Final = -32002
 """Up to 2025-11-25; 2026-07-28 says -32602."""
@@ -53,7 +53,7 @@ class RpcError(Exception):
 
 
 def clipped(text: str, most: int) -> str:
-    """The text, or its beginning and how long it is: what a backend says has no end of its own."""
+    """The text, or its beginning and its length: a backend may send text of any length."""
     return text if len(text) <= most else f"{text[:most]}… (cut; it has {len(text)} characters)"
 
 
@@ -67,7 +67,7 @@ class ConnectFailed(PeerClosed):
 
 UNAVAILABLE: Final = "backend_unavailable"
 MAX_REASON: Final = 2000
-"""Characters of a backend's words in an error of ours, in a log line and in what others hear of it."""
+"""Characters of a backend's text in an error of ours, in a log line and in notices."""
 
 
 def unavailable(backend: str, why: str) -> RpcError:

@@ -1,4 +1,4 @@
-"""A file of ours that is written off the loop: as often as there is something new, at most once in an interval."""
+"""A file that is written in a thread after each change, at most once in an interval."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EVERY_S: Final = 1.0
 
 
 class Saver:
-    """Writes what `snapshot` gives. Without a running loop it is written at once."""
+    """Writes the text that `snapshot` gives. Only it knows whether something is new. Without a loop it writes at once."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Saver:
         self.writes = 0
 
     def soon(self) -> None:
-        """There is something new."""
+        """There is something new to write."""
         if self._path is None:
             return
         self._dirty = True
@@ -61,7 +61,7 @@ class Saver:
         self._writing = loop.run_in_executor(None, self._write, self._path, self._snapshot())
 
     def now(self) -> None:
-        """Write what is new before this returns: nothing runs any more that could wait."""
+        """Write what is new before this returns, for use without a running loop."""
         if self._path is not None and self._dirty:
             self._dirty = False
             self._write(self._path, self._snapshot())
