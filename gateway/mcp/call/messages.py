@@ -14,15 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from opentelemetry.trace import Span, Tracer
 
-from gateway.mcp.call.outcome import ErrorKind, Outcome, Result, answered, broken, error_type, refused
+from gateway.mcp.call.outcome import CallFailed, ErrorKind, Outcome, Result, answered, broken, error_type, refused
 from gateway.mcp.wire import codec
-from gateway.mcp.wire.errors import (
-    MAX_REASON,
-    REQUEST_CANCELLED,
-    REQUEST_TIMEOUT,
-    RpcError,
-    clipped,
-)
+from gateway.mcp.wire.errors import REQUEST_CANCELLED, REQUEST_TIMEOUT, RpcError
 from gateway.mcp.wire.wakeup import Wakeup
 from observability import spans
 from observability.labels import METHODS, one_of
@@ -221,16 +215,12 @@ class Call:
         return self.outcome is not None or bool(self.questions)
 
     async def result(self) -> dict[str, Any]:
-        """The result of a call that we make for ourselves. Raises RpcError when its outcome is an error."""
+        """The result of a call that we make for ourselves. Raises CallFailed when its outcome is an error."""
         while self.outcome is None:
             await self.wakeup.wait()
         if isinstance(self.outcome, Result):
             return self.outcome.value
-        error, reason = self.outcome.error, clipped(self.outcome.reason, MAX_REASON)
-        code, data = error.get("code"), error.get("data")
-        message = clipped(str(error.get("message")), MAX_REASON)
-        data = data if len(repr(data)) <= MAX_REASON else None
-        raise RpcError(code if type(code) is int else -32603, message, data, reason=reason)
+        raise CallFailed(self.outcome)
 
 
 class AbandonedCalls:

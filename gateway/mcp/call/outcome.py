@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any, Final, TypeAlias
 
 from gateway.mcp.wire import codec
-from gateway.mcp.wire.errors import BACKEND_UNAVAILABLE, STATUS, RpcError
+from gateway.mcp.wire.errors import BACKEND_UNAVAILABLE, INTERNAL_ERROR, MAX_REASON, STATUS, RpcError, clipped
 
 
 class Origin(Enum):
@@ -90,6 +90,20 @@ class Failure:
 
 
 Outcome: TypeAlias = Result | Failure
+
+
+class CallFailed(RpcError):
+    """Raised for the failure of a call of our own; decisions look at `failure`, since a backend chooses code and words."""
+
+    def __init__(self, failure: Failure) -> None:
+        code, data = failure.error.get("code"), failure.error.get("data")
+        super().__init__(
+            code if type(code) is int else INTERNAL_ERROR,
+            clipped(str(failure.error.get("message")), MAX_REASON),
+            data if len(repr(data)) <= MAX_REASON else None,
+            reason=clipped(failure.reason, MAX_REASON),
+        )
+        self.failure = failure
 
 
 def answered(message: dict[str, Any], line: bytes = b"", number: int = 0) -> Outcome:

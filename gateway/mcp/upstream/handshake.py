@@ -18,10 +18,11 @@ from gateway.mcp.call.messages import (
     about_modern,
     envelope,
 )
+from gateway.mcp.call.outcome import CallFailed, ErrorKind
 from gateway.mcp.upstream.greeting import sound
 from gateway.mcp.upstream.http_peer import HttpPeer
 from gateway.mcp.upstream.stdio import StdioPeer
-from gateway.mcp.wire.errors import METHOD_NOT_FOUND, REQUEST_TIMEOUT, UNSUPPORTED_VERSION, RpcError, clipped
+from gateway.mcp.wire.errors import METHOD_NOT_FOUND, UNSUPPORTED_VERSION, RpcError, clipped
 
 US: Final[Mapping[str, Any]] = {"name": "stockade", "version": "0.1.0"}
 _PROBE_S: Final = 20.0
@@ -101,7 +102,8 @@ async def greet(
     except WrongEra as error:
         refusal = error
     except RpcError as error:
-        if error.code == REQUEST_TIMEOUT and not modern_first:
+        timed_out = isinstance(error, CallFailed) and error.failure.kind is ErrorKind.TIMEOUT
+        if timed_out and not modern_first:
             raise
         refusal = WrongEra(str(error))
     try:

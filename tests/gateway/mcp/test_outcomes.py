@@ -146,6 +146,16 @@ async def test_bytes_are_made_at_the_edge_and_read_the_same(request_id: Any, tex
     assert http_status(failure, modern=False) == http_status(Result({}), modern=True) == 200
 
 
+async def test_a_backends_own_error_code_is_not_taken_for_a_timeout_of_ours(tmp_path: Path) -> None:
+    modern_only = {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}, "resultType": "complete"}
+    refusal = '"error": {"code": -32001, "message": "no such session"}'
+    command = script(tmp_path, initialize=refusal, server_discover=modern_only, tools_list=TOOLS)
+    async with gateway(config({"one": server()}), {"one": command}) as running:
+        async with legacy(running.url("one")) as client:
+            result = (await client.request("tools/list"))["result"]
+            assert [tool["name"] for tool in result["tools"]] == ["do"]
+
+
 class Silent:
     """A sink and a writer that keep nothing."""
 
