@@ -196,7 +196,7 @@ class Endpoint:
     # views
 
     def directory(self) -> Directory:
-        """Names and owners, as the lists stand."""
+        """The current names and owners."""
         return self._visibility.directory()
 
     def _view_of(self, session: Session) -> View | None:

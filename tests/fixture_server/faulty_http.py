@@ -96,8 +96,8 @@ class Faulty(BaseHTTPRequestHandler):
             case "ok":
                 self.result(number, {"content": [{"type": "text", "text": "ok"}]})
             case "forget":
-                SESSIONS["id"] = "another"
                 self.result(number, {"content": [{"type": "text", "text": "who are you?"}]})
+                SESSIONS["id"] = "another"  # after the answer: a late notification of this session would end it
             case "crash":
                 os._exit(7)
             case "never":

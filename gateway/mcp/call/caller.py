@@ -37,7 +37,7 @@ class Caller:
     """The lowest level of log messages that the client wants; None: no log messages."""
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def tell(self, method: str, params: Mapping[str, Any]) -> bool:
+    def notify(self, method: str, params: Mapping[str, Any]) -> bool:
         """Send a notification on this request's stream."""
         return self.answer.push(codec.dumps({"jsonrpc": "2.0", "method": method, "params": params}))
 

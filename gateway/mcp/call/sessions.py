@@ -105,7 +105,7 @@ class Session:
             result = message.get("result")
             future.set_result(result if isinstance(result, dict) else {})
 
-    def tell(self, message: bytes) -> bool:
+    def push(self, message: bytes) -> bool:
         """Send a message on the GET stream; False when there is none."""
         return self.stream is not None and self.stream.push(message)
 

@@ -1,4 +1,4 @@
-"""The endpoint's HTTP entry: paths, Host and Origin, who is let in, and which generation of the protocol serves a request.
+"""The endpoint's HTTP entry: paths, Host and Origin, admission, and which generation of the protocol serves a request.
 
 A request's generation is its `MCP-Protocol-Version` header: a revision up to 2025-11-25, or none, is served in a session;
 anything else by itself.

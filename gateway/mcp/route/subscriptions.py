@@ -50,11 +50,11 @@ class Listener:
     def acknowledge(self, honoured: dict[str, Any]) -> None:
         """Send which changes the stream reports, then those that happened meanwhile."""
         early, self.early = self.early or [], None
-        self.tell(_ACKNOWLEDGED, {"notifications": honoured})
+        self.notify(_ACKNOWLEDGED, {"notifications": honoured})
         for method, params in early:
-            self.tell(method, params)
+            self.notify(method, params)
 
-    def tell(self, method: str, params: dict[str, Any]) -> None:
+    def notify(self, method: str, params: dict[str, Any]) -> None:
         """Send a notification, tagged with the stream's id."""
         if self.early is not None:
             if len(self.early) < _MAX_URIS:
@@ -263,10 +263,10 @@ class Subscriptions:
         if not owner:
             for listener in list(self._listeners):
                 if flag in listener.flags and backend in listener.caller.view.backends:
-                    listener.tell(method, {})
+                    listener.notify(method, {})
         message = codec.dumps({"jsonrpc": "2.0", "method": method})
         for session in self._audience(backend, owner, ours=ours):
-            session.tell(message)
+            session.push(message)
 
     def resource_updated(self, backend: str, params: dict[str, Any], owner: str) -> None:
         """Notify clients of a changed resource."""
@@ -277,12 +277,12 @@ class Subscriptions:
         if not owner:
             for listener in list(self._listeners):
                 if uri in listener.uris and listener.caller.view.owner_of(uri) == backend:
-                    listener.tell(_UPDATED, params)
+                    listener.notify(_UPDATED, params)
         message = codec.dumps({"jsonrpc": "2.0", "method": _UPDATED, "params": params})
         for session in self._audience(backend, owner):
             view = self._view_of(session) if uri in session.subscriptions else None
             if view is not None and view.owner_of(uri) == backend:
-                session.tell(message)
+                session.push(message)
 
     def _audience(self, backend: str, owner: str, *, ours: bool = False) -> list[Session]:
         audience = []

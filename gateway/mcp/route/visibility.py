@@ -30,7 +30,7 @@ class Visibility:
         self, backends: Mapping[str, Backend], pins: Pins, cache: ListCache, emit: Callable[[Event], object]
     ) -> None:
         self.rules: dict[str, Rules] = {}
-        """What the configuration says of each backend that is not disabled."""
+        """The rules of each backend that is not disabled."""
         self._backends = backends
         self._pins = pins
         self._cache = cache
@@ -61,7 +61,7 @@ class Visibility:
         self._directory = None
 
     def directory(self) -> Directory:
-        """Names and owners, as the lists stand."""
+        """The current names and owners."""
         if self._directory is None:
             listings: dict[tuple[str, Kind], Listing] = {
                 (name, kind): listing

@@ -213,7 +213,7 @@ class Backend:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if not task.cancelled() or not self.closed:
-                raise  # it is the caller who was cancelled
+                raise  # the caller was cancelled, not the task
             raise unavailable(self.name, "it was stopped, or its configuration changed, meanwhile") from None
 
     def _opened(self, key: ConnectionKey, task: asyncio.Task[Line]) -> None:

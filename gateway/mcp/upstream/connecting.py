@@ -1,4 +1,4 @@
-"""Makes a backend's connections, before anything is said on them: which instance they lead to, and how.
+"""Makes a backend's connections, up to their greeting: which instance they lead to, and how.
 
 A remote server has one site. An HTTP backend has a site for each of its instances. A pipe leads to the instance of the
 session that owns it, or to a shared one: the first generation of the protocol that a client speaks has the backend's own

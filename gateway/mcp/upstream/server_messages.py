@@ -94,7 +94,7 @@ class ServerMessages:
         self._outlets.lists_changed(self.name, method, peer.session)
 
     def _progress(self, peer: Peer, params: dict[str, Any]) -> None:
-        """Progress names its call: by our own number, which stands where the client's token stood."""
+        """Progress names its call: by our own number, which replaced the client's token."""
         token = params.get("progressToken")
         call = peer.calls.get(token) if type(token) is int else None
         if call is None or call.token is None:
@@ -102,26 +102,26 @@ class ServerMessages:
         if call.outcome is None and not call.questions:
             call.start_clock()
         if call.caller is not None:
-            call.caller.tell("notifications/progress", {**params, "progressToken": call.token})
+            call.caller.notify("notifications/progress", {**params, "progressToken": call.token})
 
     def _deliver(self, peer: Peer, method: str, params: dict[str, Any], call: Call | None) -> None:
         target = call or self._only(peer, params)
         if target is not None and target.caller is not None:
             if method != "notifications/message" or target.caller.wants(params.get("level")):
-                target.caller.tell(method, params)
+                target.caller.notify(method, params)
             return
         session = self._outlets.session(peer.session) if peer.session else None
         if session is None:
             self.refused += 1
             self._notice("unattributed", f"{method} names no call and {_in_flight(peer)} are in flight: dropped")
         elif not self._on_newest(peer, method, params):
-            session.tell(codec.dumps({"jsonrpc": "2.0", "method": method, "params": params}))
+            session.push(codec.dumps({"jsonrpc": "2.0", "method": method, "params": params}))
 
     def _on_newest(self, peer: Peer, method: str, params: dict[str, Any]) -> bool:
         """All calls of this connection are one session's: any of its streams reaches the right client."""
         for call in reversed(peer.calls.values()):
             if call.caller is not None:
-                return call.caller.tell(method, params)
+                return call.caller.notify(method, params)
         return False
 
     # requests

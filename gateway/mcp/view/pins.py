@@ -27,7 +27,7 @@ _MINUTE_S: Final = 60.0
 
 
 def fingerprint(tool: Mapping[str, Any]) -> str:
-    """A hash of all that a tool's definition says."""
+    """A hash of a tool's whole definition."""
     text = json.dumps(tool, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

@@ -1,7 +1,7 @@
 """What one client sees on one route: the same for every list and every call.
 
 `Rules` are a backend's own (from `mcpServers`), a `View` is a client's (from `clients`). A `Directory` gives every
-tool and prompt its name on `/mcp`, over all backends, so that names do not depend on who asks.
+tool and prompt its name on `/mcp`, over all backends, so that names do not depend on the client.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class View:
 
     @property
     def directory(self) -> Directory:
-        """The directory as it stands now."""
+        """The current directory."""
         return self._directory()
 
     def shows(self, kind: Kind, backend: str, key: str, item: Mapping[str, Any] | None = None) -> bool:

@@ -13,7 +13,7 @@ BACKEND_UNAVAILABLE: Final = -32000
 """The backend is not running, died, or sent an invalid answer. `data.backend` names it."""
 REQUEST_TIMEOUT: Final = -32001
 RESOURCE_NOT_FOUND: Final = -32002
-"""Up to 2025-11-25; 2026-07-28 says -32602."""
+"""Up to 2025-11-25; in 2026-07-28 it is -32602."""
 HEADER_MISMATCH: Final = -32020
 MISSING_CAPABILITY: Final = -32021
 UNSUPPORTED_VERSION: Final = -32022

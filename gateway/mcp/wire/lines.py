@@ -3,7 +3,7 @@
 Theory of operation. A message is a JSON object on one line, so a line that does not begin with `{` is none. Those lines
 are passed over by a search for the next brace in the whole chunk, not one by one: a flood of short lines costs no more than
 any other bytes. A line that is no message is not kept, however long it is. One that may be a message and is longer than
-the limit is thrown away as it comes, except for its two ends, which may say whose answer it is.
+the limit is dropped as it comes, except for its two ends, which may show the call that it answers.
 """
 
 from __future__ import annotations
