@@ -118,7 +118,7 @@ def serve_gateway(kind: str, backends: int, tools: int) -> None:
     """The real endpoint over bare backends, one process."""
     import uvloop
 
-    from tests.gateway.mcp.fakes import FakeFence, FakeSupervisor, config, server
+    from tests.gateway.mcp.fakes import FakeBarrier, FakeSupervisor, config, server
 
     names = [f"b{number}" for number in range(backends)]
     entry = contained_server() if kind == "container" else server(http=kind == "http")
@@ -139,13 +139,13 @@ def serve_gateway(kind: str, backends: int, tools: int) -> None:
             return
         command = (sys.executable, __file__, "--serve", f"bare-{kind}", "--tools", str(tools))
         processes = FakeSupervisor(dict.fromkeys(names, command), frozenset(names if kind == "http" else ()))
-        await serve_endpoint(settings, processes, FakeFence(), names)
+        await serve_endpoint(settings, processes, FakeBarrier(), names)
         await processes.stop()
 
     uvloop.run(main())
 
 
-async def serve_endpoint(settings: Any, supervisor: Any, fence: Any, names: list[str]) -> None:
+async def serve_endpoint(settings: Any, supervisor: Any, barrier: Any, names: list[str]) -> None:
     """The endpoint on a port of its own, until it is told to end."""
     from gateway.mcp.downstream.serving import listener
     from gateway.mcp.endpoint import Endpoint
@@ -157,7 +157,7 @@ async def serve_endpoint(settings: Any, supervisor: Any, fence: Any, names: list
     instruments.known(backends=names, rules={}, clients=["bench"])
     hub = Hub()
     hub.attach(instruments.on_sequenced)
-    endpoint = Endpoint(supervisor=supervisor, fence=fence, emit=hub.publish, meters=instruments)
+    endpoint = Endpoint(supervisor=supervisor, barrier=barrier, emit=hub.publish, meters=instruments)
     endpoint.on_tools = instruments.known_tools
     endpoint.apply(settings)
     sock = socket.socket()

@@ -2,7 +2,7 @@
 
 Without containers: the flooding server is a process that speaks the engine's attach protocol itself (or HTTP), so its bytes
 take the way that a container's take, through the real endpoint in a process of its own. For each channel the neighbour's
-calls are measured calm, then flooded with the smallest pieces. The egress has its own channels (`bench/neighbour_egress.py`).
+calls are measured calm, then flooded with the smallest pieces. The egress has its own (`bench/neighbour_egress.py`).
 With `--check`, exits 1 where a ratio is above the bar.
 """
 
@@ -151,7 +151,7 @@ def serve_gateway(channel: str, path: str) -> None:
 
     from gateway.runtime.docker.attach import Endpoint, attach
     from gateway.runtime.sandbox.log_ring import LogRing
-    from tests.gateway.mcp.fakes import FakeFence, FakeSupervisor, config, server
+    from tests.gateway.mcp.fakes import FakeBarrier, FakeSupervisor, config, server
 
     ring = LogRing()
 
@@ -186,7 +186,7 @@ def serve_gateway(channel: str, path: str) -> None:
 
     async def main() -> None:
         supervisor = Supervisor({"calm": calm, "evil": evil}, http)
-        await serve_endpoint(settings, supervisor, FakeFence(), names)
+        await serve_endpoint(settings, supervisor, FakeBarrier(), names)
         await supervisor.stop()
 
     uvloop.run(main())

@@ -89,7 +89,7 @@ class Gateway:
         self.supervisor = Supervisor(self.sandbox, self._publish)
         self.endpoint = Endpoint(
             supervisor=self.supervisor,
-            fence=self.link,
+            barrier=self.link,
             emit=self._publish,
             meters=self.instruments,
             tracer=self.recorders.telemetry.tracer,

@@ -1,19 +1,19 @@
 """What a client's connection may cost the gateway: descriptors, time and memory, whatever it sends or leaves unread.
 
 Theory of operation. uvicorn has no bound on the time that a request's head or body takes, on the size of a head, on
-connections, nor on answers that nobody reads. `Connection` adds them to its HTTP protocol, and one `Limits` for each
-listener keeps count:
+connections, nor on answers that a client does not read. `Connection` adds them to its HTTP protocol, and one `Limits` for
+each listener keeps count:
 
 * A head has to be there `HEAD_S` after the connection, or after its first byte on one that was used; its body `BODY_S`
   later. A head has at most `MAX_HEAD` bytes.
 * A listener has a number of connections that it may hold. One more ends the oldest that has no request under way, and
   is refused where there is none: silent connections cannot keep out those that speak. The numbers of the three listeners
-  leave a reserve of the process's descriptors, so that a flood at one is not felt at the others.
-* What waits to be read by a client may be `MAX_UNREAD_CLIENT` bytes for one client and `MAX_UNREAD` in all; above it, the
-  connection ends that has the most of it. One whose client takes next to
-  nothing off in `STALLED_S` ends too.
+  leave a reserve of the process's descriptors, so a flood at one listener does not affect the others.
+* Output that clients have not read is limited to `MAX_UNREAD_CLIENT` bytes for one client and `MAX_UNREAD` in all; above
+  that, the connection with the most unread output is closed. A connection whose client reads almost nothing in
+  `STALLED_S` is closed too.
 
-Each connection that was ended so is counted and said.
+Each connection that is closed for one of these reasons is counted and reported.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BODY_S: Final = 60.0
 MAX_HEAD: Final = 64 * 1024
 STALLED_S: Final = 30.0
 MIN_TAKEN: Final = 16 * 1024
-"""Bytes that a client must read in that time."""
+"""Bytes that a client must read within `STALLED_S`."""
 MAX_UNREAD: Final = 256 * 1024 * 1024
 MAX_UNREAD_CLIENT: Final = 64 * 1024 * 1024
 CONTROL_CONNECTIONS: Final = 128
@@ -42,7 +42,7 @@ and sockets, the history."""
 
 
 def raise_descriptor_limit() -> int:
-    """Lift this process's soft limit of open files to the hard one; returns what holds now."""
+    """Raise this process's soft limit of open files to the hard one; returns the limit in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
@@ -63,7 +63,7 @@ class Limits:
     """The connections of one listener."""
 
     def __init__(self, most: int, on_cut: Callable[[str], object] = lambda _why: None) -> None:
-        """`on_cut` is called with one word for each connection that is ended or refused: why."""
+        """`on_cut` is called with the cause, one word, for each connection that is closed or refused."""
         self.most = most
         self.on_cut = on_cut
         self.cut: Counter[str] = Counter()
@@ -78,7 +78,7 @@ class Limits:
         return Connection(self, *args, **kwargs)
 
     def enter(self, connection: Connection) -> bool:
-        """One more; whether it may stay."""
+        """Add a connection; returns whether it may stay."""
         if len(self.open) >= self.most:
             oldest = next(iter(self.silent), None)
             if oldest is None:
@@ -89,19 +89,19 @@ class Limits:
         return True
 
     def leave(self, connection: Connection) -> None:
-        """It is closed."""
+        """The connection is closed: forget it."""
         for table in (self.open, self.silent, self.stalled):
             table.pop(connection, None)
 
     def end(self, connection: Connection, why: str) -> None:
-        """Close it now, and count that."""
+        """Close the connection now and count the cause."""
         self.leave(connection)
         self.cut[why] += 1
         self.on_cut(why)
         connection.transport.abort()
 
     def unread(self, connection: Connection) -> None:
-        """Its client does not read as fast as it is written to: keep what waits below the bounds."""
+        """The client reads more slowly than we write: keep unread output within its limits."""
         self.stalled[connection] = None
         client = connection.key
         for most, among in (
@@ -128,7 +128,7 @@ class Connection(HttpToolsProtocol):
 
     @property
     def key(self) -> str:
-        """Whose it is, as far as that can be told: by the credentials of its request, else by its address."""
+        """The client: the credentials of its request, else its address."""
         for name, value in self.headers or ():
             if name == b"authorization":
                 return value.decode("latin-1")
@@ -136,7 +136,7 @@ class Connection(HttpToolsProtocol):
 
     @property
     def unread(self) -> int:
-        """Bytes that wait for its client."""
+        """Bytes that the client has not read yet."""
         return self.transport.get_write_buffer_size()
 
     # the way in
@@ -180,7 +180,7 @@ class Connection(HttpToolsProtocol):
             self._limits.silent[self] = None
 
     def _within(self, seconds: float) -> None:
-        """What is awaited next has so long."""
+        """Set the deadline for what is awaited next."""
         self._relax()
         self._deadline = self.loop.call_later(seconds, self._late)
 
@@ -212,7 +212,7 @@ class Connection(HttpToolsProtocol):
             self._stall = None
 
     def _look(self, before: int) -> None:
-        """Whether its client took enough off since."""
+        """Close the connection unless its client has read enough since the last look."""
         if self.unread > before - MIN_TAKEN:
             self._stall = None
             self._limits.end(self, "stalled")

@@ -1,4 +1,4 @@
-"""Says that connections of clients were ended, once a minute for each cause, with how many they were."""
+"""Reports closed client connections: at most once a minute for each cause, with their number."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _CAUSES: Final = {
 
 
 class Cuts:
-    """Counts for one listener, and tells."""
+    """Counts and reports the closed connections of one listener."""
 
     def __init__(self, listener: str, emit: Callable[[Event], object]) -> None:
         self._listener = listener
         self._emit = emit
         self._quiet_until: dict[str, float] = {}
-        self._untold: dict[str, int] = {}
+        self._unreported: dict[str, int] = {}
 
     def __call__(self, cause: str) -> None:
-        """One more."""
-        count = self._untold[cause] = self._untold.get(cause, 0) + 1
+        """Count a closed connection, and report it if it is time to."""
+        count = self._unreported[cause] = self._unreported.get(cause, 0) + 1
         now = time.monotonic()
         if now < self._quiet_until.get(cause, 0.0):
             return
-        self._quiet_until[cause], self._untold[cause] = now + _SILENT_S, 0
+        self._quiet_until[cause], self._unreported[cause] = now + _SILENT_S, 0
         message = f"connections to the {self._listener} were ended: {_CAUSES[cause]}"
         self._emit(
             NoticeEvent(

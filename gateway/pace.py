@@ -1,14 +1,14 @@
-"""How much of the event loop's time one backend may take for what nobody asked of it.
+"""How much of the event loop's time one backend may take for output that no client asked for.
 
-Theory of operation. All backends and clients are served by one loop, so whoever floods it keeps it from the others. The
+Theory of operation. One loop serves all backends and clients, so a backend that floods it takes it from the others. The
 work that a backend's answers make is bounded by what clients ask; everything else (notifications, requests, log lines,
 garbage) is paid for from an allowance in seconds of loop time: `SHARE` of the time that passes, at most `TURN_S` of it in
-one turn. Who has spent it is not read until it has earned some again: the pipe fills, and the backend waits in `write`.
-Nothing is lost by that, and a neighbour's call meets at most `TURN_S` of the flood's work in any turn of the loop.
+one turn. A backend that has spent it is not read until it has earned more: the pipe fills, and it waits in `write`.
+Nothing is lost, and another backend's call is delayed by at most `TURN_S` in any turn of the loop.
 
-A message has a fixed price, since part of its work is done later, by others (the client's stream is written to, a task is
-started), and since a clock that is looked at for each of them also counts what other processes did meanwhile. Only one
-that took much longer, because many have to hear of it, costs what it took.
+A message has a fixed price, for two reasons: part of its work is done later and elsewhere (a client's stream is written, a
+task is started), and a clock read for each message also counts the time of other processes. Only a message that took much
+longer, because it goes to many clients, costs the time it took.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Final
 TURN_S: Final = 0.0005
 SHARE: Final = 0.2
 CREDIT_S: Final = 0.05
-"""So much time without work is made up for later: a loop that is busy wakes everybody late."""
+"""Unused time that may be spent later: a busy loop wakes every reader late."""
 AT_ONCE_S: Final = 1e-6
-"""The rest of who has credit: until others had their turn."""
+"""The rest of a backend that has credit: just one turn for the others."""
 MAX_REST_S: Final = 2.0
 """The longest rest: one very expensive message must not silence a backend for minutes."""
 SAY_EVERY_S: Final = 5.0
-"""After so many seconds of rest in all, `on_slow` is called."""
+"""`on_slow` is called after each so many seconds of rest."""
 
 PRICE_GARBAGE_S: Final = 20e-6
 PRICE_NOTIFICATION_S: Final = 30e-6
@@ -36,7 +36,7 @@ _EXPENSIVE_S: Final = 500e-6
 
 
 def price(fixed_s: float, took_s: float) -> float:
-    """What a message costs that took so long."""
+    """The price of a message that took `took_s`."""
     return took_s if took_s > _EXPENSIVE_S else fixed_s
 
 
@@ -51,7 +51,7 @@ class Pace:
         self._turn_s = 0.0
         self._said_s = 0.0
         self.on_slow: Callable[[], object] = lambda: None
-        """Called when the backend has had to rest for another `SAY_EVERY_S` in all."""
+        """Called each time the backend has had to rest for another `SAY_EVERY_S`."""
         self.rested_s = 0.0
         self.rests = 0
 

@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from gateway.sse import SseParser
+
 TIMEOUT_S = 60.0
+MAX_EVENT = 64 * 1024 * 1024
+"""Bytes of one event."""
 
 
 class Refused(Exception):
@@ -105,16 +109,11 @@ class Api:
 
 def parse_events(lines: Iterator[bytes]) -> Iterator[tuple[str, Any]]:
     """Events of a stream whose data is JSON; comments and other fields are passed over."""
-    name, data = "message", bytearray()
-    for raw in lines:
-        line = raw.rstrip(b"\r\n")
-        if line.startswith(b"event:"):
-            name = line[6:].strip().decode()
-        elif line.startswith(b"data:"):
-            data += line[5:].strip()
-        elif not line and data:
-            yield name, json.loads(bytes(data))
-            name, data = "message", bytearray()
+    parser = SseParser(MAX_EVENT)
+    for line in lines:
+        for event in parser.feed(line):
+            if event.data:
+                yield event.name, json.loads(event.data)
 
 
 def _refused(status: int, raw: bytes) -> Refused:

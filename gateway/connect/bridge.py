@@ -30,6 +30,7 @@ from mcp.shared.inbound import (
     x_mcp_header_map,
 )
 
+from gateway.sse import SseParser
 from registry.model.errors import sentence
 
 VERSION_META = "io.modelcontextprotocol/protocolVersion"
@@ -38,6 +39,8 @@ FAREWELL_S = 10.0
 STREAM_RETRY_S = 1.0
 MAX_STREAM_RETRY_S = 30.0
 CONNECT_S = 10.0
+MAX_EVENT = 64 * 1024 * 1024
+"""Bytes of one message of the gateway: the largest of a backend, and what the gateway adds."""
 
 Line = Callable[[], Awaitable[bytes]]
 Write = Callable[[str], None]
@@ -281,14 +284,15 @@ async def _messages(response: httpx2.Response) -> AsyncIterator[str]:
         if body := (await response.aread()).decode():
             yield body
         return
-    data: list[str] = []
-    async for line in response.aiter_lines():
-        if line.startswith("data:"):
-            data.append(line[5:].removeprefix(" "))
-        elif not line and data:
-            text, data = "\n".join(data), []
-            if text:
-                yield text
+    parser = SseParser(MAX_EVENT)
+    async for chunk in response.aiter_bytes():
+        try:
+            events = parser.feed(chunk)
+        except ValueError as error:
+            raise httpx2.RemoteProtocolError(str(error)) from error
+        for event in events:
+            if event.data:
+                yield event.data.decode("utf-8", "replace")
 
 
 def complain(words: str) -> None:

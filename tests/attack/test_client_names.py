@@ -95,7 +95,7 @@ async def test_a_name_that_is_listed_meanwhile_can_be_called(tmp_path: Path) -> 
         async with legacy(running.url("one"), token="denied") as client:
             assert (await client.request("tools/list"))["result"]["tools"] == []
             script(tmp_path, **answers)  # it has a tool now, and does not tell
-            for known in running.endpoint._backends["one"].offers.lists.values():
+            for known in running.endpoint._backends["one"].catalog.lists.values():
                 known.read -= 3600
             assert await client.text("open_tool") == "called"
 

@@ -154,7 +154,7 @@ async def test_a_client_whose_reads_hang_does_not_make_the_events_of_a_server_la
                 inflight.attribute(decided(n, backend="evil", door="evil", time=time.time())) for n in range(99)
             )
 
-        running.fence.waiting, running.fence.on_settle = True, denied
+        running.barrier.waiting, running.barrier.on_settle = True, denied
         result = (await honest.call("t"))["result"]
         for read in reads:
             read.cancel()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from gateway.mcp.call.messages import Call
-from gateway.mcp.upstream.pushes import Pushes
+from gateway.mcp.upstream.server_messages import ServerMessages
 from gateway.mcp.upstream.stdio import StdioPeer
 from gateway.mcp.view.pins import Pins
 from gateway.mcp.wire.coalesce import Coalesced
@@ -263,11 +263,11 @@ class Outlets:
 
 async def test_a_list_that_changes_ten_thousand_times_is_told_of_twice() -> None:
     outlets = Outlets()
-    pushes = Pushes("evil", outlets, lambda event: None)  # type: ignore[arg-type]
-    pushes._changes = Coalesced(0.05)
+    messages = ServerMessages("evil", outlets, lambda event: None)  # type: ignore[arg-type]
+    messages._changes = Coalesced(0.05)
     peer = type("Peer", (), {"session": "", "calls": {}})()
     for _ in range(10_000):
-        pushes.on_notification(peer, "notifications/tools/list_changed", {}, None)
+        messages.on_notification(peer, "notifications/tools/list_changed", {}, None)
     assert outlets.told == 1
     outlets.heard.clear()
     async with asyncio.timeout(30):

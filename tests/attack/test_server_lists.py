@@ -159,7 +159,7 @@ async def test_an_item_that_is_too_large_is_left_out(tmp_path: Path) -> None:
         (left_out,) = running.endpoint.flaws("big")["left_out"]
         assert "3 of its tools" in left_out
         assert "the limit is 262144" in left_out
-        await running.endpoint._keep.close()
+        await running.endpoint._list_cache.close()
         assert (tmp_path / "kept" / "lists.json").stat().st_size < MAX_ITEM
 
 
@@ -220,7 +220,7 @@ async def test_kept_lists_are_held_to_the_same_shape_and_size(tmp_path: Path) ->
     settings, kept = config({"one": server(start="lazy")}), tmp_path / "kept"
     async with gateway(settings, {"one": command}, cache_dir=kept) as running:
         await answers(running)
-        await running.endpoint._keep.close()
+        await running.endpoint._list_cache.close()
     document = json.loads((kept / "lists.json").read_text())
     entry = document["backends"]["one"]
     entry["lists"]["tools"] = [*shapes.tools(), {"name": "large", "description": "x" * MAX_ITEM}]

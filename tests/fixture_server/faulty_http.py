@@ -14,7 +14,7 @@ from typing import Any
 
 TOOLS = (
     "ok crash never garbage huge half noresult html error500 empty sse_half sse_flood sse_other wrong_id ask_flood forget "
-    "nan sse_nan surrogate"
+    "nan sse_nan surrogate error_answer"
 ).split()
 IDS = {"sse_id_kanji": "日本", "sse_id_long": "x" * 5000, "sse_id_control": "a\x01b", "sse_id_latin": "é"}
 """Event ids that cannot be sent back in a header, by the tool whose stream has them and ends."""
@@ -54,6 +54,11 @@ class Faulty(BaseHTTPRequestHandler):
                 )
             case "tools/list":
                 self.result(number, {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in TOOLS]})
+            case "tools/call" if params["name"] == "error_answer":
+                print("ran error_answer", file=sys.stderr, flush=True)
+                said = json.loads(os.environ["FAULTY_ERROR"])
+                message = {"jsonrpc": "2.0", "id": number, "error": said["error"]}
+                self.reply(said["status"], json.dumps(message).encode())
             case "tools/call":
                 self.call(number, params["name"])
             case _ if number is None:
@@ -91,8 +96,8 @@ class Faulty(BaseHTTPRequestHandler):
             case "ok":
                 self.result(number, {"content": [{"type": "text", "text": "ok"}]})
             case "forget":
-                SESSIONS["id"] = "another"
                 self.result(number, {"content": [{"type": "text", "text": "who are you?"}]})
+                SESSIONS["id"] = "another"  # after the answer: a late notification of this session would end it
             case "crash":
                 os._exit(7)
             case "never":

@@ -1,7 +1,7 @@
-"""The response to one client request: JSON when the result is the first thing to say, else an event stream.
+"""The response to one client request: JSON when the result is the first message, else an event stream.
 
-Messages for the client are put into the outbox by whoever has one; the request's own task alone writes. A stream
-that stays silent is kept open with comments, and a client that goes away is noticed.
+Any task may put a message for the client into the outbox; only the request's own task writes. Comments keep a silent
+stream open, and a client that closes its connection is noticed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 PING_S: Final = 15.0
 _WATCH_AFTER_S: Final = 0.1
-"""A call that is answered sooner never needs a task that watches its client."""
+"""Calls that are answered sooner never start a task to watch their client."""
 _OUTBOX_CAP: Final = 2000
 _OUTBOX_BYTES: Final = 8 * 1024 * 1024
 _PING: Final = b": ping\r\n\r\n"
@@ -43,7 +43,7 @@ def event(message: bytes) -> bytes:
 
 
 class Answer:
-    """One response, to be."""
+    """One response in the making."""
 
     __slots__ = (
         "_bytes",
@@ -83,7 +83,7 @@ class Answer:
         return True
 
     async def until(self, settled: Callable[[], bool]) -> None:
-        """Carry messages until `settled()` holds. Raises ClientGone."""
+        """Write messages until `settled()` is true. Raises ClientGone."""
         while True:
             if self._outbox:
                 await self._flush()
@@ -96,7 +96,7 @@ class Answer:
             await self.wakeup.wait()
 
     async def open_stream(self) -> None:
-        """Begin the event stream now."""
+        """Begin the event stream."""
         if not self.started:
             self.started = True
             await self._send({"type": "http.response.start", "status": 200, "headers": [*_SSE, *self._headers]})
@@ -135,24 +135,20 @@ class Answer:
         self._watch = self._tasks.spawn(self._watching())
 
     async def _watching(self) -> None:
-        receiving = asyncio.ensure_future(self._receive())
-        try:
-            while True:
-                done, _ = await asyncio.wait([receiving], timeout=PING_S)
-                if not done:
-                    self._outbox.append(_PING)
-                    self.wakeup.wake()
-                elif receiving.result().get("type") == "http.disconnect":
-                    self.gone = True
-                    self.wakeup.wake()
-                    return
-                else:
-                    receiving = asyncio.ensure_future(self._receive())
-        finally:
-            receiving.cancel()
+        while not self.gone:
+            try:
+                async with asyncio.timeout(PING_S):
+                    message = await self._receive()
+            except TimeoutError:
+                self._outbox.append(_PING)
+                self.wakeup.wake()
+                continue
+            if message.get("type") == "http.disconnect":
+                self.gone = True
+                self.wakeup.wake()
 
     def stop_watching(self) -> None:
-        """Nobody waits any more."""
+        """The request is over: stop watching its client."""
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None

@@ -1,4 +1,4 @@
-"""Who asks: the principal behind a request, and the way back to it."""
+"""The caller: the principal behind a request, and the way back to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gateway.mcp.wire import codec
 from gateway.mcp.wire.errors import INTERNAL_ERROR, RpcError
 
 ANSWER_S: Final = 600.0
-"""How long a client may take over a question."""
+"""How long a client may take to answer a question."""
 LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
 
@@ -34,10 +34,10 @@ class Caller:
     client: Mapping[str, Any] | None = None
     """clientInfo: a display hint."""
     level: str | None = None
-    """The least severe log message that the client wants; None for none at all."""
+    """The lowest level of log messages that the client wants; None: no log messages."""
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def tell(self, method: str, params: Mapping[str, Any]) -> bool:
+    def notify(self, method: str, params: Mapping[str, Any]) -> bool:
         """Send a notification on this request's stream."""
         return self.answer.push(codec.dumps({"jsonrpc": "2.0", "method": method, "params": params}))
 
@@ -75,7 +75,7 @@ class Caller:
 
 
 def required_capability(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    """What the client would have had to declare."""
+    """The capability that a client must declare for this request."""
     match method:
         case "sampling/createMessage":
             return {"sampling": {}}

@@ -1,4 +1,4 @@
-"""Between the eras: what a request and a result must lose and gain when the two ends speak different ones."""
+"""Between the two generations of the protocol: turns requests and results of one into those of the other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.mcp.wire.errors import INTERNAL_ERROR, RpcError
 
 MAX_ROUNDS: Final = 10
 _STATE_ONLY_S: Final = 0.05
-_CARRIED: Final = ("inputResponses", "requestState")
+CARRIED: Final = ("inputResponses", "requestState")
 _MODERN_RESULT: Final = ("resultType", "ttlMs", "cacheScope")
 CACHEABLE: Final = frozenset(
     {"tools/list", "prompts/list", "resources/list", "resources/templates/list", "resources/read", "server/discover"}
@@ -21,12 +21,12 @@ CACHEABLE: Final = frozenset(
 
 
 def to_modern(params: dict[str, Any], caller: Caller) -> dict[str, Any]:
-    """A legacy client's request as a modern backend wants it. State that we did not seal is nothing it can carry."""
+    """A legacy client's request for a modern backend. State that we did not seal is dropped."""
     meta = params.get("_meta")
     full = {**(meta if isinstance(meta, dict) else {}), **envelope(_in_old_shape(caller.capabilities), caller.client)}
     if caller.level is not None:
         full[META_LEVEL] = caller.level
-    return {**{key: value for key, value in params.items() if key not in _CARRIED}, "_meta": full}
+    return {**{key: value for key, value in params.items() if key not in CARRIED}, "_meta": full}
 
 
 def _in_old_shape(capabilities: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -39,17 +39,17 @@ def _in_old_shape(capabilities: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def to_legacy(params: dict[str, Any]) -> dict[str, Any]:
-    """A modern client's request as a legacy backend wants it: without the envelope."""
+    """A modern client's request for a legacy backend: without the envelope."""
     meta = params.get("_meta")
     if not isinstance(meta, dict):
         return params
     kept = {key: value for key, value in meta.items() if not key.startswith(META)}
-    plain = {key: value for key, value in params.items() if key not in ("_meta", *_CARRIED)}
+    plain = {key: value for key, value in params.items() if key not in ("_meta", *CARRIED)}
     return {**plain, "_meta": kept} if kept else plain
 
 
 def result_to_legacy(result: dict[str, Any]) -> dict[str, Any]:
-    """A modern backend's result for a legacy client: without what only the new revision knows."""
+    """A modern backend's result for a legacy client: without the members that only the new revision has."""
     plain = {key: value for key, value in result.items() if key not in _MODERN_RESULT}
     meta = plain.pop("_meta", None)
     if isinstance(meta, dict):
@@ -67,7 +67,7 @@ def result_to_modern(result: dict[str, Any], method: str) -> dict[str, Any]:
 
 
 def is_input_required(result: Mapping[str, Any]) -> bool:
-    """Whether the backend wants input before it goes on."""
+    """Whether the backend needs input before it goes on."""
     return result.get("resultType") == "input_required"
 
 
@@ -99,7 +99,7 @@ async def ask_client(call: Call, caller: Caller, result: Mapping[str, Any], roun
     finally:
         for future in futures.values():
             if not future.cancel():
-                future.exception()  # seen: only the first refusal is told
+                future.exception()  # retrieved: only the first refusal is reported
     return carried
 
 

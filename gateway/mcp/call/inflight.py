@@ -1,4 +1,4 @@
-"""Which calls are in flight on which backend, so that an egress decision can be told to the call that made it."""
+"""Which calls are in flight on which backend, so that an egress decision can be matched to the call that caused it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DENIALS_CAP: Final = 50
 
 
 class InFlightCall:
-    """One request on its way: its reference, its backend and door, and the denials that fell while it ran."""
+    """One request on its way: its reference, its backend and door, and the denials that happened while it ran."""
 
     __slots__ = (
         "_ref", "backend", "client", "denials", "door", "ended", "method", "request_id", "started", "tool", "trace",
@@ -60,7 +60,7 @@ class InFlightCall:
 
 
 class InFlight:
-    """The calls in flight, and for some seconds those that were."""
+    """The calls in flight and, for some seconds, the finished ones."""
 
     def __init__(self) -> None:
         self._running: dict[str, dict[InFlightCall, None]] = {}
@@ -98,14 +98,14 @@ class InFlight:
         return tuple(call.ref() for call in self._at(backend, door, when))
 
     def attribute(self, event: EgressEvent) -> EgressEvent:
-        """The event with the calls that were in flight, a few of them by name; each of them is told of a denial."""
+        """The event with the calls that were in flight, a few of them by name; each call remembers a denial."""
         calls = self._at(event.backend, event.door, event.time)
         self._tell(event, calls)
         named = few(calls)
         return replace(event, calls=tuple(call.ref() for call in named), more_calls=len(calls) - len(named))
 
     def _at(self, backend: str, door: str, when: float) -> list[InFlightCall]:
-        """Those that still run, newest first, then those that are over."""
+        """Running calls, newest first, then finished ones."""
         found = [call for call in reversed(self._running.get(backend, {})) if call.ran_at(door, when)]
         horizon = max(when, time.time() - REMEMBER_S)
         for call in reversed(self._finished.get(backend, ())):

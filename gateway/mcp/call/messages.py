@@ -1,6 +1,6 @@
 """One connection to one backend, as the rest of the endpoint sees it.
 
-A `Peer` carries `Call`s and answers each with a `Reply`. What the backend says on its own goes to a `Sink`,
+A `Peer` carries `Call`s and ends each with an `Outcome`. What the backend sends of its own accord goes to a `Sink`,
 with the call that it belongs to where the transport says so (a call's own SSE stream), else with None.
 """
 
@@ -12,16 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from opentelemetry.trace import Span, Tracer
+
+from gateway.mcp.call.outcome import CallFailed, ErrorKind, Outcome, Result, answered, broken, error_type, refused
 from gateway.mcp.wire import codec
-from gateway.mcp.wire.errors import (
-    BACKEND_UNAVAILABLE,
-    MAX_REASON,
-    REQUEST_CANCELLED,
-    REQUEST_TIMEOUT,
-    RpcError,
-    clipped,
-)
+from gateway.mcp.wire.errors import REQUEST_CANCELLED, REQUEST_TIMEOUT, RpcError
 from gateway.mcp.wire.wakeup import Wakeup
+from observability import spans
+from observability.labels import METHODS, one_of
 
 if TYPE_CHECKING:
     from gateway.mcp.call.caller import Caller
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 MODERN: Final = "2026-07-28"
 LEGACY_VERSIONS: Final = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 LATEST_LEGACY: Final = LEGACY_VERSIONS[-1]
-GHOST_S: Final = 600.0
+ABANDONED_S: Final = 600.0
 MAX_MESSAGE: Final = 16 * 1024 * 1024
 """The largest message taken from a backend, in bytes."""
 
@@ -46,7 +44,7 @@ META_SUBSCRIPTION: Final = META + "subscriptionId"
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a backend said of itself when it was greeted."""
+    """What a backend declared when it was greeted."""
 
     modern: bool
     version: str
@@ -55,42 +53,6 @@ class About:
     instructions: str | None
     result: Mapping[str, Any]
     """The whole InitializeResult or DiscoverResult."""
-
-
-class Reply:
-    """The answer to a call: the message as it came, and as it reads."""
-
-    __slots__ = ("_line", "_number", "message")
-
-    def __init__(self, message: dict[str, Any], line: bytes = b"", number: int = 0) -> None:
-        self.message = message
-        self._line = line
-        self._number = number
-
-    @property
-    def error(self) -> dict[str, Any] | None:
-        """The `error` member, if that is what came."""
-        error = self.message.get("error")
-        return error if isinstance(error, dict) else None
-
-    @property
-    def result(self) -> dict[str, Any]:
-        """The `result` member."""
-        result: dict[str, Any] = self.message["result"]
-        return result
-
-    def result_bytes(self) -> bytes:
-        """The result as the backend spelled it, where that is possible."""
-        raw = codec.result_text(self._line, self._number) if self._line else None
-        return raw if raw is not None else codec.dumps(self.message["result"])
-
-
-def failed(code: int, message: str, data: Any = None) -> Reply:
-    """A reply of our own making."""
-    error: dict[str, Any] = {"code": code, "message": message}
-    if data is not None:
-        error["data"] = data
-    return Reply({"error": error})
 
 
 @dataclass(eq=False, slots=True)
@@ -104,7 +66,7 @@ class Question:
 
 
 class Call:
-    """A request on its way to a backend, until its reply is there."""
+    """A request on its way to a backend, until its outcome is there."""
 
     __slots__ = (
         "_timeout_s",
@@ -113,12 +75,15 @@ class Call:
         "asked",
         "backend",
         "caller",
+        "label",
         "method",
         "number",
+        "outcome",
         "params",
+        "parent",
         "peer",
         "questions",
-        "reply",
+        "span",
         "token",
         "wakeup",
     )
@@ -126,7 +91,7 @@ class Call:
     def __init__(
         self, backend: str, method: str, params: dict[str, Any], caller: Caller | None, timeout_s: float | None
     ) -> None:
-        """`timeout_s` None is for what has no end of its own (a subscription)."""
+        """`timeout_s` None is for a call without an end of its own (a subscription)."""
         self.backend = backend
         self.method = method
         self.params = params
@@ -134,13 +99,18 @@ class Call:
         self.number = 0
         self.peer: Peer | None = None
         self.token: Any = None
-        self.reply: Reply | None = None
+        self.outcome: Outcome | None = None
         self.questions: dict[str, Question] = {}
         self.acknowledged = False
-        """A subscription that the backend has taken note of."""
+        """The backend acknowledged the subscription."""
         self.asked: set[asyncio.Future[dict[str, Any]]] = set()
-        """What its older client was asked in the middle of it."""
+        """What its legacy client was asked during the call."""
         self.wakeup = Wakeup() if caller is None else caller.answer.wakeup
+        self.label = ""
+        """The tool's name if it is a known one: text that may stand in a span's name."""
+        self.parent: Span = spans.NO_SPAN
+        """The span of the client's request; none for a request of our own."""
+        self.span: Span | None = None
         self._timeout_s = timeout_s
         self._timer: asyncio.TimerHandle | None = None
         meta = params.get("_meta")
@@ -148,104 +118,116 @@ class Call:
             self.token = meta.get("progressToken")
 
     def message(self, number: int) -> bytes:
-        """The request as bytes under our own id; a progress token is replaced by that id, which nobody else uses."""
+        """The request as bytes under our own id, which also replaces a progress token: no other call has it."""
         self.number = number
         params = self.params
         if self.token is not None:
             params = {**params, "_meta": {**params["_meta"], "progressToken": number}}
         return codec.dumps({"jsonrpc": "2.0", "id": number, "method": self.method, "params": params})
 
+    def trace(self, tracer: Tracer, transport: str) -> None:
+        """Start this request's own span, which ends with it. A client's request carries its context on in `_meta`."""
+        if self.span is not None:  # it is sent once more, over another connection
+            return
+        info = spans.CallInfo(
+            method=one_of(self.method, METHODS),
+            tool=self.label,
+            backend=self.backend,
+            client=self.caller.principal.client if self.caller is not None else "",
+            transport=transport,
+        )
+        self.span = spans.client_span(tracer, info, parent=self.parent)
+        if self.caller is not None:
+            meta = self.params.get("_meta")
+            meta = dict(meta) if isinstance(meta, dict) else {}
+            spans.inject(self.span, meta)
+            if meta:
+                self.params = {**self.params, "_meta": meta}
+
     def start_clock(self) -> None:
-        """From now on, and from each sign of life, the backend has the call's timeout to answer."""
+        """Give the backend the call's timeout to answer, from now; each sign of progress restarts it."""
         if self._timer is not None:
             self._timer.cancel()
         if self._timeout_s is not None:
             self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._expire)
 
     def stop_clock(self) -> None:
-        """The call waits for its client, not for the backend."""
+        """Stop the timeout: the call waits for its client, not for the backend."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _expire(self) -> None:
-        if self.peer is not None and self.reply is None:
+        if self.peer is not None and self.outcome is None:
             self.peer.cancel(self, "timed out")
-        self.answer(
-            failed(
-                REQUEST_TIMEOUT,
-                f"Backend {self.backend} did not answer {self.method} within {self._timeout_s or 0:g} s",
-                {"backend": self.backend},
-            )
-        )
+        text = f"Backend {self.backend} did not answer {self.method} within {self._timeout_s or 0:g} s"
+        self.end(refused(RpcError(REQUEST_TIMEOUT, text, {"backend": self.backend}), ErrorKind.TIMEOUT))
 
-    def answer(self, reply: Reply) -> None:
-        """The reply is here. Only the first one counts."""
-        if self.reply is None:
-            self.reply = reply
+    def end(self, outcome: Outcome) -> None:
+        """The outcome is here. Only the first one counts."""
+        if self.outcome is None:
+            self.outcome = outcome
             if self._timer is not None:
                 self._timer.cancel()
+            if self.span is not None:
+                spans.finish(self.span, error=error_type(outcome))
             self.wakeup.wake()
 
-    def fail(self, why: str) -> None:
-        """The connection cannot bring a reply any more."""
-        self.answer(failed(BACKEND_UNAVAILABLE, f"Backend {self.backend}: {why}", {"backend": self.backend}))
+    def fail(self, why: str, kind: ErrorKind = ErrorKind.UNAVAILABLE) -> None:
+        """The connection cannot bring an answer any more; `kind` says whether the backend refused the request."""
+        self.end(broken(self.backend, why, kind))
 
     def take_unsound(self, message: dict[str, Any] | None, error: ValueError) -> None:
-        """A response came that is not JSON, or (`message`) not quite: only we ourselves may look at that."""
+        """Take a response that is not valid JSON; `message` is what could be read of it, for a request of our own only."""
         if self.caller is None and message is not None:
-            self.answer(Reply(message))
+            self.end(answered(message))
         else:
             self.fail(f"it answered with something that is not JSON ({error})")
 
     def acknowledge(self) -> None:
-        """The subscription that this call asks for stands."""
+        """The backend acknowledged the subscription that this call asks for."""
         self.acknowledged = True
         self.wakeup.wake()
 
     def ask(self, question: Question) -> None:
-        """The backend wants something from the client before it goes on."""
+        """The backend asks the client something before it goes on."""
         self.questions[question.key] = question
         self.stop_clock()
         self.wakeup.wake()
 
     def cancel(self, reason: str) -> None:
-        """The client no longer wants the reply: the backend is told, and the call ends."""
+        """The client cancelled the call: notify the backend and end it."""
         self.refuse_questions(RpcError(REQUEST_CANCELLED, "Request cancelled"))
-        if self.reply is None:
+        if self.outcome is None:
             if self.peer is not None:
                 self.peer.cancel(self, reason)
-            self.answer(failed(REQUEST_CANCELLED, "Request cancelled"))
+            self.end(refused(RpcError(REQUEST_CANCELLED, "Request cancelled"), ErrorKind.CANCELLED))
 
     def refuse_questions(self, error: RpcError) -> None:
-        """Nobody will answer what was asked during the call."""
+        """Refuse all open questions that were asked during the call."""
         for answer in [*self.asked, *(question.answer for question in self.questions.values())]:
             if not answer.done():
                 answer.set_exception(error)
 
     @property
     def settled(self) -> bool:
-        """Whether there is a reply or an open question."""
-        return self.reply is not None or bool(self.questions)
+        """Whether there is an outcome or an open question."""
+        return self.outcome is not None or bool(self.questions)
 
-    async def outcome(self) -> Reply:
-        """The reply of a call that we make for ourselves. Raises RpcError when it is an error."""
-        while self.reply is None:
+    async def result(self) -> dict[str, Any]:
+        """The result of a call that we make for ourselves. Raises CallFailed when its outcome is an error."""
+        while self.outcome is None:
             await self.wakeup.wait()
-        if (error := self.reply.error) is not None:
-            code = error.get("code")
-            message = clipped(str(error.get("message")), MAX_REASON)
-            data = error.get("data")
-            data = data if len(repr(data)) <= MAX_REASON else None
-            raise RpcError(code if type(code) is int else -32603, message, data)
-        return self.reply
+        if isinstance(self.outcome, Result):
+            return self.outcome.value
+        raise CallFailed(self.outcome)
 
 
-class Ghosts:
-    """Calls that nobody waits for any more, but that the backend may still be working on.
+class AbandonedCalls:
+    """Calls that were given up while the backend may still be working on them.
 
-    What it says may be theirs, so until it answered them (many never do) or a good while has passed, nothing on a
-    shared connection can be told to belong to the one call that is left.
+    A message of the backend may belong to one of them. So until it has answered them (many never do) or `ABANDONED_S` has
+    passed, no message on a shared connection can be matched to the one call that is left.
     """
 
     __slots__ = ("_until",)
@@ -255,10 +237,10 @@ class Ghosts:
 
     def add(self, number: int) -> None:
         """The call was given up."""
-        self._until[number] = time.monotonic() + GHOST_S
+        self._until[number] = time.monotonic() + ABANDONED_S
 
     def answered(self, number: int) -> bool:
-        """The backend is done with it. Whether there was such a call."""
+        """The backend answered the call; returns whether there was such a call."""
         return self._until.pop(number, None) is not None
 
     def __bool__(self) -> bool:
@@ -270,10 +252,10 @@ class Ghosts:
 
 
 class Sink(Protocol):
-    """Takes what a backend says on its own."""
+    """Takes the messages that a backend sends of its own accord."""
 
     def on_notification(self, peer: Peer, method: str, params: dict[str, Any], call: Call | None) -> None:
-        """A notification; `call` where its own stream brought it."""
+        """A notification; `call` if it came on that call's own stream."""
 
     async def on_request(self, peer: Peer, method: str, params: dict[str, Any], call: Call | None) -> dict[str, Any]:
         """A request; returns its result or raises RpcError."""
@@ -282,11 +264,11 @@ class Sink(Protocol):
         """The connection ended."""
 
     def on_garbage(self, peer: Peer, what: str, count: int = 1) -> None:
-        """Something came that is no message, `count` times."""
+        """Something that is no message came `count` times."""
 
 
 class Peer(Protocol):
-    """One connection to one backend, in one era."""
+    """One connection to one backend, in one generation of the protocol."""
 
     modern: bool
     about: About
@@ -297,18 +279,18 @@ class Peer(Protocol):
     """Why it is closed; empty while it is open."""
     calls: dict[int, Call]
     """The calls in flight, by our own number."""
-    ghosts: Ghosts
+    abandoned: AbandonedCalls
     session: str
-    """The front session it belongs to; empty when it is shared."""
+    """The client session that owns it; empty for a shared connection."""
 
     async def send(self, call: Call) -> None:
-        """Send the call; its reply comes through `call.news`. Raises PeerClosed."""
+        """Send the call; its outcome comes through `call.end`. Raises PeerClosed."""
 
     async def notify(self, method: str, params: dict[str, Any] | None) -> None:
         """Send a notification. Raises PeerClosed."""
 
     def cancel(self, call: Call, reason: str) -> None:
-        """Tell the backend that nobody waits for this call any more."""
+        """Notify the backend that this call was given up."""
 
     async def close(self) -> None:
         """End the connection; calls in flight fail."""
@@ -316,7 +298,7 @@ class Peer(Protocol):
 
 @dataclass(slots=True)
 class Greeting:
-    """Who we say we are when we greet a backend in the legacy way."""
+    """How we introduce ourselves in a legacy greeting."""
 
     version: str = LATEST_LEGACY
     capabilities: Mapping[str, Any] = field(default_factory=dict)
@@ -328,7 +310,7 @@ SHARED_CAPABILITIES: Final[Mapping[str, Any]] = {
     "elicitation": {"form": {}, "url": {}},
     "roots": {"listChanged": True},
 }
-"""What a shared legacy connection declares: whatever a client may have; who lacks it is told so when asked."""
+"""What a shared legacy connection declares: all that any client may have. One without a capability refuses when asked."""
 
 
 def envelope(capabilities: Mapping[str, Any], client: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -352,7 +334,7 @@ def about_legacy(result: Mapping[str, Any]) -> About:
 
 
 def about_modern(result: Mapping[str, Any]) -> About | None:
-    """Read a DiscoverResult; None when it names no version of this era."""
+    """Read a DiscoverResult; None when it names no version of this generation."""
     versions = result.get("supportedVersions")
     if not isinstance(versions, list) or MODERN not in versions:
         return None

@@ -1,7 +1,7 @@
-"""State that a 2026-07-28 client carries for us between its tries: sealed, bound to its principal, and bounded.
+"""State that a 2026-07-28 client carries for us between its attempts: sealed, bound to its principal, and bounded.
 
-Two things travel as `requestState`: the number of a parked call (a legacy backend asked something in the middle of
-it, and waits), and a modern backend's own state, wrapped so that only the principal who got it can send it back.
+Two things travel as `requestState`: the number of a parked call (a legacy backend asked something during the call, and
+waits), and a modern backend's own state, wrapped so that only the principal that got it can send it back.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PREFIX: Final = "stockade1."
 
 
 class Seal:
-    """Seals values with a key of this process's life (AES-256-GCM)."""
+    """Seals values with a key that lives as long as this process (AES-256-GCM)."""
 
     def __init__(self, key: bytes | None = None) -> None:
         self._cipher = AESGCM(key or AESGCM.generate_key(256))
@@ -46,7 +46,7 @@ class Seal:
         return _PREFIX + base64.urlsafe_b64encode(sealed).decode().rstrip("=")
 
     def open(self, token: str, bound_to: str) -> dict[str, Any]:
-        """The value. Raises RpcError (-32602) for a token that is not ours, too old, or somebody else's."""
+        """The value. Raises RpcError (-32602) for a token that is not ours, expired, or another principal's."""
         try:
             text = token.removeprefix(_PREFIX)
             raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
@@ -60,13 +60,13 @@ class Seal:
 
 
 def binding(principal: Principal, backend: str, method: str, key: str) -> str:
-    """What a state is bound to: who, and which request."""
+    """What a state is bound to: the principal and the request."""
     return "\0".join((principal.client, principal.subject, backend, method, key))
 
 
 @dataclass(eq=False, slots=True)
 class Parked:
-    """A call that waits for its client to come back."""
+    """A call that waits for its client to call again."""
 
     call: Call
     record: InFlightCall
@@ -85,7 +85,7 @@ class ParkingLot:
         return len(self._parked)
 
     def park(self, call: Call, record: InFlightCall, principal: Principal) -> str:
-        """Keep the call; returns its number. Raises RpcError when there is no room."""
+        """Park the call; returns its number. Raises RpcError when there is no room."""
         mine = sum(parked.principal == principal for parked in self._parked.values())
         if len(self._parked) >= MAX_PARKED or mine >= MAX_PER_PRINCIPAL:
             raise RpcError(INTERNAL_ERROR, "Too many calls wait for an answer of their client")
@@ -95,7 +95,7 @@ class ParkingLot:
         return number
 
     def resume(self, number: str, principal: Principal) -> Parked:
-        """Take the call out. Raises RpcError when it is gone, or somebody else's."""
+        """Take the call out. Raises RpcError when it is gone, or another principal's."""
         parked = self._parked.get(number)
         if parked is None or parked.principal != principal:
             raise RpcError(
@@ -112,15 +112,15 @@ class ParkingLot:
             self._on_expired(parked.record)
 
     def clear(self) -> None:
-        """Give all of them up."""
+        """Give up all parked calls."""
         for number in list(self._parked):
             self._parked[number].timer.cancel()
             self._expire(number)
 
 
 def abandon(call: Call, why: str) -> None:
-    """Nobody waits for this call any more: its questions are refused and its backend is told."""
+    """Give the call up: refuse its questions, notify its backend, and end it."""
     call.refuse_questions(RpcError(INTERNAL_ERROR, why))
-    if call.peer is not None and call.reply is None:
+    if call.peer is not None and call.outcome is None:
         call.peer.cancel(call, why)
     call.fail(why)

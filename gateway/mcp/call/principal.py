@@ -1,4 +1,4 @@
-"""Who makes a request, as proven by a token."""
+"""The principal of a request, as proven by a token."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whom a request comes from, as proven (never as claimed in clientInfo)."""
+    """The origin of a request, as proven (never as claimed in clientInfo)."""
 
     client: str
     """The name in `clients`; empty for anonymous."""

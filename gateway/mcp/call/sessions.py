@@ -1,4 +1,4 @@
-"""The sessions of clients that speak a revision before 2026-07-28. There is no other table of them."""
+"""The sessions of clients that speak a revision before 2026-07-28. This is the only table of them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ MAX_SESSIONS: Final = 10_000
 MAX_PER_PRINCIPAL: Final = 2_000
 _MAX_ASKED: Final = 64
 _MAX_ENDED: Final = 4_096
-"""Ended sessions of which is remembered why."""
+"""Ended sessions whose cause is remembered."""
 
 
 class Cancellable(Protocol):
     """A call in flight, as far as its session is concerned."""
 
     def cancel(self, reason: str) -> None:
-        """The client no longer wants the reply."""
+        """The client cancelled the call."""
 
 
 class Session:
@@ -92,7 +92,7 @@ class Session:
         return future
 
     def take_answer(self, message: Mapping[str, Any]) -> None:
-        """The client's response to something it was asked; anything else is ignored."""
+        """Take the client's response to a question; any other message is ignored."""
         future = self.asked.get(message["id"]) if isinstance(message.get("id"), str) else None
         if future is None or future.done():
             return
@@ -105,12 +105,12 @@ class Session:
             result = message.get("result")
             future.set_result(result if isinstance(result, dict) else {})
 
-    def tell(self, message: bytes) -> bool:
+    def push(self, message: bytes) -> bool:
         """Send a message on the GET stream; False when there is none."""
         return self.stream is not None and self.stream.push(message)
 
     def end(self) -> None:
-        """Nothing more will come: open questions and the stream end."""
+        """End all open questions and the stream."""
         for future in list(self.asked.values()):
             if not future.done():
                 future.set_exception(RpcError(INTERNAL_ERROR, "the client's session ended"))
@@ -121,7 +121,7 @@ class Session:
 
 
 class Sessions:
-    """The table: by id, bound to the principal and the route that opened them, expiring when idle."""
+    """The sessions by id, each bound to the principal and the route that opened it; idle ones expire."""
 
     def __init__(self, on_end: Callable[[Session], None]) -> None:
         self._table: dict[str, Session] = {}
@@ -136,7 +136,7 @@ class Sessions:
         return iter(list(self._table.values()))
 
     def open(self, owner: Principal, route: str, version: str, params: Mapping[str, Any]) -> Session | None:
-        """A new session; None at the cap, after the idle ones are gone."""
+        """Open a session; None when the table is full even after idle sessions expired."""
         if self._full(owner):
             self.expire(60.0)
         if self._full(owner):
@@ -150,7 +150,7 @@ class Sessions:
         return len(self._table) >= MAX_SESSIONS or self._owned[owner] >= MAX_PER_PRINCIPAL
 
     def find(self, session_id: str, owner: Principal, route: str) -> Session | None:
-        """The session, if it is this principal's on this route; else as if it did not exist."""
+        """The session, if this principal opened it on this route; otherwise None, as for one that does not exist."""
         session = self._table.get(session_id)
         if session is None or session.owner != owner or session.route != route:
             return None
@@ -158,16 +158,16 @@ class Sessions:
         return session
 
     def by_id(self, session_id: str) -> Session | None:
-        """The session of a connection that is its own."""
+        """The session of that id."""
         return self._table.get(session_id)
 
     def why_ended(self, session_id: str, owner: Principal) -> str:
-        """Why a session of this principal was ended by us; empty for one that was not, or is nobody's."""
+        """Why the gateway ended a session; empty if it did not, or if the session is not this principal's."""
         whose, why = self._ended.get(session_id, (None, ""))
         return why if whose == owner else ""
 
     def close(self, session: Session, why: str = "") -> None:
-        """End a session; `why` is told to a client that still uses it."""
+        """End a session; a client that still uses it is given `why`."""
         if self._table.pop(session.id, None) is not None:
             if why:
                 if len(self._ended) >= _MAX_ENDED:
@@ -180,7 +180,7 @@ class Sessions:
             self._on_end(session)
 
     def expire(self, idle_s: float = IDLE_S) -> None:
-        """End the sessions that nobody used for so long."""
+        """End the sessions that were idle for `idle_s`."""
         horizon = time.monotonic() - idle_s
         for session in [s for s in self._table.values() if not s.busy and s.last_used < horizon]:
             self.close(session, f"it was not used for {idle_s:g} s")

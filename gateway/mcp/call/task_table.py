@@ -1,8 +1,8 @@
-"""Which backend a task belongs to, and whose it is: a task's id says neither.
+"""Which backend a task belongs to, and which principal: a task's id says neither.
 
 An id is a backend's own word, so two backends may choose the same one (many count), and a hostile one may choose its
 neighbour's. A task is therefore known by its principal, id *and* backend; where a route shows several backends and the
-id alone does not say which, nobody is asked.
+id alone is ambiguous, the request is refused.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from gateway.mcp.wire import codec
 
 EXTENSION: Final = "io.modelcontextprotocol/tasks"
 METHODS: Final = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
-"""What the extension has; the tasks of 2025-11-25 had more."""
+"""The methods of the extension; the tasks of 2025-11-25 had more."""
 _MAX_TASKS: Final = 2_000
 """Of one principal; the oldest is forgotten first."""
 _MAX_PRINCIPALS: Final = 1_000
 _MAX_ID: Final = 1024
 _MAX_TASK: Final = 16 * 1024
-"""Bytes of a response whose task is kept whole; of a larger one only the id is."""
+"""Bytes of a task that is kept whole; of a larger one only the id is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +43,16 @@ class TaskTable:
     def __init__(self) -> None:
         self._tasks: OrderedDict[Principal, OrderedDict[tuple[str, str], Known]] = OrderedDict()
 
-    def learn(self, message: bytes, principal: Principal, backend: str, tool: str) -> None:
-        """Remember the task that a response began, if it did."""
-        result = codec.loads(message).get("result")
-        task = _task_of(result) if isinstance(result, dict) else None
+    def learn(self, result: Mapping[str, Any], principal: Principal, backend: str, tool: str) -> None:
+        """Remember the task that a result began, if it did."""
+        task = _task_of(result)
         if task is None:
             return
         task_id = task["taskId"]
         mine: OrderedDict[tuple[str, str], Known] = self._tasks.setdefault(principal, OrderedDict())
         self._tasks.move_to_end(principal)
         if (task_id, backend) not in mine:
-            kept = task if len(message) <= _MAX_TASK else {"taskId": task_id}
+            kept = task if len(codec.dumps(task)) <= _MAX_TASK else {"taskId": task_id}
             mine[task_id, backend] = Known(task_id, backend, tool, kept)
         if len(mine) > _MAX_TASKS:
             mine.popitem(last=False)
@@ -66,7 +65,7 @@ class TaskTable:
         return [mine[task_id, backend] for backend in backends if (task_id, backend) in mine]
 
     def is_anothers(self, task_id: str, principal: Principal, backend: str) -> bool:
-        """Whether the backend's task of that id is known to be somebody else's, and none is this principal's."""
+        """Whether the backend's task of that id belongs to another principal only."""
         key = (task_id, backend)
         return key not in self._tasks.get(principal, {}) and any(key in tasks for tasks in self._tasks.values())
 

@@ -1,7 +1,7 @@
-"""Who is asking: bearer tokens of `clients`, OAuth access tokens, and nobody in particular.
+"""Authentication: bearer tokens of `clients`, OAuth access tokens, and anonymous requests.
 
 A token is compared by its SHA-256, with every client's, in constant time. Without a token a request is anonymous:
-let in from this machine while no client is configured (`auto`), always, or never.
+allowed from this machine while no client is configured (`auto`), always, or never.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from registry.config import Config
 from registry.model.fields import Anonymous
 
 FORWARDED: Final = frozenset({"forwarded", "x-forwarded-for", "x-real-ip", "via"})
-"""Headers by which reverse proxies tell that they pass a request on."""
+"""Headers that show that a reverse proxy passed the request on."""
 HINT: Final = "Run `stockade connect` (or `stockade client add NAME`) for a token that this gateway knows."
 
 
 class Denied(Exception):
-    """Raised when a request is not let in."""
+    """Raised when a request is not admitted."""
 
     def __init__(self, status: int, error: str, description: str, *, scope: str = "") -> None:
         super().__init__(description)
@@ -45,7 +45,7 @@ class Denied(Exception):
         return f"Bearer {', '.join(parts)}".strip().encode("latin-1", "replace")
 
     def body(self) -> bytes:
-        """One line of JSON for a person who looks."""
+        """One line of JSON for a person who reads the response."""
         return json.dumps(
             {"error": self.error or "unauthorized", "error_description": self.description, "hint": HINT}
         ).encode()
@@ -60,7 +60,7 @@ class Verifier(Protocol):
 
 
 class Gate:
-    """Lets requests in."""
+    """Admits requests."""
 
     def __init__(self, config: Config, verifier: Verifier | None) -> None:
         self.verifier = verifier
@@ -76,7 +76,7 @@ class Gate:
         """The principal behind a request. Raises Denied."""
         authorization = headers.get("authorization")
         if authorization is None:
-            return self._nobody(address, forwarded=not FORWARDED.isdisjoint(headers))
+            return self._anonymous_from(address, forwarded=not FORWARDED.isdisjoint(headers))
         scheme, _, token = authorization.partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token:
@@ -96,8 +96,8 @@ class Gate:
                 found = principal
         return found
 
-    def _nobody(self, address: str, *, forwarded: bool) -> Principal:
-        """`forwarded`: a reverse proxy on this machine passes on what may come from anywhere."""
+    def _anonymous_from(self, address: str, *, forwarded: bool) -> Principal:
+        """`forwarded`: a reverse proxy on this machine passed the request on, so it may come from anywhere."""
         match self._anonymous:
             case Anonymous.ALWAYS:
                 return Principal("")
@@ -108,7 +108,7 @@ class Gate:
 
 
 def still_admitted(principal: Principal, old: Config, new: Config) -> bool:
-    """Whether who came in under the old configuration could still, with the same token, under the new one."""
+    """Whether a principal admitted under the old configuration would be admitted under the new one, with the same token."""
     if principal.subject:
         same = old.gateway.auth == new.gateway.auth
         return same and (principal.client in old.clients) == (principal.client in new.clients)

@@ -1,4 +1,4 @@
-"""What both eras of clients have in common on HTTP: one message in, one answer out."""
+"""What legacy and modern clients have in common on HTTP: one message in, one outcome out."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 
 from gateway.mcp.call.answer import ClientGone, Receive
 from gateway.mcp.call.caller import Caller
+from gateway.mcp.call.outcome import encode, http_status, refused
 from gateway.mcp.downstream.http import Refused, accepts, check_content_type, parse_message, read_body
-from gateway.mcp.route.route import Router, failure
+from gateway.mcp.route.route import Router
 from gateway.mcp.view.views import View
 from gateway.mcp.wire.errors import INTERNAL_ERROR, RpcError
 
 logger = logging.getLogger(__name__)
 
 Look = Callable[[], View]
-"""What the client sees as it stands now: a body may be long on its way. Raises Refused and Denied."""
+"""The client's view at this moment: reading a body may take long. Raises Refused and Denied."""
 
 
 async def read_message(headers: dict[str, str], receive: Receive, limit: int) -> dict[str, Any]:
@@ -28,14 +29,14 @@ async def read_message(headers: dict[str, str], receive: Receive, limit: int) ->
 
 
 async def answer(router: Router, caller: Caller, method: str, params: dict[str, Any]) -> None:
-    """Serve one request to its end."""
+    """Serve one request to its end; this is where an outcome becomes bytes."""
     try:
-        done, status = await router.handle(caller, method, params)
+        outcome = await router.handle(caller, method, params)
     except ClientGone:
         return
     except Exception:
         logger.exception("a request failed: %s", method)
-        done, status = failure(caller, RpcError(INTERNAL_ERROR, "Internal error"))
+        outcome = refused(RpcError(INTERNAL_ERROR, "Internal error"))
     finally:
         caller.answer.stop_watching()
-    await caller.answer.finish(done, status)
+    await caller.answer.finish(encode(caller.request_id, outcome), http_status(outcome, modern=caller.modern))

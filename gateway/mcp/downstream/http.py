@@ -13,7 +13,7 @@ from gateway.mcp.wire.json_cost import CLIENT_VALUES, has_more_values
 
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _MAX_WORD: Final = 512
-"""Characters of a method or an id, which stand in events and logs."""
+"""Characters of a method or an id, which are shown in events and logs."""
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _ROUTING: Final = frozenset(
     {b"mcp-protocol-version", b"mcp-method", b"mcp-name", b"mcp-session-id", b"authorization", b"host"}
@@ -38,7 +38,7 @@ class Refused(Exception):
 
 
 class HostGuard:
-    """Which Host and Origin headers are let in; never none, so a web page cannot reach us by rebinding a name."""
+    """Which Host and Origin headers are accepted: a web page cannot reach us by DNS rebinding."""
 
     def __init__(self, listen: str, allowed_hosts: Iterable[str], allowed_origins: Iterable[str]) -> None:
         host = listen.rpartition(":")[0]
@@ -77,7 +77,7 @@ class HostGuard:
 
 
 def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """The headers by lower-case name. Raises Refused where one that routes stands twice."""
+    """The headers by lower-case name. Raises Refused when a routing header appears twice."""
     headers: dict[str, str] = {}
     for name, value in raw:
         key = name.decode("latin-1")

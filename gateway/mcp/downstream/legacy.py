@@ -25,11 +25,11 @@ from gateway.mcp.wire.tasks import Tasks
 
 _ACCEPTED: Final = 202
 _MAX_GREETING: Final = 64 * 1024
-"""Bytes of an `initialize`, of which each session keeps a part."""
+"""Bytes of an `initialize`; each session keeps a part of it."""
 
 
 class LegacyFront:
-    """Serves them."""
+    """Serves legacy clients."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Clients of 2026-07-28: each request stands by itself."""
+"""Clients of 2026-07-28: each request is independent of all others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gateway.mcp.wire.tasks import Tasks
 
 
 class ModernFront:
-    """Serves them."""
+    """Serves modern clients."""
 
     def __init__(self, router: Router, tasks: Tasks) -> None:
         self._router = router

@@ -1,9 +1,9 @@
 """The gateway as an OAuth 2.1 resource server: access tokens are JWTs of one issuer, checked against its keys.
 
 What is checked: signature by a key of the issuer (asymmetric algorithms only), issuer, expiry, audience (the
-configured one, or the URL of the endpoint that is called: RFC 8707), scopes. The keys are kept, and fetched again
-when they are old or a token names one that is not there; an attacker's made-up key ids cannot make us fetch often.
-The token goes no further than here.
+configured one, or the URL of the endpoint that is called: RFC 8707), scopes. The keys are cached, and fetched again when
+they are old or a token names an unknown one; made-up key ids cannot make us fetch often. The token is passed on to no
+backend.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Keys:
         self._tried = 0.0
 
     async def find(self, key_id: str | None) -> jwt.PyJWK | None:
-        """The key with this id (or the only one, where the token names none); None when the issuer has none such."""
+        """The key with this id (or the only one, where the token names none); None when the issuer has no such key."""
         if time.monotonic() - self._read > _KEYS_S or self._find(key_id) is None:
             await self._refresh(key_id)
         return self._find(key_id)
@@ -145,11 +145,11 @@ class JwtVerifier:
         self.keys = Keys(settings.issuer, settings.jwks_url, fetch)
         parts = urlsplit(settings.audience)
         self.origin = f"{parts.scheme}://{parts.netloc}" if parts.scheme in ("http", "https") else ""
-        """What stands before the paths of our endpoints, as the authorization server knows us; may be empty."""
+        """Scheme and authority of our endpoints, as the authorization server knows them; may be empty."""
 
     @property
     def scope(self) -> str:
-        """All scopes that a token needs."""
+        """All scopes that a token must have."""
         return " ".join(self.settings.required_scopes)
 
     async def verify(self, token: str, path: str) -> Principal:
@@ -216,7 +216,7 @@ def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _reason(error: jwt.PyJWTError) -> str:
-    """A word for the client; never what the token holds."""
+    """The reason as the client is told it; it never contains the token's contents."""
     match error:
         case jwt.ExpiredSignatureError():
             return "it has expired"

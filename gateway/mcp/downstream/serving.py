@@ -1,4 +1,4 @@
-"""How the endpoint's listener is run."""
+"""uvicorn's settings for the endpoint's listener."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gateway.connections import Limits, client_connections, raise_descriptor_lim
 
 
 def listener(app: Any, *, grace_s: float = 10.0, limits: Limits | None = None) -> uvicorn.Config:
-    """uvicorn's settings for the endpoint: httptools, and nothing that costs time or believes a forwarded address."""
+    """httptools, no feature that costs time, and no trust in forwarded addresses."""
     return uvicorn.Config(
         app,
         interface="asgi3",

@@ -1,15 +1,15 @@
-"""The way of one request to its backend and back: the path that every tools/call takes.
+"""One request to its backend and back: the path of every tools/call.
 
-What happens on it, in order: the connection; the request in the backend's era; the wait, with whatever the backend
-says meanwhile; the denials that fell on it; the result in the client's era; what is counted of it. The result stays
-the bytes that the backend sent unless something in it must change.
+In order: the connection; the request in the backend's generation of the protocol; the wait, with the messages that the
+backend sends meanwhile; the denials that happened during the call; the result in the client's generation; metrics and the
+event. A result stays the bytes that the backend sent unless something in it must change.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from opentelemetry.trace import Span, Tracer
@@ -17,6 +17,7 @@ from opentelemetry.trace import Span, Tracer
 from gateway.mcp.call.answer import ClientGone
 from gateway.mcp.call.caller import Caller
 from gateway.mcp.call.eras import (
+    CARRIED,
     MAX_ROUNDS,
     ask_client,
     input_required,
@@ -27,51 +28,49 @@ from gateway.mcp.call.eras import (
     to_modern,
 )
 from gateway.mcp.call.inflight import InFlight, InFlightCall
-from gateway.mcp.call.messages import Call, Peer, Reply, failed
+from gateway.mcp.call.messages import Call, Peer
+from gateway.mcp.call.outcome import Failure, Outcome, Result, refused
 from gateway.mcp.call.parked import ParkingLot, Seal, abandon, binding
 from gateway.mcp.call.sessions import Cancellable
 from gateway.mcp.upstream.backend import Backend
-from gateway.mcp.upstream.http_peer import NOT_AUTHORIZED, SESSION_GONE
 from gateway.mcp.view.annotate import annotate_error, annotate_result, short
-from gateway.mcp.wire import codec
 from gateway.mcp.wire.errors import (
     INTERNAL_ERROR,
     REQUEST_CANCELLED,
-    STATUS,
     ConnectFailed,
     PeerClosed,
     RpcError,
     session_ended,
     unavailable,
 )
+from gateway.mcp.wire.tasks import Tasks
 from observability import spans
 from observability.events import CallEvent, Event
 from observability.instruments import Meters
+from observability.labels import METHODS, one_of
 
 GONE: Final = "client_gone"
 SESSION_NOTE: Final = "stockade/session"
-"""Where a result's `_meta` says that it comes from another process than the session had before."""
+"""Key of a result's `_meta`: the result comes from another process than the session had before."""
 _MAX_STATE: Final = 1024 * 1024
+_MAX_RESENT: Final = 2
+"""How often a request is sent again that the backend refused without running it."""
 
 
-class Fence(Protocol):
-    """The egress link, as far as this package looks."""
+class EventBarrier(Protocol):
+    """The part of the egress link that calls need: a result must not overtake the events of its connections."""
 
     def pending(self) -> bool:
-        """Whether the egress has decided something that we have not heard of yet."""
+        """Whether the egress has made a decision whose event has not arrived yet."""
         ...
 
     async def settle(self, timeout_s: float = 0.25) -> None:
-        """Wait until it is heard."""
+        """Wait until its event has arrived."""
         ...
 
 
-Done = tuple[bytes, int]
-"""A response message and its HTTP status."""
-
-
-class Errand:
-    """One request on its way."""
+class CallContext:
+    """One client request on its way to a backend."""
 
     __slots__ = (
         "backend",
@@ -100,300 +99,295 @@ class Errand:
         """The tool's name if it is a known one: text that may become a metric's label."""
         self.error = ""
         self.note = ""
-        """What its client should know of the session: the state of an earlier call is gone."""
+        """A note for the client: why the state of its earlier calls is gone."""
         self.started = time.perf_counter()
         self.record: InFlightCall | None = None
         self.span: Span = spans.NO_SPAN
 
 
 class Calls:
-    """Carries requests."""
+    """Sends clients' requests to backends and brings back their outcomes."""
 
     def __init__(
         self,
         *,
         inflight: InFlight,
-        fence: Fence,
+        barrier: EventBarrier,
         emit: Callable[[Event], object],
         meters: Meters,
         tracer: Tracer | None,
+        tasks: Tasks,
     ) -> None:
         self.inflight = inflight
         self.parking = ParkingLot(inflight.finish)
         self.annotate = True
         self._seal = Seal()
-        self._fence = fence
+        self._barrier = barrier
         self._emit = emit
         self._meters = meters
         self._tracer = tracer
+        self._tasks = tasks
 
     async def run(
         self, caller: Caller, backend: Backend, method: str, params: dict[str, Any], *, key: str = "", label: str = ""
-    ) -> Done:
-        """Send the request and answer with what came. Raises ClientGone."""
-        errand = Errand(caller, backend, method, params, key, label)
+    ) -> Outcome:
+        """Send the request; returns its outcome for the client. Raises ClientGone."""
+        context = CallContext(caller, backend, method, params, key, label)
         peer: Peer | None = None
         if self._tracer is not None:
-            self._start_span(errand)
+            self._start_span(context)
         try:
-            peer = backend.ready(caller) or await self._opened(errand)
-            reply = await self._carry(errand, peer)
-            done = self._finished(errand, reply, peer)
+            peer = backend.ready(caller) or await self._opened(context)
+            outcome = self._finished(context, await self._carry(context, peer), peer)
         except RpcError as error:
-            errand.error = error.kind
-            body, record = error.body(), errand.record
-            if record is not None and record.denials and self.annotate:
-                body = annotate_error(body, record.denials)
-            done = self._error(errand, body)
+            outcome = self._failed(context, refused(error))
         except ClientGone:
-            errand.error = GONE
+            context.error = GONE
             raise
         finally:
-            self._count(errand, peer)
-        return done
+            self._count(context, peer)
+        return outcome
 
-    def _start_span(self, errand: Errand) -> None:
-        caller = errand.caller
-        meta = errand.params.get("_meta")
+    def _start_span(self, context: CallContext) -> None:
+        caller = context.caller
+        meta = context.params.get("_meta")
         info = spans.CallInfo(
-            method=errand.method,
-            tool=errand.label,
+            method=one_of(context.method, METHODS),
+            tool=context.label,
             request_id=str(caller.request_id),
-            backend=errand.backend.name,
+            backend=context.backend.name,
             client=caller.principal.client,
             protocol_version=caller.version,
             session_id=caller.session.id if caller.session is not None else "",
         )
         meta = meta if isinstance(meta, dict) else {}
-        errand.span = spans.server_span(self._tracer, info, meta=meta, headers=caller.headers)
-        meta = dict(meta)
-        spans.inject(errand.span, meta)
-        if meta:
-            errand.params = {**errand.params, "_meta": meta}
+        context.span = spans.server_span(self._tracer, info, meta=meta, headers=caller.headers)
 
     # the wait
 
-    async def _opened(self, errand: Errand, call: Call | None = None) -> Peer:
-        """The caller's connection, opened first. Raises RpcError, also when the client cancels, and ClientGone."""
-        caller, backend = errand.caller, errand.backend
+    async def _opened(self, context: CallContext, call: Call | None = None) -> Peer:
+        """The caller's connection, opened if need be. Raises RpcError, also when the client cancels, and ClientGone."""
+        caller, backend = context.caller, context.backend
         if (peer := backend.ready(caller)) is not None:
             return peer
         if (farewell := backend.farewell(caller)) is not None:
             if farewell.refuse:
                 raise session_ended(backend.name, farewell.why)
-            errand.note = farewell.why
-        waiting = call or Call(backend.name, errand.method, {}, caller, None)
+            context.note = farewell.why
+        waiting = call or Call(backend.name, context.method, {}, caller, None)
         calls: dict[Any, Cancellable] = caller.session.calls if caller.session is not None else {}
         calls[caller.request_id] = waiting
-        opening = asyncio.ensure_future(backend.peer(caller))
-        opening.add_done_callback(lambda done: done.cancelled() or done.exception())
+        opening = self._tasks.begin(backend.peer(caller))
         opening.add_done_callback(lambda _: caller.answer.wakeup.wake())
         try:
-            await caller.answer.until(lambda: opening.done() or waiting.reply is not None)
+            await caller.answer.until(lambda: opening.done() or waiting.outcome is not None)
         finally:
             if call is None:
                 calls.pop(caller.request_id, None)
             opening.cancel()
-        if waiting.reply is not None:
+        if waiting.outcome is not None:
             raise RpcError(REQUEST_CANCELLED, "Request cancelled")
         return opening.result()
 
-    async def _carry(self, errand: Errand, peer: Peer) -> Reply:
-        """The backend's last word. Raises RpcError, ClientGone."""
-        caller, method = errand.caller, errand.method
-        state = errand.params.get("requestState") if caller.modern else None
+    async def _carry(self, context: CallContext, peer: Peer) -> Outcome:
+        """The outcome on the backend's side. Raises RpcError, ClientGone."""
+        caller, method = context.caller, context.method
+        state = context.params.get("requestState") if caller.modern else None
         if isinstance(state, str):
-            opened = self._open_state(errand, state)
+            opened = self._open_state(context, state)
             if (number := opened.get("park")) is not None:
-                return await self._resume(errand, number)
-            errand.params = {**errand.params, "requestState": opened["state"]}
-        params = errand.params
+                return await self._resume(context, number)
+            context.params = {**context.params, "requestState": opened["state"]}
+        params = context.params
         if peer.modern is not caller.modern:
             params = to_modern(params, caller) if peer.modern else to_legacy(params)
         if caller.level is not None and caller.modern and not peer.modern:
-            await errand.backend.set_level(peer, caller.level)
-        call = Call(errand.backend.name, method, params, caller, errand.backend.call_timeout_s)
-        record = errand.record = InFlightCall(
-            errand.backend.name, peer.door, method, str(caller.request_id), errand.key, caller.principal.client
+            await context.backend.levels.set(peer, caller.level)
+        call = self._call(context, params)
+        record = context.record = InFlightCall(
+            context.backend.name, peer.door, method, str(caller.request_id), context.key, caller.principal.client
         )
         if self._tracer is not None:
-            record.trace = spans.span_ids(errand.span)
+            record.trace = spans.span_ids(context.span)
         self.inflight.start(record)
-        return await self._wait(errand, call, record, peer)
+        return await self._wait(context, call, record, peer)
 
-    async def _wait(self, errand: Errand, call: Call, record: InFlightCall, peer: Peer | None) -> Reply:
-        caller = errand.caller
+    def _call(self, context: CallContext, params: dict[str, Any]) -> Call:
+        call = Call(context.backend.name, context.method, params, context.caller, context.backend.call_timeout_s)
+        call.parent, call.label = context.span, context.label
+        return call
+
+    async def _wait(self, context: CallContext, call: Call, record: InFlightCall, peer: Peer | None) -> Outcome:
+        caller = context.caller
         session = caller.session
         parked = False
         if session is not None:
             session.calls[caller.request_id] = call
         try:
             if peer is not None:
-                await self._send(errand, call, peer)
-            await caller.answer.until(lambda: call.reply is not None or bool(call.questions))
-            reply = await self._rounds(errand, call)
-            if reply is None:
-                reply = self._park(errand, call, record)
+                await self._send(context, call, peer)
+            await caller.answer.until(lambda: call.outcome is not None or bool(call.questions))
+            outcome = await self._rounds(context, call)
+            if outcome is None:
+                outcome = self._park(context, call, record)
                 parked = True
-            if self._fence.pending():
-                await self._fence.settle()
-            return reply
+            if self._barrier.pending():
+                await self._barrier.settle()
+            return outcome
         finally:
             if session is not None:
                 session.calls.pop(caller.request_id, None)
             if not parked:
-                if call.reply is None:
+                if call.outcome is None:
                     abandon(call, "the client went away")
                 self.inflight.finish(record)
 
-    async def _send(self, errand: Errand, call: Call, peer: Peer) -> None:
-        """Send; once more over a new connection where the old one turned out to be gone before anything was sent."""
+    async def _send(self, context: CallContext, call: Call, peer: Peer) -> None:
+        """Send the call; a second time over a new connection if the old one was gone before anything was sent."""
         for attempt in (1, 2):
             try:
                 await peer.send(call)
                 return
             except PeerClosed as error:
                 if attempt == 2:
-                    raise unavailable(errand.backend.name, str(error)) from error
+                    raise unavailable(context.backend.name, str(error)) from error
                 if isinstance(error, ConnectFailed):
-                    errand.backend.lost(peer)
-                peer = await self._opened(errand, call)
+                    context.backend.lost(peer)
+                peer = await self._opened(context, call)
 
-    async def _rounds(self, errand: Errand, call: Call) -> Reply | None:
-        """Answer a modern backend's questions for a legacy client; None when the client itself must come back."""
-        caller = errand.caller
-        refused = 0
+    async def _rounds(self, context: CallContext, call: Call) -> Outcome | None:
+        """Put a modern backend's questions to a legacy client; None when the client itself must call again."""
+        caller = context.caller
+        resent = 0
         for number in range(MAX_ROUNDS + 1):
-            reply = call.reply
-            if reply is None:
+            outcome = call.outcome
+            if outcome is None:
                 return None
-            if refused < 2 and self._not_run(reply):
-                refused += 1
-                call = await self._again(errand, call, {})
-            elif caller.modern or reply.error is not None or not is_input_required(reply.result):
-                return reply
+            if isinstance(outcome, Failure):
+                if not outcome.not_run or resent == _MAX_RESENT:
+                    return outcome
+                resent += 1
+                call = await self._again(context, call, call.params)
+            elif caller.modern or not is_input_required(outcome.value):
+                return outcome
             elif number == MAX_ROUNDS:
-                return failed(INTERNAL_ERROR, f"Backend {call.backend} asked for input more than {MAX_ROUNDS} times")
+                text = f"Backend {call.backend} asked for input more than {MAX_ROUNDS} times"
+                return refused(RpcError(INTERNAL_ERROR, text))
             else:
-                call = await self._again(errand, call, await ask_client(call, caller, reply.result, number))
-            await caller.answer.until(lambda call=call: call.reply is not None or bool(call.questions))  # type: ignore[misc]
+                params = {key: value for key, value in call.params.items() if key not in CARRIED}
+                answers = await ask_client(call, caller, outcome.value, number)
+                call = await self._again(context, call, {**params, **answers})
+            await caller.answer.until(lambda call=call: call.outcome is not None or bool(call.questions))  # type: ignore[misc]
         return None
 
-    def _not_run(self, reply: Reply) -> bool:
-        """The backend refused the request (it forgot the session, or wants fresh credentials): it may be sent again."""
-        error = reply.error
-        if error is None or not isinstance(message := error.get("message"), str):
-            return False
-        return message.startswith("Backend ") and message.endswith((SESSION_GONE, NOT_AUTHORIZED))
-
-    async def _again(self, errand: Errand, call: Call, extra: dict[str, Any]) -> Call:
-        caller = errand.caller
-        params = {key: value for key, value in call.params.items() if key not in ("inputResponses", "requestState")}
-        again = Call(call.backend, call.method, {**params, **extra}, caller, errand.backend.call_timeout_s)
+    async def _again(self, context: CallContext, call: Call, params: dict[str, Any]) -> Call:
+        caller = context.caller
+        again = self._call(context, params)
         if caller.session is not None:
             caller.session.calls[caller.request_id] = again
-        await self._send(errand, again, await self._opened(errand, again))
+        await self._send(context, again, await self._opened(context, again))
         return again
 
     # parked calls
 
-    def _binding(self, errand: Errand) -> str:
-        return binding(errand.caller.principal, errand.backend.name, errand.method, errand.key)
+    def _binding(self, context: CallContext) -> str:
+        return binding(context.caller.principal, context.backend.name, context.method, context.key)
 
-    def _open_state(self, errand: Errand, state: str) -> dict[str, Any]:
+    def _open_state(self, context: CallContext, state: str) -> dict[str, Any]:
         if len(state) > _MAX_STATE:
             raise RpcError(-32602, "Invalid requestState")
-        return self._seal.open(state, self._binding(errand))
+        return self._seal.open(state, self._binding(context))
 
-    def _park(self, errand: Errand, call: Call, record: InFlightCall) -> Reply:
-        number = self.parking.park(call, record, errand.caller.principal)
-        state = self._seal.close({"park": number}, self._binding(errand))
-        return Reply({"result": input_required(call.questions, state)})
+    def _park(self, context: CallContext, call: Call, record: InFlightCall) -> Outcome:
+        number = self.parking.park(call, record, context.caller.principal)
+        state = self._seal.close({"park": number}, self._binding(context))
+        return Result(input_required(call.questions, state))
 
-    async def _resume(self, errand: Errand, number: str) -> Reply:
-        parked = self.parking.resume(number, errand.caller.principal)
+    async def _resume(self, context: CallContext, number: str) -> Outcome:
+        parked = self.parking.resume(number, context.caller.principal)
         call = parked.call
-        call.caller, call.wakeup = errand.caller, errand.caller.answer.wakeup
-        errand.record = parked.record
-        responses = errand.params.get("inputResponses")
+        call.caller, call.wakeup = context.caller, context.caller.answer.wakeup
+        context.record = parked.record
+        responses = context.params.get("inputResponses")
         for key, response in (responses if isinstance(responses, dict) else {}).items():
             question = call.questions.pop(key, None)
             if question is not None and not question.answer.done() and isinstance(response, dict):
                 question.answer.set_result(response)
-        return await self._wait(errand, call, parked.record, None)
+        return await self._wait(context, call, parked.record, None)
 
     # the answer
 
-    def _finished(self, errand: Errand, reply: Reply, peer: Peer) -> Done:
-        caller, denials = errand.caller, errand.record.denials if errand.record is not None else []
-        error = reply.error
-        if error is not None:
-            code = error.get("code")
-            errand.error = str(code) if type(code) is int else "error"
-            if denials and self.annotate:
-                error = annotate_error(error, denials)
-            return self._error(errand, error)
-        result = reply.result
+    def _failed(self, context: CallContext, failure: Failure) -> Failure:
+        context.error = failure.label
+        record = context.record
+        if record is None or not record.denials or not self.annotate:
+            return failure
+        return replace(failure, error=annotate_error(failure.error, record.denials))
+
+    def _finished(self, context: CallContext, outcome: Outcome, peer: Peer) -> Outcome:
+        """The outcome for the client. An unchanged result stays the bytes that the backend sent."""
+        if isinstance(outcome, Failure):
+            return self._failed(context, outcome)
+        caller, denials = context.caller, context.record.denials if context.record is not None else []
+        result = outcome.value
         if result.get("isError") is True:
-            errand.error = "tool_error"
+            context.error = "tool_error"
         if peer.modern is not caller.modern:
-            result = result_to_modern(result, errand.method) if caller.modern else result_to_legacy(result)
+            result = result_to_modern(result, context.method) if caller.modern else result_to_legacy(result)
         elif caller.modern:
-            result = self._mirrored(errand, result)
+            result = self._mirrored(context, result)
         if denials and self.annotate:
             result = annotate_result(result, denials)
-        if errand.note:
+        if context.note:
             meta = result.get("_meta")
-            result = {**result, "_meta": {**(meta if isinstance(meta, dict) else {}), SESSION_NOTE: errand.note}}
-        raw = reply.result_bytes() if result is reply.result else codec.dumps(result)
-        return codec.response(caller.request_id, raw), 200
+            result = {**result, "_meta": {**(meta if isinstance(meta, dict) else {}), SESSION_NOTE: context.note}}
+        return outcome if result is outcome.value else Result(result)
 
-    def _mirrored(self, errand: Errand, result: dict[str, Any]) -> dict[str, Any]:
-        """A modern backend's result for a modern client: its state is sealed, and nothing filtered is public."""
+    def _mirrored(self, context: CallContext, result: dict[str, Any]) -> dict[str, Any]:
+        """A modern backend's result for a modern client: its state is sealed, and a filtered result is never public."""
         if result.get("resultType") == "input_required":
             state = result.get("requestState")
             if isinstance(state, str):
-                sealed = self._seal.close({"state": state}, self._binding(errand))
+                sealed = self._seal.close({"state": state}, self._binding(context))
                 result = {**result, "requestState": sealed}
-        elif errand.caller.view.restricted and result.get("cacheScope") == "public":
+        elif context.caller.view.restricted and result.get("cacheScope") == "public":
             result = {**result, "cacheScope": "private"}
         return result
 
-    def _error(self, errand: Errand, error: dict[str, Any]) -> Done:
-        caller, code = errand.caller, error.get("code")
-        status = STATUS.get(code, 200) if caller.modern and type(code) is int else 200
-        return codec.error_response(caller.request_id, error), status
-
-    def _count(self, errand: Errand, peer: Peer | None) -> None:
-        caller, backend, record = errand.caller, errand.backend.name, errand.record
-        duration_s = time.perf_counter() - errand.started
+    def _count(self, context: CallContext, peer: Peer | None) -> None:
+        caller, backend, record = context.caller, context.backend.name, context.record
+        duration_s = time.perf_counter() - context.started
         transport = peer.transport if peer is not None else ""
         client = caller.principal.client
         self._meters.observe_call(
-            method=errand.method,
-            tool=errand.label,
+            method=context.method,
+            tool=context.label,
             backend=backend,
             client=client,
-            error=errand.error,
+            error=context.error,
             duration_s=duration_s,
             transport="tcp",
         )
         if record is not None:
             self._meters.observe_client_call(
-                method=errand.method, backend=backend, error=errand.error, duration_s=duration_s, transport=transport
+                method=context.method,
+                backend=backend,
+                error=context.error,
+                duration_s=duration_s,
+                transport=transport,
             )
         if self._tracer is not None:
-            spans.finish(errand.span, error=errand.error)
+            spans.finish(context.span, error=context.error)
         self._emit(
             CallEvent(
                 time=time.time(),
                 request_id=str(caller.request_id),
-                method=errand.method,
+                method=context.method,
                 backend=backend,
                 client=client,
-                tool=errand.label,
+                tool=context.label,
                 duration_s=duration_s,
-                error=errand.error,
+                error=context.error,
                 protocol_version=caller.version,
                 transport=transport,
                 denied=short(record.denials) if record is not None and record.denials else (),

@@ -1,7 +1,7 @@
-"""The lists and greetings that the gateway answers itself, from what the backends last said.
+"""The lists and greetings that the gateway answers itself, from what the backends last sent.
 
-On `/mcp` all visible backends are asked at once; one that is slow or dead is left out after a short wait (or shown
-as last known), and the answer's `_meta["stockade/unavailable"]` says so.
+On `/mcp` all visible backends are asked at once. A slow or dead one is left out after a short wait (or shown as last
+known), and the answer names it in `_meta["stockade/unavailable"]`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from gateway.mcp.upstream.handshake import US
 from gateway.mcp.view.listing import Kind, Listing
 from gateway.mcp.view.views import View
 from gateway.mcp.wire.errors import INVALID_PARAMS, RpcError, clipped
+from gateway.mcp.wire.tasks import Tasks
 from registry.model.fields import Start
 
 PATIENCE_S: Final = 1.5
 """How long `/mcp` waits for a backend before it answers with what was last known of it."""
 FIRST_PATIENCE_S: Final = 5.0
-"""The same for a backend of which nothing is known yet; then it is left out, and its arrival is told."""
+"""The same for a backend that was never listed; after that it is left out, and clients are notified when it arrives."""
 UNAVAILABLE: Final = "stockade/unavailable"
 _AGGREGATE: Final[Mapping[str, Any]] = {
     "tools": {"listChanged": True},
@@ -36,19 +37,20 @@ _AGGREGATE: Final[Mapping[str, Any]] = {
 }
 
 _MAX_WHY: Final = 300
-"""Characters of why a backend is not there: one backend's words in everybody's lists."""
+"""Characters of the reason why a backend is missing: one backend's text in every client's lists."""
 MAX_INSTRUCTIONS: Final = 16 * 1024
 """Characters of one backend's instructions on `/mcp`."""
 _ALL_INSTRUCTIONS: Final = 128 * 1024
-"""Characters of all of them; each has an equal share."""
+"""Characters of all instructions together; each backend has an equal share."""
 _APPS: Final = "io.modelcontextprotocol/ui"
 
 
 class Lists:
     """Answers lists, `initialize` and `server/discover`."""
 
-    def __init__(self, backends: Mapping[str, Backend]) -> None:
+    def __init__(self, backends: Mapping[str, Backend], tasks: Tasks) -> None:
         self.backends = backends
+        self._tasks = tasks
 
     # lists
 
@@ -87,10 +89,10 @@ class Lists:
 
     async def _one(self, caller: Caller, name: str, kind: Kind) -> Listing:
         backend = self.backends[name]
-        known = backend.offers.lists.get(kind)
+        known = backend.catalog.lists.get(kind)
         if known is not None and _may_wait(backend):
             return known
-        return await backend.offers.listing(kind, caller)
+        return await backend.catalog.listing(kind, caller)
 
     async def _refresh(self, caller: Caller, kind: Kind) -> list[dict[str, str]]:
         """Read again what may have changed, all at once; returns those left out or shown as last known."""
@@ -98,9 +100,9 @@ class Lists:
         strangers = False
         for name in caller.view.backends:
             backend = self.backends[name]
-            known = backend.offers.known(kind, caller)
+            known = backend.catalog.known(kind, caller)
             if known is None or not (known.fresh or _may_wait(backend)):
-                wanted[asyncio.ensure_future(backend.offers.listing(kind, caller))] = name
+                wanted[self._tasks.begin(backend.catalog.listing(kind, caller))] = name
                 strangers = strangers or known is None
         if not wanted:
             return []
@@ -110,17 +112,15 @@ class Lists:
             if (error := task.exception()) is not None:
                 why = error.message if isinstance(error, RpcError) else type(error).__name__
                 missing.append(self._missing(wanted[task], kind, why))
-        for task in late:
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return sorted(missing, key=lambda entry: entry["backend"])
 
     def _missing(self, name: str, kind: Kind, why: str) -> dict[str, str]:
         backend = self.backends.get(name)
-        shown = "last known" if backend is not None and kind in backend.offers.lists else "left out"
+        shown = "last known" if backend is not None and kind in backend.catalog.lists else "left out"
         return {"backend": name, "reason": clipped(why, _MAX_WHY), "shown": shown}
 
     def _items(self, caller: Caller, kind: Kind) -> Pages:
-        """All that the view shows, kept until the directory or one of the lists changes."""
+        """All that the view shows; cached until the directory or one of the lists changes."""
         view = caller.view
         directory = view.directory
         listings = [self._known(name, kind, caller) for name in view.backends]
@@ -143,7 +143,7 @@ class Lists:
 
     def _known(self, name: str, kind: Kind, caller: Caller) -> Listing | None:
         backend = self.backends.get(name)  # the configuration may have changed since the request came
-        return backend.offers.known(kind, caller) if backend is not None else None
+        return backend.catalog.known(kind, caller) if backend is not None else None
 
     def _shown(self, view: View, kind: Kind, backend: str, item: dict[str, Any]) -> dict[str, Any] | None:
         key = item[kind.key]
@@ -198,7 +198,7 @@ class Lists:
         return {**fixed, **plain, **private, "_meta": {META + "serverInfo": info}}
 
     def _extensions(self, view: View) -> dict[str, Any]:
-        """The extensions that work through `/mcp`: tasks always (a backend on a pipe may not have said so yet)."""
+        """The extensions that work through `/mcp`: tasks always (a backend on a pipe may not have declared them yet)."""
         found: dict[str, Any] = {EXTENSION: {}}
         for name in view.backends:
             backend = self.backends.get(name)
@@ -209,16 +209,14 @@ class Lists:
         return {"extensions": found}
 
     async def _instructions(self, view: View) -> dict[str, str]:
-        """The instructions of all visible backends that can be had soon, each under its name."""
+        """The instructions of all visible backends that answer soon, each under its name."""
         waiting = {
-            asyncio.ensure_future(self.backends[name].about(False)): name
+            self._tasks.begin(self.backends[name].about(False)): name
             for name in view.backends
             if not self.backends[name].abouts and not _may_wait(self.backends[name])
         }
         if waiting:
             await asyncio.wait(waiting, timeout=FIRST_PATIENCE_S)
-            for task in waiting:
-                task.add_done_callback(lambda done: done.cancelled() or done.exception())
         found: dict[str, str] = {}
         for name in view.backends:
             backend = self.backends.get(name)
@@ -241,7 +239,7 @@ def _plain(about: About) -> dict[str, Any]:
 
 
 def _may_wait(backend: Backend) -> bool:
-    """A lazy backend that does not run is not started for what is already known of it."""
+    """Whether to use what is known: a lazy backend that does not run is not started just to be listed."""
     return backend.server.start is Start.LAZY and not backend.peers()
 
 

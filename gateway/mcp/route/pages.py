@@ -1,4 +1,4 @@
-"""A long list in pages. Many clients read the first page only, so every backend has its share of that."""
+"""A long list in pages. Many clients read the first page only, so every backend has a share of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Pages:
     """The items of all backends in the order they are shown, and where each page ends."""
 
     def __init__(self, parts: Sequence[Sequence[Item]], size: int) -> None:
-        """`parts` has each backend's items, `size` is how many bytes they are at most."""
+        """`parts` has each backend's items; `size` is their total in bytes, at most."""
         count = sum(map(len, parts))
         if count <= PAGE and size <= MAX_PAGE:
             self.items = list(chain(*parts))
@@ -41,7 +41,7 @@ class Pages:
 
 
 def _pieces(part: Sequence[Item], sizes: dict[int, int], most: int, room: int) -> Iterator[list[Item]]:
-    """The items in pieces of at most so many, and so many bytes where more than one is in it."""
+    """The items in pieces of at most `most` items and, where a piece has more than one, `room` bytes."""
     piece: list[Item] = []
     size = 0
     for item in part:

@@ -1,4 +1,4 @@
-"""Which request goes where, and who may make it."""
+"""Which backend a request goes to, and whether the client may make it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from typing import Any, Final
 from mcp.shared.inbound import InboundLadderRejection, decode_header_value, validate_mcp_param_headers
 
 from gateway.mcp.call.caller import LEVELS, Caller
+from gateway.mcp.call.outcome import Outcome, Result, refused
 from gateway.mcp.call.task_table import EXTENSION, METHODS, Known, TaskTable
-from gateway.mcp.route.calls import Calls, Done
+from gateway.mcp.route.calls import Calls
 from gateway.mcp.route.lists import Lists
-from gateway.mcp.route.subscriptions import Watches
+from gateway.mcp.route.subscriptions import Subscriptions
 from gateway.mcp.upstream.backend import Backend
 from gateway.mcp.view import uris
 from gateway.mcp.view.listing import KIND_OF_METHOD, Kind
 from gateway.mcp.view.search import SEARCH_TOOLS, Search
-from gateway.mcp.wire import codec
 from gateway.mcp.wire.errors import (
     HEADER_MISMATCH,
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
     MISSING_CAPABILITY,
     RESOURCE_NOT_FOUND,
-    STATUS,
     RpcError,
 )
 from observability.events import CallEvent, Event, ToolChange, ToolEvent
@@ -36,9 +35,9 @@ _LEGACY_ONLY: Final = frozenset({"ping", "logging/setLevel", "resources/subscrib
 _MODERN_ONLY: Final = frozenset({"server/discover", "subscriptions/listen"})
 _MAX_SUBSCRIPTIONS: Final = 1000
 _MAX_NAME: Final = 64 * 1024
-"""Characters of a name or URI; a session may keep a thousand of them."""
+"""Characters of a name or URI; a session may subscribe to a thousand of them."""
 
-Handler = Callable[[Caller, dict[str, Any]], Awaitable[Done]]
+Handler = Callable[[Caller, dict[str, Any]], Awaitable[Outcome]]
 
 
 class Router:
@@ -50,7 +49,7 @@ class Router:
         backends: Mapping[str, Backend],
         calls: Calls,
         lists: Lists,
-        watches: Watches,
+        subscriptions: Subscriptions,
         search: Search,
         emit: Callable[[Event], object],
         meters: Meters,
@@ -58,7 +57,7 @@ class Router:
         self._backends = backends
         self._calls = calls
         self._lists = lists
-        self._watches = watches
+        self._subscriptions = subscriptions
         self._search = search
         self.tasks = TaskTable()
         self._emit = emit
@@ -72,10 +71,10 @@ class Router:
             "logging/setLevel": self._level,
             "ping": self._ping,
             "server/discover": self._discover,
-            "subscriptions/listen": self._watches.serve,
+            "subscriptions/listen": self._subscriptions.serve,
         }
 
-    async def handle(self, caller: Caller, method: str, params: dict[str, Any]) -> Done:
+    async def handle(self, caller: Caller, method: str, params: dict[str, Any]) -> Outcome:
         """Answer a request. Raises ClientGone."""
         try:
             if method == "tools/call":
@@ -83,9 +82,9 @@ class Router:
             return await self._dispatch(caller, method, params)
         except RpcError as error:
             self._note(caller, method, error)
-            return failure(caller, error)
+            return refused(error)
 
-    async def _dispatch(self, caller: Caller, method: str, params: dict[str, Any]) -> Done:
+    async def _dispatch(self, caller: Caller, method: str, params: dict[str, Any]) -> Outcome:
         if method in (_LEGACY_ONLY if caller.modern else _MODERN_ONLY):
             raise RpcError(METHOD_NOT_FOUND, "Method not found", method, kind="unknown_method")
         if (kind := KIND_OF_METHOD.get(method)) is not None:
@@ -97,7 +96,7 @@ class Router:
         return await self._unknown(caller, method, params)
 
     def _note(self, caller: Caller, method: str, error: RpcError) -> None:
-        """Count what was refused before any backend was asked."""
+        """Count a request that was refused before any backend was asked."""
         client, backend = caller.principal.client, caller.view.route
         self._meters.observe_call(
             method=method, tool="", backend=backend, client=client, error=error.kind, duration_s=0.0, transport="tcp"
@@ -117,7 +116,7 @@ class Router:
 
     # by name
 
-    async def _tool(self, caller: Caller, params: dict[str, Any]) -> Done:
+    async def _tool(self, caller: Caller, params: dict[str, Any]) -> Outcome:
         name = _text(params, "name")
         view = caller.view
         if view.search and name in SEARCH_TOOLS:
@@ -128,7 +127,7 @@ class Router:
             raise RpcError(INVALID_PARAMS, f"Unknown tool: {name}", kind="unknown_tool")
         return await self._call_tool(caller, found, params)
 
-    async def _call_tool(self, caller: Caller, found: tuple[str, str], params: dict[str, Any]) -> Done:
+    async def _call_tool(self, caller: Caller, found: tuple[str, str], params: dict[str, Any]) -> Outcome:
         backend_name, own = found
         backend = self._backends[backend_name]
         rules = caller.view.directory.rules[backend_name]
@@ -146,24 +145,23 @@ class Router:
             params = {**params, "name": own}
             if shaped is not None:
                 params["arguments"] = shaped
-        done = await self._calls.run(
-            caller, backend, "tools/call", params, key=own, label=self._label(backend, Kind.TOOLS, own)
-        )
-        if b'"taskId"' in done[0]:
-            self.tasks.learn(done[0], caller.principal, backend_name, own)
-        return done
+        label = self._label(backend, Kind.TOOLS, own)
+        outcome = await self._calls.run(caller, backend, "tools/call", params, key=own, label=label)
+        if isinstance(outcome, Result):
+            self.tasks.learn(outcome.value, caller.principal, backend_name, own)
+        return outcome
 
     async def _is_known(self, caller: Caller, backend: Backend, kind: Kind, own: str) -> bool:
-        """Whether the name may be used: where names are filtered, only one that a list has, since a server may fold or trim
-        what it is given and take it for the name that the filter hides."""
-        if not caller.view.narrows(kind, backend.name) or backend.offers.has(kind, caller, own):
+        """Whether the name may be used. Where names are filtered, it must be on a list: a server may fold or trim a name and
+        take it for one that the filter hides."""
+        if not caller.view.narrows(kind, backend.name) or backend.catalog.has(kind, caller, own):
             return True
-        return await backend.offers.look_for(kind, caller, own)
+        return await backend.catalog.look_for(kind, caller, own)
 
     async def _check_pin(self, caller: Caller, backend: Backend, own: str, name: str) -> None:
-        """What is called is what was pinned: the list is read first, over the connection that will carry the call."""
+        """Check that the tool is still the pinned one: read the list over the connection that will carry the call."""
         await backend.peer(caller)
-        item = (await backend.offers.listing(Kind.TOOLS, caller, anew=True)).by_key(Kind.TOOLS, own)
+        item = (await backend.catalog.listing(Kind.TOOLS, caller, anew=True)).by_key(Kind.TOOLS, own)
         if item is None or not caller.view.shows(Kind.TOOLS, backend.name, own, item):
             self._refused(caller, name)
             raise RpcError(INVALID_PARAMS, f"Unknown tool: {name}", kind="unknown_tool")
@@ -171,7 +169,7 @@ class Router:
     def _check_param_headers(self, caller: Caller, backend: Backend, tool: str, arguments: Mapping[str, Any]) -> None:
         if not arguments and not any(name.startswith("mcp-param-") for name in caller.headers):
             return
-        schema = backend.offers.schema(tool)
+        schema = backend.catalog.schema(tool)
         if schema is None:
             return
         rejection = validate_mcp_param_headers(schema, arguments, caller.headers)
@@ -179,11 +177,11 @@ class Router:
             raise RpcError(rejection.code, rejection.message, rejection.data)
 
     def _label(self, backend: Backend, kind: Kind, name: str) -> str:
-        listing = backend.offers.lists.get(kind)
+        listing = backend.catalog.lists.get(kind)
         return name if listing is not None and listing.has(kind, name) else OTHER
 
     def _refused(self, caller: Caller, name: str) -> None:
-        """Say that a client asked for a tool it may not see (a name that no backend has is no news)."""
+        """Report that a client asked for a tool it may not see; a name that no backend has is not reported."""
         view = caller.view
         found = (
             (view.route, name) if view.route else view.directory.owner(Kind.TOOLS, name, tuple(view.directory.rules))
@@ -203,7 +201,7 @@ class Router:
                 )
             )
 
-    async def _prompt(self, caller: Caller, params: dict[str, Any]) -> Done:
+    async def _prompt(self, caller: Caller, params: dict[str, Any]) -> Outcome:
         name = _text(params, "name")
         found = caller.view.find(Kind.PROMPTS, name)
         if found is None:
@@ -232,11 +230,11 @@ class Router:
             raise RpcError(code, f"Resource not found: {uri}", {"uri": uri}, kind="unknown_resource")
         return self._backends[owner]
 
-    async def _resource(self, caller: Caller, params: dict[str, Any]) -> Done:
+    async def _resource(self, caller: Caller, params: dict[str, Any]) -> Outcome:
         uri = _text(params, "uri")
         return await self._calls.run(caller, await self._owner(caller, uri), "resources/read", params, key=uri)
 
-    async def _subscribe(self, caller: Caller, params: dict[str, Any]) -> Done:
+    async def _subscribe(self, caller: Caller, params: dict[str, Any]) -> Outcome:
         uri = _text(params, "uri")
         backend = await self._owner(caller, uri)
         session = caller.session
@@ -245,15 +243,15 @@ class Router:
             raise RpcError(INVALID_PARAMS, f"This session watches {_MAX_SUBSCRIPTIONS} resources already")
         peer = await backend.peer(caller)
         if peer.session == session.id:
-            done = await self._calls.run(caller, backend, "resources/subscribe", params, key=uri)
-            if b'"error"' not in done[0][:40]:
+            outcome = await self._calls.run(caller, backend, "resources/subscribe", params, key=uri)
+            if isinstance(outcome, Result):
                 session.subscriptions.add(uri)
-            return done
-        await self._watches.watch(backend, uri, session)
+            return outcome
+        await self._subscriptions.watch(backend, uri, session)
         session.subscriptions.add(uri)
-        return success(caller, {})
+        return Result({})
 
-    async def _unsubscribe(self, caller: Caller, params: dict[str, Any]) -> Done:
+    async def _unsubscribe(self, caller: Caller, params: dict[str, Any]) -> Outcome:
         uri = _text(params, "uri")
         session = caller.session
         assert session is not None
@@ -262,10 +260,10 @@ class Router:
         peer = await backend.peer(caller)
         if peer.session == session.id:
             return await self._calls.run(caller, backend, "resources/unsubscribe", params, key=uri)
-        await self._watches.unwatch(backend, uri, session)
-        return success(caller, {})
+        await self._subscriptions.unwatch(backend, uri, session)
+        return Result({})
 
-    async def _complete(self, caller: Caller, params: dict[str, Any]) -> Done:
+    async def _complete(self, caller: Caller, params: dict[str, Any]) -> Outcome:
         ref = params.get("ref")
         if not isinstance(ref, dict):
             raise RpcError(INVALID_PARAMS, "ref must be an object")
@@ -285,12 +283,12 @@ class Router:
 
     # by task
 
-    async def _task(self, caller: Caller, method: str, params: dict[str, Any]) -> Done:
+    async def _task(self, caller: Caller, method: str, params: dict[str, Any]) -> Outcome:
         if caller.modern:
             _check_task_request(caller, method, params)
         elif method == "tasks/list":
             known = self.tasks.of(caller.principal, caller.view.backends)
-            return success(caller, {"tasks": [one.task for one in known if self._may_use(caller, one)]})
+            return Result({"tasks": [one.task for one in known if self._may_use(caller, one)]})
         task_id = _text(params, "taskId")
         found = self.tasks.find(task_id, caller.principal, caller.view.backends)
         found = [one for one in found if self._may_use(caller, one)]
@@ -306,25 +304,25 @@ class Router:
         return await self._calls.run(caller, self._backends[found[0].backend], method, params, key=task_id)
 
     def _may_use(self, caller: Caller, task: Known) -> bool:
-        """A task can be used by who may still see the tool that began it."""
+        """A client can use a task while it may see the tool that began it."""
         return caller.view.shows(Kind.TOOLS, task.backend, task.tool)
 
     # what the gateway answers itself
 
-    async def _list(self, caller: Caller, kind: Kind, params: dict[str, Any]) -> Done:
+    async def _list(self, caller: Caller, kind: Kind, params: dict[str, Any]) -> Outcome:
         result = await self._lists.listed(caller, kind, params)
         if kind is Kind.TOOLS and caller.view.search:
             result.pop("nextCursor", None)
             result["tools"] = self._search.shown(caller.view, self._lists.tools(caller))
-        return success(caller, result)
+        return Result(result)
 
-    async def _search_tool(self, caller: Caller, name: str, params: dict[str, Any]) -> Done:
+    async def _search_tool(self, caller: Caller, name: str, params: dict[str, Any]) -> Outcome:
         arguments = params.get("arguments")
         arguments = arguments if isinstance(arguments, dict) else {}
         if name == "find_tool":
             await self._lists.listed(caller, Kind.TOOLS, {})
             found = self._search.find(caller.view, self._lists.tools(caller), arguments)
-            return success(caller, found if not caller.modern else {"resultType": "complete", **found})
+            return Result(found if not caller.modern else {"resultType": "complete", **found})
         wanted = _text(arguments, "name")
         target = caller.view.find(Kind.TOOLS, wanted)
         if target is None:
@@ -333,13 +331,13 @@ class Router:
         inner = {**params, "name": wanted, "arguments": arguments.get("arguments") or {}}
         return await self._call_tool(caller, target, inner)
 
-    async def _discover(self, caller: Caller, params: dict[str, Any]) -> Done:
-        return success(caller, await self._lists.discovered(caller))
+    async def _discover(self, caller: Caller, params: dict[str, Any]) -> Outcome:
+        return Result(await self._lists.discovered(caller))
 
-    async def _ping(self, caller: Caller, params: dict[str, Any]) -> Done:
-        return success(caller, {})
+    async def _ping(self, caller: Caller, params: dict[str, Any]) -> Outcome:
+        return Result({})
 
-    async def _level(self, caller: Caller, params: dict[str, Any]) -> Done:
+    async def _level(self, caller: Caller, params: dict[str, Any]) -> Outcome:
         level = params.get("level")
         session = caller.session
         if level not in LEVELS or session is None:
@@ -349,11 +347,11 @@ class Router:
             backend = self._backends.get(name)
             peer = backend.ready(caller) if backend is not None else None
             if backend is not None and peer is not None and not peer.modern:
-                await backend.set_level(peer, level)
-        return success(caller, {})
+                await backend.levels.set(peer, level)
+        return Result({})
 
-    async def _unknown(self, caller: Caller, method: str, params: dict[str, Any]) -> Done:
-        """A method that this file does not know: the backend may, if the client sees all of it."""
+    async def _unknown(self, caller: Caller, method: str, params: dict[str, Any]) -> Outcome:
+        """A method that the gateway does not know: passed on if the route has one backend and the client sees all of it."""
         view = caller.view
         rules = view.directory.rules.get(view.route)
         if rules is None or not rules.whole or view.restricted or "/" not in method:
@@ -361,19 +359,8 @@ class Router:
         return await self._calls.run(caller, self._backends[view.route], method, params)
 
 
-def success(caller: Caller, result: dict[str, Any]) -> Done:
-    """A result of our own."""
-    return codec.response(caller.request_id, codec.dumps(result)), 200
-
-
-def failure(caller: Caller, error: RpcError) -> Done:
-    """An error of our own."""
-    status = STATUS.get(error.code, 200) if caller.modern else 200
-    return codec.error_response(caller.request_id, error.body()), status
-
-
 def _check_task_request(caller: Caller, method: str, params: Mapping[str, Any]) -> None:
-    """What the Tasks extension asks of a request, before anybody is told whether there is such a task."""
+    """Check what the Tasks extension requires of a request, before revealing whether the task exists."""
     if method not in METHODS:
         raise RpcError(METHOD_NOT_FOUND, "Method not found", method, kind="unknown_method")
     if not caller.has_extension(EXTENSION):

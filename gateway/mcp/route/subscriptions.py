@@ -1,7 +1,7 @@
-"""Who is told of changes: `subscriptions/listen` streams, and the sessions of older clients.
+"""Which clients are notified of changes: `subscriptions/listen` streams, and the sessions of older clients.
 
-A change that a session's own connection reports goes to that session alone. One that a shared connection reports
-goes to everybody who sees the backend, but for those who have a connection of their own to hear it from.
+A change that a session's own connection reports goes to that session alone. A change that a shared connection reports goes
+to every client that sees the backend, except sessions with a connection of their own, which reports it to them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any, Final
 
 from gateway.mcp.call.caller import Caller
 from gateway.mcp.call.messages import META_SUBSCRIPTION, Call, envelope
+from gateway.mcp.call.outcome import Outcome, Result
 from gateway.mcp.call.principal import Principal
 from gateway.mcp.call.sessions import Session
-from gateway.mcp.route.calls import Done
 from gateway.mcp.upstream.backend import Backend
-from gateway.mcp.upstream.handshake import US, ask
+from gateway.mcp.upstream.handshake import US, ask, send
 from gateway.mcp.view.listing import LISTEN_FLAG, declares
 from gateway.mcp.view.views import View
 from gateway.mcp.wire import codec
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 MAX_LISTENERS: Final = 2048
 _MAX_URIS: Final = 1000
 WATCHED_WITHIN_S: Final = 2.0
-"""How long a client waits to be told that its stream stands, while a backend has not said so of its part."""
+"""How long the acknowledgement of a client's stream waits for backends that have not acknowledged their part."""
 _ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 _UPDATED: Final = "notifications/resources/updated"
 
@@ -45,16 +45,16 @@ class Listener:
         self.uris = uris
         self.closing = False
         self.early: list[tuple[str, dict[str, Any]]] | None = []
-        """News from before the stream was acknowledged: the acknowledgement is its first message."""
+        """Changes from before the stream was acknowledged: the acknowledgement is its first message."""
 
     def acknowledge(self, honoured: dict[str, Any]) -> None:
-        """Say what the stream tells of, then what happened meanwhile."""
+        """Send which changes the stream reports, then those that happened meanwhile."""
         early, self.early = self.early or [], None
-        self.tell(_ACKNOWLEDGED, {"notifications": honoured})
+        self.notify(_ACKNOWLEDGED, {"notifications": honoured})
         for method, params in early:
-            self.tell(method, params)
+            self.notify(method, params)
 
-    def tell(self, method: str, params: dict[str, Any]) -> None:
+    def notify(self, method: str, params: dict[str, Any]) -> None:
         """Send a notification, tagged with the stream's id."""
         if self.early is not None:
             if len(self.early) < _MAX_URIS:
@@ -65,27 +65,27 @@ class Listener:
         if not self.caller.answer.push(
             codec.dumps({"jsonrpc": "2.0", "method": method, "params": {**params, "_meta": meta}})
         ):
-            self.closing = True  # it does not read: end the stream, so that it listens again and reads anew
+            self.closing = True  # it does not read: end the stream, so that the client listens and reads again
             self.caller.answer.wakeup.wake()
 
 
 class Watched:
-    """One resource of one backend, and who wants to hear of it."""
+    """One resource of one backend, and the streams and sessions that subscribed to it."""
 
     __slots__ = ("begun", "holders", "listen", "turn")
 
     def __init__(self) -> None:
         self.holders: set[object] = set()
         self.turn = asyncio.Lock()
-        """Held while the backend is told, so that a client that leaves at once leaves nothing behind."""
+        """Held while the backend is asked, so that a client that leaves at once leaves no subscription behind."""
         self.begun = False
-        """The backend was told to watch it."""
+        """Whether we are subscribed to it on the backend."""
         self.listen: Call | None = None
-        """The call on whose stream a modern backend tells."""
+        """The call on whose stream a modern backend reports changes."""
 
 
-class Watches:
-    """All listeners, and what is watched on the backends for them."""
+class Subscriptions:
+    """All listeners, and the subscriptions on the backends for them."""
 
     def __init__(
         self, tasks: Tasks, sessions: Callable[[], Iterable[Session]], view_of: Callable[[Session], View | None]
@@ -100,7 +100,7 @@ class Watches:
 
     # modern clients
 
-    async def serve(self, caller: Caller, params: dict[str, Any]) -> Done:
+    async def serve(self, caller: Caller, params: dict[str, Any]) -> Outcome:
         """Carry a `subscriptions/listen` stream until its client leaves or the gateway stops. Raises ClientGone."""
         wanted = params.get("notifications")
         if not isinstance(wanted, dict):
@@ -118,15 +118,14 @@ class Watches:
             await self._watch_all(caller, listener)
             listener.acknowledge(honoured)
             await caller.answer.until(lambda: listener.closing or self.closing)
-            result = {"resultType": "complete", "_meta": {META_SUBSCRIPTION: caller.request_id}}
-            return codec.response(caller.request_id, codec.dumps(result)), 200
+            return Result({"resultType": "complete", "_meta": {META_SUBSCRIPTION: caller.request_id}})
         finally:
             self._listeners.discard(listener)
             for uri in listener.uris:
                 self._tasks.spawn(self._forget(uri, listener))
 
     async def _watch_all(self, caller: Caller, listener: Listener) -> None:
-        """Until all is watched, so that no change is missed after the acknowledgement; a slow backend has a bound."""
+        """Wait until all resources are watched, so that no change after the acknowledgement is missed; with a limit."""
         clock, wakeup = asyncio.get_running_loop(), caller.answer.wakeup
         watching = [self._tasks.spawn(self._watch_quietly(caller, uri, listener)) for uri in listener.uris]
         for task in watching:
@@ -141,7 +140,7 @@ class Watches:
             late.cancel()
 
     def look_again(self, view: Callable[[Principal, str], View | None]) -> None:
-        """What clients may see changed: streams go on under their new view, or end."""
+        """The views changed: streams go on with their new view, or end."""
         for listener in self._listeners:
             caller = listener.caller
             found = view(caller.principal, caller.view.route)
@@ -176,7 +175,7 @@ class Watches:
     # on the backends
 
     async def watch(self, backend: Backend, uri: str, holder: object) -> None:
-        """Have the backend's shared connection tell of changes of a resource. Raises RpcError."""
+        """Subscribe to a resource over the backend's shared connection. Raises RpcError."""
         watched = self._watched.setdefault((backend.name, uri), Watched())
         watched.holders.add(holder)
         try:
@@ -190,27 +189,27 @@ class Watches:
             raise error if isinstance(error, RpcError) else RpcError(INTERNAL_ERROR, str(error)) from error
 
     async def _begin(self, backend: Backend, uri: str, *, wait: bool = True) -> Call | None:
-        """Subscribe; the call whose stream the news comes on, of a modern backend. Raises RpcError, PeerClosed."""
+        """Subscribe; returns a modern backend's call, on whose stream changes come. Raises RpcError, PeerClosed."""
         peer = await backend.peer(None)
         if not peer.modern:
             await ask(peer, backend.name, "resources/subscribe", {"uri": uri}, backend.call_timeout_s)
             return None
         params = {"notifications": {"resourceSubscriptions": [uri]}, "_meta": envelope({}, US)}
         call = Call(backend.name, "subscriptions/listen", params, None, None)
-        await peer.send(call)
+        await send(peer, call)
         try:
             async with asyncio.timeout(WATCHED_WITHIN_S if wait else 0):
-                while not call.acknowledged and call.reply is None:
+                while not call.acknowledged and call.outcome is None:
                     await call.wakeup.wait()
         except TimeoutError:
             if wait:
                 logger.info("backend %s: has not acknowledged that it watches %s", backend.name, uri)
-        if call.reply is not None:
-            await call.outcome()
+        if call.outcome is not None:
+            await call.result()
         return call
 
     async def unwatch(self, backend: Backend, uri: str, holder: object) -> None:
-        """The holder does not care any more."""
+        """The holder ends its subscription."""
         watched = self._watched.get((backend.name, uri))
         if watched is None or holder not in watched.holders:
             return
@@ -225,7 +224,7 @@ class Watches:
         try:
             if listen is not None:
                 if listen.peer is not None:
-                    listen.peer.cancel(listen, "nobody listens any more")
+                    listen.peer.cancel(listen, "no client listens any more")
             elif (peers := [peer for peer in backend.peers() if not peer.modern and not peer.session]) and declares(
                 peers[0].about.capabilities, "resources", "subscribe"
             ):
@@ -240,7 +239,7 @@ class Watches:
             del self._watched[backend, uri]
 
     async def renew(self, backend: Backend) -> None:
-        """The backend's shared connection is a new one: watch again what was watched."""
+        """The backend has a new shared connection: subscribe again to all watched resources."""
         for (name, uri), watched in list(self._watched.items()):
             if name != backend.name:
                 continue
@@ -256,21 +255,21 @@ class Watches:
         for uri in session.subscriptions:
             self._tasks.spawn(self._forget(uri, session))
 
-    # news
+    # notifications
 
     def lists_changed(self, backend: str, method: str, owner: str = "", *, ours: bool = False) -> None:
-        """Tell of a changed list; `ours`: it is we who show it differently, which no backend tells anybody."""
+        """Notify clients of a changed list; `ours`: the gateway shows it differently, so no backend reports it."""
         flag = LISTEN_FLAG[method]
         if not owner:
             for listener in list(self._listeners):
                 if flag in listener.flags and backend in listener.caller.view.backends:
-                    listener.tell(method, {})
+                    listener.notify(method, {})
         message = codec.dumps({"jsonrpc": "2.0", "method": method})
         for session in self._audience(backend, owner, ours=ours):
-            session.tell(message)
+            session.push(message)
 
     def resource_updated(self, backend: str, params: dict[str, Any], owner: str) -> None:
-        """Tell of a changed resource."""
+        """Notify clients of a changed resource."""
         uri = params.get("uri")
         if not isinstance(uri, str):
             return
@@ -278,12 +277,12 @@ class Watches:
         if not owner:
             for listener in list(self._listeners):
                 if uri in listener.uris and listener.caller.view.owner_of(uri) == backend:
-                    listener.tell(_UPDATED, params)
+                    listener.notify(_UPDATED, params)
         message = codec.dumps({"jsonrpc": "2.0", "method": _UPDATED, "params": params})
         for session in self._audience(backend, owner):
             view = self._view_of(session) if uri in session.subscriptions else None
             if view is not None and view.owner_of(uri) == backend:
-                session.tell(message)
+                session.push(message)
 
     def _audience(self, backend: str, owner: str, *, ours: bool = False) -> list[Session]:
         audience = []

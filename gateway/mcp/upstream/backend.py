@@ -1,13 +1,14 @@
-"""One backend: its connections, one for each era and, where needed, for each client session. Its lists: `offers.py`.
+"""One backend: its connections, one for each generation of the protocol and, where needed, for each client session.
 
-Theory of operation. A connection's key says who shares it: `Slot(modern, owner)`, with an empty owner for a shared
-one. HTTP backends keep both eras in one process, and each legacy session of a client gets a session of its own
-there. A stdio process is locked to the era of its first request, so `sessions: auto` keeps one process for each era
-that somebody speaks (`shared`: one for all, and the other era is bridged), and one for each client session
-once the backend is known to push (it declares logging or subscriptions, or was seen to ask something).
+Theory of operation. A connection's key says which clients share it: `ConnectionKey(modern, owner)`, with an empty owner for
+a shared one. HTTP backends serve both generations in one process, and each legacy session of a client gets a session of its
+own there. A stdio process is locked to the generation of its first request. So `sessions: auto` has one process for each
+generation that clients speak (`shared`: one for all, and the other generation is translated), and one for each client
+session once the backend is known to send requests or messages of its own (it declares logging or subscriptions, or it asked
+something).
 
-Connections are made when they are first needed and again when they are gone; while a backend keeps failing, the
-next attempts fail at once for a while.
+Connections are made when they are first needed and again when they are gone; while a backend keeps failing, further
+attempts fail at once for a while. Its lists: `catalog.py`; how a connection is made: `connecting.py`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import asyncio
 import hashlib
 import logging
 import time
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from gateway.mcp.call.caller import LEVELS
+from opentelemetry.trace import Tracer
+
 from gateway.mcp.call.messages import (
     About,
     Call,
@@ -29,11 +30,13 @@ from gateway.mcp.call.messages import (
     Sink,
     envelope,
 )
-from gateway.mcp.upstream.handshake import US, ask, greet
+from gateway.mcp.upstream.catalog import LIST_TIMEOUT_S, BackendCatalog
+from gateway.mcp.upstream.connecting import Connector
+from gateway.mcp.upstream.handshake import US, greet, send
 from gateway.mcp.upstream.http_peer import HttpPeer
-from gateway.mcp.upstream.offers import LIST_TIMEOUT_S, Offers
+from gateway.mcp.upstream.log_levels import LogLevels
 from gateway.mcp.upstream.room import Farewell, Full, Owners
-from gateway.mcp.upstream.sharing import Instances, Line, Slot, Tries, instances_site
+from gateway.mcp.upstream.sharing import ConnectionKey, Instances, Line, Tries
 from gateway.mcp.upstream.site import Site
 from gateway.mcp.upstream.stdio import StdioPeer
 from gateway.mcp.view.listing import LISTEN_FLAG, declares
@@ -48,7 +51,6 @@ from registry.model.server import Server
 
 if TYPE_CHECKING:
     from gateway.mcp.call.caller import Caller
-    from gateway.runtime.sandbox.base import Instance
 
 logger = logging.getLogger(__name__)
 
@@ -75,63 +77,62 @@ class Backend:
         call_timeout_s: float,
         start_timeout_s: float,
         remote: Callable[[], Site] | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.name = name
         self.server = server
         self.call_timeout_s = call_timeout_s
-        self.offers = Offers(self)
+        self.catalog = BackendCatalog(self)
         self.pace = Pace()
-        """What all its connections may take of the loop together for what nobody asked."""
+        """What all its connections together may take of the loop for output that no client asked for."""
         self.abouts: dict[bool, About] = {}
-        """What it said of itself, by era (True: modern)."""
+        """What it declared when it was greeted, by generation (True: modern)."""
         self._instances = instances
-        self._sink = sink
-        self._tasks = tasks
+        self.tasks = tasks
         self._start_timeout_s = start_timeout_s
-        self._remote = remote
-        self._far: Site | None = None
-        self._lines: dict[Slot, Line] = {}
-        self._opening: dict[Slot, asyncio.Task[Line]] = {}
-        self._sites: dict[str, tuple[Instance, Site]] = {}
+        self._connector = Connector(name, instances, sink, tasks, self.pace, remote, tracer)
+        self.levels = LogLevels(name)
+        self._lines: dict[ConnectionKey, Line] = {}
+        self._opening: dict[ConnectionKey, asyncio.Task[Line]] = {}
         self._speaks: dict[bool, bool] = {}
         self._pushy = False
         self._releasing: set[asyncio.Task[None]] = set()
         self._tries: dict[str, Tries] = {}
-        """By owner: what fails for one client session, for what that client says, holds up no other."""
+        """By owner: what fails for one client session, perhaps because of its client, delays no other."""
         self.owners = Owners()
         self._last_error = ""
-        self._home: dict[bool, str] = {}
-        self._levels: weakref.WeakKeyDictionary[Peer, str] = weakref.WeakKeyDictionary()
         self.closed = False
 
-    # who shares what
+    # which clients share a connection
 
     @property
     def stdio(self) -> bool:
-        """Whether it is on a pipe."""
+        """Whether it is connected by a pipe."""
         return self.server.transport is Transport.STDIO
 
     def saw_push(self) -> None:
-        """It asked something of its own accord: from now on, each session gets a connection of its own."""
+        """It sent a request of its own accord: from now on, each session gets its own connection."""
         self._pushy = True
 
-    def slot(self, caller: Caller | None) -> Slot:
-        """The connection that a caller's requests go through."""
+    def key(self, caller: Caller | None) -> ConnectionKey:
+        """The key of the connection that a caller's requests go through."""
         modern = self._era_for(caller)
         if caller is None or (modern and not self._split_modern()):
-            return Slot(modern)
+            return ConnectionKey(modern)
         if modern:
-            return Slot(True, _digest(caller))
+            return ConnectionKey(True, _digest(caller))
         if not self._private():
-            return Slot(False)
-        return Slot(False, caller.session.id if caller.session is not None else self._owner_without_session(caller))
+            return ConnectionKey(False)
+        return ConnectionKey(
+            False, caller.session.id if caller.session is not None else self._owner_without_session(caller)
+        )
 
     def _owner_without_session(self, caller: Caller) -> str:
-        """A modern client has no session; on a pipe its principal stands for it, on HTTP each call is safe anyway."""
+        """A modern client has no session; on a pipe its principal takes that role, on HTTP each call has its own stream."""
         return _digest(caller) if self.stdio else ""
 
     def _private(self) -> bool:
-        """Whether each legacy session has a connection of its own."""
+        """Whether each legacy session has its own connection."""
         match self.server.sessions:
             case Sessions.SHARED:
                 return False
@@ -148,32 +149,32 @@ class Backend:
         if self._speaks.get(wanted) is False and self._speaks.get(not wanted):
             return not wanted
         if self.stdio and self.server.sessions is Sessions.SHARED:
-            for slot in (Slot(wanted), Slot(not wanted)):
-                if slot in self._lines or slot in self._opening:
-                    return slot.modern
+            for key in (ConnectionKey(wanted), ConnectionKey(not wanted)):
+                if key in self._lines or key in self._opening:
+                    return key.modern
         return wanted
 
     def _any_era(self) -> bool:
-        """For a request of our own: what is open already, else HTTP's newest era and a pipe's most usual one."""
-        for slot, line in self._lines.items():
-            if not slot.owner and not line.peer.closed:
-                return slot.modern
+        """The generation for our own requests: that of an open connection, else modern on HTTP and legacy on a pipe."""
+        for key, line in self._lines.items():
+            if not key.owner and not line.peer.closed:
+                return key.modern
         return not self.stdio
 
     @property
     def trouble(self) -> str:
-        """Why it could not be spoken to when that was last tried; empty when it could."""
+        """Why the last attempt to connect failed; empty when it succeeded."""
         return self._last_error
 
     def is_shared(self, caller: Caller) -> bool:
-        """Whether the caller's connection is everybody's."""
-        return not self.slot(caller).owner
+        """Whether the caller's connection is a shared one."""
+        return not self.key(caller).owner
 
     # connections
 
     def ready(self, caller: Caller) -> Peer | None:
         """The caller's connection, if it is open."""
-        line = self._lines.get(self.slot(caller))
+        line = self._lines.get(self.key(caller))
         if line is None or line.peer.closed:
             return None
         line.used = time.monotonic()
@@ -182,88 +183,88 @@ class Backend:
     async def peer(self, caller: Caller | None) -> Peer:
         """The caller's connection, opened if need be. Raises RpcError."""
         for _ in range(3):
-            slot = self.slot(caller)
-            line = self._lines.get(slot)
+            key = self.key(caller)
+            line = self._lines.get(key)
             if line is None or line.peer.closed:
-                line = await self._open_once(slot, caller)
-            if self.slot(caller) == slot or line.peer.modern == slot.modern:
+                line = await self._open_once(key, caller)
+            if self.key(caller) == key or line.peer.modern == key.modern:
                 line.used = time.monotonic()
                 return line.peer
         raise unavailable(self.name, "it changes its mind about the protocol revision it speaks")
 
-    async def _open_once(self, slot: Slot, caller: Caller | None) -> Line:
-        task = self._opening.get(slot)
+    async def _open_once(self, key: ConnectionKey, caller: Caller | None) -> Line:
+        task = self._opening.get(key)
         if task is None:
             if self.closed:
                 raise unavailable(self.name, "it was removed from the configuration")
-            tries = self._tries.get(slot.owner)
+            tries = self._tries.get(key.owner)
             if tries is not None and time.monotonic() < tries.retry_at:
                 raise unavailable(self.name, f"{tries.error} (it failed {tries.failures} times; wait a little)")
-            self._make_room(slot, caller)
-            greeting = self._greeting(slot, caller)
-            task = asyncio.get_running_loop().create_task(self._open(slot, greeting))
-            self._opening[slot] = task
-            task.add_done_callback(lambda done: self._opened(slot, done))
+            self._make_room(key, caller)
+            greeting = self._greeting(key, caller)
+            task = self.tasks.begin(self._open(key, greeting))
+            self._opening[key] = task
+            task.add_done_callback(lambda done: self._opened(key, done))
         return await self.outcome(task)
 
     async def outcome(self, task: asyncio.Task[_T]) -> _T:
-        """What a task of ours brings. Raises RpcError, also when we were closed meanwhile."""
+        """The result of a shared task. Raises RpcError, also when the backend was closed meanwhile."""
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if not task.cancelled() or not self.closed:
-                raise  # it is the caller who was cancelled
+                raise  # the caller was cancelled, not the task
             raise unavailable(self.name, "it was stopped, or its configuration changed, meanwhile") from None
 
-    def _opened(self, slot: Slot, task: asyncio.Task[Line]) -> None:
-        self._opening.pop(slot, None)
+    def _opened(self, key: ConnectionKey, task: asyncio.Task[Line]) -> None:
+        self._opening.pop(key, None)
         if task.cancelled():
             return
         error = task.exception()
         if error is None:
-            self._tries.pop(slot.owner, None)
+            self._tries.pop(key.owner, None)
             self._last_error = ""
             return
         if len(self._tries) > _MAX_OWN_HTTP:
             self._tries.clear()
-        tries = self._tries.setdefault(slot.owner, Tries())
+        tries = self._tries.setdefault(key.owner, Tries())
         if isinstance(error, RpcError):
-            tries.error = error.message.removeprefix(f"Backend {self.name}: ")
-            if not slot.owner or error.kind == UNAVAILABLE:
+            tries.error = error.reason
+            if not key.owner or error.kind == UNAVAILABLE:
                 self._last_error = tries.error
         tries.retry_at = time.monotonic() + _BACKOFF_S[min(tries.failures, len(_BACKOFF_S) - 1)]
         tries.failures += 1
 
-    def _greeting(self, slot: Slot, caller: Caller | None) -> Greeting | None:
-        """A connection of a session's own introduces that session's client; a shared one introduces us."""
-        if caller is None or not slot.owner or caller.session is None:
+    def _greeting(self, key: ConnectionKey, caller: Caller | None) -> Greeting | None:
+        """A session's own connection introduces that session's client; a shared one introduces the gateway."""
+        if caller is None or not key.owner or caller.session is None:
             return None
         return Greeting(caller.session.version, caller.session.capabilities, caller.session.client)
 
-    async def _open(self, slot: Slot, greeting: Greeting | None) -> Line:
+    async def _open(self, key: ConnectionKey, greeting: Greeting | None) -> Line:
         try:
             async with asyncio.timeout(self._start_timeout_s + LIST_TIMEOUT_S):
-                line = await self._greeted(slot, greeting)
+                line = await self._greeted(key, greeting)
         except BackendUnavailable as error:
             raise unavailable(self.name, error.sentence) from error
         except TimeoutError:
             raise unavailable(self.name, f"it was not ready within {self._start_timeout_s:g} s") from None
         except (PeerClosed, OSError, ConfigError) as error:
             raise unavailable(self.name, str(error)) from error
-        return self._settle(line, slot)
+        return self._settle(line, key)
 
-    async def _greeted(self, slot: Slot, greeting: Greeting | None) -> Line:
-        """A connection that answered. While its port is closed, the supervisor is asked for the process anew each time:
-        it may not be up yet, or it ended and nobody has noticed."""
+    async def _greeted(self, key: ConnectionKey, greeting: Greeting | None) -> Line:
+        """A connection that was greeted. While its port is closed, the supervisor is asked for the instance again each time:
+        the process may not be up yet, or its end was not noticed yet."""
         deadline = time.monotonic() + self._start_timeout_s
         while True:
-            line = await self._connect(slot)
+            line = await self._connector.connect(key, self.server)
             try:
-                await self._greet(line, slot, greeting)
+                await self._greet(line, key, greeting)
                 return line
             except ConnectFailed:
                 self._give_up(line)
-                if self._remote is not None or time.monotonic() > deadline:  # a remote one is not ours to wait for
+                if self._connector.remote or time.monotonic() > deadline:  # a remote one is not ours to wait for
                     raise
             except BaseException:
                 self._give_up(line)
@@ -271,69 +272,31 @@ class Backend:
             await asyncio.sleep(0.1)
 
     def _give_up(self, line: Line) -> None:
-        """The greeting failed. A process on a pipe cannot be greeted twice: it starts anew."""
+        """The greeting failed. A process on a pipe cannot be greeted twice, so it is restarted."""
         line.peer.drop("the greeting failed")
         if self.stdio and line.instance is not None and not self.closed:
-            self._tasks.spawn(self._instances.renew(line.instance.id))
+            self.tasks.spawn(self._instances.renew(line.instance.id))
 
-    async def _connect(self, slot: Slot) -> Line:
-        if self._remote is not None:
-            site = self._far or await self._far_site(self._remote)
-            return Line(HttpPeer(site, self._sink, self._tasks, door="", modern=slot.modern), None)
-        if not self.stdio:
-            owner = slot.owner[:12] if self.server.sessions is Sessions.PER_CLIENT else ""
-            instance = await self._instances.instance(self.name, owner)
-            site = self._site(instance)
-            return Line(HttpPeer(site, self._sink, self._tasks, door=instance.id, modern=slot.modern), instance)
-        instance = await self._instances.instance(self.name, slot.owner[:12] or self._home_of(slot.modern))
-        reader, writer = await instance.attach()
-        peer = StdioPeer(reader, writer, self._sink, self._tasks, door=instance.id, pace=self.pace)
-        return Line(peer, instance)
-
-    async def _far_site(self, make: Callable[[], Site]) -> Site:
-        made = await asyncio.to_thread(make)
-        if self._far is None:
-            self._far = made
-            made.pool.pace = self.pace
-        return self._far
-
-    def _home_of(self, modern: bool) -> str:
-        """The instance of a shared pipe: the first era to come has the backend's own, the other one of its own."""
-        if modern not in self._home:
-            self._home[modern] = "" if not self._home else "modern" if modern else "legacy"
-        return self._home[modern]
-
-    def _site(self, instance: Instance) -> Site:
-        known = self._sites.get(instance.id)
-        if known is None or known[0] is not instance:
-            if known is not None:
-                known[1].pool.close()
-            known = self._sites[instance.id] = (instance, instances_site(instance))
-            known[1].pool.pace = self.pace
-        return known[1]
-
-    async def _greet(self, line: Line, slot: Slot, greeting: Greeting | None) -> None:
+    async def _greet(self, line: Line, key: ConnectionKey, greeting: Greeting | None) -> None:
         if isinstance(line.peer, HttpPeer):
-            line.peer.schema = self.offers.schema
-        await greet(
-            line.peer, self.name, modern_first=slot.modern, greeting=greeting, timeout_s=self._start_timeout_s
-        )
+            line.peer.schema = self.catalog.schema
+        await greet(line.peer, self.name, modern_first=key.modern, greeting=greeting, timeout_s=self._start_timeout_s)
 
-    def _settle(self, line: Line, slot: Slot) -> Line:
-        """File the connection under the era that it turned out to speak."""
+    def _settle(self, line: Line, key: ConnectionKey) -> Line:
+        """File the connection under the generation that it turned out to speak."""
         peer = line.peer
         self.abouts[peer.modern] = peer.about
         self._speaks[peer.modern] = True
-        actual = Slot(peer.modern, slot.owner)
-        if peer.modern != slot.modern:
-            if not (slot.owner and self._speaks.get(slot.modern)):  # else it refused what that one client said
-                self._speaks[slot.modern] = False
-            if slot.modern in self._home and not slot.owner:
-                self._home[peer.modern] = self._home.pop(slot.modern)
-            if slot.owner and peer.modern:
-                actual = Slot(True)
-        if actual != slot and (other := self._lines.get(actual)) is not None and not other.peer.closed:
-            self._tasks.spawn(self._discard(line))
+        actual = ConnectionKey(peer.modern, key.owner)
+        if peer.modern != key.modern:
+            if not (key.owner and self._speaks.get(key.modern)):  # else it refused what that one client said
+                self._speaks[key.modern] = False
+            if not key.owner:
+                self._connector.speaks(peer.modern, instead_of=key.modern)
+            if key.owner and peer.modern:
+                actual = ConnectionKey(True)
+        if actual != key and (other := self._lines.get(actual)) is not None and not other.peer.closed:
+            self.tasks.spawn(self._discard(line))
             return other
         peer.session = actual.owner if len(actual.owner) == SESSION_ID_LENGTH else ""
         capabilities = peer.about.capabilities
@@ -342,14 +305,14 @@ class Backend:
         line.used = time.monotonic()
         self._lines[actual] = line
         self._watch(peer)
-        if not actual.owner and self.offers.orphaned:
-            self._tasks.spawn(self.offers.read_again())
+        if not actual.owner and self.catalog.orphaned:
+            self.tasks.spawn(self.catalog.read_again())
         return line
 
     def _watch(self, peer: StdioPeer | HttpPeer) -> None:
-        """Hear of changed lists."""
+        """Have the connection report changed lists."""
         if peer.modern:
-            self._tasks.spawn(self._listen(peer))
+            self.tasks.spawn(self._listen(peer))
         elif isinstance(peer, HttpPeer):
             peer.listen()
 
@@ -364,18 +327,18 @@ class Backend:
             params = {"notifications": flags, "_meta": envelope({}, US)}
             call = Call(self.name, "subscriptions/listen", params, None, None)
             try:
-                await peer.send(call)
-                await call.outcome()
+                await send(peer, call)
+                await call.result()
             except (RpcError, PeerClosed) as error:
-                logger.info("backend %s: no news of changed lists: %s", self.name, error)
+                logger.info("backend %s: its list changes cannot be followed: %s", self.name, error)
 
-    def _make_room(self, slot: Slot, caller: Caller | None) -> None:
-        """Keep the connections that belong to one session each below their cap. Raises RpcError."""
-        if not slot.owner or caller is None:
+    def _make_room(self, key: ConnectionKey, caller: Caller | None) -> None:
+        """Keep the number of connections owned by one session each below its cap. Raises RpcError."""
+        if not key.owner or caller is None:
             return
         most = MAX_OWN if self.stdio else _MAX_OWN_HTTP
         try:
-            owner = self.owners.for_new(slot.owner, caller, self._lines, self._opening, most)
+            owner = self.owners.for_new(key.owner, caller, self._lines, self._opening, most)
         except Full as error:
             raise unavailable(self.name, str(error)) from None
         if owner is not None:
@@ -384,65 +347,62 @@ class Backend:
             self.owners.evicted(owner, why)
 
     def farewell(self, caller: Caller) -> Farewell | None:
-        """Why the process that the caller had of its own is gone, said once."""
-        return self.owners.farewell(self.slot(caller).owner)
+        """Why the caller's own process is gone; returned once."""
+        return self.owners.farewell(self.key(caller).owner)
 
     def release(self, owner: str) -> None:
-        """A client session ended: close the connections that were its own."""
+        """A client session ended: close its own connections."""
         self.owners.forget(owner)
-        for slot in [slot for slot in self._lines if slot.owner == owner]:
-            line = self._lines.pop(slot)
-            task = self._tasks.spawn(self._close(line, slot))
+        for key in [key for key in self._lines if key.owner == owner]:
+            line = self._lines.pop(key)
+            task = self.tasks.spawn(self._close(line, key))
             self._releasing.add(task)
             task.add_done_callback(self._releasing.discard)
 
     def reap(self) -> None:
-        """Close the owned connections that nobody used for long."""
+        """Close owned connections that were idle for long."""
         horizon = time.monotonic() - IDLE_OWN_S
-        for slot, line in list(self._lines.items()):
-            if slot.owner and line.used < horizon and line.idle:
-                self.release(slot.owner)
+        for key, line in list(self._lines.items()):
+            if key.owner and line.used < horizon and line.idle:
+                self.release(key.owner)
                 why = f"it was not used for {IDLE_OWN_S:g} s, so the process that it had of {self.name} ended"
-                self.owners.reaped(slot.owner, why)
+                self.owners.reaped(key.owner, why)
 
     async def _discard(self, line: Line) -> None:
-        """Close a connection that turned out to be the second of its kind."""
+        """Close a connection that turned out to be a duplicate."""
         await line.peer.close()
         if line.instance is not None and self.stdio:
             await self._instances.release(line.instance.id)
 
-    async def _close(self, line: Line, slot: Slot) -> None:
+    async def _close(self, line: Line, key: ConnectionKey) -> None:
         await line.peer.close()
-        if line.instance is not None and slot.owner and (self.stdio or self.server.sessions is Sessions.PER_CLIENT):
+        if line.instance is not None and key.owner and (self.stdio or self.server.sessions is Sessions.PER_CLIENT):
             await self._instances.release(line.instance.id)
 
     def gone(self, peer: Peer) -> None:
         """A connection ended."""
-        for slot, line in list(self._lines.items()):
+        for key, line in list(self._lines.items()):
             if line.peer is peer:
-                del self._lines[slot]
-                self.offers.lost(peer)
+                del self._lines[key]
+                self.catalog.lost(peer)
 
     def lost(self, peer: Peer) -> None:
-        """Its process cannot be reached: forget all that stands on it, so that the supervisor is asked again."""
+        """The process behind a connection is unreachable: drop all connections to it, and ask the supervisor again."""
         instance = next((line.instance for line in self._lines.values() if line.peer is peer), None)
         for line in [line for line in self._lines.values() if line.peer is peer or line.instance is instance]:
             line.peer.drop("its process is gone")
-        if instance is not None and (known := self._sites.pop(instance.id, None)) is not None:
-            known[1].pool.close()
+        if instance is not None:
+            self._connector.forget(instance)
 
     async def close(self) -> None:
         """Close all connections."""
         self.closed = True
         for task in self._opening.values():
             task.cancel()
-        self.offers.close()
+        self.catalog.close()
         lines, self._lines = self._lines, {}
-        await asyncio.gather(*self._releasing, *(self._close(line, slot) for slot, line in lines.items()))
-        for _, site in self._sites.values():
-            site.pool.close()
-        if self._far is not None:
-            self._far.pool.close()
+        await asyncio.gather(*self._releasing, *(self._close(line, key) for key, line in lines.items()))
+        self._connector.close()
 
     def peers(self) -> list[Peer]:
         """The open connections."""
@@ -450,34 +410,20 @@ class Backend:
 
     def own_peer(self, owner: str) -> Peer | None:
         """The connection of one session, if it has one."""
-        line = self._lines.get(Slot(False, owner))
+        line = self._lines.get(ConnectionKey(False, owner))
         return line.peer if line is not None and not line.peer.closed else None
 
-    # what it says of itself
+    # what it declares
 
     async def about(self, modern: bool) -> About:
-        """What it says of itself, as one who speaks this era would hear it. Raises RpcError."""
+        """What it declares to clients of this generation. Raises RpcError."""
         if not self.abouts:
             await self.peer(None)
         return self.abouts.get(modern) or next(iter(self.abouts.values()))
 
     def unheard(self, *, modern: bool) -> bool:
-        """Whether it may speak that era and was never asked in it."""
+        """Whether it may speak that generation and was never greeted in it."""
         return modern not in self.abouts and self._speaks.get(modern) is not False
-
-    async def set_level(self, peer: Peer, level: str) -> None:
-        """Have a legacy connection log at this level; a shared one only ever logs more."""
-        if "logging" not in peer.about.capabilities or not self._more(peer, level):
-            return
-        self._levels[peer] = level
-        try:
-            await ask(peer, self.name, "logging/setLevel", {"level": level}, LIST_TIMEOUT_S)
-        except (RpcError, PeerClosed) as error:
-            logger.info("backend %s: logging/setLevel failed: %s", self.name, error)
-
-    def _more(self, peer: Peer, level: str) -> bool:
-        known = self._levels.get(peer)
-        return known is None or (LEVELS.index(level) < LEVELS.index(known) if not peer.session else level != known)
 
 
 def _digest(caller: Caller) -> str:

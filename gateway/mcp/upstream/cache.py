@@ -1,4 +1,4 @@
-"""What is kept from one run to the next: each backend's lists and greeting, so a lazy one need not run to be listed."""
+"""What survives from one run to the next: each backend's lists and greeting. A lazy backend need not run to be listed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Final
 from gateway.mcp.call.messages import about_legacy, about_modern
 from gateway.mcp.upstream.backend import Backend
 from gateway.mcp.upstream.greeting import sound
-from gateway.mcp.upstream.reading import kept_list
+from gateway.mcp.upstream.reading import cached_list
 from gateway.mcp.view.listing import Kind
 from gateway.mcp.wire.errors import RpcError
 from gateway.mcp.wire.saver import Saver
@@ -22,18 +22,19 @@ logger = logging.getLogger(__name__)
 
 _FILE: Final = "lists.json"
 _VERSION: Final = 1
+_EVERY_S: Final = 10.0
+"""The file holds the lists of all backends, so it is written less often than others."""
 
 
-class Keep:
-    """A file with what every backend last said."""
+class ListCache:
+    """A file with the last lists and greeting of every backend."""
 
     def __init__(self, directory: Path | None) -> None:
         self._path = directory / _FILE if directory is not None else None
         self.contested: dict[str, dict[str, str]] = {}
-        """Whose a name on `/mcp` is that several backends wanted (`claims.Claims.contested`)."""
+        """The owner of each name on `/mcp` that several backends wanted (`claims.Claims.contested`)."""
         self._known: dict[str, Any] = self._load()
-        self.dirty = False
-        self._saver = Saver(self._path, "the tool lists", self._snapshot)
+        self._saver = Saver(self._path, "the tool lists", self._snapshot, every_s=_EVERY_S)
 
     def _load(self) -> dict[str, Any]:
         try:
@@ -41,7 +42,7 @@ class Keep:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            logger.warning("the kept tool lists cannot be read: %s", error)
+            logger.warning("the cached tool lists cannot be read: %s", error)
             return {}
         if not isinstance(document, dict) or document.get("version") != _VERSION:
             return {}
@@ -50,14 +51,14 @@ class Keep:
         return known if isinstance(known, dict) else {}
 
     def recall(self, backend: Backend, entry: Mapping[str, Any]) -> None:
-        """Give a backend what it said in an earlier life, if it is still the same program."""
+        """Give a backend its lists and greeting from an earlier run, if it is still the same program."""
         known = self._known.get(backend.name)
         if not isinstance(known, dict) or known.get("entry") != digest(entry):
             return
         for kind in Kind:
             items = known.get("lists", {}).get(kind.value)
             if isinstance(items, list):
-                backend.offers.lists[kind] = kept_list(kind, items)
+                backend.catalog.lists[kind] = cached_list(kind, items)
         with contextlib.suppress(RpcError):
             if isinstance(legacy := known.get("legacy"), dict):
                 backend.abouts[False] = about_legacy(sound(legacy))
@@ -65,29 +66,22 @@ class Keep:
                 backend.abouts[True] = about
 
     def note(self, backend: Backend, entry: Mapping[str, Any]) -> None:
-        """Remember what a backend says now."""
+        """Remember a backend's current lists and greeting."""
         self._known[backend.name] = {
             "entry": digest(entry),
-            "lists": {kind.value: listing.items for kind, listing in backend.offers.lists.items()},
+            "lists": {kind.value: listing.items for kind, listing in backend.catalog.lists.items()},
             **{("modern" if modern else "legacy"): dict(about.result) for modern, about in backend.abouts.items()},
         }
-        self.dirty = True
+        self._saver.soon()
 
     def note_contested(self, contested: dict[str, dict[str, str]]) -> None:
-        """Remember whose is what."""
+        """Remember the owners of contested names."""
         if contested != self.contested:
             self.contested = contested
-            self.dirty = True
-
-    def save(self) -> None:
-        """Have the file written, when there is something new."""
-        if self.dirty:
-            self.dirty = False
             self._saver.soon()
 
     async def close(self) -> None:
         """Write what is new."""
-        self.save()
         await self._saver.close()
 
     def _snapshot(self) -> Callable[[], Iterator[str]]:

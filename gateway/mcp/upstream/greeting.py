@@ -1,4 +1,4 @@
-"""What a backend says of itself when it is greeted, such that every client can read it, and no larger than it need be."""
+"""A backend's answer to its greeting, in a form that every client can parse, and of limited size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.mcp.wire.incoming import without_ours
 MAX_INSTRUCTIONS: Final = 64 * 1024
 """Characters of one backend's instructions."""
 _MAX_MEMBER: Final = 64 * 1024
-"""Bytes of anything else that it says of itself."""
+"""Bytes of any other member of the answer."""
 _MAX_MEMBERS: Final = 32
 _VERSION: Final = re.compile(r"[\x21-\x7e]{1,64}")
 _FLAGS: Final = ("listChanged", "subscribe")
@@ -22,10 +22,10 @@ _TEXTS: Final = ("title", "websiteUrl", "description")
 
 
 def sound(result: Mapping[str, Any]) -> dict[str, Any]:
-    """An InitializeResult or DiscoverResult that clients can parse. Raises RpcError for a version that is none."""
+    """An InitializeResult or DiscoverResult that clients can parse. Raises RpcError for an invalid version."""
     version = result.get("protocolVersion")
     if version is not None and not (isinstance(version, str) and _VERSION.fullmatch(version)):
-        raise RpcError(INTERNAL_ERROR, "it answered initialize with a protocolVersion that is none")
+        raise RpcError(INTERNAL_ERROR, "it answered initialize with an invalid protocolVersion")
     found = {key: fit for key, value in result.items() if (fit := _member(key, value)) is not None}
     for key in [key for key in found if key != "instructions" and not _is_small(found[key])]:
         del found[key]
@@ -38,7 +38,7 @@ def _is_small(value: Any) -> bool:
 
 
 def _member(key: str, value: Any) -> Any:
-    """The member as it can be shown; None where it cannot."""
+    """The member as clients may see it; None if they may not."""
     match key:
         case "capabilities":
             return capabilities(value)
@@ -59,7 +59,7 @@ def _member(key: str, value: Any) -> Any:
 
 
 def capabilities(value: Any) -> dict[str, Any]:
-    """Each capability as an object; one that is null is not there."""
+    """Each capability as an object; one that is null is left out."""
     found: dict[str, Any] = {}
     for name, said in value.items() if isinstance(value, dict) else ():
         if said is True:
@@ -76,12 +76,12 @@ def capabilities(value: Any) -> dict[str, Any]:
 
 
 def _are_objects(value: Any, levels: int) -> bool:
-    """Whether it is an object with objects in it, so many levels down."""
+    """Whether it is an object of objects, `levels` deep."""
     return isinstance(value, dict) and (levels == 0 or all(_are_objects(one, levels - 1) for one in value.values()))
 
 
 def _implementation(value: Any) -> dict[str, Any] | None:
-    """Name and version of a program; None where it gives neither."""
+    """Name and version of a program; None where it is no object."""
     if not isinstance(value, dict):
         return None
     found = {key: one for key, one in value.items() if key not in _TEXTS or isinstance(one, str)}

@@ -1,7 +1,7 @@
-"""Greet a backend: find out which era it speaks, and remember what it says of itself.
+"""Greet a backend: find out which generation of the protocol it speaks, and what it declares.
 
 A modern greeting is `server/discover`, a legacy one `initialize`. On a pipe the first request that succeeds locks
-the process to its era, so the era is asked for that the first caller speaks; the other is tried when it fails.
+the process to its generation, so the first caller's generation is tried first, and the other one when that fails.
 """
 
 from __future__ import annotations
@@ -18,24 +18,34 @@ from gateway.mcp.call.messages import (
     about_modern,
     envelope,
 )
+from gateway.mcp.call.outcome import CallFailed, ErrorKind
 from gateway.mcp.upstream.greeting import sound
 from gateway.mcp.upstream.http_peer import HttpPeer
 from gateway.mcp.upstream.stdio import StdioPeer
-from gateway.mcp.wire.errors import METHOD_NOT_FOUND, REQUEST_TIMEOUT, UNSUPPORTED_VERSION, RpcError, clipped
+from gateway.mcp.wire.errors import METHOD_NOT_FOUND, UNSUPPORTED_VERSION, RpcError, clipped
 
 US: Final[Mapping[str, Any]] = {"name": "stockade", "version": "0.1.0"}
 _PROBE_S: Final = 20.0
 
 
 class WrongEra(Exception):
-    """Raised when a backend does not speak the era it was greeted in."""
+    """Raised when a backend does not speak the generation it was greeted in."""
 
 
 async def ask(peer: Peer, backend: str, method: str, params: dict[str, Any], timeout_s: float) -> dict[str, Any]:
     """A request of our own. Raises RpcError and PeerClosed."""
     call = Call(backend, method, params, None, timeout_s)
-    await peer.send(call)
-    return (await call.outcome()).result
+    await send(peer, call)
+    return await call.result()
+
+
+async def send(peer: Peer, call: Call) -> None:
+    """Send a call of our own; one that cannot be sent has ended. Raises PeerClosed."""
+    try:
+        await peer.send(call)
+    except BaseException as error:
+        call.fail(str(error) or type(error).__name__)
+        raise
 
 
 async def discover(peer: StdioPeer | HttpPeer, backend: str, timeout_s: float) -> None:
@@ -49,7 +59,7 @@ async def discover(peer: StdioPeer | HttpPeer, backend: str, timeout_s: float) -
     about = about_modern(sound(result))
     if about is None:
         named = clipped(str(result.get("supportedVersions")), 200)
-        raise WrongEra(f"it names no version this gateway speaks but {named}")
+        raise WrongEra(f"it names no version that this gateway speaks: {named}")
     peer.about = about
 
 
@@ -63,14 +73,14 @@ async def initialize(peer: StdioPeer | HttpPeer, backend: str, greeting: Greetin
         "clientInfo": dict(greeting.client or US),
     }
     call = Call(backend, "initialize", params, None, timeout_s)
-    await peer.send(call)
+    await send(peer, call)
     try:
-        reply = await call.outcome()
+        result = await call.result()
     except RpcError as error:
         if error.code in (UNSUPPORTED_VERSION, METHOD_NOT_FOUND):
             raise WrongEra(str(error)) from error
         raise
-    peer.about = about_legacy(sound(reply.result))
+    peer.about = about_legacy(sound(result))
     if isinstance(peer, HttpPeer):
         peer.adopt(peer.about.version)
     await peer.notify("notifications/initialized", None)
@@ -84,7 +94,7 @@ async def greet(
     greeting: Greeting | None,
     timeout_s: float,
 ) -> None:
-    """Greet in one era, else in the other. Raises PeerClosed or RpcError."""
+    """Greet in one generation, else in the other. Raises PeerClosed or RpcError."""
     first, second = (True, False) if modern_first else (False, True)
     try:
         await _greet(peer, backend, first, greeting, timeout_s)
@@ -92,7 +102,8 @@ async def greet(
     except WrongEra as error:
         refusal = error
     except RpcError as error:
-        if error.code == REQUEST_TIMEOUT and not modern_first:
+        timed_out = isinstance(error, CallFailed) and error.failure.kind is ErrorKind.TIMEOUT
+        if timed_out and not modern_first:
             raise
         refusal = WrongEra(str(error))
     try:
@@ -101,7 +112,7 @@ async def greet(
         except WrongEra:
             if not modern_first:
                 raise
-            # A slow starter may have taken the late `server/discover` for its era: then it answers the next one.
+            # A slow starter may have locked itself to the late `server/discover`: then it answers the next one.
             await _greet(peer, backend, True, greeting, timeout_s)
     except WrongEra as error:
         raise RpcError(-32603, f"it speaks no MCP revision this gateway knows ({refusal}; {error})") from error

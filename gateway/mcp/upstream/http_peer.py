@@ -1,7 +1,7 @@
-"""A backend behind streamable HTTP, in either era.
+"""A backend behind streamable HTTP, in either generation of the protocol.
 
-Each call has a response stream of its own, so whatever comes on it belongs to that call and nobody else. What
-belongs to no call (a legacy session's GET stream) is handed on with no call at all.
+Each call has its own response stream, so all that comes on it belongs to that call alone. What belongs to no call (a legacy
+session's GET stream) is passed on without one.
 """
 
 from __future__ import annotations
@@ -15,181 +15,57 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 from mcp.shared.inbound import NAME_BEARING_METHODS, encode_header_value, mcp_param_headers, x_mcp_header_map
+from opentelemetry.trace import Tracer
 
-from gateway.mcp.call.messages import MAX_MESSAGE, MAX_PUSHES, About, Call, Ghosts, Reply, Sink, failed
+from gateway.mcp.call.messages import MAX_PUSHES, AbandonedCalls, About, Call, Sink
+from gateway.mcp.call.outcome import ErrorKind, Failure, Origin
 from gateway.mcp.call.task_table import METHODS as TASK_METHODS
+from gateway.mcp.upstream.exchange import Exchange
 from gateway.mcp.upstream.site import Site, header_lines
-from gateway.mcp.wire import codec, incoming
+from gateway.mcp.wire import codec
 from gateway.mcp.wire.errors import INTERNAL_ERROR, PeerClosed, RpcError
-from gateway.mcp.wire.http_client import Connection, SseParser
-from gateway.mcp.wire.json_cost import BACKEND_VALUES, has_more_values
 from gateway.mcp.wire.tasks import Tasks
 from gateway.pace import PRICE_NOTIFICATION_S, PRICE_REQUEST_S
 
-SESSION_GONE: Final = "the session is gone"
-NOT_AUTHORIZED: Final = "it refused our credentials"
 _RECONNECT_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
 _MAX_RESUMES: Final = 20
 _MODERN: Final = b"MCP-Protocol-Version: 2026-07-28\r\n"
-_STRANGER: Final = re.compile(
-    rb"(?i)(?:no valid|invalid|unknown|expired) session|session (?:id )?(?:not found|expired)"
-)
-"""What servers made after the SDKs' examples say, with 400 instead of 404, to a session that they do not know."""
 _EVENT_ID: Final = re.compile(r"[\x20-\x7e]{1,1024}")
 """An event id that can be sent back in a header."""
 _CUT_OFF: Final = "it closed the stream before it answered"
 _SESSION_ID: Final = re.compile(r"[\x21-\x7e]{1,1024}")
 
 
-class Exchange:
-    """One request to the backend and its response: JSON, an event stream, or a bare status."""
-
-    def __init__(self, peer: HttpPeer, call: Call | None) -> None:
-        self.peer = peer
-        self.call = call
-        self.connection: Connection | None = None
-        self.status = 0
-        self.resumed = False
-        """It carries the rest of a call whose first stream ended: then its own end is not the call's."""
-        self.event_id: str | None = None
-        self.retry_ms: int | None = None
-        self.done: asyncio.Future[None] | None = None
-        self._sse: SseParser | None = None
-        self._body: list[bytes] = []
-        self._size = 0
-
-    def on_head(self, status: int, headers: dict[str, str]) -> None:
-        self.status = status
-        if (session_id := headers.get("mcp-session-id")) is not None:
-            self.peer.last_session = session_id
-        if headers.get("content-type", "").startswith("text/event-stream"):
-            self._sse = SseParser(MAX_MESSAGE)
-
-    def on_data(self, data: bytes) -> None:
-        if self._sse is not None:
-            self._take_events(self._sse, data)
-            return
-        self._size += len(data)
-        if self._size > MAX_MESSAGE:
-            self._fail(f"it answered with more than {MAX_MESSAGE} bytes")
-            self.drop()
-        else:
-            self._body.append(data)
-
-    def on_end(self) -> None:
-        if self.peer.has_session and (self.status == 404 or (self.status == 400 and self._is_stranger())):
-            if self.call is not None:
-                self.call.fail(SESSION_GONE)  # this request was refused; what else is in flight may have run
-            self.peer.lost_session()
-        elif self._sse is None and self._body and self.call is not None and self.status != 401:
-            self._take(self._body[0] if len(self._body) == 1 else b"".join(self._body))
-        self._finish()
-
-    def _is_stranger(self) -> bool:
-        return _STRANGER.search(b"".join(self._body)[:4096]) is not None
-
-    def on_broken(self, why: str) -> None:
-        if self._sse is None or self.event_id is None:
-            self._fail(why)
-        self._finish()
-
-    def drop(self) -> None:
-        """Close the connection: nobody waits for the rest."""
-        if self.connection is not None:
-            self.connection.drop()
-        self._finish()
-
-    def _finish(self) -> None:
-        self.connection = None
-        if self.done is not None and not self.done.done():
-            self.done.set_result(None)
-        call = self.call
-        if call is None or self.resumed:
-            return
-        if call.reply is None:
-            self.peer.unanswered(call, self)
-        self.peer.over(call)
-
-    def _fail(self, why: str) -> None:
-        if self.call is not None and not self.resumed:
-            self.call.fail(why)
-
-    def _take_events(self, parser: SseParser, data: bytes) -> None:
-        try:
-            events = parser.feed(data)
-        except ValueError as error:
-            self._fail(str(error))
-            self.drop()
-            return
-        for event_id, retry_ms, text in events:
-            self.event_id = event_id or self.event_id
-            self.retry_ms = retry_ms if retry_ms is not None else self.retry_ms
-            if text:
-                self._take(text)
-
-    def _take(self, text: bytes) -> None:
-        if has_more_values(text, BACKEND_VALUES):
-            self._fail(f"it answered with more than {BACKEND_VALUES} values")
-            return
-        try:
-            message, text = incoming.read(text)
-        except ValueError as error:
-            self._take_unsound(text, error)
-            return
-        if not isinstance(message, dict):
-            self._garbage("it answered with something that is not JSON-RPC")
-            return
-        if "method" in message:
-            self.peer.take_push(message, self.call)
-        elif self.call is not None:
-            self._take_reply(self.call, message, text)
-
-    def _take_unsound(self, text: bytes, error: ValueError) -> None:
-        """A response that no client could parse is an error to it; what we ask for ourselves is looked at piece by piece."""
-        reply = incoming.salvaged(text)
-        if self.call is not None and reply is not None and reply.get("id") == self.call.number:
-            self.call.take_unsound(reply, error)
-        else:
-            self._garbage(f"it answered with something that is not JSON-RPC ({error})")
-
-    def _garbage(self, why: str) -> None:
-        if self.status < 400:
-            self.peer.sink.on_garbage(self.peer, "it sent something that is not JSON-RPC")
-            self._fail(why)
-
-    def _take_reply(self, call: Call, message: dict[str, Any], text: bytes) -> None:
-        if call.reply is None and self.connection is not None:
-            self.connection.asked_for = True
-        if isinstance(message.get("error"), dict) and message.get("id") in (call.number, None):
-            call.answer(Reply(message))
-        elif message.get("id") == call.number and isinstance(message.get("result"), dict):
-            call.answer(Reply(message, text, call.number))
-        elif self._sse is None:
-            call.fail("it answered with a message that is no response to the request")
+def _refused(message: str, kind: ErrorKind) -> Failure:
+    """The backend refused the request by a status alone."""
+    return Failure({"code": INTERNAL_ERROR, "message": message}, kind, Origin.TRANSPORT)
 
 
 class HttpPeer:
-    """One legacy session, or the stateless modern wire, of a backend at a site."""
+    """One legacy session of a backend at a site, or the stateless modern wire."""
 
     transport = "tcp"
 
-    def __init__(self, site: Site, sink: Sink, tasks: Tasks, *, door: str, modern: bool) -> None:
+    def __init__(
+        self, site: Site, sink: Sink, tasks: Tasks, *, door: str, modern: bool, tracer: Tracer | None = None
+    ) -> None:
         self.modern = modern
         self.about = About(modern, "", {}, {}, None, {})
         self.door = door
         self.session = ""
         self.closed = ""
         self.calls: dict[int, Call] = {}
-        self.ghosts = Ghosts()
+        self.abandoned = AbandonedCalls()
         self.sink = sink
         self.schema: Callable[[str], Any] = lambda _: None
         """The input schema of a tool, for its `Mcp-Param-*` headers."""
         self._site = site
         self._tasks = tasks
+        self._tracer = tracer
         self._numbers: Iterator[int] = itertools.count(1)
         self._exchanges: dict[int, Exchange] = {}
         self._pushes: Counter[Call | None] = Counter()
-        """The requests of the backend that are open, by the call in whose stream they came."""
+        """The number of the backend's open requests, by the call in whose stream they came."""
         self._session_id: str | None = None
         self.last_session: str | None = None
         """The session id in the newest response that carried one."""
@@ -206,12 +82,14 @@ class HttpPeer:
         if self.closed:
             raise PeerClosed(self.closed)
         number = next(self._numbers)
+        if self._tracer is not None:
+            call.trace(self._tracer, self.transport)
         body = call.message(number)
         extra = _MODERN + self._routing(call) if self.modern else self._fixed
         extra += await self._site.authorization()
         pool = self._site.pool
         connection = await (pool.stand() if call.method == "subscriptions/listen" else pool.take())
-        if call.reply is not None:  # it was cancelled meanwhile
+        if call.outcome is not None:  # it was cancelled meanwhile
             pool.give_back(connection)
             return
         exchange = Exchange(self, call)
@@ -255,12 +133,12 @@ class HttpPeer:
         return exchange
 
     def cancel(self, call: Call, reason: str) -> None:
-        """Close the call's stream. A legacy backend is told too: to it a lost stream says nothing."""
+        """Close the call's stream, and notify a legacy backend: to it a lost stream means nothing."""
         exchange = self._exchanges.pop(call.number, None)
         self.calls.pop(call.number, None)
         if exchange is None:
             return
-        self.ghosts.add(call.number)
+        self.abandoned.add(call.number)
         exchange.call = None
         exchange.drop()
         if not self.modern and not self.closed:
@@ -273,24 +151,24 @@ class HttpPeer:
 
     def over(self, call: Call) -> None:
         """The call's exchange ended."""
-        if call.reply is not None:
+        if call.outcome is not None:
             self.calls.pop(call.number, None)
             self._exchanges.pop(call.number, None)
 
     def unanswered(self, call: Call, exchange: Exchange) -> None:
-        """The stream ended without a reply: resume it where the backend gave an event id, else the call failed."""
+        """The stream ended without an outcome: resume it if the backend gave an event id, else the call failed."""
         if exchange.event_id is not None and self._session_id is not None and not self.closed:
             self._tasks.spawn(self._resume_or_fail(call, exchange.event_id, exchange.retry_ms or 1000))
         elif exchange.status == 401 and self._site.authorize is not None:
             self._site.refused = True
-            call.answer(failed(INTERNAL_ERROR, f"Backend {call.backend}: {NOT_AUTHORIZED}"))
+            call.end(_refused(f"Backend {call.backend}: it refused our credentials", ErrorKind.UNAUTHORIZED))
         elif exchange.status >= 400:
-            call.answer(failed(INTERNAL_ERROR, f"Backend {call.backend} answered HTTP {exchange.status}"))
+            call.end(_refused(f"Backend {call.backend} answered HTTP {exchange.status}", ErrorKind.HTTP_STATUS))
         else:
             call.fail(_CUT_OFF)
 
     async def _resume_or_fail(self, call: Call, event_id: str, retry_ms: int) -> None:
-        """Whatever goes wrong, the call does not wait for nothing."""
+        """Resume the stream; the call ends whatever goes wrong."""
         try:
             await self._resume(call, event_id, retry_ms)
         except Exception as error:
@@ -306,7 +184,7 @@ class HttpPeer:
                 why = f"{_CUT_OFF}, and its event id {event_id[:40]!a} cannot be sent back in a header"
                 break
             await asyncio.sleep(min(retry_ms, 30_000) / 1000)
-            if call.reply is not None or call.number not in self.calls:
+            if call.outcome is not None or call.number not in self.calls:
                 return
             exchange = Exchange(self, call)
             exchange.resumed = True
@@ -343,7 +221,7 @@ class HttpPeer:
                 exchange.connection.drop()
 
     def adopt(self, version: str) -> None:
-        """Remember the session that initialize opened, for all later requests."""
+        """Use the session that initialize opened for all later requests."""
         headers = {"MCP-Protocol-Version": version}
         if self.last_session is not None and _SESSION_ID.fullmatch(self.last_session):
             self._session_id = self.last_session
@@ -351,7 +229,7 @@ class HttpPeer:
         self._fixed = header_lines(headers)
 
     def listen(self) -> None:
-        """Keep the session's GET stream open from now on, for what belongs to no call."""
+        """Keep the session's GET stream open from now on, for messages that belong to no call."""
         if self._listening is None and not self.modern and not self.closed:
             self._listening = self._tasks.spawn(self._keep_listening())
 

@@ -15,10 +15,10 @@ _OURS: Final = ("nextCursor", "resultType", "ttlMs", "cacheScope")
 _MAX_PAGES: Final = 100
 _MAX_CURSOR: Final = 8192
 _MAX_EXTRA: Final = 64 * 1024
-"""Bytes of what an answer says beside its items."""
+"""Bytes of an answer without its items."""
 _MAX_TTL_MS: Final = 365 * 24 * 3600 * 1000
 _AT_ONCE: Final = 100
-"""Items that are looked at before others get their turn."""
+"""Items that are checked before other tasks get their turn."""
 
 Ask = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 """Asks a backend (method, params) and returns the result; raises RpcError."""
@@ -55,7 +55,7 @@ async def _sift(sieve: Sieve, items: Any) -> None:
 
 
 def _note(listing: Listing, said: dict[str, Any]) -> None:
-    """What the answer says of itself."""
+    """Take the members of an answer besides its items."""
     ttl, scope = said.get("ttlMs"), said.get("cacheScope")
     listing.ttl_ms = min(ttl, _MAX_TTL_MS) if type(ttl) is int and ttl >= 0 else listing.ttl_ms
     listing.scope = scope if scope in ("public", "private") else listing.scope
@@ -67,8 +67,8 @@ def _note(listing: Listing, said: dict[str, Any]) -> None:
         listing.extra = extra
 
 
-def kept_list(kind: Kind, items: list[Any]) -> Listing:
-    """A list from an earlier life; it is read again when the backend runs."""
+def cached_list(kind: Kind, items: list[Any]) -> Listing:
+    """A list from an earlier run; it is read again when the backend runs."""
     sieve = Sieve(kind)
     for number, item in enumerate(items):
         if sieve.full:

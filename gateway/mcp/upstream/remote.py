@@ -1,4 +1,4 @@
-"""Remote servers (`url:`): reached over TLS from the gateway itself, so outside of every wall Stockade builds."""
+"""Remote servers (`url:`): reached over TLS from the gateway itself, so they are not isolated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from registry.model.errors import ConfigError, KeyPath, Problem
 from registry.model.server import ClientCredentials, Server
 
 _EARLY_S: Final = 30.0
-_DEFAULT_LIFE_S: Final = 300.0
+_DEFAULT_LIFETIME_S: Final = 300.0
 _GRANT: Final = "client_secret"
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 """RFC 9110 5.5"""
@@ -70,13 +70,13 @@ class Credentials:
         token = answer.get("access_token") if isinstance(answer, dict) else None
         if not isinstance(token, str) or not token.isprintable() or " " in token:
             raise PeerClosed(f"no access token from {url}: HTTP {response.status_code}")
-        life = answer.get("expires_in")
-        life_s = float(life) if isinstance(life, int | float) else _DEFAULT_LIFE_S
-        self._token, self._until = token, time.monotonic() + max(5.0, life_s - _EARLY_S)
+        lifetime = answer.get("expires_in")
+        lifetime_s = float(lifetime) if isinstance(lifetime, int | float) else _DEFAULT_LIFETIME_S
+        self._token, self._until = token, time.monotonic() + max(5.0, lifetime_s - _EARLY_S)
 
 
 def remote_site(server: Server, secrets: Secrets | None, extra_ca: Path | None) -> Site:
-    """Where a remote server is, with its headers filled in. Raises registry.config.ConfigError."""
+    """The site of a remote server, with its headers filled in. Raises registry.config.ConfigError."""
     assert server.url is not None
     parts = urlsplit(server.url)
     assert parts.hostname is not None
@@ -98,7 +98,7 @@ def remote_site(server: Server, secrets: Secrets | None, extra_ca: Path | None) 
 
 
 def _check(headers: Mapping[str, str]) -> None:
-    """Raises ConfigError for a value that a header cannot have, once its secrets are filled in."""
+    """Raises ConfigError for a value that a header cannot have after its secrets are filled in."""
     hint = "A header's value is one line of Latin-1 text"
     bad = [
         Problem(key_path=name, message="cannot be sent", hint=hint)

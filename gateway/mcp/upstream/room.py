@@ -1,7 +1,7 @@
-"""Whose process ends where a client session needs one of its own and there are as many as there may be.
+"""Which process ends when a client session needs one of its own and the limit is reached.
 
-A process holds its client's state, so one client's session never ends for another's: the client that wants one more gives
-up its own oldest one that is idle, or is refused. Where there are several clients, none may have all of them.
+A process holds its client's state, so one client's session never ends for another client: the client that wants one more
+gives up its own oldest idle one, or is refused. Where there are several clients, none may have all processes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from gateway.mcp.call.caller import Caller
-    from gateway.mcp.upstream.sharing import Line, Slot
+    from gateway.mcp.upstream.sharing import ConnectionKey, Line
 
 _MAX_FAREWELLS: Final = 4096
 
@@ -28,7 +28,7 @@ class Owned:
 
 
 class Full(Exception):
-    """Raised when nothing of the client's own can end for its new session."""
+    """Raised when none of the client's own processes can end for its new session."""
 
 
 def to_end(owned: Sequence[Owned], principal: str, most: int, *, alone: bool) -> Owned | None:
@@ -52,24 +52,29 @@ class Farewell:
 
     why: str
     refuse: bool
-    """Its next call is refused with that, since it may count on what is lost; else the answer says it."""
+    """Whether its next call is refused with this reason, since it may rely on lost state; else the result has it."""
 
 
 class Owners:
-    """Whose the connections of one backend are that belong to one session each, and what those that ended have to hear."""
+    """The owners of one backend's connections that belong to one session each, and the farewells of those that ended."""
 
     def __init__(self) -> None:
         self._principals: dict[str, str] = {}
         self._farewells: dict[str, Farewell] = {}
         self.may_end: Callable[[str], bool] = lambda _owner: True
-        """Whether a session has nothing under way anywhere."""
+        """Whether a session has no call under way on any backend."""
         self.on_evicted: Callable[[str, str], None] = lambda _owner, _why: None
-        """Called when a session lost its process to another one of the same client's, and why."""
+        """Called when a session lost its process to another session of the same client, with the reason."""
 
     def for_new(
-        self, owner: str, caller: Caller, lines: Mapping[Slot, Line], opening: Iterable[Slot], most: int
+        self,
+        owner: str,
+        caller: Caller,
+        lines: Mapping[ConnectionKey, Line],
+        opening: Iterable[ConnectionKey],
+        most: int,
     ) -> str | None:
-        """Whose connection ends for a new one of this owner's; None where there is room. Raises Full."""
+        """The owner whose connection ends for a new one of this owner; None when there is room. Raises Full."""
         principal = self._principals[owner] = caller.principal.key
         owned = [
             Owned(key.owner, self._principals.get(key.owner, ""), line.used, line.idle and self.may_end(key.owner))
@@ -81,12 +86,12 @@ class Owners:
         return found.owner if found is not None else None
 
     def evicted(self, owner: str, why: str) -> None:
-        """Its process ended for another session's: it is told, and a session of an older client ends."""
+        """An owner's process ended for another session's: it gets the reason, and a legacy client's session ends."""
         self._leave_word(owner, Farewell(why, refuse=True))
         self.on_evicted(owner, why)
 
     def reaped(self, owner: str, why: str) -> None:
-        """Its process ended because nobody used it."""
+        """An owner's process ended because it was idle."""
         self._leave_word(owner, Farewell(why, refuse=False))
 
     def _leave_word(self, owner: str, farewell: Farewell) -> None:
@@ -95,10 +100,10 @@ class Owners:
         self._farewells[owner] = farewell
 
     def farewell(self, owner: str) -> Farewell | None:
-        """What its next call has to hear; said once."""
+        """The farewell for the owner's next call; returned once."""
         return self._farewells.pop(owner, None)
 
     def forget(self, owner: str) -> None:
-        """It is gone."""
+        """The owner is gone."""
         self._principals.pop(owner, None)
         self._farewells.pop(owner, None)

@@ -1,4 +1,4 @@
-"""Who shares a connection to a backend, and what a connection stands on."""
+"""Which clients share a connection to a backend, and which instance it leads to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Instances(Protocol):
-    """The supervisor, as far as this package looks."""
+    """The part of the supervisor that backends need."""
 
     async def instance(self, backend: str, session: str = "") -> Instance:
         """Starts it when it does not run. Raises BackendUnavailable."""
@@ -34,17 +34,17 @@ class Instances(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
-    """Who shares a connection."""
+class ConnectionKey:
+    """Says which clients share a connection."""
 
     modern: bool
     owner: str = ""
-    """A session's id, or a principal's digest; empty: everybody."""
+    """A session's id or a principal's digest; empty: all clients."""
 
 
 @dataclass(eq=False, slots=True)
 class Line:
-    """A connection and what it stands on."""
+    """A connection and the instance it leads to."""
 
     peer: StdioPeer | HttpPeer
     instance: Instance | None
@@ -58,7 +58,7 @@ class Line:
 
 @dataclass(slots=True)
 class Tries:
-    """The attempts to open a connection that failed in a row."""
+    """Consecutive failed attempts to open a connection."""
 
     failures: int = 0
     retry_at: float = 0.0

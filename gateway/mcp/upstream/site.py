@@ -1,4 +1,4 @@
-"""Where an HTTP backend's endpoint is, and the requests that are sent there."""
+"""The address of an HTTP backend's endpoint, and the requests sent to it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gateway.mcp.wire.http_client import Pool
 
 
 class Site:
-    """Where a backend's endpoint is: its pool, path, authority, and the headers that every request carries."""
+    """A backend's endpoint: its pool, path, authority, and the headers of every request."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Site:
         """The last credentials were refused: ask for fresh ones."""
 
     async def authorization(self) -> bytes:
-        """The headers that prove who we are. Raises PeerClosed."""
+        """The headers with our credentials. Raises PeerClosed."""
         if self.authorize is None:
             return b""
         stale, self.refused = self.refused, False

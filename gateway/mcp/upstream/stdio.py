@@ -1,9 +1,9 @@
 """A backend on the other end of a pipe: one JSON-RPC message a line.
 
-The pipe is shared by all calls of this peer, and a line that is no response names no call: who is meant is for
-the sink to decide. Lines that are no messages are counted and skipped, a line that is longer than
-`MAX_MESSAGE` is thrown away as it comes and fails the call it answers. Whatever is no response to a call is paid for
-from the backend's allowance (`gateway.pace`); where that is spent, the pipe is not read for a while.
+All calls of this peer share the pipe, and a line that is no response names no call: the sink decides whom it is for. Lines
+that are no messages are counted and skipped; a line longer than `MAX_MESSAGE` is dropped as it comes and fails the call it
+answers. All that is no response to a call is paid for from the backend's allowance (`gateway.pace`); when that is spent, the
+pipe is not read for a while.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import re
 import time
 from typing import Any, Final
 
-from gateway.mcp.call.messages import MAX_MESSAGE, MAX_PUSHES, About, Call, Ghosts, Reply, Sink
+from opentelemetry.trace import Tracer
+
+from gateway.mcp.call.messages import MAX_MESSAGE, MAX_PUSHES, AbandonedCalls, About, Call, Sink
+from gateway.mcp.call.outcome import answered
 from gateway.mcp.wire import codec, incoming
 from gateway.mcp.wire.errors import INTERNAL_ERROR, PeerClosed, RpcError
 from gateway.mcp.wire.json_cost import BACKEND_VALUES, has_more_values
@@ -23,11 +26,13 @@ from gateway.mcp.wire.tasks import Tasks
 from gateway.pace import PRICE_BYTE_S, PRICE_GARBAGE_S, PRICE_NOTIFICATION_S, PRICE_REQUEST_S, Pace, price
 
 _CHUNK: Final = 16 * 1024
-"""Bytes looked at in one turn of the loop."""
+"""Bytes read in one turn of the loop."""
 _MAX_UNREAD: Final = 32 * 1024 * 1024
-"""Bytes that may wait for a backend which does not read its input."""
+"""Bytes that may wait for a backend that does not read its input."""
 _ID_FIRST: Final = re.compile(rb'\{"jsonrpc":\s?"2\.0",\s?"id":\s?(\d{1,18}),')
 _ID_LAST: Final = re.compile(rb'"id":\s?(\d{1,18})\}\s*$')
+_REQUEST: Final = re.compile(rb'\{(?:"jsonrpc":\s?"2\.0",\s?)?(?:"id":\s?[^,]{1,80},\s?)?"method":')
+"""How a request or a notification of the backend's own begins: it answers no call, whatever its id is."""
 _NO_MESSAGE: Final = "it wrote a line that is not JSON-RPC to its standard output"
 
 
@@ -45,20 +50,22 @@ class StdioPeer:
         *,
         door: str,
         pace: Pace | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
-        """`pace` is what all connections of this backend may take of the loop together."""
+        """`pace` is what all connections of this backend together may take of the loop."""
         self.modern = False
         self.about = About(False, "", {}, {}, None, {})
         self.door = door
         self.session = ""
         self.closed = ""
         self.calls: dict[int, Call] = {}
-        self.ghosts = Ghosts()
+        self.abandoned = AbandonedCalls()
         self._reader = reader
         self._writer = writer
         self._sink = sink
         self._tasks = tasks
         self._pace = pace or Pace()
+        self._tracer = tracer
         self._next = 0
         self._pushes = 0
         self._reading = tasks.spawn(self._run())
@@ -67,6 +74,8 @@ class StdioPeer:
         """Write the call. Raises PeerClosed."""
         self._next += 1
         number = self._next
+        if self._tracer is not None:
+            call.trace(self._tracer, self.transport)
         self._write(call.message(number))
         call.peer = self
         self.calls[number] = call
@@ -82,13 +91,13 @@ class StdioPeer:
     def cancel(self, call: Call, reason: str) -> None:
         """Send notifications/cancelled for a call in flight, and forget it."""
         if self.calls.pop(call.number, None) is not None and not self.closed and call.method != "initialize":
-            self.ghosts.add(call.number)
+            self.abandoned.add(call.number)
             params = {"requestId": call.number, "reason": reason}
             with contextlib.suppress(PeerClosed):
                 self._write(codec.dumps({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}))
 
     def drop(self, why: str) -> None:
-        """The other end is gone, or of no use: whoever attaches next reads alone."""
+        """The other end is gone or useless: stop reading, so that the next peer on this pipe is its only reader."""
         self._ended(why)
         self._reading.cancel()
 
@@ -106,7 +115,7 @@ class StdioPeer:
             if transport.get_write_buffer_size() > _MAX_UNREAD:
                 raise PeerClosed("it does not read its input")
             self._writer.write(message + b"\n")
-        except (RuntimeError, OSError) as error:  # uvloop's way to say that the pipe broke, before we hear of it
+        except (RuntimeError, OSError) as error:  # uvloop raises this for a broken pipe before it reports the loss
             raise PeerClosed(f"its input is closed: {error}") from error
 
     async def _run(self) -> None:
@@ -136,7 +145,7 @@ class StdioPeer:
         return self._fail(line, f"it answered with a line of {line.size} bytes; the limit is {MAX_MESSAGE}")
 
     def _fail(self, line: Overlong, why: str) -> float:
-        """The line is not read; the call it answers fails."""
+        """The line is not parsed; the call it answers fails."""
         self._sink.on_garbage(self, why, 1)
         number = self._number_of(line.head, line.tail)
         call = self.calls.pop(number, None) if number is not None else None
@@ -145,13 +154,15 @@ class StdioPeer:
         return PRICE_GARBAGE_S
 
     def _number_of(self, head: bytes, tail: bytes) -> int | None:
+        if _REQUEST.match(head):
+            return None
         found = _ID_FIRST.match(head) or _ID_LAST.search(tail)
         if found is not None:
             return int(found[1])
         return next(iter(self.calls)) if len(self.calls) == 1 else None
 
     def _take(self, line: bytes) -> float:
-        """Take one line. Returns what it costs the backend: nothing for the answer to a call."""
+        """Take one line; returns its price in seconds: 0 for the answer to a call."""
         began = time.perf_counter()
         if has_more_values(line, BACKEND_VALUES):
             return self._fail(ends_of(line), f"it answered with more than {BACKEND_VALUES} values")
@@ -172,27 +183,28 @@ class StdioPeer:
         return price(floor_s, time.perf_counter() - began)
 
     def _take_unsound(self, line: bytes, error: ValueError) -> None:
-        """A response that no client could parse is an error to it; what we ask for ourselves is looked at piece by piece."""
-        reply, first = incoming.salvaged(line), _ID_FIRST.match(line)
+        """A response that clients could not parse fails the call; the response to a request of our own is salvaged."""
+        reply = incoming.salvaged(line)
+        first = _ID_FIRST.match(line) if reply is None and not _REQUEST.match(line) else None
         number = reply.get("id") if reply is not None else int(first[1]) if first is not None else None
         call = self.calls.pop(number, None) if type(number) is int else None
         if call is not None:
             call.take_unsound(reply, error)
 
     def _take_reply(self, message: dict[str, Any], line: bytes) -> bool:
-        """Whether somebody waited for it."""
+        """Take a response; returns whether a call waited for it."""
         number = message.get("id")
         call = self.calls.pop(number, None) if type(number) is int else None
         if call is None:
-            return type(number) is int and self.ghosts.answered(number)  # late: cancelled or timed out
+            return type(number) is int and self.abandoned.answered(number)  # late: cancelled or timed out
         if not isinstance(message.get("result"), dict) and not isinstance(message.get("error"), dict):
             call.fail("it answered with a message that has neither a result nor an error")
         else:
-            call.answer(Reply(message, line, call.number))
+            call.end(answered(message, line, call.number))
         return True
 
     def _take_push(self, message: dict[str, Any]) -> float:
-        """A notification or request. Returns the least that it costs."""
+        """Take a notification or request; returns its lowest price in seconds."""
         method, params = message["method"], message.get("params")
         if not isinstance(method, str):
             self._sink.on_garbage(self, "it sent a message whose method is not text", 1)

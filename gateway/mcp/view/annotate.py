@@ -1,4 +1,4 @@
-"""Tell the caller what the wall stopped: `_meta["stockade/egress"]`, and one line of text where the call failed."""
+"""Tell the caller which connections were blocked: `_meta["stockade/egress"]`, and one line of text where the call failed."""
 
 from __future__ import annotations
 

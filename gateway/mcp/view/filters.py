@@ -33,13 +33,13 @@ class Globs:
         return cls(allowed, _compile(deny) if deny else None)
 
     def passes(self, *names: str) -> bool:
-        """Whether something known under all of `names` passes: one may allow it, one is enough to deny it."""
+        """Whether an item with all of these names passes: one name is enough to allow it, and one to deny it."""
         if self.denies(*names):
             return False
         return self.allow is None or any(self.allow.match(name) for name in names)
 
     def denies(self, *names: str) -> bool:
-        """Whether one of them is denied."""
+        """Whether one of the names is denied."""
         return self.deny is not None and any(self.deny.match(name) for name in names)
 
 
@@ -57,7 +57,7 @@ class Shape:
         return self.rename.get(tool, tool)
 
     def original(self, shown: str) -> str | None:
-        """The backend's name for a shown one; None for a name that renaming took away."""
+        """The backend's name for a shown one; None for a name that was renamed."""
         for tool, new in self.rename.items():
             if new == shown:
                 return tool
@@ -76,14 +76,14 @@ class Shape:
         return shown
 
     def arguments(self, tool: str, given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """The arguments to send: defaults below what was given, fixed ones above it."""
+        """The arguments to send: given ones override defaults, fixed ones override both."""
         if tool not in self.defaults and tool not in self.fixed:
             return given
         return {**self.defaults.get(tool, {}), **(given or {}), **self.fixed.get(tool, {})}
 
 
 def _without(schema: Any, hidden: frozenset[str], optional: frozenset[str]) -> Any:
-    """The schema without the properties that are fixed, and without demanding those that have a default."""
+    """The schema without fixed properties; those with a default are no longer required."""
     if not isinstance(schema, Mapping):
         return schema
     shown = dict(schema)

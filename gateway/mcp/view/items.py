@@ -1,4 +1,4 @@
-"""The items of a backend's lists, made such that every client can read them.
+"""The items of a backend's lists, in a form that every client can read.
 
 A client's SDK parses a list as a whole: one item that it refuses costs it the items of all servers. So each item is
 held against the protocol's shape once, when the list is read: what is optional and not as it should be is dropped;
@@ -28,9 +28,9 @@ MAX_ITEMS: Final = 10_000
 _MAX_KEY: Final = 8192
 _MAX_SHOWN: Final = 80
 _DEPTH_TO_SPARE: Final = 100
-"""Levels that an item may be wrapped in before it is written."""
+"""Levels of nesting around an item before it is written."""
 _REPLACED: Final = "\ufffd"
-"""Stands for what was no character, so the backend does not know the name."""
+"""Replaces what was no character, so the backend does not know the name."""
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)")
 
 
@@ -39,19 +39,19 @@ class Unfit(Exception):
 
 
 class Sieve:
-    """Takes the items of one list as they come, and keeps what can be shown."""
+    """Takes the items of one list one by one, and keeps those that can be shown."""
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
         self.items: list[dict[str, Any]] = []
         self.size = 0
-        """Bytes of the items kept."""
+        """Bytes of the items in the sieve."""
         self.looked = 0
         self.flaws = Flaws()
 
     @property
     def full(self) -> bool:
-        """Whether nothing more is taken."""
+        """Whether it takes no more items."""
         return self.looked >= MAX_ITEMS or self.size >= MAX_LIST
 
     def take(self, item: Any) -> None:
@@ -99,7 +99,7 @@ def _size(item: dict[str, Any]) -> int:
 
 
 def size_of(value: Any) -> int | None:
-    """Bytes of a value as it is written; None for one that cannot be, also when it stands inside of others."""
+    """Bytes of a value as it is written; None for one that cannot be written, on its own or inside others."""
     try:
         return len(json.dumps(_wrapped(value), ensure_ascii=False, allow_nan=False).encode()) - 2 * _DEPTH_TO_SPARE
     except (ValueError, RecursionError):
@@ -135,7 +135,7 @@ def mended(kind: Kind, item: Any) -> tuple[dict[str, Any], list[str]]:
 
 
 def _check_key(kind: Kind, key: str) -> None:
-    """Raises Unfit for a name that the APIs of models refuse, and with it every other tool of the request."""
+    """Raises Unfit for a name that model APIs refuse: they would refuse all tools of the request with it."""
     if len(key) > _MAX_KEY:
         raise Unfit(f"its {kind.key} is longer than {_MAX_KEY} characters")
     if not key.isprintable() or _REPLACED in key:
@@ -154,7 +154,7 @@ _Check = Callable[[Any], Any]
 
 
 def _optional(item: Mapping[str, Any], checks: Mapping[str, _Check]) -> tuple[dict[str, Any], list[str]]:
-    """The members without what is not as it should be, and which those were."""
+    """The well-formed members, and the names of the others."""
     shown, changed = dict(item), []
     for member in item.keys() & checks.keys():
         value = item[member]
@@ -182,14 +182,14 @@ def _one_of(*words: str) -> _Check:
 
 
 def _each(check: _Check) -> _Check:
-    """A list, without the entries that do not pass."""
+    """A list without its malformed entries."""
     return lambda value: (
         [fit for one in value if (fit := check(one)) is not None] if isinstance(value, list) else None
     )
 
 
 def _object(checks: Mapping[str, _Check], required: str = "") -> _Check:
-    """An object, without the members that do not pass; it must have a text of the name `required`."""
+    """An object without its malformed members; it must have a text named `required`."""
 
     def check(value: Any) -> Any:
         if not isinstance(value, dict) or (required and not isinstance(value.get(required), str)):

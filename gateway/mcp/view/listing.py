@@ -9,13 +9,13 @@ from enum import StrEnum
 from typing import Any, Final
 
 MAX_NAMED: Final = 10
-"""Flawed items of a list that are named; all are counted."""
+"""Flawed items of a list that are named in messages; all are counted."""
 FRESH_S: Final = 5.0
-"""How long a list is taken as it was read, where the backend does not tell of changes."""
+"""How long a list counts as fresh, if the backend does not report changes."""
 
 
 class Kind(StrEnum):
-    """A list that a backend keeps."""
+    """One of the lists that a backend has."""
 
     TOOLS = "tools"
     PROMPTS = "prompts"
@@ -34,12 +34,12 @@ class Kind(StrEnum):
 
     @property
     def words(self) -> str:
-        """The list in a sentence."""
+        """The word for its items in a sentence."""
         return "resource templates" if self is Kind.TEMPLATES else self.value
 
     @property
     def key(self) -> str:
-        """The member of an item that tells it from the others."""
+        """The member that identifies an item."""
         match self:
             case Kind.TOOLS | Kind.PROMPTS:
                 return "name"
@@ -69,7 +69,7 @@ class Flaws:
     left_out: int = 0
     changed: int = 0
     named: list[str] = field(default_factory=list)
-    """`NAME (why)` of those left out, up to `MAX_NAMED`."""
+    """`NAME (why)` of items left out, up to `MAX_NAMED`."""
     _changed: list[str] = field(default_factory=list)
 
     def leave_out(self, name: str, why: str, count: int = 1) -> None:
@@ -79,7 +79,7 @@ class Flaws:
             self.named.append(f"{name} ({why})")
 
     def change(self, name: str, members: list[str]) -> None:
-        """An item that is shown without what clients would refuse."""
+        """Note an item that is shown without the parts that clients would refuse."""
         self.changed += 1
         if len(self._changed) < MAX_NAMED:
             self._changed.append(f"{name} ({', '.join(members)})")
@@ -104,9 +104,9 @@ class Listing:
 
     items: list[dict[str, Any]] = field(default_factory=list)
     read: float = 0.0
-    """Monotonic seconds; 0 for one that comes from an earlier life."""
+    """Monotonic seconds; 0 for a list from an earlier run."""
     watched: bool = False
-    """The backend tells of changes, so it stays fresh until it does."""
+    """The backend reports changes, so the list stays fresh until then."""
     ttl_ms: int | None = None
     scope: str | None = None
     keys: frozenset[str] | None = None
@@ -114,7 +114,7 @@ class Listing:
     """Bytes of the items."""
     flaws: Flaws = field(default_factory=Flaws)
     extra: dict[str, Any] = field(default_factory=dict)
-    """What else the answer said (`_meta`, fields nobody knows): it passes where the backend stands alone."""
+    """The other members of the answer (`_meta`, unknown fields): passed on where the route has one backend."""
 
     @property
     def fresh(self) -> bool:

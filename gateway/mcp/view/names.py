@@ -11,7 +11,7 @@ _DIGEST: Final = 8
 
 
 def exposed_name(prefix: str, separator: str, name: str) -> str:
-    """The name a client sees; a longer one than 64 characters is cut and ends in a digest of the whole."""
+    """The name a client sees; one longer than 64 characters is cut and ends in a digest of the whole."""
     full = f"{prefix}{separator}{name}" if prefix else name
     if len(full) <= MAX_NAME:
         return full
@@ -20,7 +20,7 @@ def exposed_name(prefix: str, separator: str, name: str) -> str:
 
 
 def reserved_starts(prefixes: Mapping[str, str], separator: str) -> dict[str, tuple[str, ...]]:
-    """For each backend (with its prefix): the beginnings that belong to others, where they say more than its own."""
+    """For each backend (with its prefix): the prefixes of other backends that are longer than its own."""
     starts = {name: {f"{name}{separator}", f"{prefix}{separator}"} for name, prefix in prefixes.items()}
     found = {}
     for name, prefix in prefixes.items():
@@ -39,7 +39,7 @@ class NameTable:
         take: Callable[[str, str], str] = lambda _wanted, backend: backend,
         reserved: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
-        """`take` claims (a name, for a backend) and says whose it is; `reserved` is how others' names begin."""
+        """`take` claims a name for a backend and returns its owner; `reserved` has the prefixes of other backends."""
         self._separator = separator
         self._take = take
         self._reserved = reserved or {}
@@ -47,7 +47,7 @@ class NameTable:
         self._names: dict[tuple[str, str], str] = {}
         self._bare: dict[str, list[tuple[str, str]]] = {}
         self.conflicts: list[tuple[str, str, str]] = []
-        """(backend, its name, the name it got instead) where two backends offered one name."""
+        """(backend, its name, the name it got instead) where two backends have one name."""
 
     def add(self, backend: str, prefix: str, names: Iterable[str]) -> None:
         """Give each of the backend's names an exposed one; a taken one is prefixed with the backend's name."""
@@ -70,7 +70,7 @@ class NameTable:
         return iter(self._owners)
 
     def exposed(self, backend: str, name: str) -> str | None:
-        """The exposed name, or None where it could not get one."""
+        """The exposed name; None if it could not get one."""
         return self._names.get((backend, name))
 
     def owner(self, exposed: str) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""What an administrator is told of a backend's lists."""
+"""What administrators see of the flaws in a backend's lists."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from observability.events import NoticeEvent, Severity
 
 
 def left_out(backend: str, kind: Kind, flaws: Flaws) -> NoticeEvent | None:
-    """Items of a list that cannot be shown to clients."""
+    """The notice for items of a list that cannot be shown to clients; None when there are none."""
     if not flaws.left_out:
         return None
     return NoticeEvent(
@@ -24,8 +24,8 @@ def left_out(backend: str, kind: Kind, flaws: Flaws) -> NoticeEvent | None:
     )
 
 
-def told(lists: Mapping[Kind, Listing]) -> dict[str, list[str]]:
-    """What is `left_out` of the lists, and `reshaped`, in sentences."""
+def describe(lists: Mapping[Kind, Listing]) -> dict[str, list[str]]:
+    """What was `left_out` of the lists, and what was `reshaped`, in sentences."""
     flaws = [(kind, listing.flaws) for kind, listing in lists.items()]
     return {
         "left_out": [found.missing(kind) for kind, found in flaws if found.left_out],

@@ -1,4 +1,4 @@
-"""What pinned tool definitions said, so that a person can compare; `pins` decides by digests, this only explains."""
+"""The texts of pinned tool definitions, so that a person can compare; `pins` decides by digests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.mcp.wire.saver import Saver
 _FILE: Final = "pinned-words.json"
 _MAX_TEXT: Final = 4_000
 _MAX_TOOLS: Final = 500
-"""Tools of one backend whose words are kept."""
+"""Tools of one backend whose texts are stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,19 +22,19 @@ class Difference:
 
     tool: str
     before: str
-    """What the pinned definition said; empty for a new tool, or one whose words were not kept."""
+    """The text of the pinned definition; empty for a new tool, or one whose text was not stored."""
     after: str
 
 
 def words(tool: Mapping[str, Any]) -> str:
-    """A definition as text: the description first, then all else that it says, cut after 4,000 characters."""
+    """A definition as text: the description first, then all other members, cut after 4,000 characters."""
     rest = {key: value for key, value in tool.items() if key not in {"name", "description"}}
     text = f"{tool.get('description', '')}\n\n{json.dumps(rest, indent=1, sort_keys=True, ensure_ascii=False)}"
     return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…"
 
 
 class Wording:
-    """The words of pinned definitions, in a file where there is a directory for it, and of those that changed."""
+    """The texts of pinned definitions (in a file, if there is a directory for it) and of those that changed."""
 
     def __init__(self, directory: Path | None) -> None:
         self._path = directory / _FILE if directory is not None else None
@@ -51,13 +51,13 @@ class Wording:
         self.saver.soon()
 
     def forget(self, backend: str, tools: Iterable[str]) -> None:
-        """These are not pinned any more."""
+        """These definitions are no longer pinned."""
         for kept in (self._pinned.get(backend, {}), self._changed.get(backend, {})):
             for tool in tools:
                 kept.pop(tool, None)
 
     def changed(self, backend: str, tool: Mapping[str, Any]) -> None:
-        """This definition is another than the pinned one."""
+        """This definition differs from the pinned one."""
         fresh, pinned, name = self._changed.setdefault(backend, {}), self._pinned.get(backend, {}), str(tool["name"])
         if name not in fresh and len(fresh) >= _MAX_TOOLS:
             new = next((other for other in reversed(fresh) if other not in pinned), None) if name in pinned else None
@@ -74,7 +74,7 @@ class Wording:
             self.saver.soon()
 
     def differences(self, backend: str, tools: Iterable[str]) -> list[Difference]:
-        """What these tools said and say, where it is known."""
+        """The pinned and the current texts of these tools, as far as they are known."""
         before, after = self._pinned.get(backend, {}), self._changed.get(backend, {})
         return [
             Difference(tool=tool, before=before.get(tool, ""), after=after[tool])

@@ -1,4 +1,4 @@
-"""Tool definitions are pinned when they are first seen; a change is told, and with `pin: strict` hidden."""
+"""Tool definitions are pinned when they are first seen; a change is reported, and with `pin: strict` hidden."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _MAX_DETAIL: Final = 500
 _MAX_PINNED: Final = 20_000
 """Tools of one backend that are pinned; a list has 10,000 at most."""
 _MAX_EVENTS: Final = 50
-"""Events of one backend in a minute that tell of single tools; the rest is counted in one notice."""
+"""Events about single tools, of one backend in a minute; further ones are counted in one notice."""
 _MINUTE_S: Final = 60.0
 
 
 def fingerprint(tool: Mapping[str, Any]) -> str:
-    """A hash of all that a tool's definition says."""
+    """A hash of a tool's whole definition."""
     text = json.dumps(tool, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class Pins:
-    """The pinned definitions, kept in a file where there is a directory for it."""
+    """The pinned definitions, saved to a file if there is a directory for it."""
 
     def __init__(self, emit: Callable[[Event], object], directory: Path | None) -> None:
         self._emit = emit
@@ -57,7 +57,7 @@ class Pins:
         self._modes = modes
 
     def seen(self, backend: str, tools: Iterable[Mapping[str, Any]], *, own: bool = False) -> None:
-        """A backend's tools were read; `own` from one session's process, which can only show more to be wrong."""
+        """A backend's tools were read; `own`: from one session's process, which can only add deviations."""
         if self._modes.get(backend, Pin.OFF) is Pin.OFF:
             return
         defined = {str(tool["name"]): tool for tool in tools}
@@ -95,8 +95,8 @@ class Pins:
                 changed.pop(name, None)
 
     def _forget(self, backend: str, pinned: dict[str, str], current: Mapping[str, str]) -> None:
-        """A backend that has other tools each time it is asked must fill neither the disk nor the memory. Of what it does
-        not list any more the newest goes first: so it cannot wash out what was pinned before."""
+        """A backend that lists other tools each time must fill neither disk nor memory. Of the tools that it no longer
+        lists, the newest are dropped first, so it cannot displace older pins."""
         if len(pinned) <= _MAX_PINNED:
             return
         gone = [name for name in reversed(pinned) if name not in current][: len(pinned) - _MAX_PINNED]
@@ -138,7 +138,7 @@ class Pins:
             self._event(backend, name, ToolChange.CHANGED, "its definition is not the pinned one any more")
 
     def _event(self, backend: str, tool: str, change: ToolChange, detail: str) -> None:
-        """Tell of one tool; where there are too many to tell of, say that once."""
+        """Report one tool; where there are too many, report that once."""
         spoken = self._spoken.setdefault(backend, Spoken())
         if spoken.may(time.monotonic()):
             detail = detail[:_MAX_DETAIL]
@@ -167,11 +167,11 @@ class Pins:
         return tool not in pinned or (definition is not None and pinned[tool] != fingerprint(definition))
 
     def differences(self, backend: str) -> list[Difference]:
-        """The tools whose definitions are not the pinned ones, with what they said and say."""
+        """The tools whose definitions differ from the pinned ones, with both texts."""
         return self._words.differences(backend, self._changed.get(backend, ()))
 
     def approve(self, backend: str, tool: str) -> None:
-        """Pin the definition as it is now. Raises KeyError for a tool that the backend does not have."""
+        """Pin the current definition. Raises KeyError for a tool that the backend does not have."""
         known = {**self._pinned.get(backend, {}), **self._current.get(backend, {})}
         digest = self._changed.get(backend, {}).pop(tool, None) or known[tool]
         self._pinned.setdefault(backend, {})[tool] = digest
@@ -186,7 +186,7 @@ class Pins:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            logger.warning("the pinned tool definitions cannot be read, so they are pinned anew: %s", error)
+            logger.warning("the pinned tool definitions cannot be read, so they are pinned again: %s", error)
             return {}
         return pinned if isinstance(pinned, dict) else {}
 
@@ -196,7 +196,7 @@ class Pins:
 
 
 class Spoken:
-    """How many events told of one backend's tools in this minute."""
+    """How many events about one backend's tools were emitted in this minute."""
 
     __slots__ = ("_count", "_since", "skipped")
 
@@ -206,7 +206,7 @@ class Spoken:
         self.skipped = 0
 
     def may(self, now: float) -> bool:
-        """Whether one more may be told of."""
+        """Whether one more may be reported."""
         if now - self._since >= _MINUTE_S:
             self._since, self._count, self.skipped = now, 0, 0
         self._count += 1

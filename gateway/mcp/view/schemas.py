@@ -1,4 +1,4 @@
-"""JSON Schemas of tools, made such that every client can read the list they stand in.
+"""JSON Schemas of tools, in a form that lets every client read the list that has them.
 
 The TypeScript SDK parses a list as a whole and compiles each `outputSchema` with Ajv; one that it refuses costs the client
 every tool of every server. So an input schema is mended where its meaning allows it, and an output schema
@@ -40,7 +40,7 @@ _DEPTH: Final = 64
 
 
 def input_schema(schema: Any) -> tuple[Any, bool]:
-    """The schema as clients can read it (None where it is none), and whether it had to be changed."""
+    """The schema as clients can read it (None if it is none), and whether it had to be changed."""
     if schema is None or schema is True or schema == {}:
         return {"type": "object"}, True
     if not isinstance(schema, dict):
@@ -145,7 +145,7 @@ def _is_local(root: Mapping[str, Any], ref: Any) -> bool:
 
 
 def _is_pattern(_: Mapping[str, Any], text: Any) -> bool:
-    """Whether it means the same to every engine of regular expressions, Unicode mode of JavaScript included."""
+    """Whether the pattern means the same to every regular expression engine, including JavaScript's Unicode mode."""
     if not isinstance(text, str) or len(text) > 1000 or _PYTHONIC.search(text) or not _PATTERN.fullmatch(text):
         return False
     try:

@@ -62,7 +62,7 @@ class Search:
         )
 
     def shown(self, view: View, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What a searching client's list has: the two tools, and those pinned."""
+        """The tools list of a searching client: the two tools, and the pinned ones."""
         pinned = [tool for tool in tools if view.pinned.passes(tool["name"])]
         return [*(dict(tool) for tool in SEARCH_TOOLS.values()), *pinned]
 
@@ -127,7 +127,7 @@ def _text(text: str) -> str:
 
 
 def _words(text: str) -> str:
-    """Names fall apart into words: `create_pullRequest` has three."""
+    """The words of a text; names are split: `create_pullRequest` has three."""
     return " ".join(_WORD.findall(_CAMEL.sub(" ", _text(text)).replace("_", " "))).lower()
 
 

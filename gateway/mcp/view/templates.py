@@ -1,4 +1,4 @@
-"""Which URIs a URI template can make (RFC 6570); rather more than less.
+"""Which URIs a URI template can make (RFC 6570); in doubt, it can.
 
 Theory of operation. Templates are a backend's text, so no regular expression is made of them: one with a dozen `.*` would
 keep the gateway busy for hours. A matcher is a set of places in the URI at which the rest of the template may begin, kept
@@ -27,7 +27,7 @@ _MAX_TEMPLATE: Final = 1024
 
 
 class Text:
-    """A URI, and where each character stands in it."""
+    """A URI, with the positions of each character."""
 
     __slots__ = ("_masks", "all", "length", "not_slash", "uri")
 
@@ -39,7 +39,7 @@ class Text:
         self.not_slash = self.all >> 1 & ~self.mask("/")
 
     def mask(self, character: str) -> int:
-        """The places of a character."""
+        """The positions of a character."""
         found = self._masks.get(character)
         if found is None:
             found, at = 0, self.uri.find(character)
@@ -89,7 +89,7 @@ class TemplatePattern:
 
 
 def _after(text: Text, places: int, operator: str) -> int:
-    """Where an expression that begins at one of these places may end."""
+    """Where an expression that begins at one of these positions may end."""
     if operator == _SEGMENT:
         begun = places & text.not_slash
         return places | ((text.not_slash + begun) ^ text.not_slash)
@@ -100,5 +100,5 @@ def _after(text: Text, places: int, operator: str) -> int:
 
 
 def _from(text: Text, lowest: int) -> int:
-    """Every place from this one on."""
+    """Every position from this one on."""
     return text.all & ~(lowest - 1)

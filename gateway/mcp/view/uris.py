@@ -29,13 +29,13 @@ _SLASHES: Final = re.compile(r"/{2,}")
 
 
 def flaw(uri: str) -> str:
-    """Why the text is no URI that everybody reads alike; empty when it is one."""
+    """Why the text is no URI that all programs read alike; empty when it is one."""
     found = _FORBIDDEN.search(uri)
     return f"it holds {found[0]!a}, which a URI must percent-encode" if found is not None else ""
 
 
 def passes(globs: Globs, uri: str) -> bool:
-    """Whether a client's filter lets the URI through, whichever way the server reads it."""
+    """Whether a client's filter allows the URI, in every way that a server may read it."""
     if globs.allow is None and globs.deny is None:
         return True
     if flaw(uri) or not globs.passes(uri):
@@ -80,12 +80,12 @@ def _small(uri: str) -> str:
 
 
 def _bare(uri: str) -> str:
-    """Without user, query, fragment and a slash at the end: many servers look at host and path only."""
+    """The URI without user, query, fragment and a slash at the end: many servers look at host and path only."""
     return _USER.sub("://", re.split(r"[?#]", uri, maxsplit=1)[0].removesuffix("/"), count=1)
 
 
 def _collapsed(uri: str) -> str:
-    """As a file system reads the path: several slashes are one."""
+    """The URI as a file system reads its path: several slashes are one."""
     head, separator, rest = uri.partition("://")
     return head + separator + _SLASHES.sub("/", rest) if separator else _SLASHES.sub("/", uri)
 

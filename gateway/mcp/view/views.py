@@ -1,7 +1,7 @@
 """What one client sees on one route: the same for every list and every call.
 
 `Rules` are a backend's own (from `mcpServers`), a `View` is a client's (from `clients`). A `Directory` gives every
-tool and prompt its name on `/mcp`, over all backends, so that names do not depend on who asks.
+tool and prompt its name on `/mcp`, over all backends, so that names do not depend on the client.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from registry.model.settings import ClientSettings
 
 _REMEMBERED: Final = 4096
 _LONGEST_REMEMBERED: Final = 512
-"""A longer name is decided anew each time: names are text that a client chose."""
+"""The decision for a longer name is not cached: names are text that a client chose."""
 _MAX_TEMPLATES: Final = 128
 """Templates of one backend that URIs are matched against."""
 
 
 class Rules:
-    """What a server's own entry says of its tools and prompts."""
+    """The rules of a server's entry for its tools and prompts."""
 
     def __init__(self, name: str, server: Server, separator: str) -> None:
         self.name = name
@@ -44,7 +44,7 @@ class Rules:
             and not (server.tools.rename or server.tools.fixed)
             and server.pin is not Pin.STRICT
         )
-        """Whether nothing of the backend is hidden or held fast."""
+        """Whether nothing of the backend is hidden or fixed."""
 
     def passes(self, kind: Kind, name: str) -> bool:
         """Whether the server's own filter shows the item."""
@@ -74,7 +74,7 @@ class Directory:
         self.rules = rules
         self.claims = claims or Claims()
         self.contested: list[tuple[Kind, str, str, str]] = []
-        """(list, the backend that wanted it, whose it is, name or URI)."""
+        """(list, the backend that wanted it, its owner, name or URI)."""
         reserved = reserved_starts({name: rule.prefix for name, rule in rules.items()}, separator)
         self.tables = {kind: NameTable(separator, self._taker(kind), reserved) for kind in (Kind.TOOLS, Kind.PROMPTS)}
         for kind, table in self.tables.items():
@@ -109,7 +109,7 @@ class Directory:
         return self.tables[kind].exposed(backend, shown) or exposed_name(rules.prefix, rules.separator, shown)
 
     def owner(self, kind: Kind, exposed: str, visible: Iterable[str]) -> tuple[str, str] | None:
-        """(backend, its own name) of a tool or prompt on `/mcp`; None where nobody has it or it was renamed away."""
+        """(backend, its own name) of a tool or prompt on `/mcp`; None where no backend has it or it was renamed."""
         found = self.tables[kind].owner(exposed) or self._by_prefix(exposed, visible)
         if found is None or found[0] not in self.rules:
             return None
@@ -118,7 +118,7 @@ class Directory:
         return None if name is None else (backend, name)
 
     def _by_prefix(self, exposed: str, visible: Iterable[str]) -> tuple[str, str] | None:
-        """A name that no list has: the backend may know it all the same."""
+        """The backend and name for a name on no list: the backend may know it nevertheless."""
         for backend in visible:
             rules = self.rules[backend]
             start = rules.prefix + rules.separator
@@ -127,7 +127,7 @@ class Directory:
         return None
 
     def claimant(self, kind: Kind, key: str, visible: Collection[str]) -> str | None:
-        """Whose listed resource or template it is, for one who sees these backends: its owner's, if that is one."""
+        """The owner of a listed resource or template, if it is one of these backends."""
         return next((owner for owner in self._listers.get((kind, key), ()) if owner in visible), None)
 
     def lists(self, uri: str, visible: Collection[str]) -> bool:
@@ -135,7 +135,7 @@ class Directory:
         return any(self.claimant(kind, uri, visible) is not None for kind in (Kind.RESOURCES, Kind.TEMPLATES))
 
     def resource_owner(self, uri: str, visible: Sequence[str]) -> str | None:
-        """Who lists the URI, has a template for it, or lists the template itself."""
+        """The backend that lists the URI, has a template for it, or lists the template itself."""
         seen = frozenset(visible)
         if (owner := self.claimant(Kind.RESOURCES, uri, seen)) is not None:
             return owner
@@ -180,7 +180,7 @@ class View:
         self.search = settings.tools.mode is ToolMode.SEARCH
         self.pinned = Globs.of(settings.tools.pinned, ())
         self.lists: dict[Any, Any] = {}
-        """Answers of lists, for as long as the directory stands that they were made from."""
+        """Answers of lists; valid while the directory that they were made from is current."""
         self._directory = directory
         self._hidden = hidden
         self._globs = {
@@ -193,7 +193,7 @@ class View:
 
     @property
     def directory(self) -> Directory:
-        """The directory as it stands now."""
+        """The current directory."""
         return self._directory()
 
     def shows(self, kind: Kind, backend: str, key: str, item: Mapping[str, Any] | None = None) -> bool:
@@ -241,13 +241,13 @@ class View:
         """The backend that a resource's URI, or a template, belongs to; None when the client may not see it."""
         directory = self._directory()
         if uris.flaw(uri) and not directory.lists(uri, self.backends):
-            return None  # nobody knows what its server would make of it
+            return None  # its server may read it in any way
         owner = directory.resource_owner(uri, self.backends)
         return owner if owner is not None and self.shows(Kind.RESOURCES, owner, uri) else None
 
     def narrows(self, kind: Kind, backend: str) -> bool:
-        """Whether something of the backend's tools or prompts is hidden or held fast for this client. Then a name that no
-        list has must not be called: it may be another spelling of one that is."""
+        """Whether some of the backend's tools or prompts are hidden or fixed for this client. Then a name on no list must
+        not be called: it may be another spelling of a hidden one."""
         globs, rules = self._globs[kind], self._directory().rules.get(backend)
         return rules is None or not rules.whole or globs.allow is not None or globs.deny is not None
 

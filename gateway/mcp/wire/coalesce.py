@@ -1,4 +1,4 @@
-"""Does a thing at once when it is first asked for, then at most once in an interval, and never forgets the last time."""
+"""Runs an action at once when first asked, then at most once in an interval, without losing the last request."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ EVERY_S: Final = 1.0
 
 
 class Coalesced:
-    """Calls what it is given; what is asked for again within the interval is done once, at its end."""
+    """Runs actions by key; one that is asked for again within the interval runs once, at its end."""
 
     def __init__(self, every_s: float = EVERY_S) -> None:
         self._every_s = every_s
         self._resting: dict[Hashable, tuple[asyncio.TimerHandle, Callable[[], Any] | None]] = {}
         self.saved = 0
-        """How often nothing was done, because it will be."""
+        """How many requests were merged into a later one."""
 
     def ask(self, key: Hashable, act: Callable[[], Any]) -> None:
-        """Do it now, or at the end of the interval in which it was done before under this key."""
+        """Run `act` now, or at the end of the interval in which an action of this key ran."""
         resting = self._resting.get(key)
         if resting is None:
             self._do(key, act)
@@ -38,7 +38,7 @@ class Coalesced:
             self._do(key, waiting)
 
     def close(self) -> None:
-        """Nothing more is done."""
+        """Cancel all waiting actions."""
         for timer, _ in self._resting.values():
             timer.cancel()
         self._resting.clear()

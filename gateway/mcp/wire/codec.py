@@ -1,4 +1,4 @@
-"""JSON in and out, without losing anything.
+"""JSON in and out, without loss.
 
 Theory of operation. What a client sends is parsed once by `parse`, strictly: UTF-8, no duplicate keys (two
 readers could take different ones), no NaN. What is forwarded is `dumps` of what was parsed, so the filters and
@@ -110,7 +110,7 @@ def dumps(value: Any) -> bytes:
 _RESULT_FIRST: Final = b'{"result":'
 _BLANKS: Final = b" \t\r\n"
 _NEIGHBOUR: Final = re.compile(rb'\}\s*,\s*"(?:id"|[^"]*\\)')
-"""Where a value may have ended and an `id`, however it is spelled, may stand beside it."""
+"""Where a value may have ended and an `id`, in any spelling, may follow it."""
 
 
 def result_text(line: bytes, number: int) -> bytes | None:

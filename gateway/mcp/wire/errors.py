@@ -10,10 +10,10 @@ METHOD_NOT_FOUND: Final = -32601
 INVALID_PARAMS: Final = -32602
 INTERNAL_ERROR: Final = -32603
 BACKEND_UNAVAILABLE: Final = -32000
-"""The backend is not there, died, or answered with something that is no answer. `data.backend` names it."""
+"""The backend is not running, died, or sent an invalid answer. `data.backend` names it."""
 REQUEST_TIMEOUT: Final = -32001
 RESOURCE_NOT_FOUND: Final = -32002
-"""Up to 2025-11-25; 2026-07-28 says -32602."""
+"""Up to 2025-11-25; in 2026-07-28 it is -32602."""
 HEADER_MISMATCH: Final = -32020
 MISSING_CAPABILITY: Final = -32021
 UNSUPPORTED_VERSION: Final = -32022
@@ -34,13 +34,15 @@ STATUS: Final = {
 class RpcError(Exception):
     """Raised when a request is to be answered with a JSON-RPC error."""
 
-    def __init__(self, code: int, message: str, data: Any = None, *, kind: str = "") -> None:
+    def __init__(self, code: int, message: str, data: Any = None, *, kind: str = "", reason: str = "") -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.data = data
         self.kind = kind or str(code)
         """The word for `error.type`: our own where we have one, else the code."""
+        self.reason = reason or message
+        """The message without the name of its backend, for a text that names it already."""
 
     def body(self) -> dict[str, Any]:
         """The `error` member."""
@@ -51,7 +53,7 @@ class RpcError(Exception):
 
 
 def clipped(text: str, most: int) -> str:
-    """The text, or its beginning and how long it is: what a backend says has no end of its own."""
+    """The text, or its beginning and its length: a backend may send text of any length."""
     return text if len(text) <= most else f"{text[:most]}… (cut; it has {len(text)} characters)"
 
 
@@ -65,13 +67,15 @@ class ConnectFailed(PeerClosed):
 
 UNAVAILABLE: Final = "backend_unavailable"
 MAX_REASON: Final = 2000
-"""Characters of a backend's words in an error of ours, in a log line and in what others hear of it."""
+"""Characters of a backend's text in an error of ours, in a log line and in notices."""
 
 
 def unavailable(backend: str, why: str) -> RpcError:
     """The error for a backend that cannot answer: it says which and why."""
     why = clipped(why, MAX_REASON)
-    return RpcError(BACKEND_UNAVAILABLE, f"Backend {backend}: {why}", {"backend": backend}, kind=UNAVAILABLE)
+    return RpcError(
+        BACKEND_UNAVAILABLE, f"Backend {backend}: {why}", {"backend": backend}, kind=UNAVAILABLE, reason=why
+    )
 
 
 def session_ended(backend: str, why: str) -> RpcError:

@@ -2,8 +2,8 @@
 
 Why our own: a call's own response stream is the routing key for what the backend says during the call, the
 connection comes from a door as a connected socket, and the cost per call decides the gateway's speed. Parsing is
-httptools'. A connection that stood idle for long is not used again, since the other end may be closing it; a
-request that was sent is never sent twice.
+httptools'. A connection that was idle for long is not used again, since the other end may be closing it; a request that was
+sent is never sent twice.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from gateway.pace import TURN_S, Pace
 _IDLE_S: Final = 3.0
 _MAX_IDLE: Final = 256
 _MAX_OPEN: Final = 1024
-"""Connections of one backend; standing streams, on which it only tells of changes, take half of them at most."""
+"""Connections of one backend; long-lived streams, which only report changes, take at most half of them."""
 _MAX_OVERHEAD: Final = 256 * 1024
 """Bytes of heads, interim responses, trailers and chunk framing without a byte of body."""
 _SLICE: Final = 4 * 1024
-"""Bytes taken apart before the clock is looked at."""
+"""Bytes parsed before the clock is read."""
 _SMALL_SLICE: Final = 512
 _MANY_LINES: Final = 64
-"""A slice with more lines than that may be hundreds of events, each with its own work: it is taken in small ones."""
+"""A slice with more lines may hold hundreds of events, each with its own work, so it is parsed in small slices."""
 
 
 class Receiver(Protocol):
@@ -45,7 +45,7 @@ class Receiver(Protocol):
         """The response is complete."""
 
     def on_broken(self, why: str) -> None:
-        """It will never be."""
+        """The response will never be complete."""
 
 
 class Connection(asyncio.Protocol):
@@ -60,17 +60,17 @@ class Connection(asyncio.Protocol):
         self._status = 0
         self._headers: dict[str, str] = {}
         self._transport: asyncio.Transport | None = None
-        self._keep = True
+        self._keep_alive = True
         self._overhead = 0
         self.idle_since = 0.0
         self.closed = False
         self._lost = False
         """The other end closed it."""
         self.asked_for = False
-        """What came in this turn was the answer to a call, which costs the backend nothing."""
+        """The data of this turn was the answer to a call, which costs the backend nothing."""
         self._unpaid_s = 0.0
         self._waiting = b""
-        """What came and waits until the backend may be read again."""
+        """Data that waits until the backend may be read again."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
@@ -92,7 +92,7 @@ class Connection(asyncio.Protocol):
             self._take(data)
 
     def _take(self, data: bytes) -> None:
-        """As much as this turn allows; the rest waits, and nothing more is read meanwhile."""
+        """Parse as much as this turn allows; the rest waits, and no more is read meanwhile."""
         began = time.perf_counter()
         self.asked_for = False
         at = 0
@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
 
     def _feed(self, data: bytes) -> None:
         if self._parser is None:
-            self.abort()  # an answer that nobody asked for
+            self.abort()  # a response without a request
             return
         self._overhead += len(data)
         try:
@@ -138,7 +138,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def open(self) -> bool:
-        """Whether a request can be sent: the transport may be closing before anybody was told."""
+        """Whether a request can be sent: the transport may be closing before it reports that."""
         return not self.closed and self._transport is not None and not self._transport.is_closing()
 
     def eof_received(self) -> bool:
@@ -151,7 +151,7 @@ class Connection(asyncio.Protocol):
             self._end()
 
     def _end(self) -> None:
-        """Nothing more comes."""
+        """The connection is over: end the response on it."""
         self.closed = True
         receiver, self._receiver = self._receiver, None
         if receiver is None:
@@ -176,7 +176,7 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._status = self._parser.get_status_code()
-        self._keep = self._parser.should_keep_alive()
+        self._keep_alive = self._parser.should_keep_alive()
         if self._receiver is not None and self._status >= 200:
             self._receiver.on_head(self._status, self._headers)
 
@@ -189,7 +189,7 @@ class Connection(asyncio.Protocol):
         if 100 <= self._status < 200:
             return
         receiver, self._receiver = self._receiver, None
-        if self._keep and not self.closed:
+        if self._keep_alive and not self.closed:
             self._parser = None
             self._pool.give_back(self)
         else:
@@ -204,7 +204,7 @@ class Connection(asyncio.Protocol):
             receiver.on_broken(why)
 
     def abort(self) -> None:
-        """Close now; the receiver hears of it unless it is done."""
+        """Close now; the receiver is notified unless its response is complete."""
         self.closed = True
         self._pool.forget(self)
         if self._lost:
@@ -213,7 +213,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def drop(self) -> None:
-        """Close now, telling nobody."""
+        """Close now, without notifying the receiver."""
         self._receiver = None
         self.abort()
 
@@ -234,7 +234,7 @@ class Pool:
     def __init__(self, dial: Dial) -> None:
         self._dial = dial
         self.pace = Pace()
-        """What the backend may take of the loop for what nobody asked; shared by all its connections."""
+        """What the backend may take of the loop for output that no client asked for; shared by all its connections."""
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
         self._dialing = 0
@@ -243,18 +243,18 @@ class Pool:
         self.closed = False
 
     async def stand(self) -> Connection:
-        """A connection for a stream that stays open. Raises PeerClosed; ConnectFailed when nobody listens."""
+        """A connection for a stream that stays open. Raises PeerClosed; ConnectFailed when the port is closed."""
         most = _MAX_OPEN // 2
         if len(self._standing) < most:
             connection = await self.take()
-            if len(self._standing) < most:  # others may have been quicker
+            if len(self._standing) < most:  # others may have been faster
                 self._standing.add(connection)
                 return connection
             self.give_back(connection)
         raise PeerClosed(f"{most} streams of it are open already")
 
     async def take(self) -> Connection:
-        """A connection ready for a request. Raises PeerClosed; ConnectFailed when nobody listens."""
+        """A connection ready for a request. Raises PeerClosed; ConnectFailed when the port is closed."""
         idle = self._idle
         oldest = time.monotonic() - _IDLE_S
         while idle:
@@ -296,8 +296,8 @@ class Pool:
             self._idle.append(connection)
 
     def broke(self) -> None:
-        """A connection broke: when its process ended, the others end in a moment, and a request on one would be lost.
-        So those that were made before are not used again."""
+        """A connection broke: if its process ended, the others will end in a moment, and a request on one would be lost. So
+        older connections are not used again."""
         self.breaks += 1
         idle, self._idle = self._idle, []
         for connection in idle:
@@ -309,7 +309,7 @@ class Pool:
         self._standing.discard(connection)
 
     def close(self) -> None:
-        """Close all connections; requests on their way break."""
+        """Close all connections; requests in flight break."""
         self.closed = True
         for connection in list(self._open):
             connection.abort()
@@ -328,50 +328,3 @@ def dial_url(host: str, port: int, context: tls.SSLContext | None) -> Dial:
         return connection
 
     return dial
-
-
-class SseParser:
-    """Splits an event stream into events (WHATWG HTML 9.2.6): `feed` returns (event id, retry ms, data) of each."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._rest = bytearray()
-        self._data: list[bytes] = []
-        self._id: str | None = None
-        self._retry: int | None = None
-        self._size = 0
-
-    def feed(self, chunk: bytes) -> list[tuple[str | None, int | None, bytes]]:
-        """Take a piece of the stream. Raises ValueError when an event is too large."""
-        held = self._rest.endswith(b"\r")
-        self._rest += chunk
-        if len(self._rest) + self._size > self._limit:
-            raise ValueError(f"it sent an event of more than {self._limit} bytes")
-        if not held and b"\n" not in chunk and b"\r" not in chunk:
-            return []  # a long line in small pieces is not split again for each of them
-        lines = bytes(self._rest).splitlines(keepends=True)
-        self._rest.clear()
-        if lines and (not lines[-1].endswith((b"\n", b"\r")) or lines[-1].endswith(b"\r")):
-            self._rest += lines.pop()
-        events = (self._line(line.rstrip(b"\r\n")) for line in lines)
-        return [event for event in events if event is not None]
-
-    def _line(self, line: bytes) -> tuple[str | None, int | None, bytes] | None:
-        if not line:
-            return self._dispatch()
-        name, _, value = line.partition(b":")
-        value = value[1:] if value.startswith(b" ") else value
-        if name == b"data":
-            self._data.append(value)
-            self._size += len(value) + 8  # an empty line takes room too
-        elif name == b"id" and b"\0" not in value:
-            self._id = value.decode("utf-8", "replace")
-        elif name == b"retry" and value.isdigit() and len(value) < 9:
-            self._retry = int(value)
-        return None
-
-    def _dispatch(self) -> tuple[str | None, int | None, bytes] | None:
-        event = (self._id, self._retry, b"\n".join(self._data))
-        empty = not self._data and self._id is None and self._retry is None
-        self._data, self._id, self._retry, self._size = [], None, None, 0
-        return None if empty else event

@@ -1,7 +1,7 @@
-"""A message of a backend, read so that whatever is passed on of it is sound.
+"""Reads a message of a backend, so that all that is passed on of it is sound.
 
-Strict JSON in UTF-8: `NaN`, `Infinity` and bytes that are no text make it no message at all. Half a surrogate pair,
-which servers do send that cut a text in the middle of an emoji, becomes U+FFFD: many clients cannot parse it. Members
+Strict JSON in UTF-8: with `NaN`, `Infinity` or bytes that are no text it is no message. Half a surrogate pair, sent by
+servers that cut a text in the middle of an emoji, becomes U+FFFD: many clients cannot parse it. Members
 of `_meta` (and of an error's data) that begin with `stockade/` are this gateway's own words, so they are dropped.
 
 All of that costs a few searches through the bytes, unless one of them finds something.
@@ -20,9 +20,9 @@ from gateway.mcp.wire.errors import INTERNAL_ERROR
 
 OURS: Final = "stockade/"
 _NEEDLESS: Final = (b"\\u006", b"\\u007", b"\\u002f", b"\\u002F")
-"""How needless escapes begin, of a small letter or of the slash: our name could be spelled with them."""
+"""How needless escapes of a small letter or the slash begin: our name could be spelled with them."""
 _BLANKS: Final = 16
-"""Bytes of blanks that a message may begin with, where it is looked at again."""
+"""Blanks that a message may begin with to be salvaged."""
 _MAX_MENDED: Final = 1024 * 1024
 """Bytes of a message in which half a surrogate pair is replaced; a larger one with such a half is refused."""
 _ESCAPE: Final = re.compile(
@@ -32,7 +32,7 @@ _ESCAPE: Final = re.compile(
 
 
 def read(text: bytes) -> tuple[Any, bytes]:
-    """The message, and the bytes that its result may be passed on as: none when it must be written again.
+    """The message, and the bytes in which its result may be passed on; empty when it must be encoded again.
 
     Raises ValueError for what is not JSON.
     """
@@ -48,7 +48,7 @@ def read(text: bytes) -> tuple[Any, bytes]:
 
 
 def salvaged(text: bytes) -> dict[str, Any] | None:
-    """A response that is JSON but for a number or some text in it. What it says must not be passed on as it is."""
+    """A response that is JSON except for a number or some text in it. Its bytes must not be passed on."""
     if b"{" not in text[:_BLANKS]:
         return None
     try:

@@ -1,7 +1,7 @@
-"""How many values a JSON text holds, found without reading it: bytes alone do not say what it costs to read.
+"""How many values a JSON text holds, found without parsing it: its size alone does not show what parsing costs.
 
-Four megabytes of text are read in milliseconds, four megabytes of numbers or of empty lists in seconds, and nothing else
-runs meanwhile. So a text may have so many bytes and so many values.
+Four megabytes of text are parsed in milliseconds, four megabytes of numbers or of empty lists in seconds, and nothing else
+runs meanwhile. So both the bytes and the values of a text are limited.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import re
 from typing import Final
 
 CLIENT_VALUES: Final = 50_000
-"""Of one message of a client, which is read by a slower and stricter reader."""
+"""Values in one message of a client, which a slower and stricter parser reads."""
 BACKEND_VALUES: Final = 200_000
 _STRING: Final = re.compile(rb'"[^"]*"')
 
 
 def has_more_values(text: bytes, most: int) -> bool:
-    """Whether it holds more than so many. What stands in strings does not count."""
+    """Whether the text holds more than `most` values. The contents of strings do not count."""
     if len(text) <= most or _separators(text) <= most:
         return False
     bare = text.replace(rb"\\", b"").replace(rb"\"", b"")
@@ -26,5 +26,5 @@ def has_more_values(text: bytes, most: int) -> bool:
 
 
 def _separators(text: bytes) -> int:
-    """About one for each value: it stands behind a comma, a colon or a bracket."""
+    """About one for each value, which follows a comma, a colon or a bracket."""
     return text.count(b",") + text.count(b"[") + text.count(b"{")

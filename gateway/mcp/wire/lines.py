@@ -1,9 +1,9 @@
-"""Finds the messages in what a backend writes to its standard output, whatever else it writes there.
+"""Finds the messages in a backend's standard output, whatever else it writes there.
 
 Theory of operation. A message is a JSON object on one line, so a line that does not begin with `{` is none. Those lines
 are passed over by a search for the next brace in the whole chunk, not one by one: a flood of short lines costs no more than
 any other bytes. A line that is no message is not kept, however long it is. One that may be a message and is longer than
-the limit is thrown away as it comes, except for its two ends, which may say whose answer it is.
+the limit is dropped as it comes, except for its two ends, which may show the call that it answers.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _MESSAGE: Final = re.compile(rb"\n(?:\xef\xbb\xbf)?[ \t\r]*\{")
 _BEGIN: Final = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r]*\{")
 _BLANK: Final = re.compile(rb"[ \t\r\xef\xbb\xbf]*")
 _MAX_BLANK: Final = 1024
-"""Blanks that a message may stand behind, where they come in pieces."""
+"""Blanks that may precede a message, where they come in pieces."""
 _EDGE: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Overlong:
-    """A line that is not read, for its size or for what it holds."""
+    """A line that is not parsed, for its size or its contents."""
 
     head: bytes
     tail: bytes
@@ -31,23 +31,23 @@ class Overlong:
 
 
 def ends_of(line: bytes) -> Overlong:
-    """What is kept of a line that is not read."""
+    """The part of an unparsed line that is remembered."""
     return Overlong(line[:_EDGE], line[-_EDGE:], len(line))
 
 
 class Lines:
-    """Takes chunks, gives the lines that may be messages."""
+    """Takes chunks and returns the lines that may be messages."""
 
     def __init__(self, limit: int) -> None:
         self._garbage = self._wasted = 0
         self._limit = limit
         self._part = bytearray()
         self._skipping = False
-        """In the middle of a line that is no message, or too long for one."""
+        """Inside a line that is no message, or too long for one."""
         self._long: Overlong | None = None
 
     def feed(self, chunk: bytes) -> Iterator[bytes | Overlong]:
-        """The lines that are whole now."""
+        """The lines that the chunk completes."""
         if self._part or self._skipping:
             end = chunk.find(b"\n")
             if end < 0:
@@ -67,20 +67,20 @@ class Lines:
         self._grow(text[last + 1 :])
 
     def tally(self) -> tuple[int, int]:
-        """(lines that were no messages, empty ones apart; bytes that belonged to no message) since it was last asked."""
+        """(non-empty lines that were no messages, bytes that belonged to no message) since the last call."""
         counts = self._garbage, self._wasted
         self._garbage = self._wasted = 0
         return counts
 
     def _pass_over(self, between: bytes) -> None:
-        """Lines that are no messages."""
+        """Skip lines that are no messages."""
         if len(between) > 1:
             self._wasted += len(between)
             if not between.isspace():
                 self._garbage += max(1, between.count(b"\n") - 1)
 
     def _grow(self, piece: bytes) -> None:
-        """More of a line whose end is not here yet."""
+        """Add to a line whose end has not come yet."""
         if self._skipping:
             self._wasted += len(piece)
             if (long := self._long) is not None:
@@ -97,7 +97,7 @@ class Lines:
             self._part.clear()
 
     def _end(self) -> Iterator[bytes | Overlong]:
-        """The unfinished line is whole."""
+        """The unfinished line is complete."""
         if self._long is not None:
             yield self._long
         elif self._skipping:

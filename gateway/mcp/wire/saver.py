@@ -1,4 +1,4 @@
-"""A file of ours that is written off the loop: as often as there is something new, at most once in an interval."""
+"""A file that is written in a thread after each change, at most once in an interval."""
 
 from __future__ import annotations
 
@@ -15,21 +15,29 @@ EVERY_S: Final = 1.0
 
 
 class Saver:
-    """Writes what `snapshot` gives. Without a running loop it is written at once."""
+    """Writes the text that `snapshot` gives. Only it knows whether something is new. Without a loop it writes at once."""
 
-    def __init__(self, path: Path | None, what: str, snapshot: Callable[[], Callable[[], Iterable[str]]]) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        what: str,
+        snapshot: Callable[[], Callable[[], Iterable[str]]],
+        *,
+        every_s: float = EVERY_S,
+    ) -> None:
         """`snapshot` is called on the loop and must be quick; what it returns makes the text, piece by piece, in a thread
         (the interpreter changes threads between pieces only, so none may be long). `what` begins an error's sentence."""
         self._path = path
         self._what = what
         self._snapshot = snapshot
+        self._every_s = every_s
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Future[None] | None = None
         self._dirty = False
         self.writes = 0
 
     def soon(self) -> None:
-        """There is something new."""
+        """There is something new to write."""
         if self._path is None:
             return
         self._dirty = True
@@ -39,7 +47,7 @@ class Saver:
             self.now()
             return
         if self._timer is None:
-            self._timer = loop.call_later(EVERY_S, self._begin)
+            self._timer = loop.call_later(self._every_s, self._begin)
 
     def _begin(self) -> None:
         self._timer = None
@@ -47,13 +55,13 @@ class Saver:
             return
         loop = asyncio.get_running_loop()
         if self._writing is not None and not self._writing.done():
-            self._timer = loop.call_later(EVERY_S, self._begin)
+            self._timer = loop.call_later(self._every_s, self._begin)
             return
         self._dirty = False
         self._writing = loop.run_in_executor(None, self._write, self._path, self._snapshot())
 
     def now(self) -> None:
-        """Write what is new before this returns: nothing runs any more that could wait."""
+        """Write what is new before this returns, for use without a running loop."""
         if self._path is not None and self._dirty:
             self._dirty = False
             self._write(self._path, self._snapshot())

@@ -164,7 +164,7 @@ class FakeSupervisor:
             await known.stop()
 
 
-class FakeFence:
+class FakeBarrier:
     """An egress link that has nothing to tell, until a test says so."""
 
     def __init__(self) -> None:
@@ -206,7 +206,7 @@ class Gateway:
 
     endpoint: Endpoint
     supervisor: FakeSupervisor
-    fence: FakeFence
+    barrier: FakeBarrier
     meters: FakeMeters
     events: list[Event]
     port: int
@@ -250,13 +250,13 @@ async def gateway(
         else (commands or {}).get(name) or FIXTURE
         for name in configuration.servers
     }
-    supervisor, fence, meters, events = FakeSupervisor(chosen, http), FakeFence(), FakeMeters(), list[Event]()
-    endpoint = Endpoint(supervisor=supervisor, fence=fence, emit=events.append, meters=meters, **more)
+    supervisor, barrier, meters, events = FakeSupervisor(chosen, http), FakeBarrier(), FakeMeters(), list[Event]()
+    endpoint = Endpoint(supervisor=supervisor, barrier=barrier, emit=events.append, meters=meters, **more)
     endpoint.apply(configuration, secrets)
     async with serving(endpoint.app) as port, asyncio.TaskGroup() as tasks:
         running = tasks.create_task(endpoint.run())
         try:
-            yield Gateway(endpoint, supervisor, fence, meters, events, port)
+            yield Gateway(endpoint, supervisor, barrier, meters, events, port)
         finally:
             await endpoint.close(0.5)
             running.cancel()

@@ -145,10 +145,10 @@ async def test_who_leaves_while_a_resource_begins_to_be_watched_leaves_nothing_b
                 for _ in range(turns):
                     await asyncio.sleep(0)
                 if turns % 4 == 3:
-                    await eventually(lambda: running.endpoint._watches._watched)
+                    await eventually(lambda: running.endpoint._subscriptions._watched)
                 listening.cancel()
                 await asyncio.wait([listening])
-            await eventually(lambda: not running.endpoint._watches._watched)
+            await eventually(lambda: not running.endpoint._subscriptions._watched)
             await eventually(lambda: not any(map(watches_a_resource, backend.peers())))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import sys
 from collections.abc import Awaitable, Callable
@@ -26,7 +25,8 @@ from gateway.mcp.view.annotate import denial_line
 from gateway.mcp.view.pins import Pins
 from gateway.mcp.view.templates import TemplatePattern
 from gateway.mcp.view.views import View
-from gateway.mcp.wire.http_client import Pool, SseParser, dial_url
+from gateway.mcp.wire.http_client import Pool, dial_url
+from gateway.sse import SseParser
 from observability.events import Certainty, Decision, EgressEvent, Phase, Reason
 from registry.model.fields import Pin
 from tests.gateway.mcp.clients import ACCEPT, legacy
@@ -122,7 +122,7 @@ def test_an_event_stream_in_small_pieces_is_not_split_again_for_each() -> None:
     parser = SseParser(16 * 1024 * 1024)
     for _ in range(200_000):
         assert parser.feed(b"data:" if parser._rest == b"" else b"xxxxx") == []
-    assert len(parser.feed(b"\n\n")[0][2]) == 999_995
+    assert len(parser.feed(b"\n\n")[0].data) == 999_995
 
 
 def test_empty_lines_of_data_count_towards_the_limit_too() -> None:
@@ -136,7 +136,16 @@ def test_a_carriage_return_between_two_pieces_is_one_line_end() -> None:
     parser = SseParser(1000)
     assert parser.feed(b"data: a\r") == []
     assert parser.feed(b"\ndata: b\r\n\r") == []
-    assert [event[2] for event in parser.feed(b"\n")] == [b"a\nb"]
+    assert [event.data for event in parser.feed(b"\n")] == [b"a\nb"]
+
+
+def test_an_event_has_its_name_id_and_delay_whatever_the_pieces_are() -> None:
+    text = b": ping\r\n\r\nevent: egress\r\nid: 7\r\ndata: {\r\ndata:}\r\n\r\nretry: 20\n\ndata: last\n\n"
+    expected = [("egress", "7", None, b"{\n}"), ("message", None, 20, b""), ("message", None, None, b"last")]
+    for size in (1, 2, 7, len(text)):
+        parser = SseParser(1000)
+        pieces = [text[at : at + size] for at in range(0, len(text), size)]
+        assert [tuple(event) for piece in pieces for event in parser.feed(piece)] == expected
 
 
 # --- what grows
@@ -159,7 +168,7 @@ def test_a_backend_with_other_tools_each_time_does_not_fill_the_pins(
 def test_a_huge_task_is_kept_by_its_id_alone() -> None:
     tasks, alice = TaskTable(), Principal("alice")
     for task in ({"taskId": "t1", "content": "x" * 1_000_000}, {"taskId": "x" * 100_000}):
-        tasks.learn(json.dumps({"result": {"resultType": "task", **task}}).encode(), alice, "bad", "tool")
+        tasks.learn({"resultType": "task", **task}, alice, "bad", "tool")
     assert [known.task for known in tasks.of(alice, ["bad"])] == [{"taskId": "t1"}]
     assert tasks.find("t1", Principal("bob"), ["bad"]) == []
 
@@ -169,14 +178,14 @@ def test_one_principal_cannot_push_out_the_tasks_of_another(monkeypatch: pytest.
     tasks, alice, bob = TaskTable(), Principal("alice"), Principal("bob")
 
     def begin(who: Principal, task_id: str) -> None:
-        tasks.learn(json.dumps({"result": {"task": {"taskId": task_id}}}).encode(), who, "one", "tool")
+        tasks.learn({"task": {"taskId": task_id}}, who, "one", "tool")
 
     begin(bob, "precious")
     for number in range(100):
         begin(alice, f"t{number}")
     assert len(tasks.of(alice, ["one"])) == 5
     assert len(tasks.find("precious", bob, ["one"])) == 1
-    tasks.learn(b'{"result": {"taskId": "plain", "resultType": "complete"}}', bob, "one", "tool")
+    tasks.learn({"taskId": "plain", "resultType": "complete"}, bob, "one", "tool")
     assert tasks.find("plain", bob, ["one"]) == [], "a result that speaks of a task is none"
 
 
@@ -194,7 +203,7 @@ async def test_names_and_ids_that_a_client_chose_are_bounded() -> None:
             assert "is longer than" in (await client.request(method, {key: long}))["error"]["message"]
         for number in range(20):
             await client.call(f"one__{number}" + "y" * 60_000)
-        view = running.endpoint._view("", "")
+        view = running.endpoint._visibility.view("", "")
         assert isinstance(view, View)
         assert all(len(key) <= 512 for _, _, _, key in view._decided)
         assert all(len(event.request_id) <= 512 and len(event.method) <= 512 for event in running.calls())
@@ -261,7 +270,7 @@ async def test_one_backends_unreadable_tools_do_not_take_the_others_along(tmp_pa
                 names = {tool["name"] for tool in (await client.request("tools/list"))["result"]["tools"]}
         assert {name for name in names if name.startswith("bad")} == {"bad__good", "bad__talks"}
         assert "result" in await client.call("one__echo")
-        await running.endpoint._keep.close()
+        await running.endpoint._list_cache.close()
         assert (tmp_path / "lists.json").exists()
         async with legacy(running.url(), token="s") as seeker:
             assert "result" in await seeker.call("find_tool", {"query": "good"})

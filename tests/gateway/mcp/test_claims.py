@@ -71,7 +71,7 @@ async def test_a_backend_that_later_lists_a_neighbours_uri_does_not_get_it(tmp_p
 
 def test_the_order_of_the_file_decides_between_first_lists_and_never_again() -> None:
     listed = Claims()
-    listed.keep(["one", "two"])
+    listed.retain(["one", "two"])
     assert listed.take(Kind.TOOLS, "a", "two") == "two"
     listed.read(Kind.TOOLS, "two")
     assert listed.take(Kind.TOOLS, "a", "one") == "one", "it stands first, and had not been heard yet"
@@ -79,7 +79,7 @@ def test_the_order_of_the_file_decides_between_first_lists_and_never_again() -> 
     assert listed.take(Kind.TOOLS, "b", "two") == "two"
     assert listed.take(Kind.TOOLS, "b", "one") == "two", "it had been heard"
     again = Claims(listed.contested)
-    again.keep(["one", "two"])
+    again.retain(["one", "two"])
     assert again.take(Kind.TOOLS, "b", "one") == "two", "and after a restart"
 
 
@@ -111,12 +111,12 @@ async def test_a_template_cannot_be_taken_over_either() -> None:
 
 async def test_the_owner_keeps_what_it_stops_listing_while_it_stands_in_the_file() -> None:
     listed = Claims()
-    listed.keep(["evil", "good"])
+    listed.retain(["evil", "good"])
     listed.read(Kind.RESOURCES, "evil")
     assert listed.take(Kind.RESOURCES, FILE, "good") == "good"
     assert listed.take(Kind.RESOURCES, FILE, "evil") == "good"
     assert listed.contested == {"resources": {FILE: "good"}}
-    listed.keep(["evil"])
+    listed.retain(["evil"])
     assert listed.take(Kind.RESOURCES, FILE, "evil") == "evil"
     assert listed.contested == {}
 

@@ -147,7 +147,7 @@ async def test_a_rotated_key_is_fetched_and_made_up_key_ids_do_not_make_us_fetch
     async with protected() as (running, issuer), httpx2.AsyncClient(trust_env=False, timeout=60) as http:
         async with modern(running.url("fixture"), token=issuer.token()) as client:
             assert "result" in await client.request("tools/list")
-        verifier = running.endpoint.verifier
+        verifier = running.endpoint._entry.verifier
         assert verifier is not None
         assert issuer.fetched == 1
         issuer.keys["two"] = ec.generate_private_key(ec.SECP256R1())

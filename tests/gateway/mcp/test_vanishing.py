@@ -176,7 +176,7 @@ async def test_an_http_connection_that_closes_while_it_is_idle_is_not_written_to
         assert "result" in await client.call("test_simple_text")
         backend = running.endpoint._backends["web"]
         for _ in range(20):
-            for site in backend._sites.values():
+            for site in backend._connector._sites.values():
                 for connection in list(site[1].pool._open):
                     assert connection._transport is not None
                     connection._transport.abort()
@@ -222,7 +222,10 @@ async def test_a_subscription_whose_client_left_before_it_began_is_not_kept() ->
     servers = {"slow": server(http=True, start="lazy")}
     command = ("env", "FIXTURE_ERA=modern", *FIXTURE, "--http", "0")
     async with gateway(config(servers), {"slow": command}) as running, modern(running.url("slow")) as client:
-        watches, lock = running.endpoint._watches, running.supervisor._locks.setdefault(("slow", ""), asyncio.Lock())
+        watches, lock = (
+            running.endpoint._subscriptions,
+            running.supervisor._locks.setdefault(("slow", ""), asyncio.Lock()),
+        )
         async with lock:
             wanted = {"notifications": {"resourceSubscriptions": ["test://watched-resource"]}}
             listening = asyncio.ensure_future(client.request("subscriptions/listen", wanted))

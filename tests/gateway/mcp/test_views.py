@@ -261,7 +261,7 @@ async def test_the_caller_is_told_what_the_wall_stopped(annotated: bool) -> None
 
     settings = config({"one": server(http=True)}, gateway={"annotate_denials": annotated})
     async with gateway(settings) as running, legacy(running.url("one")) as client:
-        endpoint, fence = running.endpoint, running.fence
+        endpoint, fence = running.endpoint, running.barrier
         fence.on_settle = lambda: endpoint.inflight.note_denial(denial("evil.example", time.time()))
         await client.text("test_simple_text")
         fence.waiting = True

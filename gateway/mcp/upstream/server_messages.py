@@ -1,8 +1,8 @@
-"""What a backend says on its own, and to whom it goes.
+"""The messages that a backend sends of its own accord, and which client each of them goes to.
 
-The rule: to the client whose call caused it, and to nobody else. On HTTP the call's own stream says which call that
-is. A connection that belongs to one session has only that client. On a shared pipe a message names no call, so it is
-delivered only while exactly one call is in flight; otherwise a request is refused and a notification dropped.
+The rule: to the client whose call caused it, and to no other. On HTTP the call's own stream shows which call that is. A
+connection that belongs to one session has only that client. On a shared pipe a message names no call, so it is delivered
+only while exactly one call is in flight; otherwise a request is refused and a notification dropped.
 """
 
 from __future__ import annotations
@@ -42,33 +42,33 @@ class Outlets(Protocol):
         ...
 
     def lists_changed(self, backend: str, method: str, owner: str) -> None:
-        """A backend's list changed; `owner` is the session whose own connection said so, or empty."""
+        """A backend's list changed; `owner` is the session whose own connection reported it, or empty."""
         ...
 
     def resource_updated(self, backend: str, params: dict[str, Any], owner: str) -> None:
-        """A resource that somebody watches was changed."""
+        """A watched resource changed."""
         ...
 
     def is_anothers_task(self, task_id: str, principal: Principal, backend: str) -> bool:
-        """Whether a backend's task was begun by somebody else."""
+        """Whether another principal began a backend's task."""
         ...
 
 
-class Pushes:
+class ServerMessages:
     """The sink of one backend's connections."""
 
     def __init__(self, name: str, outlets: Outlets, emit: Callable[[Event], object]) -> None:
         self.name = name
         self.backend: Backend | None = None
         self.refused = 0
-        """Messages that could not be told to belong to one call."""
+        """Number of messages that could not be matched to one call."""
         self._outlets = outlets
         self._emit = emit
         self._quiet_until: dict[str, float] = {}
         self._skipped: dict[str, int] = {}
         self._asked = 0
         self._changes = Coalesced()
-        """A list that is said to have changed again and again is read, and told of, once in an interval."""
+        """A list that changes again and again is read, and its change reported, once in an interval."""
 
     # notifications
 
@@ -90,44 +90,44 @@ class Pushes:
 
     def _changed(self, peer: Peer, method: str) -> None:
         if self.backend is not None:
-            self.backend.offers.stale(CHANGED[method], peer)
+            self.backend.catalog.stale(CHANGED[method], peer)
         self._outlets.lists_changed(self.name, method, peer.session)
 
     def _progress(self, peer: Peer, params: dict[str, Any]) -> None:
-        """Progress names its call: by our own number, which stands where the client's token stood."""
+        """Progress names its call: by our own number, which replaced the client's token."""
         token = params.get("progressToken")
         call = peer.calls.get(token) if type(token) is int else None
         if call is None or call.token is None:
             return
-        if call.reply is None and not call.questions:
+        if call.outcome is None and not call.questions:
             call.start_clock()
         if call.caller is not None:
-            call.caller.tell("notifications/progress", {**params, "progressToken": call.token})
+            call.caller.notify("notifications/progress", {**params, "progressToken": call.token})
 
     def _deliver(self, peer: Peer, method: str, params: dict[str, Any], call: Call | None) -> None:
         target = call or self._only(peer, params)
         if target is not None and target.caller is not None:
             if method != "notifications/message" or target.caller.wants(params.get("level")):
-                target.caller.tell(method, params)
+                target.caller.notify(method, params)
             return
         session = self._outlets.session(peer.session) if peer.session else None
         if session is None:
             self.refused += 1
             self._notice("unattributed", f"{method} names no call and {_in_flight(peer)} are in flight: dropped")
         elif not self._on_newest(peer, method, params):
-            session.tell(codec.dumps({"jsonrpc": "2.0", "method": method, "params": params}))
+            session.push(codec.dumps({"jsonrpc": "2.0", "method": method, "params": params}))
 
     def _on_newest(self, peer: Peer, method: str, params: dict[str, Any]) -> bool:
         """All calls of this connection are one session's: any of its streams reaches the right client."""
         for call in reversed(peer.calls.values()):
             if call.caller is not None:
-                return call.caller.tell(method, params)
+                return call.caller.notify(method, params)
         return False
 
     # requests
 
     async def on_request(self, peer: Peer, method: str, params: dict[str, Any], call: Call | None) -> dict[str, Any]:
-        """Answer a backend's request, by asking the client that it is for. Raises RpcError."""
+        """Answer a backend's request by asking the client that it is for. Raises RpcError."""
         if method == "ping":
             return {}
         if method not in _ASKABLE:
@@ -139,7 +139,7 @@ class Pushes:
             return await self._ask_session(peer, method, params)
         if target is None or target.caller is None:
             self.refused += 1
-            why = f"{method} names no call and {_in_flight(peer)} are in flight, so nobody can tell whom it is for"
+            why = f"{method} names no call and {_in_flight(peer)} are in flight, so its client is unknown"
             self._notice("unattributed", f"{why}: refused. Set sessions: per-client for {self.name}")
             raise RpcError(INVALID_REQUEST, f"Stockade: {why}")
         return await self._ask(target, target.caller, method, params)
@@ -160,11 +160,11 @@ class Pushes:
         except TimeoutError:
             raise RpcError(INTERNAL_ERROR, f"The client did not answer {method} within {ANSWER_S:g} s") from None
         finally:
-            if call.reply is None:
+            if call.outcome is None:
                 call.start_clock()
 
     async def _question(self, call: Call, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        """A modern client hears the question in an `input_required` result and answers by calling again."""
+        """A modern client gets the question in an `input_required` result and answers by calling again."""
         self._asked += 1
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         question = Question(f"q{self._asked}", method, params, future)
@@ -175,7 +175,7 @@ class Pushes:
             call.questions.pop(question.key, None)
 
     async def _ask_session(self, peer: Peer, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        """The connection is one session's own: the question goes to a call of it, else to its GET stream."""
+        """The connection belongs to one session: the question goes to one of its calls, else to its GET stream."""
         for call in reversed(peer.calls.values()):
             if call.caller is not None:
                 return await self._ask(call, call.caller, method, params)
@@ -189,10 +189,10 @@ class Pushes:
             raise RpcError(INTERNAL_ERROR, f"The client did not answer {method} within {ANSWER_S:g} s") from None
 
     def _only(self, peer: Peer, params: Mapping[str, Any]) -> Call | None:
-        """The one client's call in flight, unless the message is of another's task. Requests of our own carry nothing of
-        any client, so they do not count."""
+        """The only client call in flight, unless the message is about another principal's task. Our own requests carry no
+        client's data, so they do not count."""
         clients = [call for call in peer.calls.values() if call.caller is not None]
-        if len(clients) != 1 or peer.ghosts:
+        if len(clients) != 1 or peer.abandoned:
             return None
         (only,), task_id = clients, _task_of(params)
         if task_id is None or peer.session or only.caller is None:
@@ -208,14 +208,14 @@ class Pushes:
             self.backend.gone(peer)
 
     def on_garbage(self, peer: Peer, what: str, count: int = 1) -> None:
-        """Say so, once a minute at most."""
+        """Report it, once a minute at most."""
         self._notice("backend_garbage", what, count)
 
     def slowed(self) -> None:
-        """It says so much that nobody asked for that it is read more slowly."""
+        """The backend sends so much that no client asked for that it is read more slowly."""
         self._notice(
             "backend_slowed",
-            "it says more than it may that nobody asked for (notifications, requests, lines that are no messages), so it is "
+            "it sends too much that no client asked for (notifications, requests, lines that are no messages), so it is "
             "read more slowly; its answers may come late",
         )
 
@@ -249,11 +249,11 @@ def _task_of(params: Mapping[str, Any]) -> str | None:
 
 def _in_flight(peer: Peer) -> str:
     count = sum(call.caller is not None for call in peer.calls.values())
-    return f"{count} calls{' and one that was given up' if peer.ghosts else ''}"
+    return f"{count} calls{' and one that was given up' if peer.abandoned else ''}"
 
 
 def _subscription(params: dict[str, Any]) -> Any:
-    """The id of the `subscriptions/listen` request whose stream this came on; None where it came on none."""
+    """The id of the `subscriptions/listen` request whose stream this came on; None if it came on none."""
     meta = params.get("_meta")
     if not isinstance(meta, dict) or META_SUBSCRIPTION not in meta:
         return None

@@ -1,4 +1,4 @@
-"""What a backend offers, read while it changes."""
+"""What a backend catalog, read while it changes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from gateway.mcp.call.messages import About, Call, Reply
-from gateway.mcp.upstream.offers import Offers
+from gateway.mcp.call.messages import About, Call
+from gateway.mcp.call.outcome import Result
+from gateway.mcp.upstream.catalog import BackendCatalog
 from gateway.mcp.view.listing import Kind
+from gateway.mcp.wire.tasks import Tasks
 
 pytestmark = pytest.mark.anyio
 WATCHED = {"tools": {"listChanged": True}}
@@ -29,7 +31,7 @@ class Slow:
     async def answer(self, tool: str) -> None:
         async with asyncio.timeout(30):
             call = await self.asked.get()
-        call.answer(Reply({"result": {"tools": [{"name": tool, "inputSchema": {}}]}}))
+        call.end(Result({"tools": [{"name": tool, "inputSchema": {}}]}))
 
 
 class Backend:
@@ -40,6 +42,7 @@ class Backend:
 
     def __init__(self, capabilities: dict[str, Any]) -> None:
         self.slow = Slow(capabilities)
+        self.tasks = Tasks()
 
     async def peer(self, caller: Any) -> Any:
         return self.slow
@@ -57,15 +60,15 @@ def names(listing: Any) -> list[str]:
 
 async def test_a_change_told_right_behind_the_answer_is_not_forgotten() -> None:
     backend = Backend(WATCHED)
-    offers = Offers(backend)
-    reading = asyncio.ensure_future(offers.listing(Kind.TOOLS))
+    catalog = BackendCatalog(backend)
+    reading = asyncio.ensure_future(catalog.listing(Kind.TOOLS))
     await backend.slow.answer("old")
-    offers.stale((Kind.TOOLS,), backend.slow)  # type: ignore[arg-type]  # before the reader has its turn
+    catalog.stale((Kind.TOOLS,), backend.slow)  # type: ignore[arg-type]  # before the reader has its turn
     assert names(await reading) == ["old"]
-    reading = asyncio.ensure_future(offers.listing(Kind.TOOLS))
+    reading = asyncio.ensure_future(catalog.listing(Kind.TOOLS))
     await backend.slow.answer("new")
     assert names(await reading) == ["new"]
-    assert names(await offers.listing(Kind.TOOLS)) == ["new"], "which is watched, so nobody is asked"
+    assert names(await catalog.listing(Kind.TOOLS)) == ["new"], "which is watched, so nobody is asked"
 
 
 async def test_who_must_know_what_is_now_takes_no_answer_to_an_older_question(
@@ -73,13 +76,13 @@ async def test_who_must_know_what_is_now_takes_no_answer_to_an_older_question(
 ) -> None:
     monkeypatch.setattr("gateway.mcp.view.listing.FRESH_S", 0.0)
     backend = Backend({"tools": {}})
-    offers = Offers(backend)
-    before = asyncio.ensure_future(offers.listing(Kind.TOOLS))
+    catalog = BackendCatalog(backend)
+    before = asyncio.ensure_future(catalog.listing(Kind.TOOLS))
     async with asyncio.timeout(30):
         while backend.slow.asked.empty():
             await asyncio.sleep(0)
-    joined = asyncio.ensure_future(offers.listing(Kind.TOOLS))
-    judge = asyncio.ensure_future(offers.listing(Kind.TOOLS, anew=True))
+    joined = asyncio.ensure_future(catalog.listing(Kind.TOOLS))
+    judge = asyncio.ensure_future(catalog.listing(Kind.TOOLS, anew=True))
     await asyncio.sleep(0)
     await backend.slow.answer("old")
     assert names(await before) == names(await joined) == ["old"]

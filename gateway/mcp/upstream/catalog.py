@@ -1,7 +1,7 @@
-"""What one backend offers: its tools, prompts, resources and templates, as last read.
+"""The tools, prompts, resources and templates of one backend, as last read.
 
-The common lists are read from whichever connection is everybody's. A process of a client session's own may list other
-things than the common one, so what its connection says is kept beside them, for as long as that connection lives.
+The common lists are read from a shared connection. A client session's own process may list other things, so the lists of
+its connection are held beside the common ones while that connection lives.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from gateway.mcp.upstream.handshake import US, ask
 from gateway.mcp.upstream.reading import read_list
 from gateway.mcp.view.listing import FRESH_S, Kind, Listing, declares
 from gateway.mcp.wire.errors import METHOD_NOT_FOUND, PeerClosed, RpcError, unavailable
+from gateway.mcp.wire.tasks import Tasks
 
 if TYPE_CHECKING:
     from gateway.mcp.call.caller import Caller
@@ -28,10 +29,11 @@ _T = TypeVar("_T")
 
 
 class Connections(Protocol):
-    """A backend, as far as its lists need it."""
+    """The part of a backend that its lists need."""
 
     name: str
     call_timeout_s: float
+    tasks: Tasks
 
     async def peer(self, caller: Caller | None) -> Peer:
         """The connection to ask. Raises RpcError."""
@@ -42,28 +44,28 @@ class Connections(Protocol):
         ...
 
     def is_shared(self, caller: Caller) -> bool:
-        """Whether the caller's connection is everybody's."""
+        """Whether the caller's connection is a shared one."""
         ...
 
     async def outcome(self, task: asyncio.Task[_T]) -> _T:
-        """What a shared task brings. Raises RpcError."""
+        """The result of a shared task. Raises RpcError."""
         ...
 
 
-class Offers:
+class BackendCatalog:
     """The lists of one backend."""
 
     def __init__(self, backend: Connections) -> None:
         self.lists: dict[Kind, Listing] = {}
         self.on_lists: Callable[[Kind, bool], None] = lambda _kind, _changed: None
-        """Called when a list was read anew, and with whether it is another one now."""
+        """Called each time a list was read, with whether it changed."""
         self.on_own_list: Callable[[Kind, Listing], None] = lambda _kind, _listing: None
-        """Called when a list was read from a connection that is not everybody's."""
+        """Called when a list was read from a session's own connection."""
         self._backend = backend
         self._reading: dict[Kind, asyncio.Task[Listing]] = {}
         self._source: Peer | None = None
         self._changes = Counter[Kind]()
-        """How often a connection said that its list had changed."""
+        """How often a connection reported that its list had changed."""
         self._own: weakref.WeakKeyDictionary[Peer, dict[Kind, Listing]] = weakref.WeakKeyDictionary()
 
     def schema(self, tool: str) -> Any:
@@ -73,7 +75,7 @@ class Offers:
         return item.get("inputSchema") if item is not None else None
 
     def stale(self, kinds: tuple[Kind, ...], peer: Peer) -> None:
-        """Its lists changed, as one of its connections says."""
+        """A connection reported that lists changed."""
         self._changes.update(kinds)
         for lists in (self.lists, self._own.get(peer, {})):
             for kind in kinds:
@@ -82,16 +84,16 @@ class Offers:
                     listing.watched = False
 
     def _other(self, caller: Caller | None) -> Peer | None:
-        """The caller's open connection, where it is not the one that the common lists were read from."""
+        """The caller's open connection, unless the common lists were read from it."""
         peer = self._backend.ready(caller) if caller is not None else None
         if caller is None or peer is None or peer is self._source:
             return None
         if (self._source is None or self._source.closed) and self._backend.is_shared(caller):
-            return None  # what they were read from is gone: this is everybody's by now, or as good as it
+            return None  # the connection that they were read from is gone, and this one takes its place
         return peer
 
     def known(self, kind: Kind, caller: Caller | None) -> Listing | None:
-        """The list as last read: the caller's own process may have another one than the common one."""
+        """The list as last read: the caller's own process may list other things than the common one."""
         peer = self._other(caller)
         own = self._own.get(peer, {}).get(kind) if peer is not None else None
         return own or self.lists.get(kind)
@@ -102,14 +104,14 @@ class Offers:
         return listing is not None and listing.has(kind, key)
 
     async def look_for(self, kind: Kind, caller: Caller, key: str) -> bool:
-        """The same, after the list was read once more, unless that was done just now. Raises RpcError."""
+        """The same, after reading the list again, unless it was read just now. Raises RpcError."""
         listing = self.known(kind, caller)
         if listing is not None and time.monotonic() - listing.read >= FRESH_S:
             listing.read, listing.watched = 0.0, False
         return (await self.listing(kind, caller)).has(kind, key)
 
     async def listing(self, kind: Kind, caller: Caller | None = None, *, anew: bool = False) -> Listing:
-        """The list, read again when it may have changed; `anew`: no answer to a question that was asked before now is new.
+        """The list, read again when it may have changed; `anew`: do not reuse a read that is already in flight.
         Raises RpcError."""
         if (peer := self._other(caller)) is not None:
             return await self._own_listing(peer, kind)
@@ -121,9 +123,8 @@ class Offers:
             await self._backend.outcome(task)
             return await self.listing(kind, caller)
         if task is None:
-            task = asyncio.get_running_loop().create_task(self._read(kind))
-            self._reading[kind] = task
-            task.add_done_callback(lambda done: (self._reading.pop(kind, None), done.cancelled() or done.exception()))
+            task = self._reading[kind] = self._backend.tasks.begin(self._read(kind))
+            task.add_done_callback(lambda _: self._reading.pop(kind, None))
         return await self._backend.outcome(task)
 
     async def _own_listing(self, peer: Peer, kind: Kind) -> Listing:
@@ -156,7 +157,7 @@ class Offers:
         watched, changes = declares(peer.about.capabilities, kind.capability, "listChanged"), self._changes[kind]
         try:
             listing = await read_list(kind, request, watched=watched)
-            if self._changes[kind] != changes:  # the news came on the heels of the answer, or between two pages
+            if self._changes[kind] != changes:  # it changed right after the answer, or between two pages
                 listing.read, listing.watched = 0.0, False
             return listing
         except PeerClosed as error:
@@ -167,7 +168,7 @@ class Offers:
             raise
 
     def lost(self, peer: Peer) -> None:
-        """A connection ended: nobody tells any more when a list changes, and its next process may list other things."""
+        """A connection ended: it no longer reports list changes, and the next process may list other things."""
         for listing in self.lists.values():
             listing.watched = False
             if peer is self._source:
@@ -179,12 +180,12 @@ class Offers:
         return self._source is not None and bool(self._source.closed)
 
     async def read_again(self) -> None:
-        """A new connection is there: what is shown everywhere is what it lists, also where no client asks."""
+        """There is a new shared connection: read its lists, although no client asked."""
         for kind in list(self.lists):
             with contextlib.suppress(RpcError):
                 await self.listing(kind)
 
     def close(self) -> None:
-        """Read no more."""
+        """Cancel all reads."""
         for task in self._reading.values():
             task.cancel()
