@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 from egress.policy.decide import DEFAULT_PORTS, HOST_NAME
 from registry.check.problems import unknown_key
 from registry.config import Config
+from registry.file import json_edit
 from registry.file.document import Document, decode, parse, read_text
 from registry.file.splice import block_value, splice
 from registry.importers.adopt import OURS, is_foreign, names_of, section
@@ -136,7 +137,8 @@ def edit_config(path: Path | str, change: Change) -> Edit:
 
 def rewritten(document: Document, new: dict[str, Any]) -> str:
     """The text with the change in it; it is read again to make sure that it means exactly that."""
-    for attempt in (splice, round_trip):
+    attempts = (rewrite_json,) if document.is_json else (splice, round_trip)
+    for attempt in attempts:
         try:
             text = attempt(document, new)
             if parse(text, document.file).value == new:
@@ -149,12 +151,13 @@ def rewritten(document: Document, new: dict[str, Any]) -> str:
     )
 
 
-def round_trip(document: Document, new: dict[str, Any]) -> str:
-    """The whole file written anew, for what cannot be done in place (aliases, keys in odd places)."""
-    import json
+def rewrite_json(document: Document, new: dict[str, Any]) -> str:
+    """A JSON file's text with what differs from `new` changed in place."""
+    return json_edit.rewrite(document.text, new)
 
-    if document.is_json:
-        return json.dumps(new, indent=2, ensure_ascii=False) + "\n"
+
+def round_trip(document: Document, new: dict[str, Any]) -> str:
+    """The whole file written again, for what cannot be done in place (aliases, keys in odd places)."""
     comments = [line for line in document.text.splitlines() if line.lstrip().startswith("#")]
     if comments or "&" in document.text:
         raise ValueError("comments or anchors would be lost")

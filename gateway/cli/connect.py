@@ -113,7 +113,7 @@ def _target(row: Row, repo: Path | None) -> Path:
 def _plans(rows: list[Row], endpoint: str, repo: Path | None, inline: bool, no_token: bool) -> list[Change]:
     """The changes to show; with a stand-in for the token, which is made after the yes."""
     from gateway.connect.connect import pair_for, plan_connect
-    from gateway.connect.edits import EditError
+    from registry.file.json_edit import EditRefused
 
     plans: list[Change] = []
     for row in rows:
@@ -123,7 +123,7 @@ def _plans(rows: list[Row], endpoint: str, repo: Path | None, inline: bool, no_t
         pair = pair_for(row, endpoint, "" if no_token else PLACEHOLDER, by_variable=not inline)
         try:
             plan = plan_connect(row, pair, _target(row, repo))
-        except EditError as error:
+        except EditRefused as error:
             say(str(error))
             continue
         screen.diff(plan.diff())
@@ -133,14 +133,14 @@ def _plans(rows: list[Row], endpoint: str, repo: Path | None, inline: bool, no_t
 
 def _write(where: Place, plan: Change, endpoint: str, inline: bool, no_token: bool) -> None:
     from gateway.connect.connect import apply, pair_for, plan_connect, variable_for
-    from gateway.connect.edits import EditError
+    from registry.file.json_edit import EditRefused
 
     row = plan.row
     token = "" if no_token else mint(where, row.name, None, renew=True)
     pair = pair_for(row, endpoint, token, by_variable=not inline)
     try:
         backup = apply(replace(plan_connect(row, pair, plan.path), before=plan.before))
-    except (EditError, OSError) as error:
+    except (EditRefused, OSError) as error:
         raise Failure(str(error)) from error
     screen.line(f"{row.title}: written to {plan.path}" + (f" (before: {backup.name})" if backup else ""))
     if pair.variable:
@@ -160,12 +160,12 @@ def disconnect(
 ) -> None:
     """Take Stockade out of AI clients' files again, and end their tokens."""
     from gateway.connect.connect import apply, plan_disconnect
-    from gateway.connect.edits import EditError
+    from registry.file.json_edit import EditRefused
 
     where = place(context, file, project)
     try:
         plans = [plan_disconnect(row, _target(row, repo)) for row in map(client_row, names)]
-    except EditError as error:
+    except EditRefused as error:
         raise Failure(str(error)) from error
     for plan in plans:
         screen.diff(plan.diff()) if plan.needed else say(f"{plan.row.title}: {plan.path} does not name Stockade.")

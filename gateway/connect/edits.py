@@ -6,12 +6,10 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.connect import json_edit
 from gateway.connect.clients import Row, Syntax
 from gateway.connect.entry import Pair
-from gateway.connect.json_edit import EditError
-
-__all__ = ["EditError", "put", "read", "take", "write_snippet"]
+from registry.file import json_edit
+from registry.file.json_edit import EditRefused
 
 
 def container(row: Row, text: str) -> tuple[str, ...]:
@@ -22,7 +20,7 @@ def container(row: Row, text: str) -> tuple[str, ...]:
 
 
 def read(row: Row, text: str) -> Any:
-    """The file's value as plain types. Raises EditError when it is not what it should be."""
+    """The file's value as plain types. Raises EditRefused when it is not what it should be."""
     match row.syntax:
         case Syntax.JSON:
             return json_edit.load(text)
@@ -73,7 +71,7 @@ def _toml(text: str) -> Any:
     try:
         return tomlkit.parse(text)
     except TOMLKitError as error:
-        raise EditError(f"it is not TOML ({error})") from None
+        raise EditRefused(f"it is not TOML ({error})") from None
 
 
 def _toml_put(row: Row, text: str, name: str, entry: dict[str, Any]) -> str:
@@ -132,9 +130,9 @@ def _yaml_load(text: str) -> Any:
     try:
         data = _yaml().load(text)
     except YAMLError as error:
-        raise EditError(f"it is not YAML ({' '.join(str(error).split())})") from None
+        raise EditRefused(f"it is not YAML ({' '.join(str(error).split())})") from None
     if data is not None and not isinstance(data, dict):
-        raise EditError("it does not hold a YAML mapping")
+        raise EditRefused("it does not hold a YAML mapping")
     return {} if data is None else data
 
 

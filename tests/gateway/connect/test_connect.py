@@ -13,8 +13,8 @@ from ruamel.yaml import YAML
 from gateway.connect import edits
 from gateway.connect.clients import BY_NAME, ROWS, Row, Syntax
 from gateway.connect.connect import apply, installed, pair_for, plan_connect, plan_disconnect, snippets
-from gateway.connect.edits import EditError
 from gateway.connect.entry import Pair
+from registry.file.json_edit import EditRefused
 
 URL = "http://127.0.0.1:8420/mcp"
 TOKEN = "stockade_client_abc"
@@ -197,7 +197,7 @@ def test_a_file_that_changed_since_the_diff_was_shown_is_left_alone(tmp_path: Pa
     row = BY_NAME["cursor"]
     change = plan_connect(row, pair_for(row, URL, TOKEN, by_variable=False), path)
     path.write_text('{"new": 1}')
-    with pytest.raises(EditError, match="changed while you were looking"):
+    with pytest.raises(EditRefused, match="changed while you were looking"):
         apply(change)
     assert path.read_text() == '{"new": 1}'
 
@@ -209,7 +209,7 @@ def test_a_broken_file_is_left_alone_and_named(name: str, broken: str, tmp_path:
     path = tmp_path / "file"
     path.write_text(broken)
     row = BY_NAME[name]
-    with pytest.raises(EditError, match="was left alone"):
+    with pytest.raises(EditRefused, match="was left alone"):
         plan_connect(row, pair_for(row, URL, TOKEN, by_variable=False), path)
     assert path.read_text() == broken
 
