@@ -32,10 +32,10 @@ from gateway.connections import (
     raise_descriptor_limit,
 )
 from gateway.control.apps import admin_app, control_app
-from gateway.control.auth import AdminToken
+from gateway.control.auth import ADMIN_FILE, AdminToken
 from gateway.control.base import Edited, Readiness, Urls
 from gateway.control.listen import HttpServer, ListenError, bind_tcp, bind_unix
-from gateway.control.rundir import ADMIN_FILE, GatewayFile, process_started
+from gateway.control.running import GatewayFile, process_started
 from gateway.cuts import Cuts
 from gateway.in_force import InForce
 from gateway.mcp.endpoint import Endpoint
@@ -339,7 +339,7 @@ class Gateway:
             started=self.started,
             endpoint=self.urls.endpoint,
             admin=self.urls.admin,
-        ).write(self.directory.path)
+        ).write(self.directory.gateway_file)
         cleanup.callback(self.directory.gateway_file.unlink, missing_ok=True)
 
     async def _start(self, on_ready: Callable[[Gateway], None] | None) -> None:

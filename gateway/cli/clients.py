@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 def endpoint_of(where: Place) -> str:
     """Where clients connect: the running gateway's endpoint, else what the file says."""
     if found := where.running():
-        return found[1].endpoint
+        return found.info.endpoint
     listen = offline.load(where).gateway.listen
     return f"http://{listen}/mcp"
 

@@ -21,7 +21,7 @@ from gateway.cli.client import Api, Refused, Unreachable, url
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place
 from gateway.cli.options import addresses, say, screen, summary
-from gateway.control.rundir import CONTROL_SOCKET, find_gateway
+from gateway.control.running import find_gateway
 from gateway.disk import in_words
 from gateway.runtime.inventory.rundir import persistent_root
 
@@ -46,7 +46,7 @@ def up_detached(where: Place, timeout_s: float) -> None:
     addresses(told["endpoint"], told["admin"], told.get("token"))
     screen.line(f"Log       {told['log']}")
     if found := find_gateway(path, where.project):
-        summary(Api(found[0] / CONTROL_SOCKET).get(url("backends"))["backends"])
+        summary(Api(found.directory.control_socket).get(url("backends"))["backends"])
 
 
 class Progress:
@@ -55,11 +55,11 @@ class Progress:
     def __init__(self, path: Path, project: str | None) -> None:
         self._path = path
         self._project = project
-        self._shown = "The gateway is starting."  # as everybody knows who waits
+        self._shown = ""
 
     def __call__(self) -> None:
         found = find_gateway(self._path, self._project)
-        detail = readiness(Api(found[0] / CONTROL_SOCKET)) if found and found[1].alive else None
+        detail = readiness(Api(found.directory.control_socket)) if found and found.info.alive else None
         if detail and detail != self._shown:
             self._shown = detail
             say(detail)

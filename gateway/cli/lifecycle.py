@@ -28,7 +28,7 @@ from gateway.cli.options import (
     screen,
     summary,
 )
-from gateway.control.rundir import ADMIN_FILE, CONTROL_SOCKET, GatewayFile, find_gateway
+from gateway.control.running import Running, find_gateway
 from gateway.disk import in_words
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def up(
 
     where = place(context, config or file, project)
     running = find_gateway(where.config(), where.project)
-    if running and running[1].alive:
+    if running and running.info.alive:
         _already(where, running, detach)
         return
     loaded = offline.load(where)  # what is wrong with the file is said before the heavy modules are loaded
@@ -70,14 +70,14 @@ def up(
         _up_here(where, announce_fd, log)
 
 
-def _already(where: Place, running: tuple[Path, GatewayFile], detach: bool) -> None:
+def _already(where: Place, running: Running, detach: bool) -> None:
     """`up -d` may be said twice: the file is read again. In the foreground there is nothing to attach to."""
-    directory, info = running
+    info = running.info
     if not detach:
         raise Failure(
             f"A gateway already runs for {display(Path(info.config))} (pid {info.pid}). Stop it first: stockade down"
         )
-    api = Api(directory / CONTROL_SOCKET)
+    api = Api(running.directory.control_socket)
     api.post(url("reload"))
     say("It is running already; the configuration was read again.")
     addresses(info.endpoint, info.admin, None)
@@ -155,7 +155,7 @@ def down(
     """Stop the gateway and remove what it started."""
     where = place(context, file, project)
     found = find_gateway(None if where.project else where.config(), where.project)
-    if found and found[1].alive:
+    if found and found.info.alive:
         _stop(found, timeout)
         screen.line("Stopped.")
         return
@@ -165,10 +165,10 @@ def down(
     screen.line("No gateway was running; what it had left is gone." if removed else "Nothing is running.")
 
 
-def _stop(found: tuple[Path, GatewayFile], timeout_s: float) -> None:
-    directory, info = found
+def _stop(found: Running, timeout_s: float) -> None:
+    info = found.info
     try:
-        Api(directory / CONTROL_SOCKET).post(url("shutdown"))
+        Api(found.directory.control_socket).post(url("shutdown"))
     except Unreachable:
         os.kill(info.pid, 15)
     deadline = time.monotonic() + timeout_s
@@ -181,29 +181,29 @@ def _stop(found: tuple[Path, GatewayFile], timeout_s: float) -> None:
         time.sleep(0.05)
 
 
-def _clean(where: Place, found: tuple[Path, GatewayFile] | None) -> list[str]:
+def _clean(where: Place, found: Running | None) -> list[str]:
     """Remove what a gateway that died left: containers, networks, its file and socket."""
     from gateway.app import clean
     from gateway.runtime.engine.errors import EngineError
 
-    project = found[1].project if found else where.project or _project_of(where)
+    project = found.info.project if found else where.project or _project_of(where)
     _refuse_another(project)
     try:
         removed = list(clean(project))
     except EngineError as error:
         raise Failure(str(error)) from error
     if found:
-        for name in (CONTROL_SOCKET, "gateway.json"):
-            (found[0] / name).unlink(missing_ok=True)
+        for path in (found.directory.control_socket, found.directory.gateway_file):
+            path.unlink(missing_ok=True)
     return removed
 
 
 def _refuse_another(project: str) -> None:
     """Raises Failure where a gateway of another file runs under this name: what it has is not ours to touch."""
     running = find_gateway(None, project)
-    if running and running[1].alive:
+    if running and running.info.alive:
         raise Failure(
-            f"Project {project} is run by the gateway of another file, {running[1].config} (pid {running[1].pid}). "
+            f"Project {project} is run by the gateway of another file, {running.info.config} (pid {running.info.pid}). "
             f"Give this file another `project`, or stop that one: stockade --project {project} down"
         )
 
@@ -250,12 +250,12 @@ def token(
     project: ProjectOption = None,
 ) -> None:
     """The token of the admin page."""
-    from gateway.control.auth import AdminToken
+    from gateway.control.auth import ADMIN_FILE, AdminToken
     from gateway.runtime.inventory.rundir import RunDirectory
 
     where = place(context, file, project)
     running = where.running()
-    name = running[1].project if running else where.project or _project_of(where)
+    name = running.info.project if running else where.project or _project_of(where)
     directory = RunDirectory.of(name).persistent
     if not new:
         made = "was made" if AdminToken(directory / ADMIN_FILE).stored() else "was not made yet"
@@ -265,5 +265,5 @@ def token(
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh = AdminToken(directory / ADMIN_FILE).renew()
     if running:
-        screen.line(f"Admin     {running[1].admin}")
+        screen.line(f"Admin     {running.info.admin}")
     screen.line(f"Token     {fresh}   (shown only now)")

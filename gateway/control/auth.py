@@ -18,6 +18,8 @@ from pathlib import Path
 
 from gateway.disk import naming
 
+ADMIN_FILE = "admin.json"
+"""In a project's persistent directory, since the admin token outlives a reboot."""
 PREFIX = "stockade_admin_"
 SESSION_S = 12 * 3600.0
 MAX_SESSIONS = 64

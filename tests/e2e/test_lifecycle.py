@@ -12,7 +12,7 @@ import pytest
 
 from examples.demo import stage
 from examples.demo.story import Scene, client, play, rogue_outcome
-from gateway.control.rundir import process_started
+from gateway.control.running import process_started
 from tests.e2e.stockade_process import StockadeProcess, until
 
 pytestmark = [pytest.mark.docker, pytest.mark.anyio]
