@@ -1,7 +1,7 @@
-"""A catalogue of well-known servers, each with the least network policy that it works with.
+"""A catalog of well-known servers, each with the least network policy that it works with.
 
 `entry("github")` is the mapping to write into the configuration file; nothing in it is hidden from the person who
-accepts it. What the catalogue cannot know (a folder, a database's host, a token) is a `Need`.
+accepts it. What the catalog cannot know (a folder, a database's host, a token) is a `Need`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from registry.model.server import Frozen
 
 
 class CatalogError(LookupError):
-    """Raised when the catalogue has no server of that name; the text names the nearest."""
+    """Raised when the catalog has no server of that name; the text names the nearest."""
 
 
 class Variable(Frozen):
@@ -76,14 +76,14 @@ class DefaultNetwork(Frozen):
 
 
 class Tool(Frozen):
-    """A tool of the server, as of the day the catalogue was written."""
+    """A tool of the server, as of the day the catalog was written."""
 
     name: str
     description: str
 
 
 class CatalogServer(Frozen):
-    """One server of the catalogue."""
+    """One server of the catalog."""
 
     name: Annotated[str, AfterValidator(check_name)]
     title: str
@@ -114,20 +114,20 @@ class CatalogServer(Frozen):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overrides:
-    """What a person wants otherwise than the catalogue has it."""
+    """What a person wants otherwise than the catalog has it."""
 
     allow_hosts: Sequence[str] = ()
-    """Hosts to allow besides the catalogue's."""
+    """Hosts to allow besides the catalog's."""
     allow_ports: Sequence[int | str] = ()
-    """Ports instead of the catalogue's."""
+    """Ports instead of the catalog's."""
     isolated: bool = True
     network: Mapping[str, Any] | None = None
-    """A whole `network` block instead of the catalogue's; the three above are ignored."""
+    """A whole `network` block instead of the catalog's; the three above are ignored."""
     env: Mapping[str, str] | None = None
     mounts: Sequence[str] = ()
     """`SOURCE:TARGET[:ro]`."""
     args: Sequence[str] = ()
-    """Arguments after the catalogue's."""
+    """Arguments after the catalog's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +144,7 @@ class Need:
 
 @functools.cache
 def servers() -> Mapping[str, CatalogServer]:
-    """The catalogue, by name."""
+    """The catalog, by name."""
     found = {}
     for file in sorted((files("registry") / "data").iterdir(), key=lambda item: item.name):
         if file.name.endswith(".yaml"):
@@ -180,7 +180,7 @@ def info(name: str) -> CatalogServer:
         from registry.check.problems import unknown_key
 
         _, hint = unknown_key(name, list(servers()))
-        raise CatalogError(f"{sentence(f'the catalogue has no server {name!r}')} {sentence(hint)}")
+        raise CatalogError(f"{sentence(f'the catalog has no server {name!r}')} {sentence(hint)}")
     return found
 
 
@@ -216,7 +216,7 @@ def environment(server: CatalogServer, wanted: Overrides) -> dict[str, str]:
 
 
 def network(server: CatalogServer, wanted: Overrides) -> dict[str, Any]:
-    """The `network` block: the catalogue's, with what the person wants more or otherwise."""
+    """The `network` block: the catalog's, with what the person wants more or otherwise."""
     if wanted.network is not None:
         return dict(wanted.network)
     if not wanted.isolated:

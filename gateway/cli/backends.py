@@ -51,12 +51,6 @@ def ps(
     _remarks(status, backends)
 
 
-def _said(name: str, warnings: list[str]) -> bool:
-    """Whether the warnings of the file say already that this server is outside of the wall, the first of its own."""
-    keys = (f" mcpServers.{name}.network.isolated: ", f" mcpServers.{name}.url: ")
-    return any(key in text for key in keys for text in warnings)
-
-
 def _row(backend: Mapping[str, Any]) -> list[object]:
     isolated = (
         Cell("yes", "green") if backend["isolated"] else Cell("remote" if backend["remote"] else "NO", "red bold")
@@ -80,7 +74,8 @@ def _remarks(status: Mapping[str, Any], backends: list[Mapping[str, Any]]) -> No
     for text in status["warnings"]:
         screen.line(f"! {text}", "yellow")
     for backend in backends:
-        for text in backend["warnings"][1 if _said(backend["name"], status["warnings"]) else 0 :]:
+        said = 1 if backend["name"] in status["warned"] else 0  # that it is not isolated is the first of its own
+        for text in backend["warnings"][said:]:
             screen.line(f"! {backend['name']}: {text}", "yellow")
         for text in backend["left_out"]:
             screen.line(f"! {backend['name']}: {text}", "yellow")

@@ -1,4 +1,4 @@
-"""Commands that take servers into the file: from the catalogue, from AI clients' own files; and out again."""
+"""Commands that take servers into the file: from the catalog, from AI clients' own files; and out again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from gateway.cli.options import (
     ProjectOption,
     YesOption,
     confirmed,
-    describe,
     place,
     say,
     screen,
@@ -46,7 +45,7 @@ def search(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Search the catalogue of well-known servers."""
+    """Search the catalog of well-known servers."""
     from gateway.control.catalog import summary
     from registry import catalog
 
@@ -56,11 +55,11 @@ def search(
         return
     screen.table(["name", "from", "description"], [[s.name, s.source, Cell(clean(s.description, 90))] for s in found])
     if not found:
-        say("The catalogue has nothing like that. Any package runs too: write it into the file, as `command: uvx`.")
+        say("The catalog has nothing like that. Any package runs too: write it into the file, as `command: uvx`.")
 
 
-def catalogued(name: str) -> CatalogServer:
-    """A server of the catalogue. Raises Failure, naming the nearest."""
+def catalog_server(name: str) -> CatalogServer:
+    """A server of the catalog. Raises Failure, naming the nearest."""
     from registry import catalog
 
     try:
@@ -69,14 +68,12 @@ def catalogued(name: str) -> CatalogServer:
         raise Failure(str(error.args[0])) from None
 
 
-def info(
-    name: Annotated[str, typer.Argument(help="A server of the catalogue.")], as_json: JsonOption = False
-) -> None:
-    """Show a server of the catalogue: what it is, what it may reach, what it wants from you."""
+def info(name: Annotated[str, typer.Argument(help="A server of the catalog.")], as_json: JsonOption = False) -> None:
+    """Show a server of the catalog: what it is, what it may reach, what it wants from you."""
     from gateway.control.catalog import details
     from registry import catalog
 
-    server = catalogued(name)
+    server = catalog_server(name)
     if as_json:
         screen.json(details(server))
         return
@@ -103,7 +100,7 @@ def _needs(name: str, overrides: Overrides) -> None:
 
 def run(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A server of the catalogue.")],
+    name: Annotated[str, typer.Argument(help="A server of the catalog.")],
     allow_host: Annotated[list[str] | None, typer.Option(help="Also this host, repeatable.")] = None,
     allow_port: Annotated[
         list[str] | None, typer.Option(help="This port instead of the default, repeatable.")
@@ -119,11 +116,11 @@ def run(
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Add a server of the catalogue and start it, with the safe policy that the catalogue proposes."""
+    """Add a server of the catalog and start it, with the safe policy that the catalog proposes."""
     from registry import catalog
 
     where = place(context, file, project)
-    catalogued(name)
+    catalog_server(name)
     overrides = catalog.Overrides(
         allow_hosts=allow_host or (),
         allow_ports=[int(port) if port.isdigit() else port for port in allow_port or ()],
@@ -246,7 +243,7 @@ def _taken(where: Place, name: str, entry: Mapping[str, Any], dry_run: bool) -> 
     try:
         add(where, name, entry, dry_run=dry_run, start=False)
     except Refused as error:
-        say(f"! {name}: {describe(error)}")
+        say(f"! {name}: {error}")
     except Failure as error:
         say(f"! {name}: {error}")
     else:

@@ -14,17 +14,16 @@ TIMEOUT_S = 60.0
 
 
 class Refused(Exception):
-    """Raised when the gateway answers with an error; `problems` are its rows (`message`, `path`, `line`, `hint`)."""
+    """Raised when the gateway answers with an error; the text names every problem."""
 
-    def __init__(self, status: int, code: str, message: str, problems: list[dict[str, Any]]) -> None:
+    def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
-        self.problems = problems
 
 
 class Unreachable(Exception):
-    """Raised when nobody answers on the control socket."""
+    """Raised when the control socket does not answer."""
 
 
 class _Connection(http.client.HTTPConnection):
@@ -121,6 +120,6 @@ def _refused(status: int, raw: bytes) -> Refused:
     try:
         body = json.loads(raw)
         error = body.get("error") or {"code": "not_ready", "message": body["detail"]}
-        return Refused(status, error["code"], error["message"], error.get("problems", []))
+        return Refused(status, error["code"], error["message"])
     except (ValueError, KeyError, TypeError, AttributeError):
-        return Refused(status, "error", f"The gateway answered {status}.", [])
+        return Refused(status, "error", f"The gateway answered {status}.")

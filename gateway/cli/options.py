@@ -62,16 +62,6 @@ def confirmed(question: str, yes: bool, *, look: str = "--dry-run") -> bool:
     return typer.confirm(question)
 
 
-def describe(error: Refused) -> str:
-    """An error of the API in words: its message, and the problems that the message does not say already."""
-    lines = [str(error)]
-    for problem in error.problems:
-        message = str(problem.get("message", ""))
-        if message and message.rstrip(".") not in str(error):
-            lines.append("  " + ": ".join(part for part in (str(problem.get("path", "")), message) if part))
-    return "\n".join(lines)
-
-
 def addresses(endpoint: str, admin: str, token: str | None) -> None:
     """Where a gateway is; the admin token only when it was just made."""
     screen.line(f"Endpoint  {endpoint}")
@@ -105,9 +95,7 @@ class Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except Refused as error:
-            say(f"Error: {describe(error)}")
-        except (Failure, Unreachable) as error:
+        except (Failure, Refused, Unreachable) as error:
             say(f"Error: {error}")
         except OSError as error:
             if error.errno is None or error.errno == errno.EPIPE:  # click ends quietly when the reader has left

@@ -11,7 +11,7 @@ from gateway.cli import offline
 from gateway.cli.client import Refused, url
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place
-from gateway.cli.options import FileOption, ProjectOption, describe, place, say, screen
+from gateway.cli.options import FileOption, ProjectOption, place, say, screen
 
 NameArgument = Annotated[str, typer.Argument(help="The secret's name, as in ${secret:NAME}.")]
 
@@ -53,7 +53,7 @@ def _start_again(where: Place, name: str) -> None:
         try:
             where.api().post(url("backends", server, "restart"), {})
         except Refused as error:
-            say(f"! {server}: {describe(error)}")
+            say(f"! {server}: {error}")
         else:
             screen.line(f"{server} is started again with it.")
 

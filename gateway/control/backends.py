@@ -10,9 +10,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from egress.policy.decide import PolicyError, parse_policy
-from gateway.control.base import BackendStatus, Control, Edited
+from gateway.control.base import Control, Edited
 from gateway.control.streams import Streams
 from gateway.control.wire import ApiError, bad, flag, mapping, port_of, read_object, switch, text
+from gateway.runtime.engine.base import BackendStatus
 from gateway.runtime.engine.errors import BackendUnavailable
 from observability.events import BackendState
 from registry import edit

@@ -12,10 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from observability.events import BackendState, Event, Sequenced
+from observability.events import Event, Sequenced
 
 if TYPE_CHECKING:
     from egress.policy.decide import Surroundings
+    from gateway.runtime.engine.base import BackendStatus, LogLine
     from observability.losses import Losses
     from observability.store import History
     from registry.config import Config
@@ -49,46 +50,6 @@ class Edited:
     applied: bool
     warnings: tuple[str, ...] = ()
     """What the change opens, or does not do, although it may look otherwise."""
-
-
-class BackendStatus(Protocol):
-    """A backend as `ps` and the page show it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def state(self) -> BackendState: ...
-    @property
-    def detail(self) -> str: ...
-    @property
-    def transport(self) -> str: ...
-    @property
-    def isolated(self) -> bool: ...
-    @property
-    def image(self) -> str: ...
-    @property
-    def containers(self) -> Sequence[str]: ...
-    @property
-    def restarts(self) -> int: ...
-    @property
-    def since(self) -> float: ...
-    @property
-    def warnings(self) -> Sequence[str]: ...
-    @property
-    def direct_supported(self) -> bool: ...
-
-
-class LogLine(Protocol):
-    """One line that a backend wrote."""
-
-    @property
-    def time(self) -> float: ...
-    @property
-    def stream(self) -> str: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def instance(self) -> str: ...
 
 
 class Backends(Protocol):
@@ -139,7 +100,7 @@ class Difference(Protocol):
     def after(self) -> str: ...
 
 
-class Tools(Protocol):
+class Endpoint(Protocol):
     """The MCP endpoint, as far as the API looks."""
 
     def tools(self, backend: str) -> Sequence[Mapping[str, Any]]: ...
@@ -190,7 +151,7 @@ class Control(Protocol):
     @property
     def instruments(self) -> Exposes: ...
     @property
-    def endpoint(self) -> Tools: ...
+    def endpoint(self) -> Endpoint: ...
     @property
     def link(self) -> Link: ...
 

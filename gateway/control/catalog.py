@@ -1,4 +1,4 @@
-"""The catalogue through the API."""
+"""The catalog through the API."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from registry import catalog
 
 
 def summary(server: catalog.CatalogServer) -> dict[str, Any]:
-    """A server of the catalogue in a list."""
+    """A server of the catalog in a list."""
     return {
         "name": server.name,
         "title": server.title,
@@ -39,13 +39,13 @@ def details(server: catalog.CatalogServer) -> dict[str, Any]:
 
 
 async def search(request: Request) -> Response:
-    """Servers of the catalogue that match `q`; all without it."""
+    """Servers of the catalog that match `q`; all without it."""
     found = catalog.search(request.query_params.get("q", "")[:200])
     return JSONResponse({"servers": [summary(server) for server in found]})
 
 
 async def info(request: Request) -> Response:
-    """One server of the catalogue."""
+    """One server of the catalog."""
     try:
         server = catalog.info(request.path_params["name"])
     except catalog.CatalogError as error:
@@ -53,5 +53,5 @@ async def info(request: Request) -> Response:
     return JSONResponse(details(server))
 
 
-def catalogue_routes() -> Iterable[BaseRoute]:
+def catalog_routes() -> Iterable[BaseRoute]:
     return [Route("/catalog", search), Route("/catalog/{name}", info)]

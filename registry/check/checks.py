@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from registry.file.document import Document, walk
 from registry.model.errors import ConfigError, Finding, Invalid, KeyPath, Problem
 from registry.model.fields import split_listen
 from registry.model.mounts import holds, missing_source, refuse_root_writes
+from registry.model.nearest import nearest
 from registry.model.network import carries_directly
 from registry.model.server import Server
 from registry.model.spec import ImageSource, PackageSource, Source, plan
@@ -151,8 +151,8 @@ def check_clients(config: Config, raw: dict[str, Any]) -> Found:
 
 
 def unknown_server(name: str, known: list[str]) -> tuple[str, str]:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(known) or 'none'}"
+    near = nearest(name, known)
+    hint = f"Did you mean {near!r}?" if near else f"There are: {', '.join(known) or 'none'}"
     return f"there is no server {name!r}", hint
 
 

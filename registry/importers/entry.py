@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from registry.check.problems import unknown_key
 from registry.model.errors import Finding
+from registry.model.nearest import nearest_key
 from registry.model.server import Server
 
 DROPPED = frozenset(
@@ -91,9 +91,8 @@ def take(
     elif key in UNREAD:
         notes.append(Finding((written,), f"{written!r} has no effect: {UNREAD[key]}"))
     elif key not in DROPPED and key not in TOOL_KEYS and key not in BEARER_KEYS:
-        _, hint = unknown_key(key, sorted(KNOWN))
-        if trusted and hint.startswith("Did you mean"):
-            entry[key] = value
+        if trusted and nearest_key(key, sorted(KNOWN)):
+            entry[key] = value  # the check of the configuration then says what was probably meant
         else:
             notes.append(Finding((written,), f"unknown key {written!r} has no effect"))
 

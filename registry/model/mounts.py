@@ -47,7 +47,7 @@ def parse_mount(value: Any, base: Path) -> Mount:
 def from_mapping(value: dict[str, Any], base: Path) -> Mount:
     if unknown := sorted(value.keys() - {"source", "target", "read_only", "accept"}):
         hint = "A mount has source, target, read_only and accept"
-        raise Invalid(f"unknown key {unknown[0]!r}", hint, path=(unknown[0],))
+        raise Invalid(f"unknown key {unknown[0]!r}", hint, path=(unknown[0],), at_key=True)
     for key in ("source", "target"):
         if not isinstance(value.get(key), str):
             raise Invalid(f"needs {key!r}, as text", "Write SOURCE:TARGET:ro, or source and target", path=(key,))

@@ -130,7 +130,9 @@ def check_block(block: Mapping[str, Any]) -> None:
     try:
         parse_policy(block)
     except PolicyError as error:
-        findings = [Finding(tuple(problem.path), problem.message) for problem in error.problems]
+        findings = [
+            Finding(tuple(problem.path), problem.message, at_key=problem.at_key) for problem in error.problems
+        ]
         raise Invalid.all(findings) from None
     if unfit := [
         finding for index, name in enumerate(block.get("join", ())) if (finding := check_joined(index, name))

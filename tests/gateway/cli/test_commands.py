@@ -479,7 +479,7 @@ def test_search_and_info(stockade: Any) -> None:
     assert stockade("info", "fetchh").code == 1
 
 
-def test_run_adds_a_catalogue_server_with_its_policy(stockade: Any, running: Running) -> None:
+def test_run_adds_a_catalog_server_with_its_policy(stockade: Any, running: Running) -> None:
     result = stockade("run", "time", "--allow-host", "example.com", "--allow-port", "8443", "--yes")
     assert result.code == 0
     network = running.control.config.servers["time"].network
