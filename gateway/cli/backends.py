@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
 def ps(
     context: typer.Context, file: FileOption = None, project: ProjectOption = None, as_json: JsonOption = False
 ) -> None:
-    """Show the servers, their state, and what to know about them."""
+    """Show the servers: their state, and every warning about them."""
     api = place(context, file, project).api()
     status, backends = api.get(url("status")), api.get(url("backends"))["backends"]
     if as_json:
@@ -101,7 +101,7 @@ def logs(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="The server.")],
     follow: FollowOption = False,
-    tail: Annotated[int, typer.Option("--tail", "-n", help="How many lines to begin with.")] = 200,
+    tail: Annotated[int, typer.Option("--tail", "-n", help="How many earlier lines to print first.")] = 200,
     file: FileNoShort = None,
     project: ProjectOption = None,
     as_json: JsonOption = False,
@@ -132,19 +132,21 @@ def restart(
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Restart a server, its door with it."""
+    """Restart a server together with its door."""
     place(context, file, project).api().post(url("backends", name, "restart"))
     screen.line(f"{name} was restarted.")
 
 
 def ls(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="One server; all without it.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Limit to this server (default: all).", show_default=False)
+    ] = None,
     file: FileOption = None,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List tools and their descriptions, as the servers give them."""
+    """List the tools of the servers with their descriptions, and what changed in them."""
     api = place(context, file, project).api()
     names = [name] if name else [backend["name"] for backend in api.get(url("backends"))["backends"]]
     found = [api.get(url("backends", backend)) for backend in names]
@@ -155,7 +157,7 @@ def ls(
     screen.table(["server", "tool", "description"], [_tool_row(backend, tool) for backend, tool in rows])
     remarks = [text for backend in found for text in _tool_remarks(backend)]
     if not rows and not remarks:
-        say("No server has told its tools yet; they are read when a client first asks.")
+        say("No server has listed its tools yet; they are read when a client first asks.")
     for text in remarks:
         say(text)
 
@@ -168,7 +170,7 @@ def _tool_remarks(backend: Mapping[str, Any]) -> list[str]:
     for one in backend["changed_tools"]:
         tool = clean(one["tool"], 80)
         state = " It is hidden (pin: strict)." if hidden else ""
-        remarks.append(f"! {name}: the definition of {tool} is not the one that {name} is held to.{state}")
+        remarks.append(f"! {name}: the definition of {tool} differs from the approved one.{state}")
         lines = list(difflib.unified_diff(one["before"].splitlines(), one["after"].splitlines(), lineterm="", n=0))
         remarks += [f"  {clean(line, 400)}" for line in lines[2:] if not line.startswith("@@")]
         if TOOL.fullmatch(one["tool"]):  # people paste it into a shell
@@ -188,9 +190,9 @@ def approve(
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Accept a tool's changed definition, after you read it."""
+    """Accept the changed definition of a tool after reading it."""
     place(context, file, project).api().post(url("tools", "approve"), {"backend": name, "tool": tool})
-    screen.line(f"The present definition of {tool} is now the one that {name} is held to.")
+    screen.line(f"Approved: {name} is now held to the current definition of {tool}.")
 
 
 def register_tools(app: typer.Typer) -> None:

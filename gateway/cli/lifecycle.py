@@ -45,10 +45,10 @@ def register(app: typer.Typer) -> None:
 def up(
     context: typer.Context,
     config: Annotated[Path | None, typer.Argument(help="Configuration file.", show_default=False)] = None,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Run in the background, return when ready.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Run in the background; return when ready.")] = False,
     file: FileOption = None,
     project: ProjectOption = None,
-    timeout: Annotated[float, typer.Option(help="With -d: the longest to wait, in seconds.")] = 900,
+    timeout: Annotated[float, typer.Option(help="With -d: how long to wait for it to be ready, in seconds.")] = 900,
     announce_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     log: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
@@ -60,7 +60,7 @@ def up(
     if running and running.info.alive:
         _already(where, running, detach)
         return
-    loaded = offline.load(where)  # what is wrong with the file is said before the heavy modules are loaded
+    loaded = offline.load(where)  # what is wrong with the file is reported before the heavy modules are loaded
     _refuse_another(where.project or project_name(loaded, where.config()))
     if detach:
         from gateway.cli.detached import up_detached
@@ -71,7 +71,7 @@ def up(
 
 
 def _already(where: Place, running: Running, detach: bool) -> None:
-    """`up -d` may be said twice: the file is read again. In the foreground there is nothing to attach to."""
+    """A second `up -d` reads the file again. In the foreground there is nothing to attach to."""
     info = running.info
     if not detach:
         raise Failure(
@@ -79,7 +79,7 @@ def _already(where: Place, running: Running, detach: bool) -> None:
         )
     api = Api(running.directory.control_socket)
     api.post(url("reload"))
-    say("It is running already; the configuration was read again.")
+    say("It is already running; the configuration was read again.")
     addresses(info.endpoint, info.admin, None)
     summary(api.get(url("backends"))["backends"])
 
@@ -150,7 +150,7 @@ def down(
     context: typer.Context,
     file: FileOption = None,
     project: ProjectOption = None,
-    timeout: Annotated[float, typer.Option(help="The longest to wait, in seconds.")] = 90,
+    timeout: Annotated[float, typer.Option(help="How long to wait, in seconds.")] = 90,
 ) -> None:
     """Stop the gateway and remove what it started."""
     where = place(context, file, project)
@@ -162,7 +162,9 @@ def down(
     removed = _clean(where, found)
     for text in removed:
         screen.line(f"Removed {text}")
-    screen.line("No gateway was running; what it had left is gone." if removed else "Nothing is running.")
+    screen.line(
+        "No gateway was running; what an earlier one left behind is removed." if removed else "Nothing is running."
+    )
 
 
 def _stop(found: Running, timeout_s: float) -> None:
@@ -176,7 +178,7 @@ def _stop(found: Running, timeout_s: float) -> None:
         if time.monotonic() > deadline:
             raise Failure(
                 f"The gateway (pid {info.pid}) did not stop within {timeout_s:g} seconds. "
-                f"End it with: kill -9 {info.pid}; then run stockade down again, which removes what it leaves."
+                f"End it with: kill -9 {info.pid}; then run stockade down again to remove what it leaves behind."
             )
         time.sleep(0.05)
 
@@ -223,7 +225,7 @@ def reload(context: typer.Context, file: FileOption = None, project: ProjectOpti
     """Read the configuration again and apply it."""
     api = place(context, file, project).api()
     api.post(url("reload"))
-    screen.line("Read again and applied.")
+    screen.line("Read and applied.")
     for text in api.get(url("status"))["warnings"]:
         say(f"! {text}")
 
@@ -245,11 +247,11 @@ def register_admin(app: typer.Typer) -> None:
 
 def token(
     context: typer.Context,
-    new: Annotated[bool, typer.Option("--new", help="Make a new one; the old one and its sessions end.")] = False,
+    new: Annotated[bool, typer.Option("--new", help="Make a new token; the old one and its sessions end.")] = False,
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """The token of the admin page."""
+    """Say whether the admin page has a token, or make a new one."""
     from gateway.control.auth import ADMIN_FILE, AdminToken
     from gateway.runtime.inventory.rundir import RunDirectory
 

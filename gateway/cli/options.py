@@ -24,12 +24,12 @@ from gateway.disk import in_words
 FileOption = Annotated[Path | None, typer.Option("--file", "-f", help="Configuration file.", show_default=False)]
 FileNoShort = Annotated[Path | None, typer.Option("--file", help="Configuration file.", show_default=False)]
 ProjectOption = Annotated[
-    str | None, typer.Option("--project", help="Project name, instead of a file.", show_default=False)
+    str | None, typer.Option("--project", help="Project name, instead of --file.", show_default=False)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-FollowOption = Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the change, write nothing.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+FollowOption = Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new entries.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the change without writing it.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 TROUBLED = ("failed", "backoff")
 

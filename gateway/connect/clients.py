@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from gateway.connect.entry import Entry, Pair
+from gateway.connect.entry import Credentials, Entry
 
 ENV_VAR = "STOCKADE_TOKEN"
 """Where `stockade bridge` looks for its token."""
@@ -98,10 +98,10 @@ def config_home(home: Path, platform: str = sys.platform, environ: Mapping[str, 
 def entry(url_key: str = "url", *, headers: str = "headers", **fixed: Any) -> Entry:
     """An entry `{…fixed, URL_KEY: endpoint, HEADERS: {Authorization: …}}`, fixed keys first."""
 
-    def make(pair: Pair) -> dict[str, Any]:
-        made = {**fixed, url_key: pair.endpoint}
-        if pair.token:
-            made[headers] = {"Authorization": f"Bearer {pair.token}"}
+    def make(credentials: Credentials) -> dict[str, Any]:
+        made = {**fixed, url_key: credentials.endpoint}
+        if credentials.token:
+            made[headers] = {"Authorization": f"Bearer {credentials.token}"}
         return made
 
     return make
@@ -110,46 +110,52 @@ def entry(url_key: str = "url", *, headers: str = "headers", **fixed: Any) -> En
 def bridge(**fixed: Any) -> Entry:
     """An entry for clients that only speak stdio: `stockade bridge` carries it to the endpoint."""
 
-    def make(pair: Pair) -> dict[str, Any]:
-        made = {**fixed, "command": "stockade", "args": ["bridge", "--url", pair.endpoint]}
-        if pair.token:
-            made["env"] = {ENV_VAR: pair.token}
+    def make(credentials: Credentials) -> dict[str, Any]:
+        made = {**fixed, "command": "stockade", "args": ["bridge", "--url", credentials.endpoint]}
+        if credentials.token:
+            made["env"] = {ENV_VAR: credentials.token}
         return made
 
     return make
 
 
-def codex(pair: Pair) -> dict[str, Any]:
+def codex(credentials: Credentials) -> dict[str, Any]:
     """Codex takes the token from a variable (`bearer_token_env_var`); inline tokens only as `http_headers`."""
-    made: dict[str, Any] = {"url": pair.endpoint}
-    if pair.variable:
-        made["bearer_token_env_var"] = pair.variable
-    elif pair.token:
-        made["http_headers"] = {"Authorization": f"Bearer {pair.token}"}
+    made: dict[str, Any] = {"url": credentials.endpoint}
+    if credentials.variable:
+        made["bearer_token_env_var"] = credentials.variable
+    elif credentials.token:
+        made["http_headers"] = {"Authorization": f"Bearer {credentials.token}"}
     return made
 
 
-def goose(pair: Pair) -> dict[str, Any]:
+def goose(credentials: Credentials) -> dict[str, Any]:
     """Goose wants the name again, and a timeout in seconds."""
-    made = {"name": pair.name, "type": "streamable_http", "uri": pair.endpoint, "enabled": True, "timeout": 300}
-    if pair.token:
-        made["headers"] = {"Authorization": f"Bearer {pair.token}"}
+    made = {
+        "name": credentials.name,
+        "type": "streamable_http",
+        "uri": credentials.endpoint,
+        "enabled": True,
+        "timeout": 300,
+    }
+    if credentials.token:
+        made["headers"] = {"Authorization": f"Bearer {credentials.token}"}
     return made
 
 
-def continue_dev(pair: Pair) -> dict[str, Any]:
+def continue_dev(credentials: Credentials) -> dict[str, Any]:
     """Continue keeps a list, and headers below `requestOptions`."""
-    made: dict[str, Any] = {"name": pair.name, "type": "streamable-http", "url": pair.endpoint}
-    if pair.token:
-        made["requestOptions"] = {"headers": {"Authorization": f"Bearer {pair.token}"}}
+    made: dict[str, Any] = {"name": credentials.name, "type": "streamable-http", "url": credentials.endpoint}
+    if credentials.token:
+        made["requestOptions"] = {"headers": {"Authorization": f"Bearer {credentials.token}"}}
     return made
 
 
-def vibe(pair: Pair) -> dict[str, Any]:
+def vibe(credentials: Credentials) -> dict[str, Any]:
     """Mistral Vibe keeps an array of tables."""
-    made: dict[str, Any] = {"name": pair.name, "transport": "streamable-http", "url": pair.endpoint}
-    if pair.token:
-        made["headers"] = {"Authorization": f"Bearer {pair.token}"}
+    made: dict[str, Any] = {"name": credentials.name, "transport": "streamable-http", "url": credentials.endpoint}
+    if credentials.token:
+        made["headers"] = {"Authorization": f"Bearer {credentials.token}"}
     return made
 
 

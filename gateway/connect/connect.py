@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gateway.connect import edits
 from gateway.connect.clients import BY_NAME, ROWS, Row
-from gateway.connect.entry import Pair
+from gateway.connect.entry import Credentials
 from registry.file.json_edit import EditRefused
 
 SERVER_NAME = "stockade"
@@ -42,12 +42,14 @@ def variable_for(row: Row) -> str:
     return "STOCKADE_TOKEN_" + re.sub(r"\W", "_", row.name).upper()
 
 
-def pair_for(row: Row, endpoint: str, token: str, *, by_variable: bool, name: str = SERVER_NAME) -> Pair:
+def credentials_for(
+    row: Row, endpoint: str, token: str, *, by_variable: bool, name: str = SERVER_NAME
+) -> Credentials:
     """What to write: by variable, where the client knows variables and it is wanted, else the token itself."""
     if not token or not (by_variable and row.variables):
-        return Pair(name=name, endpoint=endpoint, token=token)
+        return Credentials(name=name, endpoint=endpoint, token=token)
     variable = variable_for(row)
-    return Pair(name=name, endpoint=endpoint, token=row.variables.format(variable), variable=variable)
+    return Credentials(name=name, endpoint=endpoint, token=row.variables.format(variable), variable=variable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,16 +76,18 @@ class Change:
         return text.replace(self.secret, HIDDEN) if self.secret else text
 
 
-def plan_connect(row: Row, pair: Pair, path: Path) -> Change:
+def plan_connect(row: Row, credentials: Credentials, path: Path) -> Change:
     """The change that adds the entry. Raises EditRefused, with the file's name."""
     before = _text(path)
     try:
-        after = edits.put(row, before or "", pair)
+        after = edits.put(row, before or "", credentials)
     except (EditRefused, TypeError, AttributeError) as error:
         raise EditRefused(
             f"{path} was left alone: {error}. The entry to paste: stockade connect {row.name} --print"
         ) from error
-    return Change(row=row, path=path, before=before, after=after, secret="" if pair.variable else pair.token)
+    return Change(
+        row=row, path=path, before=before, after=after, secret="" if credentials.variable else credentials.token
+    )
 
 
 def plan_disconnect(row: Row, path: Path, name: str = SERVER_NAME) -> Change:
@@ -139,6 +143,6 @@ def _backup(path: Path) -> Path:
 def snippets(endpoint: str, token: str, names: Sequence[str]) -> dict[str, str]:
     """What to paste, by client, with the token in it."""
     return {
-        name: edits.write_snippet(BY_NAME[name], pair_for(BY_NAME[name], endpoint, token, by_variable=False))
+        name: edits.write_snippet(BY_NAME[name], credentials_for(BY_NAME[name], endpoint, token, by_variable=False))
         for name in names
     }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.connect.clients import Row, Syntax
-from gateway.connect.entry import Pair
+from gateway.connect.entry import Credentials
 from registry.file import json_edit
 from registry.file.json_edit import EditRefused
 
@@ -30,16 +30,16 @@ def read(row: Row, text: str) -> Any:
             return _yaml_load(text)
 
 
-def put(row: Row, text: str, pair: Pair) -> str:
+def put(row: Row, text: str, credentials: Credentials) -> str:
     """The text with the entry added, or replaced when there was one of that name."""
-    entry = row.entry(pair)
+    entry = row.entry(credentials)
     match row.syntax:
         case Syntax.JSON:
-            return json_edit.set_path(text, (*container(row, text), pair.name), entry)
+            return json_edit.set_path(text, (*container(row, text), credentials.name), entry)
         case Syntax.TOML:
-            return _toml_put(row, text, pair.name, entry)
+            return _toml_put(row, text, credentials.name, entry)
         case Syntax.YAML:
-            return _yaml_put(row, text, pair.name, entry)
+            return _yaml_put(row, text, credentials.name, entry)
 
 
 def take(row: Row, text: str, name: str) -> str:
@@ -53,9 +53,9 @@ def take(row: Row, text: str, name: str) -> str:
             return _yaml_take(row, text, name)
 
 
-def write_snippet(row: Row, pair: Pair) -> str:
+def write_snippet(row: Row, credentials: Credentials) -> str:
     """A whole small file with just this entry, to paste from."""
-    return put(row, "", pair).strip() + "\n"
+    return put(row, "", credentials).strip() + "\n"
 
 
 def _walk(data: Any, path: tuple[str, ...]) -> Any:

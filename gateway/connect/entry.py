@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class Credentials:
     """An endpoint and a token, as one client's file wants them."""
 
     name: str
@@ -20,4 +20,4 @@ class Pair:
     """The environment variable's bare name, where the token comes from one."""
 
 
-Entry: TypeAlias = Callable[[Pair], dict[str, Any]]
+Entry: TypeAlias = Callable[[Credentials], dict[str, Any]]

@@ -173,7 +173,7 @@ def test_egress_tail_has_columns(stockade: Any, running: Running) -> None:
 
 
 def test_egress_tail_says_when_there_is_nothing(stockade: Any, running: Running) -> None:
-    assert stockade("egress", "tail").err == "No connection is known yet.\n"
+    assert stockade("egress", "tail").err == "No connections yet.\n"
     assert stockade("egress", "tail", "--json").err == ""
 
 
@@ -266,7 +266,7 @@ def test_a_tool_that_waits_for_approval_is_shown_with_what_changed(stockade: Any
     running.control.endpoint.changed.update(pinned)
     said = stockade("tools", "ls").err
     assert said.splitlines() == [
-        "! fetch: the definition of fetch is not the one that fetch is held to.",
+        "! fetch: the definition of fetch differs from the approved one.",
         "  -reads pages",
         "  +reads \\x1b[31msecrets",
         "  Once you have read it: stockade tools approve fetch fetch",
@@ -531,7 +531,7 @@ def test_import_leaves_out_what_cannot_be_taken_over_and_goes_on(
     }
     (work / "theirs.json").write_text(json.dumps({"mcpServers": servers}))
     said = stockade("import", "theirs.json", "--yes")
-    left = "2 of 4 servers not taken over: local, fetch." if runs else "1 of 3 servers not taken over: local."
+    left = "2 of 4 servers were not imported: local, fetch." if runs else "1 of 3 servers were not imported: local."
     assert (said.code, said.err.splitlines()[-1]) == (1, f"Error: {left}")
     assert "! local: " in said.err
     assert "'local.py' is a program of this machine" in said.err
@@ -574,14 +574,14 @@ def test_a_secret_is_kept_for_its_owner_and_its_servers_start_again(
     path = home / ".config/stockade/secrets/api-key"
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("s3cret", 0o600)
     assert "s3cret" not in result.out + result.err
-    assert "fetch is started again" in result.out
+    assert "fetch was restarted with it" in result.out
     assert running.control.supervisor.restarted == ["fetch"]
     assert stockade("secret", "rm", "api-key").code == 0
     assert not path.exists()
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "says"), [("../x", "x", "cannot be a secret's name"), ("x", "", "Nothing")]
+    ("name", "given", "says"), [("../x", "x", "cannot be a secret's name"), ("x", "", "No value was given")]
 )
 def test_what_cannot_be_a_secret_is_refused(stockade: Any, home: Path, name: str, given: str, says: str) -> None:
     result = stockade("secret", "set", name, stdin=given)

@@ -234,6 +234,6 @@ def test_a_secret_that_is_typed_is_not_echoed(home: Path) -> None:
                 shown += chunk
     os.close(master)
     assert process.returncode == 0, shown
-    assert b"Kept in" in shown
+    assert b"Stored in" in shown
     assert b"s3cret" not in shown
     assert (home / ".config/stockade/secrets/api-key").read_text() == "s3cret"
