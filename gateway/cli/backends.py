@@ -67,14 +67,16 @@ def _row(backend: Mapping[str, Any]) -> list[object]:
 
 
 def _remarks(status: Mapping[str, Any], backends: list[Mapping[str, Any]]) -> None:
-    """What a person should not overlook: failures in full, warnings, and every trust override in force."""
+    """Print what must not be overlooked: failures in full, warnings, and every trust override in force."""
     for text in troubles(backends):
         for line in text.splitlines():
             screen.line(line, "red")
     for text in status["warnings"]:
         screen.line(f"! {text}", "yellow")
     for backend in backends:
-        said = 1 if backend["name"] in status["warned"] else 0  # that it is not isolated is the first of its own
+        said = (
+            1 if backend["name"] in status["warned"] else 0
+        )  # the first of a server's own says that it is not isolated
         for text in backend["warnings"][said:]:
             screen.line(f"! {backend['name']}: {text}", "yellow")
         for text in backend["left_out"]:
@@ -163,7 +165,7 @@ def ls(
 
 
 def _tool_remarks(backend: Mapping[str, Any]) -> list[str]:
-    """Why a server has no tools to show, and what differs from the definitions that it is held to."""
+    """Why a server has no tools to show, and what differs from the approved definitions."""
     name, hidden = backend["name"], backend["entry"].get("pin") == "strict"
     remarks = [f"! {name}: {backend['detail']}"] if backend["detail"] and not backend["tools"] else []
     remarks += [f"! {name}: {text}" for text in (*backend["left_out"], *backend["reshaped"])]

@@ -1,4 +1,4 @@
-"""The CLI's way to a running gateway: HTTP over its control socket, with the standard library (it loads fast)."""
+"""The CLI's connection to a running gateway: HTTP over its control socket, with the standard library (it loads fast)."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Api:
 
 
 def parse_events(lines: Iterator[bytes]) -> Iterator[tuple[str, Any]]:
-    """Events of a stream whose data is JSON; comments and other fields are passed over."""
+    """Events of a stream whose data is JSON; comments and other fields are ignored."""
     name, data = "message", bytearray()
     for raw in lines:
         line = raw.rstrip(b"\r\n")

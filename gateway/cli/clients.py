@@ -42,7 +42,7 @@ def endpoint_of(where: Place) -> str:
 
 
 def mint(where: Place, name: str, servers: list[str] | None, *, renew: bool) -> str:
-    """A new token for a client, its digest in the file. Through the gateway where one runs."""
+    """A new token for a client; the file gets its digest. Goes through the gateway if one runs."""
     if where.running():
         body = {"name": name, "renew": renew, **({"servers": servers} if servers else {})}
         return str(where.api().post(url("clients"), body)["token"])

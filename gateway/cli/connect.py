@@ -186,7 +186,7 @@ def disconnect(
 
 
 def _end_token(where: Place, name: str) -> None:
-    """Remove the client from the configuration, where it is in there."""
+    """Remove the client from the configuration, if it is in it."""
     if where.running():
         try:
             ended = where.api().delete(url("clients", name))

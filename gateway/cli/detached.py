@@ -1,8 +1,8 @@
 """Starts a gateway in a process of its own and waits until it is ready, or says why it ended.
 
-The child says one JSON line on a pipe when it is ready: its addresses and, the first time, the admin token (which so never
-reaches a log); or the error that ended it. It logs to a file of its own, which it moves into the project's directory when it
-is ready. Until then /readyz on its control socket says how far it is.
+The child writes one JSON line to a pipe when it is ready: its addresses and, the first time, the admin token (which this way
+never reaches a log); or the error that ended it. It logs to a file of its own, which it moves into the project's directory
+when it is ready. Until then /readyz on its control socket reports its progress.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def up_detached(where: Place, timeout_s: float) -> None:
 
 
 class Progress:
-    """Says what a gateway that starts is doing (the first start builds images: minutes), each thing once."""
+    """Prints each step of a starting gateway once (the first start builds images, which takes minutes)."""
 
     def __init__(self, path: Path, project: str | None) -> None:
         self._path = path

@@ -80,7 +80,7 @@ def _event(event: Mapping[str, Any], as_json: bool) -> None:
 
 
 def verdict(event: Mapping[str, Any]) -> tuple[str, str]:
-    """The word for what happened, and its colour."""
+    """The word for the decision, and its colour."""
     if event["phase"] == "closed":
         return ("CUT", "yellow") if event.get("reason") else ("END", "dim")
     if event["phase"] == "progress":

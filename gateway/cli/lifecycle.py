@@ -184,7 +184,7 @@ def _stop(found: Running, timeout_s: float) -> None:
 
 
 def _clean(where: Place, found: Running | None) -> list[str]:
-    """Remove what a gateway that died left: containers, networks, its file and socket."""
+    """Remove what a crashed gateway left behind: containers, networks, its file and socket."""
     from gateway.app import clean
     from gateway.runtime.engine.errors import EngineError
 
@@ -201,7 +201,7 @@ def _clean(where: Place, found: Running | None) -> list[str]:
 
 
 def _refuse_another(project: str) -> None:
-    """Raises Failure where a gateway of another file runs under this name: what it has is not ours to touch."""
+    """Raises Failure if the gateway of another file runs under this name: its containers are not ours to touch."""
     running = find_gateway(None, project)
     if running and running.info.alive:
         raise Failure(

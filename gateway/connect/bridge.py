@@ -1,4 +1,4 @@
-"""Carries MCP between standard streams and the gateway's HTTP endpoint, for clients that only speak stdio.
+"""Forwards MCP between standard streams and the gateway's HTTP endpoint, for clients that only speak stdio.
 
 Theory of operation. Each line on standard input is one JSON-RPC message and becomes one POST; what the endpoint
 answers (one JSON body, or a stream of events) becomes lines on standard output. The bridge understands only what HTTP
@@ -11,7 +11,7 @@ needs:
 * modern era (2026-07-28): the version in `_meta` decides; `Mcp-Method`, `Mcp-Name` and `Mcp-Param-*` are taken from
   the body; `notifications/cancelled` closes the request's own stream.
 
-A request that cannot be delivered is answered with a JSON-RPC error in words. Requests in flight are bounded.
+A request that cannot be delivered is answered with a JSON-RPC error that says why. Requests in flight are bounded.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class Bridge:
             self._listen()
 
     async def _notify(self, message: Mapping[str, Any]) -> None:
-        """A notification, or the client's answer to a server's request; nothing to tell the client if it fails."""
+        """A notification, or the client's answer to a server's request; a failure is only logged."""
         if message.get("method") == "notifications/cancelled" and not self._version:
             params = message.get("params") or {}
             if task := self._requests.get(_key(params.get("requestId"))):
@@ -210,7 +210,7 @@ class Bridge:
                 self._fail(message, "The gateway closed the connection before it answered.")
 
     def _refused(self, message: Mapping[str, Any], status: int, raw: bytes) -> None:
-        """An HTTP error: JSON-RPC errors pass as they are, others are put into one."""
+        """An HTTP error: a JSON-RPC error is forwarded as it is, anything else becomes one."""
         if "id" not in message or "method" not in message:
             complain(f"the gateway answered {status} to a notification")
             return

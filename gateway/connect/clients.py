@@ -1,8 +1,8 @@
-"""The AI clients that Stockade can be written into: one row each. Everything that differs between them is data here.
+"""The AI clients that Stockade can configure: one row each. Everything that differs between them is data here.
 
 Sources: each vendor's documentation and runs (`evidence`), as of the row's `verified_on`; `stacklok/toolhive`
 pkg/client/config.go for the rest. Paths are templates over `{home}` and `{config}` (~/.config, ~/Library/Application
-Support, %APPDATA%). A client changes its mind now and then: then only its row changes.
+Support, %APPDATA%). When a client changes its format, only its row changes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Row:
     path_mac: str = ""
     path_windows: str = ""
     repo_path: str = ""
-    """The file of one repository, where the client has such a thing."""
+    """The file in a repository, where the client supports one."""
     container: tuple[str, ...] = ("mcpServers",)
     """Keys down to the object (or list, see `listed`) that holds the servers."""
     listed: bool = False
@@ -78,7 +78,7 @@ class Row:
         return Path(template.format(home=home, config=config_home(home, platform, environ)))
 
     def places(self, home: Path | None = None) -> list[Path]:
-        """What shows that the client is there."""
+        """The paths that show that the client is installed."""
         home = home or Path.home()
         found = [Path(p.format(home=home, config=config_home(home))) for p in self.detect]
         return found or [self.file(home).parent]
@@ -108,7 +108,7 @@ def entry(url_key: str = "url", *, headers: str = "headers", **fixed: Any) -> En
 
 
 def bridge(**fixed: Any) -> Entry:
-    """An entry for clients that only speak stdio: `stockade bridge` carries it to the endpoint."""
+    """An entry for clients that only speak stdio: `stockade bridge` connects it to the endpoint."""
 
     def make(credentials: Credentials) -> dict[str, Any]:
         made = {**fixed, "command": "stockade", "args": ["bridge", "--url", credentials.endpoint]}

@@ -45,7 +45,7 @@ def variable_for(row: Row) -> str:
 def credentials_for(
     row: Row, endpoint: str, token: str, *, by_variable: bool, name: str = SERVER_NAME
 ) -> Credentials:
-    """What to write: by variable, where the client knows variables and it is wanted, else the token itself."""
+    """What to write: a variable if wanted and supported by the client, else the token itself."""
     if not token or not (by_variable and row.variables):
         return Credentials(name=name, endpoint=endpoint, token=token)
     variable = variable_for(row)
@@ -54,7 +54,7 @@ def credentials_for(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A change to one client's file that nobody has made yet."""
+    """A planned change to one client's file."""
 
     row: Row
     path: Path
@@ -91,7 +91,7 @@ def plan_connect(row: Row, credentials: Credentials, path: Path) -> Change:
 
 
 def plan_disconnect(row: Row, path: Path, name: str = SERVER_NAME) -> Change:
-    """The change that takes the entry out again. Raises EditRefused, with the file's name."""
+    """The change that removes the entry again. Raises EditRefused, with the file's name."""
     before = _text(path)
     try:
         after = edits.take(row, before or "", name)

@@ -1,4 +1,4 @@
-"""Puts a server's entry into the text of a client's file, or takes it out: JSON, TOML or YAML, comments kept."""
+"""Adds a server's entry to the text of a client's file, or removes it: JSON, TOML or YAML, comments kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from registry.file.json_edit import EditRefused
 
 
 def container(row: Row, text: str) -> tuple[str, ...]:
-    """Where the servers are in this very file. opencode 2 nests them once more."""
+    """The path to the servers in this particular file. opencode 2 nests them one level deeper."""
     if row.name == "opencode" and "servers" in (_walk(read(row, text), ("mcp",)) or {}):
         return ("mcp", "servers")
     return row.container

@@ -30,7 +30,7 @@ STATIC = Path(__file__).parent.parent / "web/static"
 
 
 def control_app(control: Control) -> Starlette:
-    """The API for the control socket: whoever may open the socket may do everything."""
+    """The API for the control socket: a process that may open the socket may do everything."""
     return _app([*health_routes(control), *api_routes(control)])
 
 
@@ -143,7 +143,7 @@ async def on_config_error(_: Request, error: Exception) -> Response:
 
 
 async def on_policy_error(_: Request, error: Exception) -> Response:
-    """A network block that is not one."""
+    """An invalid network block: all its problems."""
     assert isinstance(error, PolicyError)
     problems = [Problem(message=p.message, path=".".join(map(str, p.path))) for p in error.problems]
     return error_response(ApiError(422, "policy_invalid", str(error), problems))

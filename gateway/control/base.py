@@ -35,7 +35,7 @@ class Urls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """Whether clients can use the gateway now; `detail` is one sentence for a person when they cannot."""
+    """Whether clients can use the gateway now; if not, `detail` is one sentence that says why."""
 
     ready: bool
     detail: str = ""
@@ -49,7 +49,7 @@ class Edited:
     """Unified diff of the file; empty when nothing changes."""
     applied: bool
     warnings: tuple[str, ...] = ()
-    """What the change opens, or does not do, although it may look otherwise."""
+    """What the change opens, or does not do, although it may seem to."""
 
 
 class Backends(Protocol):
@@ -137,7 +137,7 @@ class Control(Protocol):
     def urls(self) -> Urls: ...
     @property
     def warnings(self) -> Sequence[str]:
-        """What a person should know about the gateway as a whole, e.g. what the probe found."""
+        """Warnings about the gateway as a whole, e.g. what the probe found."""
         ...
 
     @property
@@ -174,5 +174,5 @@ class Control(Protocol):
         ...
 
     def shutdown(self) -> None:
-        """Begin to stop, removing what runs. Returns at once; the process ends when all is gone."""
+        """Begin to stop and remove everything that runs. Returns at once; the process ends when all is gone."""
         ...

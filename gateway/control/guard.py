@@ -1,6 +1,6 @@
-"""The guard of the admin listener: what a browser on this machine must not be tricked into doing.
+"""The guard of the admin listener: protects it from pages that a browser on this machine has open.
 
-Theory of operation. The listener is on loopback, so its visitors are programs of this machine and every page that a
+Theory of operation. The listener is on loopback, so its callers are programs on this machine and every page that a
 browser here has open. Four checks, in this order, before any handler runs:
 
 1. Host must be a loopback name or one that the configuration names. A page that rebinds its own name to 127.0.0.1
@@ -8,11 +8,11 @@ browser here has open. Four checks, in this order, before any handler runs:
 2. Origin, where there is one, must be the very origin that Host names; Fetch Metadata must not say that another site,
    or another port of this machine, made the request (403). A visit to the page itself may come from anywhere.
 3. Everything below /api needs the admin token as a bearer, or a session cookie made from it (401). Wrong bearers
-   count for the brake.
-4. A write on a cookie needs the header X-Stockade-CSRF, which no form and no simple cross-origin request can
-   send (403).
+   count toward the limit on guesses.
+4. A write that is authorized by a cookie needs the header X-Stockade-CSRF, which no form and no simple cross-origin
+   request can send (403).
 
-The control socket has none of this: its file mode is its guard.
+The control socket needs none of this: its file mode protects it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class AdminGate:
     cookie: str
     """Name of the session cookie; it has the port in it, since cookies are shared by all ports of a host."""
     allowed_hosts: Callable[[], Collection[str]] = field(default=frozenset)
-    """More that Host may say, as HOST or HOST:PORT (`gateway.allowed_hosts`)."""
+    """Additional Host values, as HOST or HOST:PORT (`gateway.allowed_hosts`)."""
     allowed_origins: Callable[[], Collection[str]] = field(default=frozenset)
 
 
@@ -96,7 +96,7 @@ def check(connection: HTTPConnection, gate: AdminGate) -> None:
 
 
 def _is_sign_in(connection: HTTPConnection) -> bool:
-    """Signing in is open to those who are not; its handler checks the token."""
+    """Signing in needs no session; its handler checks the token."""
     return (connection.scope["method"], connection.scope["path"]) == ("POST", "/api/v1/session")
 
 
@@ -171,7 +171,7 @@ class TooMany(ApiError):
 
 
 def peer_of(connection: HTTPConnection) -> str:
-    """The address of the caller, for the brake."""
+    """The address of the caller, for the limit on guesses."""
     return connection.client.host if connection.client else "-"
 
 

@@ -47,7 +47,7 @@ class OwnRoutes:
         ]
 
     async def status(self, _: Request) -> Response:
-        """Who runs here, since when, how well, and which trust overrides are in force."""
+        """Which gateway this is, since when it runs, whether it is ready, and the trust overrides in force."""
         control = self._control
         state = control.readiness()
         return JSONResponse(
@@ -77,7 +77,7 @@ class OwnRoutes:
         return JSONResponse({"reloaded": True})
 
     async def shutdown(self, request: Request) -> Response:
-        """Begin to stop; what runs is removed."""
+        """Begin to stop, and remove everything that runs."""
         await read_object(request, [])
         self._control.shutdown()
         return JSONResponse({"stopping": True}, 202)

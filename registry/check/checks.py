@@ -1,4 +1,4 @@
-"""What can only be seen with the whole configuration at hand: contradictions, and what is missing around it."""
+"""Checks that need the whole configuration: contradictions between its parts, and missing files around it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_document(document: Document) -> None:
 
 
 def check_config(config: Config, document: Document, path: Path) -> list[Problem]:
-    """Everything that is wrong between the parts of a configuration, each of which is valid."""
+    """Every conflict between the parts of a configuration, each of which is valid by itself."""
     findings = [
         *(finding for name, server in config.servers.items() for finding in check_server(name, server, config, path)),
         *check_prefixes(config),
@@ -95,7 +95,7 @@ def check_mounts(server: Server, source: Source | None, path: Path) -> Found:
 
 
 def check_own_port(server: Server) -> Found:
-    """The port a server listens on is left to it, but where its door must listen it cannot."""
+    """A server chooses the port it listens on, except those that its door listens on."""
     if server.port is None or not server.isolated:
         return
     if server.port in OWN_PORTS:
@@ -113,7 +113,7 @@ def effective_prefix(name: str, server: Server) -> str:
 
 
 def check_prefixes(config: Config) -> Found:
-    """Two servers in use that put the same word before their tools' names. (None at all is only a warning.)"""
+    """Two enabled servers with the same tool prefix. (No prefix at all is only a warning.)"""
     owners: dict[str, str] = {}
     for name, server in config.servers.items():
         prefix = effective_prefix(name, server)

@@ -1,4 +1,4 @@
-"""Turns what pydantic found into problems with a place, in words a person uses."""
+"""Turns pydantic's errors into problems with a line and plain words."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def words(item: Any, path: KeyPath) -> tuple[str, str]:
 
 
 def describe(value: Any) -> str:
-    """What a value is, without repeating a long one (or a secret)."""
+    """Describes a value without repeating a long one (or a secret)."""
     match value:
         case None:
             return "nothing"
@@ -128,7 +128,7 @@ def one_of(given: Any, expected: str) -> tuple[str, str]:
 
 
 def unknown_key(key: str, known: list[str]) -> tuple[str, str]:
-    """The message for a key that means nothing, with the nearest that does."""
+    """The message and hint for an unknown key, with the nearest known one."""
     if near := nearest_key(key, known):
         return f"unknown key {key!r}", f"Did you mean {near!r}?"
     return f"unknown key {key!r}", f"Known here: {', '.join(known)}" if known else "Remove it"

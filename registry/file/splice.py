@@ -1,9 +1,9 @@
 """Changes a YAML text so that it means a new value, and leaves every other character as it is.
 
 Theory of operation. `splice(document, new)` compares the document's value with the new one and makes a list of
-replacements of stretches of the text: a key added, a line appended, a value exchanged. Where each value stands is
-known from parsing. What is new is written in the style of what is around it: inside brackets, or as lines.
-Whoever calls it parses the result and compares: text that does not mean exactly the new value is never used.
+replacements in the text: a key added, a line appended, a value exchanged. The position of each value is known from
+parsing. New parts are written in the style of their surroundings: inside brackets, or as lines. The caller parses the
+result and compares: text that does not mean exactly the new value is never used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from registry.model.errors import KeyPath
 
 @dataclass(frozen=True, slots=True, order=True)
 class Replacement:
-    """`text` instead of what stands from `start` to `end`."""
+    """Replaces the text from `start` to `end` with `text`."""
 
     start: int
     end: int
@@ -84,7 +84,7 @@ def added(document: Document, path: KeyPath, members: list[Added], last: KeyPath
 
 
 def after(text: str, at: int, written: str) -> Replacement:
-    """`written` after a member: behind a comma that already stands there, and behind a comment on the same line."""
+    """Inserts `written` after a member, past an existing comma and a comment on the same line."""
     rest = text[at : line_end(text, at)]
     if rest.lstrip().startswith(",") and "\n" in written:
         return Replacement(at, at, written)
@@ -94,7 +94,7 @@ def after(text: str, at: int, written: str) -> Replacement:
 
 
 def removed(document: Document, path: KeyPath, key: str, keys: list[str]) -> Replacement:
-    """Nothing instead of a member (with its lines, or its comma)."""
+    """Deletes a member (with its lines, or its comma)."""
     text, span, whole = document.text, document.spans[(*path, key)], document.spans[path]
     index = keys.index(key)
     if not whole.flow:
@@ -107,7 +107,7 @@ def removed(document: Document, path: KeyPath, key: str, keys: list[str]) -> Rep
 
 
 def exchanged(document: Document, path: KeyPath, new: Any) -> Replacement:
-    """Another value in the place of one."""
+    """Replaces one value with another."""
     span, text = document.spans[path], document.text
     if in_flow(document, path):
         return Replacement(span.start, span.end, written_flow(new))
@@ -201,7 +201,7 @@ def block_value(value: Any) -> str:
 
 
 def styled(value: Any) -> Any:
-    """The value with short lists marked to stand on one line."""
+    """The value with short lists marked to be written on one line."""
     from ruamel.yaml.comments import CommentedSeq
 
     if isinstance(value, dict):

@@ -40,7 +40,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem before its place in the file is known."""
+    """A problem whose line in the file is not known yet."""
 
     path: KeyPath
     message: str
@@ -50,7 +50,7 @@ class Finding:
 
 
 class Invalid(ValueError):
-    """Raised by a validator; its findings' paths are relative to what it was given."""
+    """Raised by a validator; the paths of its findings are relative to the value it checked."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Which parts of the machine a server may see, and which never."""
+"""The mounts of a server: their notations, and what is wrong with a source on this machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Mount:
     volume: bool = False
     """True when `source` names a volume of the engine."""
     accepted: frozenset[Risk] = frozenset()
-    """What it opens that was asked for by name."""
+    """The risks that the entry accepts by name."""
     led_to: str = field(default="", compare=False, repr=False)
     """The source without links, as it was when the configuration was read; empty for a volume."""
 

@@ -453,9 +453,9 @@ def test_a_client_gets_a_token_and_snippets(stockade: Any, running: Running, wor
     assert stockade("client", "ls").out.splitlines()[2].split() == ["claude", "yes", "fetch", "all"]
     assert stockade("client", "add", "claude").code == 1
     assert stockade("client", "add", "claude", "--renew").code == 0
-    assert stockade("client", "rm", "claude").err.count("everybody on this machine") == 0
+    assert stockade("client", "rm", "claude").err.count("every program on this machine") == 0
     assert "claude" not in running.control.config.clients
-    assert "everybody on this machine may connect without a token" in stockade("client", "rm", "cursor").err
+    assert "every program on this machine may connect without a token" in stockade("client", "rm", "cursor").err
 
 
 def test_clients_work_on_the_file_when_no_gateway_runs(stockade: Any, work: Path) -> None:
@@ -468,7 +468,7 @@ def test_clients_work_on_the_file_when_no_gateway_runs(stockade: Any, work: Path
     assert "token_sha256" not in stockade("client", "ls", "--json").out
     assert stockade("client", "rm", "codex").code == 0
     assert stockade("client", "rm", "codex").code == 1
-    assert "everybody on this machine may connect without a token" in stockade("disconnect", "cursor").err
+    assert "every program on this machine may connect without a token" in stockade("disconnect", "cursor").err
 
 
 def test_search_and_info(stockade: Any) -> None:
@@ -608,7 +608,7 @@ def test_where_nobody_can_answer_only_options_that_exist_are_named(
         stockade("connect", "cursor", "--yes")
     refused = stockade(*command)
     assert refused.code == 1
-    (line,) = [line for line in refused.err.splitlines() if "Nobody is here to answer" in line]
+    (line,) = [line for line in refused.err.splitlines() if "There is no terminal to answer on" in line]
     told = stockade(command[0], "--help").out
     assert [option for option in re.findall(r"--[a-z-]+", line) if option not in told] == []
 
