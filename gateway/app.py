@@ -25,10 +25,10 @@ from egress.policy.decide import Surroundings
 from egress.service.surroundings import parse_around
 from gateway import listeners
 from gateway.control.apps import admin_app, control_app
-from gateway.control.auth import AdminToken
+from gateway.control.auth import ADMIN_FILE, AdminToken
 from gateway.control.base import Edited, Readiness, Urls
 from gateway.control.listen import HttpServer
-from gateway.control.rundir import ADMIN_FILE, GatewayFile, process_started
+from gateway.control.running import GatewayFile, process_started
 from gateway.in_force import InForce
 from gateway.listeners import Listeners
 from gateway.live_config import LiveConfig
@@ -230,7 +230,7 @@ class Gateway:
             started=self.started,
             endpoint=self.urls.endpoint,
             admin=self.urls.admin,
-        ).write(self.directory.path)
+        ).write(self.directory.gateway_file)
         cleanup.callback(self.directory.gateway_file.unlink, missing_ok=True)
 
     async def _start(self, on_ready: Callable[[Gateway], None] | None) -> None:

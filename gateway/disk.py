@@ -1,4 +1,4 @@
-"""What a disk refused, in words: which file, why, and what to do. The system's own error often names no file."""
+"""Explains errors of the disk: which file, why, and what to do. The system's own error often names no file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ELSEWHERE: Final = "et STOCKADE_STATE_DIR to a short path that you may write to
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An OSError in here that names no file gets this one: a write that finds no room does not say where."""
+    """Adds this file to an OSError that names none: a write to a full disk does not say where."""
     try:
         yield
     except OSError as error:
@@ -25,8 +25,8 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def in_words(error: OSError, path: Path | None = None, done: str = "") -> str:
-    """One or two sentences about a file that could not be used; `path` where the error names none. `done` says what was
-    to be done with it (`made`, …), where it is one of the gateway's own.
+    """One or two sentences about a file that could not be used; `path` where the error names none. `done` is what
+    the gateway wanted to do with a file of its own (`made`, …).
     """
     file = error.filename or path
     if file is None or error.strerror is None:

@@ -1,4 +1,4 @@
-"""Which configuration was in force last: remembered, so that a start with half a file opens nothing either."""
+"""Remembers the configuration in force, so that a start with a truncated file does not widen access either."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class InForce:
-    """The text of the configuration that was applied last, in a file of its own that only its owner reads."""
+    """The text of the configuration that was applied last, in a file that only its owner can read."""
 
     def __init__(self, record: Path) -> None:
         self.record = record
@@ -32,7 +32,7 @@ class InForce:
             raise ConfigError(problems)
 
     def remember(self, config: Config) -> None:
-        """This configuration is in force. Where that cannot be kept, a log line says so: what was kept before stays."""
+        """Record that this configuration is in force. A write that fails is logged, and the earlier record stays."""
         if config.path is None or config.text == self._written:
             return
         try:
@@ -54,7 +54,7 @@ class InForce:
         self._written = config.text
 
     def _recall(self, path: Path | None) -> Document | None:
-        """What was in force of this very file; None where nothing is known, or nothing that can be read."""
+        """What was in force last of this file; None where there is no record, or none that can be read."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             kept = json.loads(self.record.read_text("utf-8"))
             if kept["path"] == str(path):

@@ -1,7 +1,6 @@
-"""Watches the configuration file, and calls back when its content is another.
+"""Watches the configuration file, and calls back when its content changes.
 
-A file that is written in place is half of itself for a while: it is read only once it has been left alone from one look
-to the next.
+A file that is written in place is incomplete for a while: it is read only once it has not changed between two polls.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class ConfigWatcher:
             await self.look()
 
     async def look(self) -> None:
-        """One look: a change that was there at the last look already, and is the same, is taken up."""
+        """Poll once. A change is reported once it is the same in two polls."""
         stamp, self._last = self._last, self._look()
         if stamp != self._last or stamp == self._stamp:
             return
@@ -42,7 +41,7 @@ class ConfigWatcher:
             await self._on_change()
 
     def acknowledge(self) -> None:
-        """The content on disk now is known: a change of our own needs no call back."""
+        """Treat the current content as known: a change of our own needs no callback."""
         self._stamp = self._last = self._look()
         self._seen = self._digest()
 

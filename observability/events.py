@@ -1,14 +1,14 @@
-"""The events that every part of Stockade speaks, and the closed vocabularies they use.
+"""The events that all parts of Stockade exchange, and the closed vocabularies they use.
 
 This module is imported by the egress container too, so it stands on the standard library alone. An event is
 a value: it is made once, never changed, and travels as one JSON object (`to_json`, `event_from_json`).
 
 One egress connection makes two `EgressEvent`s with the same `connection`: one when it is decided, one when it
-closes. The egress process numbers its events from 1 (`seq`) within one life of the process (`epoch`), so a
+closes. The egress process numbers its events from 1 (`seq`) within one run of the process (`epoch`), so a
 reader that comes back can ask for what it missed and can see a gap.
 
-Every event has a size, whoever wrote the words in it: texts longer than their limit are cut when the event is made, with
-a mark that says how long they were, so nothing further on (history, streams, spans, logs) needs a limit of its own.
+Every event has a size limit, whatever the source of its texts: texts longer than their limit are cut when the event is
+made, with a mark that says how long they were, so no later stage (history, streams, spans, logs) needs a limit of its own.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Decision(StrEnum):
     ALLOW = "allow"
     DENY = "deny"
     REPORT = "report"
-    """Carried, though `enforce` would have denied it (modes `report` and `learn`); `reason` says why."""
+    """Proxied, though `enforce` would have denied it (modes `report` and `learn`); `reason` says why."""
 
 
 class Via(StrEnum):
@@ -53,11 +53,11 @@ class Via(StrEnum):
 
 
 class Phase(StrEnum):
-    """Which moment of a connection an event tells of."""
+    """Which moment of a connection an event reports."""
 
     DECIDED = "decided"
     PROGRESS = "progress"
-    """A carried connection that is still open: what it has moved so far."""
+    """A proxied connection that is still open: the bytes it has transferred so far."""
     CLOSED = "closed"
     COUNTED = "counted"
     """Attempts the kernel refused before the egress saw them; only `count` and the door's counters are known."""
@@ -110,7 +110,7 @@ class Reason(StrEnum):
     UPSTREAM_INVALID = "upstream_invalid"
     """The server outside answered with something that is not well-formed HTTP."""
     UPSTREAM_PROXY_FAILED = "upstream_proxy_failed"
-    # life of the process
+    # end of the process or of the policy
     POLICY_REVOKED = "policy_revoked"
     """A live connection was cut because the policy no longer allows it."""
     DOOR_CLOSED = "door_closed"
@@ -201,7 +201,7 @@ class EgressEvent(Bounded):
     """From the backend to the outside."""
     bytes_received: int = 0
     told_sent: int = 0
-    """Of `bytes_sent`, what earlier `PROGRESS` events of this connection told already."""
+    """Of `bytes_sent`, what earlier `PROGRESS` events of this connection already reported."""
     told_received: int = 0
     dns_s: float | None = None
     connect_s: float | None = None
@@ -261,7 +261,7 @@ def _few(denied: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class BackendState(StrEnum):
-    """Where a backend is in its life."""
+    """The state of a backend."""
 
     STOPPED = "stopped"
     BUILDING = "building"
@@ -300,7 +300,7 @@ class ToolChange(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolEvent(Bounded):
-    """Something about a tool that a person should be able to see."""
+    """A change to a tool that an operator should be able to see."""
 
     time: float
     backend: str
@@ -311,7 +311,7 @@ class ToolEvent(Bounded):
 
 
 class Severity(StrEnum):
-    """How loud a notice is."""
+    """How serious a notice is."""
 
     INFO = "info"
     WARNING = "warning"

@@ -2,7 +2,7 @@
 
 Theory of operation. How many rows each holder has (`observability.shares`) is counted as rows are written, so that to
 find out who must give some up costs nothing; from time to time, and where a count proves wrong, the index is counted
-anew. Rows go from the holders that have most, oldest first, in transactions of a bounded size. The first denials of a
+again. Rows go from the holders that have most, oldest first, in transactions of a bounded size. The first denials of a
 backend stay until they are too old: a flood of denials does not hide what it began with.
 """
 
@@ -92,7 +92,7 @@ class Pruner:
             self._counts.pop(table, None)
 
     def _remove_most(self, db: sqlite3.Connection, table: str) -> None:
-        """A batch of each holder that has more than fits."""
+        """Removes a batch from each holder that is over its share."""
         counts = self._counts[table]
         most = level(counts.values(), self._max_rows)
         for holder, count in list(counts.items()):

@@ -1,4 +1,4 @@
-"""The events that wait for the history's writer: a bounded number, of which no backend takes the others' part."""
+"""The queue of events for the history's writer: bounded, and shared fairly among the backends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from observability.shares import FairRing
 
 
 class Waiting:
-    """Filled on the event loop's thread, emptied by the writer's. Nobody waits to put something in."""
+    """Filled on the event loop's thread, emptied by the writer's. Putting an event in never waits."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -19,7 +19,7 @@ class Waiting:
         self._changed = threading.Condition()
 
     def put(self, item: Sequenced) -> bool:
-        """False when an event was lost: another that had to go for it or, once this is closed, itself."""
+        """False when an event was lost: an older one to make room or, once the queue is closed, this one."""
         with self._changed:
             if self._closed:
                 return False
@@ -36,13 +36,13 @@ class Waiting:
         return flush
 
     def close(self) -> None:
-        """Nothing comes any more: the writer takes what is here and ends."""
+        """Accept no more events: the writer takes what is queued and ends."""
         with self._changed:
             self._closed = True
             self._changed.notify()
 
     def take(self) -> tuple[FairRing, list[threading.Event], bool]:
-        """Waits for something; then all of it, who waits until it is written, and whether more can come."""
+        """Waits for events; returns all of them, the waiters to wake once they are written, and whether more can come."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._ring) or self._flushes or self._closed)
             taken, self._ring = self._ring, FairRing(self.size)

@@ -3,8 +3,8 @@
 Theory of operation. `publish` runs on the event loop's thread and never waits. It gives the event its id, calls
 each sink (metrics, history, spans, logs: short, synchronous functions), keeps the event in a bounded ring for
 readers that come late, and puts it into the bounded buffer of each subscription that wants it. A reader that is too
-slow loses the *oldest* events of whoever made most (`observability.shares`); the loss is counted on the subscription
-(`dropped`) and in the hub (`dropped`).
+slow loses the *oldest* events of the backend that made most (`observability.shares`); the loss is counted on the
+subscription (`dropped`) and in the hub (`dropped`).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Hub:
         self, *, kept: Sequence[Sequenced] = (), ring: int = 5000, on_drop: Callable[[int], None] | None = None
     ) -> None:
         """`kept` are the newest events of the history, oldest first: ids go on from the last, and readers find
-        them, but no sink sees them again. `ring` bounds `recent`; `on_drop(count)` is told of each event that a
+        them, but no sink sees them again. `ring` bounds `recent`; `on_drop(count)` is called for each event that a
         slow reader lost.
         """
         self._on_drop = on_drop

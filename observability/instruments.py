@@ -138,7 +138,7 @@ class Instruments:
         ports: Mapping[str, Collection[int]] | None = None,
         tools: Mapping[str, Collection[str]] | None = None,
     ) -> None:
-        """Says which names may be labels from now on; call it on every applied configuration, before its policies
+        """Sets which names may be labels from now on; call it on every applied configuration, before its policies
         are pushed. Series of backends that are gone are forgotten.
 
         `rules` and `ports` map a backend to the rule texts and the ports of its policy. `ports=None` trusts
@@ -265,7 +265,7 @@ class Instruments:
                 assert_never(event.phase)
 
     def _start_epoch(self, epoch: str) -> None:
-        """A new life of the egress: whatever the old one carried is cut."""
+        """The egress was restarted: every connection of the old process is cut."""
         self._epoch = epoch
         self._open.clear()
         self._active.clear()
@@ -288,7 +288,7 @@ class Instruments:
         self._active.add((backend,))
 
     def _moved(self, event: EgressEvent) -> None:
-        """Each byte counts once: a long transfer tells of itself while it runs."""
+        """Each byte counts once: a long transfer is reported while it runs."""
         backend = self._words.backend(event.backend)
         self._io.add((backend, "transmit"), event.bytes_sent - event.told_sent)
         self._io.add((backend, "receive"), event.bytes_received - event.told_received)

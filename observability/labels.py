@@ -1,6 +1,6 @@
 """Which words may become metric labels.
 
-A label value is kept for ever by whoever scrapes, so none may be text that a client, a backend or a host outside
+A label value is stored for ever by the monitoring system, so none may be text that a client, a backend or a host outside
 chose. Each is looked up in what the configuration (or this file) names; anything else becomes `_other`.
 """
 

@@ -1,4 +1,4 @@
-"""The log of a gateway in the background: a file that rotates, so that nobody can fill the disk by being logged.
+"""The log of a gateway in the background: a file that rotates, so that logged events cannot fill the disk.
 
 What is printed past `logging` (the interpreter's own traceback when the process crashes) goes into the same file: its
 descriptor stands in for standard output and standard error. It counts too, at the next line that is logged.

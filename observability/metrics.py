@@ -29,7 +29,7 @@ SERIES_LIMIT: Final = 2000
 
 
 class Kind(StrEnum):
-    """What a metric's numbers mean."""
+    """The kind of a metric's numbers."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -43,7 +43,7 @@ _UNIT_SUFFIX: Final = {"s": "_seconds", "By": "_bytes"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
-    """What a metric is called and what it tells."""
+    """The name, unit, labels and meaning of a metric."""
 
     name: str
     """The OpenTelemetry name; `prometheus_name` is made from it."""

@@ -184,7 +184,7 @@ def egress_span(tracer: Tracer | None, event: EgressEvent, *, failure: Reason | 
     `failure` says why it is an error: denied, cut, or the outside failed.
 
     `CONNECT`, kind SERVER: from the caller's request to the end of the tunnel; a child `dial`, kind CLIENT, where
-    the egress connected to somebody. The event must carry the `calls` that were in flight when it was decided.
+    the egress connected to a host. The event must carry the `calls` that were in flight when it was decided.
     """
     if tracer is None:
         return

@@ -1,7 +1,7 @@
-"""A catalogue of well-known servers, each with the least network policy that it works with.
+"""A catalog of well-known servers, each with the least network policy that it works with.
 
-`entry("github")` is the mapping to write into the configuration file; nothing in it is hidden from the person who
-accepts it. What the catalogue cannot know (a folder, a database's host, a token) is a `Need`.
+`entry("github")` is the mapping to write into the configuration file; nothing in it is hidden from the user who
+accepts it. What the catalog cannot know (a folder, a database's host, a token) is a `Need`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from registry.model.server import Frozen
 
 
 class CatalogError(LookupError):
-    """Raised when the catalogue has no server of that name; the text names the nearest."""
+    """Raised when the catalog has no server of that name; the text names the nearest."""
 
 
 class Variable(Frozen):
@@ -60,7 +60,7 @@ class DefaultNetwork(Frozen):
     allowed_ports: tuple[PortEntry, ...] = ()
     direct: str | None = None
     protocol: str | None = None
-    """`tcp` where the hosts that a person adds are spoken to in a protocol of their own."""
+    """`tcp` where the hosts that a user adds speak a protocol other than HTTP and TLS."""
 
     @property
     def block(self) -> dict[str, Any]:
@@ -76,14 +76,14 @@ class DefaultNetwork(Frozen):
 
 
 class Tool(Frozen):
-    """A tool of the server, as of the day the catalogue was written."""
+    """A tool of the server, as of the day the catalog was written."""
 
     name: str
     description: str
 
 
 class CatalogServer(Frozen):
-    """One server of the catalogue."""
+    """One server in the catalog."""
 
     name: Annotated[str, AfterValidator(check_name)]
     title: str
@@ -103,36 +103,36 @@ class CatalogServer(Frozen):
     network: DefaultNetwork = DefaultNetwork()
     network_note: str = ""
     needs_host: Flag = False
-    """True: it does nothing until a host of the person's own is allowed."""
+    """True: it is of no use until the user allows a host of their own."""
     tools: tuple[Tool, ...] = ()
 
     @property
     def source(self) -> str:
-        """The package or image, for people."""
+        """The package or image, for display."""
         return self.image or next((word for word in self.args if not word.startswith("-")), "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overrides:
-    """What a person wants otherwise than the catalogue has it."""
+    """The user's changes to what the catalog proposes."""
 
     allow_hosts: Sequence[str] = ()
-    """Hosts to allow besides the catalogue's."""
+    """Hosts to allow besides the catalog's."""
     allow_ports: Sequence[int | str] = ()
-    """Ports instead of the catalogue's."""
+    """Ports instead of the catalog's."""
     isolated: bool = True
     network: Mapping[str, Any] | None = None
-    """A whole `network` block instead of the catalogue's; the three above are ignored."""
+    """A whole `network` block instead of the catalog's; the three above are ignored."""
     env: Mapping[str, str] | None = None
     mounts: Sequence[str] = ()
     """`SOURCE:TARGET[:ro]`."""
     args: Sequence[str] = ()
-    """Arguments after the catalogue's."""
+    """Arguments after the catalog's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """Something that the person must give before the server can work."""
+    """Something that the user must provide before the server can work."""
 
     kind: str
     """`env`, `secret`, `mount` or `host`."""
@@ -144,7 +144,7 @@ class Need:
 
 @functools.cache
 def servers() -> Mapping[str, CatalogServer]:
-    """The catalogue, by name."""
+    """The catalog, by name."""
     found = {}
     for file in sorted((files("registry") / "data").iterdir(), key=lambda item: item.name):
         if file.name.endswith(".yaml"):
@@ -155,14 +155,14 @@ def servers() -> Mapping[str, CatalogServer]:
 
 
 def search(query: str = "") -> list[CatalogServer]:
-    """The servers that fit every word of the query, best first; all of them for an empty one."""
+    """The servers that match every word of the query, best first; all of them for an empty query."""
     words = re.findall(r"[a-z0-9]+", query.lower())
     scored = [(score(server, words), server) for server in servers().values()]
     return [server for points, server in sorted(scored, key=lambda item: (-item[0], item[1].name)) if points > 0]
 
 
 def score(server: CatalogServer, words: Sequence[str]) -> int:
-    """How well a server fits the words; 0 when one of them is nowhere in it."""
+    """How well a server matches the words; 0 when one of them is missing."""
     fields = (
         (8, server.name),
         (6, " ".join([server.title.lower(), *server.tags])),
@@ -180,7 +180,7 @@ def info(name: str) -> CatalogServer:
         from registry.check.problems import unknown_key
 
         _, hint = unknown_key(name, list(servers()))
-        raise CatalogError(f"{sentence(f'the catalogue has no server {name!r}')} {sentence(hint)}")
+        raise CatalogError(f"{sentence(f'the catalog has no server {name!r}')} {sentence(hint)}")
     return found
 
 
@@ -216,7 +216,7 @@ def environment(server: CatalogServer, wanted: Overrides) -> dict[str, str]:
 
 
 def network(server: CatalogServer, wanted: Overrides) -> dict[str, Any]:
-    """The `network` block: the catalogue's, with what the person wants more or otherwise."""
+    """The `network` block: the catalog's, with the user's additions and changes."""
     if wanted.network is not None:
         return dict(wanted.network)
     if not wanted.isolated:
@@ -232,7 +232,7 @@ def network(server: CatalogServer, wanted: Overrides) -> dict[str, Any]:
 
 
 def host_rule(text: str, protocol: str | None) -> str | dict[str, Any]:
-    """An entry of `allowed_hosts`; a mapping where a protocol must be said too."""
+    """An entry of `allowed_hosts`; a mapping where it must name a protocol too."""
     host = host_text(text)
     if protocol is None or host == text:
         return text
@@ -240,12 +240,12 @@ def host_rule(text: str, protocol: str | None) -> str | dict[str, Any]:
 
 
 def secret_name(name: str) -> str:
-    """The secret's name for a variable: GITHUB_TOKEN is kept as `github-token`."""
+    """The secret's name for a variable: GITHUB_TOKEN is stored as `github-token`."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def needs(name: str, overrides: Overrides | None = None) -> list[Need]:
-    """What the person must still give: variables, secrets to keep, folders to mount, a host to allow."""
+    """What the user must still provide: variables, secrets to store, folders to mount, a host to allow."""
     server, wanted = info(name), overrides or Overrides()
     found = [need_of(item) for item in (*server.env, *server.inputs) if item.required and not given(item, wanted)]
     targets = {split_mount(text)[1] for text in wanted.mounts}

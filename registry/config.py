@@ -27,17 +27,17 @@ class Config(Frozen):
     version: SchemaVersion = 1
     """The format's version: 1."""
     project: Annotated[str, AfterValidator(check_name)] | None = None
-    """The name that everything of this file carries on the engine. Default: made from the file's path."""
+    """The name that containers, networks and volumes of this file have on the engine. Default: made from the file's path."""
     gateway: GatewaySettings = GatewaySettings()
     """The gateway's own settings."""
     egress: EgressSettings = EgressSettings()
     """How the egress reaches the outside."""
     extra_ca: FilePath | None = None
-    """A PEM file of certificate authorities that the servers trust besides the usual ones."""
+    """A PEM file of certificate authorities that the servers trust besides the public ones."""
     servers: Mapping[Name, Server] = Field(default={}, alias="mcpServers")
     """The MCP servers, by name."""
     clients: Clients = {}
-    """The AI clients, by name. While there is none, everybody on this machine may connect."""
+    """The AI clients, by name. While there is none, every program on this machine may connect."""
 
     _path: Path | None = PrivateAttr(None)
     _document: Document | None = PrivateAttr(None)
@@ -77,11 +77,11 @@ class Config(Frozen):
 
     @property
     def document(self) -> Document | None:
-        """The parsed file that it was made of; None when it was made in memory."""
+        """The parsed file it was made from; None when it was made in memory."""
         return self._document
 
     def problem(self, path: KeyPath, message: str, hint: str = "") -> Problem:
-        """A problem at a place of this configuration, with file, line and column when it was read from a file."""
+        """A problem at a key of this configuration, with file, line and column when it was read from a file."""
         if self._document is None:
             return Problem(key_path=render_path(path), message=message, hint=hint)
         return self._document.problem(path, message, hint)

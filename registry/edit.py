@@ -1,4 +1,4 @@
-"""Edits the configuration file: the whole new text first, validated; then written at once, or not at all.
+"""Edits the configuration file: the whole new text is made and validated first, then written in one step or not at all.
 
     edit = edit_config(path, allow_host("fetch", "api.github.com", 443))
     print(edit.diff)
@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 from egress.policy.decide import DEFAULT_PORTS, HOST_NAME
 from registry.check.problems import unknown_key
 from registry.config import Config
+from registry.file import json_edit
 from registry.file.document import Document, decode, parse, read_text
 from registry.file.splice import block_value, splice
 from registry.importers.adopt import OURS, is_foreign, names_of, section
@@ -37,7 +38,7 @@ class EditError(ConfigError):
 
 
 class ConcurrentChange(EditError):
-    """Raised when the file was changed by someone else since the edit was made."""
+    """Raised when another program changed the file since the edit was made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,7 @@ class Edit:
 
     @property
     def worth_knowing(self) -> tuple[str, ...]:
-        """The warnings as a person reads them beside the change, which shows where they are."""
+        """The warnings without file and line, for display beside the diff."""
         return tuple(
             str(replace(one, file="", line=0, column=0)).removeprefix("mcpServers.") for one in self.warnings
         )
@@ -74,14 +75,14 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """The file's value, to be changed in place, whether it is ours or a client's."""
+    """The file's value, changed in place, whether the file is Stockade's or an AI client's."""
 
     root: dict[str, Any]
     file: str
     foreign: bool
 
     def servers(self) -> dict[str, Any]:
-        """The mapping of servers; made when there is none."""
+        """The mapping of servers; added when there is none."""
         here = self.root
         for part in section(self.root) or ("mcpServers",):
             if not isinstance(here.get(str(part)), dict):
@@ -99,7 +100,7 @@ class Tree:
         return entry
 
     def key(self, name: str) -> str:
-        """The name as the file has it; a client's file may have one that is no valid name of ours."""
+        """The name as written in the file; a client's file may have one that is not valid in ours."""
         return names_of(self.servers()).get(name, name) if self.foreign else name
 
     def clients(self) -> dict[str, Any]:
@@ -136,7 +137,8 @@ def edit_config(path: Path | str, change: Change) -> Edit:
 
 def rewritten(document: Document, new: dict[str, Any]) -> str:
     """The text with the change in it; it is read again to make sure that it means exactly that."""
-    for attempt in (splice, round_trip):
+    attempts = (rewrite_json,) if document.is_json else (splice, round_trip)
+    for attempt in attempts:
         try:
             text = attempt(document, new)
             if parse(text, document.file).value == new:
@@ -149,12 +151,13 @@ def rewritten(document: Document, new: dict[str, Any]) -> str:
     )
 
 
-def round_trip(document: Document, new: dict[str, Any]) -> str:
-    """The whole file written anew, for what cannot be done in place (aliases, keys in odd places)."""
-    import json
+def rewrite_json(document: Document, new: dict[str, Any]) -> str:
+    """A JSON file's text with what differs from `new` changed in place."""
+    return json_edit.rewrite(document.text, new)
 
-    if document.is_json:
-        return json.dumps(new, indent=2, ensure_ascii=False) + "\n"
+
+def round_trip(document: Document, new: dict[str, Any]) -> str:
+    """The whole file written again, for what cannot be done in place (aliases, keys in odd places)."""
     comments = [line for line in document.text.splitlines() if line.lstrip().startswith("#")]
     if comments or "&" in document.text:
         raise ValueError("comments or anchors would be lost")
@@ -162,7 +165,7 @@ def round_trip(document: Document, new: dict[str, Any]) -> str:
 
 
 def new_warnings(document: Document, config: Config, path: Path) -> tuple[Problem, ...]:
-    """The warnings that the file did not have before; places may have moved, so only the words are compared."""
+    """The warnings that the file did not have before. Lines may have moved, so keys and messages are compared."""
     try:
         old = {(item.key_path, item.message) for item in load_text(document.text, path).warnings}
     except ConfigError:
@@ -204,7 +207,7 @@ class lock:
 
 
 def write(path: Path, text: str) -> None:
-    """The text as the file, in one step, with the mode and owner it had (0600 for a new one)."""
+    """Replaces the file in one step, keeping its mode and owner (a new file gets 0600)."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
@@ -230,8 +233,8 @@ def keep_owner(handle: int, path: Path) -> None:
 
 
 def allow_host(backend: str, host: str, port: int | None = None) -> Change:
-    """Lets a server reach a host. A port that is given is all that is opened: it is left out of the entry only where
-    it is the server's one port anyway."""
+    """Lets a server connect to a host. A given port is the only one opened: the entry omits it only if it is the server's
+    one port anyway."""
 
     def change(tree: Tree) -> None:
         server = tree.server(backend)
@@ -312,7 +315,7 @@ def set_disabled(name: str, disabled: bool) -> Change:
 
 
 def add_client(name: str, token_sha256: str, settings: Mapping[str, Any] | None = None) -> Change:
-    """Adds a client, or gives an existing one a new token and keeps the rest of it."""
+    """Adds a client, or gives an existing one a new token and keeps its other settings."""
 
     def change(tree: Tree) -> None:
         clients = tree.clients()

@@ -1,4 +1,4 @@
-"""Reads a configuration file into `registry.config.Config`, or says everything that is wrong with it."""
+"""Reads a configuration file into `registry.config.Config`, or reports every problem in it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def build(document: Document, path: Path) -> Config:
 
 
 def examine(document: Document, path: Path) -> tuple[Config | None, list[Problem]]:
-    """The configuration (as much of it as holds), and every problem in it."""
+    """The valid part of the configuration, and every problem in it."""
 
     config, problems = validate(document, path.absolute().parent)
     return config, problems + (check_config(config, document, path) if config else [])
@@ -75,7 +75,7 @@ def leave_out(document: Document, names: set[str], problems: list[Problem]) -> t
 
 
 def validate(document: Document, base: Path) -> tuple[Config | None, list[Problem]]:
-    """The configuration and no problems; or the problems, and what of it holds without the faulty parts."""
+    """The configuration and no problems; or the problems, and the configuration without its invalid parts."""
 
     raw = document.value
     try:

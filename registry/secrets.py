@@ -1,4 +1,4 @@
-"""Fills in `${secret:NAME}` and `${env:NAME}` at the moment a server starts; a value is never printed or kept.
+"""Fills in `${secret:NAME}` and `${env:NAME}` at the moment a server starts; a value is never printed or stored.
 
 A secret is looked for in the environment (`STOCKADE_SECRET_NAME`), then in a file of its own
 (`~/.config/stockade/secrets/NAME`, readable by its owner only), then, where the `keyring` extra is installed, in
@@ -33,7 +33,7 @@ class SecretError(ConfigError):
 
 
 def default_folder() -> Path:
-    """Where secrets' files are: `$STOCKADE_SECRETS_DIR`, else below the configuration folder."""
+    """The folder of the secret files: `$STOCKADE_SECRETS_DIR`, else below the configuration folder."""
     if given := os.environ.get("STOCKADE_SECRETS_DIR"):
         return Path(given)
     home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
@@ -110,9 +110,9 @@ class SecretStore:
         return data.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
 
     def set(self, name: str, value: str) -> Path:
-        """Keeps a secret in its file, readable by its owner only; gives the file's path.
+        """Stores a secret in its file, readable by its owner only; returns the file's path.
 
-        Raises SecretError for a name or a size that cannot be, or a folder that cannot be written.
+        Raises SecretError for an invalid name or size, or a folder that cannot be written.
         """
         path = self._path(name)
         if len(value.encode("utf-8", "surrogateescape")) > MAX_BYTES:
@@ -209,7 +209,7 @@ class SecretStore:
         return found
 
     def how_to(self, name: str) -> str:
-        """How a person sets a secret."""
+        """The hint that says how to set a secret."""
         return f"Run: stockade secret set {name} (or set {variable(name)} where Stockade runs)"
 
     def missing(self, config: Config) -> list[Problem]:
@@ -242,5 +242,5 @@ def needed_by(config: Config, name: str) -> list[str]:
 
 
 def _with_references(server: Server) -> dict[str, Any]:
-    """What of an entry may hold references."""
+    """The parts of an entry that may hold references."""
     return server.model_dump(mode="json", include={"env", "headers", "args", "auth"})

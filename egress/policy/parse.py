@@ -96,8 +96,8 @@ class _Reader:
             raise PolicyError(self.problems)
         return policy
 
-    def fault(self, path: Path, message: str) -> None:
-        self.problems.append(Problem(path, message))
+    def fault(self, path: Path, message: str, *, at_key: bool = False) -> None:
+        self.problems.append(Problem(path, message, at_key))
 
     def warn(self, path: Path, message: str) -> None:
         self.warnings.append(Problem(path, message))
@@ -108,7 +108,7 @@ class _Reader:
                 continue
             near = difflib.get_close_matches(str(key), known, n=1)
             advice = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
-            self.fault((*path, str(key)[:MAX_SHOWN]), f"unknown key; {advice}")
+            self.fault((*path, str(key)[:MAX_SHOWN]), f"unknown key; {advice}", at_key=True)
 
     def boolean(self, block: Mapping[str, object], key: str, path: Path, *, default: bool) -> bool:
         value = block.get(key, default)

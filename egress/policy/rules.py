@@ -133,6 +133,8 @@ class Problem:
     path: Path
     """Keys and indexes from the block down."""
     message: str
+    at_key: bool = False
+    """True where the key itself is wrong, not its value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

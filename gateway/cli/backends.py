@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
 def ps(
     context: typer.Context, file: FileOption = None, project: ProjectOption = None, as_json: JsonOption = False
 ) -> None:
-    """Show the servers, their state, and what to know about them."""
+    """Show the servers: their state, and every warning about them."""
     api = place(context, file, project).api()
     status, backends = api.get(url("status")), api.get(url("backends"))["backends"]
     if as_json:
@@ -49,12 +49,6 @@ def ps(
         screen.line(status["detail"], "yellow")
     screen.table(["name", "state", "isolated", "transport", "restarts", "since", "detail"], map(_row, backends))
     _remarks(status, backends)
-
-
-def _said(name: str, warnings: list[str]) -> bool:
-    """Whether the warnings of the file say already that this server is outside of the wall, the first of its own."""
-    keys = (f" mcpServers.{name}.network.isolated: ", f" mcpServers.{name}.url: ")
-    return any(key in text for key in keys for text in warnings)
 
 
 def _row(backend: Mapping[str, Any]) -> list[object]:
@@ -73,14 +67,17 @@ def _row(backend: Mapping[str, Any]) -> list[object]:
 
 
 def _remarks(status: Mapping[str, Any], backends: list[Mapping[str, Any]]) -> None:
-    """What a person should not overlook: failures in full, warnings, and every trust override in force."""
+    """Print what must not be overlooked: failures in full, warnings, and every trust override in force."""
     for text in troubles(backends):
         for line in text.splitlines():
             screen.line(line, "red")
     for text in status["warnings"]:
         screen.line(f"! {text}", "yellow")
     for backend in backends:
-        for text in backend["warnings"][1 if _said(backend["name"], status["warnings"]) else 0 :]:
+        said = (
+            1 if backend["name"] in status["warned"] else 0
+        )  # the first of a server's own says that it is not isolated
+        for text in backend["warnings"][said:]:
             screen.line(f"! {backend['name']}: {text}", "yellow")
         for text in backend["left_out"]:
             screen.line(f"! {backend['name']}: {text}", "yellow")
@@ -106,7 +103,7 @@ def logs(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="The server.")],
     follow: FollowOption = False,
-    tail: Annotated[int, typer.Option("--tail", "-n", help="How many lines to begin with.")] = 200,
+    tail: Annotated[int, typer.Option("--tail", "-n", help="How many earlier lines to print first.")] = 200,
     file: FileNoShort = None,
     project: ProjectOption = None,
     as_json: JsonOption = False,
@@ -137,19 +134,21 @@ def restart(
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Restart a server, its door with it."""
+    """Restart a server together with its door."""
     place(context, file, project).api().post(url("backends", name, "restart"))
     screen.line(f"{name} was restarted.")
 
 
 def ls(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="One server; all without it.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Limit to this server (default: all).", show_default=False)
+    ] = None,
     file: FileOption = None,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List tools and their descriptions, as the servers give them."""
+    """List the tools of the servers with their descriptions, and what changed in them."""
     api = place(context, file, project).api()
     names = [name] if name else [backend["name"] for backend in api.get(url("backends"))["backends"]]
     found = [api.get(url("backends", backend)) for backend in names]
@@ -160,20 +159,20 @@ def ls(
     screen.table(["server", "tool", "description"], [_tool_row(backend, tool) for backend, tool in rows])
     remarks = [text for backend in found for text in _tool_remarks(backend)]
     if not rows and not remarks:
-        say("No server has told its tools yet; they are read when a client first asks.")
+        say("No server has listed its tools yet; they are read when a client first asks.")
     for text in remarks:
         say(text)
 
 
 def _tool_remarks(backend: Mapping[str, Any]) -> list[str]:
-    """Why a server has no tools to show, and what differs from the definitions that it is held to."""
+    """Why a server has no tools to show, and what differs from the approved definitions."""
     name, hidden = backend["name"], backend["entry"].get("pin") == "strict"
     remarks = [f"! {name}: {backend['detail']}"] if backend["detail"] and not backend["tools"] else []
     remarks += [f"! {name}: {text}" for text in (*backend["left_out"], *backend["reshaped"])]
     for one in backend["changed_tools"]:
         tool = clean(one["tool"], 80)
         state = " It is hidden (pin: strict)." if hidden else ""
-        remarks.append(f"! {name}: the definition of {tool} is not the one that {name} is held to.{state}")
+        remarks.append(f"! {name}: the definition of {tool} differs from the approved one.{state}")
         lines = list(difflib.unified_diff(one["before"].splitlines(), one["after"].splitlines(), lineterm="", n=0))
         remarks += [f"  {clean(line, 400)}" for line in lines[2:] if not line.startswith("@@")]
         if TOOL.fullmatch(one["tool"]):  # people paste it into a shell
@@ -193,9 +192,9 @@ def approve(
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Accept a tool's changed definition, after you read it."""
+    """Accept the changed definition of a tool after reading it."""
     place(context, file, project).api().post(url("tools", "approve"), {"backend": name, "tool": tool})
-    screen.line(f"The present definition of {tool} is now the one that {name} is held to.")
+    screen.line(f"Approved: {name} is now held to the current definition of {tool}.")
 
 
 def register_tools(app: typer.Typer) -> None:

@@ -18,14 +18,16 @@ def register(app: typer.Typer) -> None:
 
 def bridge(
     context: typer.Context,
-    server: Annotated[str | None, typer.Argument(help="One server only; all without it.", show_default=False)] = None,
+    server: Annotated[
+        str | None, typer.Argument(help="Limit to this server (default: all).", show_default=False)
+    ] = None,
     at: Annotated[
-        str | None, typer.Option("--url", help="The endpoint, instead of this gateway's.", show_default=False)
+        str | None, typer.Option("--url", help="Use this endpoint instead of the gateway's own.", show_default=False)
     ] = None,
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Speak MCP on standard input and output, for AI clients that only start programs. Token: $STOCKADE_TOKEN."""
+    """Speak MCP over stdin and stdout, for AI clients that only start programs. Token: $STOCKADE_TOKEN."""
     import asyncio
 
     from gateway.connect.bridge import on_standard_streams

@@ -1,4 +1,4 @@
-"""Commands that take servers into the file: from the catalogue, from AI clients' own files; and out again."""
+"""Commands that add servers to the file, from the catalog or from AI clients' own files, and remove them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from gateway.cli.options import (
     ProjectOption,
     YesOption,
     confirmed,
-    describe,
     place,
     say,
     screen,
@@ -42,11 +41,11 @@ def register(app: typer.Typer) -> None:
 
 def search(
     words: Annotated[
-        list[str] | None, typer.Argument(help="What to look for; all without it.", show_default=False)
+        list[str] | None, typer.Argument(help="Search text (default: list all).", show_default=False)
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Search the catalogue of well-known servers."""
+    """Search the catalog of well-known servers."""
     from gateway.control.catalog import summary
     from registry import catalog
 
@@ -56,11 +55,11 @@ def search(
         return
     screen.table(["name", "from", "description"], [[s.name, s.source, Cell(clean(s.description, 90))] for s in found])
     if not found:
-        say("The catalogue has nothing like that. Any package runs too: write it into the file, as `command: uvx`.")
+        say("Nothing in the catalog matches. Any other package runs too: write it into the file, as `command: uvx`.")
 
 
-def catalogued(name: str) -> CatalogServer:
-    """A server of the catalogue. Raises Failure, naming the nearest."""
+def catalog_server(name: str) -> CatalogServer:
+    """A server of the catalog. Raises Failure, naming the nearest."""
     from registry import catalog
 
     try:
@@ -69,14 +68,12 @@ def catalogued(name: str) -> CatalogServer:
         raise Failure(str(error.args[0])) from None
 
 
-def info(
-    name: Annotated[str, typer.Argument(help="A server of the catalogue.")], as_json: JsonOption = False
-) -> None:
-    """Show a server of the catalogue: what it is, what it may reach, what it wants from you."""
+def info(name: Annotated[str, typer.Argument(help="A server in the catalog.")], as_json: JsonOption = False) -> None:
+    """Show a server in the catalog: what it does, what it may connect to, what it needs from you."""
     from gateway.control.catalog import details
     from registry import catalog
 
-    server = catalogued(name)
+    server = catalog_server(name)
     if as_json:
         screen.json(details(server))
         return
@@ -93,7 +90,7 @@ def info(
 
 
 def _needs(name: str, overrides: Overrides) -> None:
-    """What the person must still give, with how."""
+    """What the person must still provide, and how."""
     from registry import catalog
 
     for need in catalog.needs(name, overrides):
@@ -103,27 +100,35 @@ def _needs(name: str, overrides: Overrides) -> None:
 
 def run(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A server of the catalogue.")],
-    allow_host: Annotated[list[str] | None, typer.Option(help="Also this host, repeatable.")] = None,
+    name: Annotated[str, typer.Argument(help="A server in the catalog.")],
+    allow_host: Annotated[list[str] | None, typer.Option(help="Also allow this host (repeatable).")] = None,
     allow_port: Annotated[
-        list[str] | None, typer.Option(help="This port instead of the default, repeatable.")
+        list[str] | None, typer.Option(help="Allow this port instead of the default ones (repeatable).")
     ] = None,
-    no_isolate: Annotated[bool, typer.Option("--no-isolate", help="An ordinary network: nothing is held.")] = False,
-    env: Annotated[list[str] | None, typer.Option("--env", "-e", help="NAME=VALUE, repeatable.")] = None,
-    mount: Annotated[list[str] | None, typer.Option(help="SOURCE:TARGET[:ro], repeatable.")] = None,
-    arg: Annotated[list[str] | None, typer.Option(help="One more argument for the server, repeatable.")] = None,
-    called: Annotated[str | None, typer.Option("--name", help="Its name in the file.", show_default=False)] = None,
-    start: Annotated[bool, typer.Option(help="Start the gateway when none runs.")] = True,
+    no_isolate: Annotated[
+        bool, typer.Option("--no-isolate", help="Give it an ordinary network: nothing is blocked.")
+    ] = False,
+    env: Annotated[
+        list[str] | None, typer.Option("--env", "-e", help="Set a variable: NAME=VALUE (repeatable).")
+    ] = None,
+    mount: Annotated[
+        list[str] | None, typer.Option(help="Mount a folder or file: SOURCE:TARGET[:ro] (repeatable).")
+    ] = None,
+    arg: Annotated[list[str] | None, typer.Option(help="Add an argument for the server (repeatable).")] = None,
+    called: Annotated[
+        str | None, typer.Option("--name", help="Name it this in the file.", show_default=False)
+    ] = None,
+    start: Annotated[bool, typer.Option(help="Start the gateway if none is running.")] = True,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Add a server of the catalogue and start it, with the safe policy that the catalogue proposes."""
+    """Add a server from the catalog with the safe policy it comes with, and start it."""
     from registry import catalog
 
     where = place(context, file, project)
-    catalogued(name)
+    catalog_server(name)
     overrides = catalog.Overrides(
         allow_hosts=allow_host or (),
         allow_ports=[int(port) if port.isdigit() else port for port in allow_port or ()],
@@ -163,7 +168,7 @@ def _remark(name: str, entry: Mapping[str, Any]) -> None:
 
 
 def add(where: Place, name: str, entry: Mapping[str, Any], *, dry_run: bool, start: bool) -> None:
-    """Write a server into the file; where a gateway runs it starts it, else one is started."""
+    """Write a server into the file. A running gateway starts it; otherwise one is started (with `start`)."""
 
     def in_file() -> Any:
         from registry.edit import add_server
@@ -186,7 +191,7 @@ def remove(
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Take a server out of the file, and stop it."""
+    """Remove a server from the file and stop it."""
 
     def in_file() -> Any:
         from registry.edit import remove_server
@@ -203,16 +208,16 @@ def take_over(
     context: typer.Context,
     source: Annotated[
         str | None,
-        typer.Argument(help="An AI client's name, or its file; without it, look everywhere.", show_default=False),
+        typer.Argument(help="An AI client's name, or its file (default: look for all).", show_default=False),
     ] = None,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Take the servers of an AI client's own file into the configuration: isolated, reaching nothing yet.
+    """Import the servers in an AI client's own file: each is isolated and may connect to nothing yet.
 
-    Settings of Stockade in such a file (network, mounts, …) do not hold; each that is left out is named.
+    Stockade's own settings in such a file (network, mounts, …) are ignored, and each one is reported.
     """
     where = place(context, file, project)
     imports = foreign_servers(source)
@@ -227,26 +232,26 @@ def take_over(
         raise Failure("Nothing was changed.")
     left = [name for name, entry in found.items() if not _taken(where, name, entry, dry_run)]
     if left:
-        raise Failure(f"{len(left)} of {len(found)} servers not taken over: {', '.join(left)}.")
+        raise Failure(f"{len(left)} of {len(found)} servers were not imported: {', '.join(left)}.")
 
 
 def _what_walls_hold(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """What may be said of the isolation of these servers: a remote one has none."""
+    """How far these servers will be isolated: a remote one is not."""
     remote = [name for name, entry in found.items() if "url" in entry]
     if not remote:
         return "Each will be isolated and reach nothing until its policy names a host."
     elsewhere = f"Not isolated, since they run elsewhere: {', '.join(remote)}."
     if len(remote) == len(found):
         return elsewhere
-    return f"{elsewhere} Every other one will be isolated and reach nothing until its policy names a host."
+    return f"{elsewhere} Every other server will be isolated and reach nothing until its policy names a host."
 
 
 def _taken(where: Place, name: str, entry: Mapping[str, Any], dry_run: bool) -> bool:
-    """Whether a server could be added; why not is said, and the others go on."""
+    """Whether a server could be added. A refusal is reported, so that the others still follow."""
     try:
         add(where, name, entry, dry_run=dry_run, start=False)
     except Refused as error:
-        say(f"! {name}: {describe(error)}")
+        say(f"! {name}: {error}")
     except Failure as error:
         say(f"! {name}: {error}")
     else:
@@ -255,7 +260,7 @@ def _taken(where: Place, name: str, entry: Mapping[str, Any], dry_run: bool) -> 
 
 
 def foreign_servers(source: str | None) -> list[Import]:
-    """What one client's file has, or all that are found. Raises Failure when that is nothing."""
+    """The servers in one client's file, or in all that are found. Raises Failure when there are none."""
     from gateway.connect.clients import BY_NAME
     from registry.importers import clients
     from registry.model.errors import ConfigError

@@ -1,4 +1,4 @@
-"""The CLI's way to a running gateway: HTTP over its control socket, with the standard library (it loads fast)."""
+"""The CLI's connection to a running gateway: HTTP over its control socket, with the standard library (it loads fast)."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ MAX_EVENT = 64 * 1024 * 1024
 
 
 class Refused(Exception):
-    """Raised when the gateway answers with an error; `problems` are its rows (`message`, `path`, `line`, `hint`)."""
+    """Raised when the gateway answers with an error; the text names every problem."""
 
-    def __init__(self, status: int, code: str, message: str, problems: list[dict[str, Any]]) -> None:
+    def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
-        self.problems = problems
 
 
 class Unreachable(Exception):
-    """Raised when nobody answers on the control socket."""
+    """Raised when the control socket does not answer."""
 
 
 class _Connection(http.client.HTTPConnection):
@@ -120,6 +119,6 @@ def _refused(status: int, raw: bytes) -> Refused:
     try:
         body = json.loads(raw)
         error = body.get("error") or {"code": "not_ready", "message": body["detail"]}
-        return Refused(status, error["code"], error["message"], error.get("problems", []))
+        return Refused(status, error["code"], error["message"])
     except (ValueError, KeyError, TypeError, AttributeError):
-        return Refused(status, "error", f"The gateway answered {status}.", [])
+        return Refused(status, "error", f"The gateway answered {status}.")

@@ -36,13 +36,13 @@ def register(app: typer.Typer) -> None:
 def endpoint_of(where: Place) -> str:
     """Where clients connect: the running gateway's endpoint, else what the file says."""
     if found := where.running():
-        return found[1].endpoint
+        return found.info.endpoint
     listen = offline.load(where).gateway.listen
     return f"http://{listen}/mcp"
 
 
 def mint(where: Place, name: str, servers: list[str] | None, *, renew: bool) -> str:
-    """A new token for a client, its digest in the file. Through the gateway where one runs."""
+    """A new token for a client; the file gets its digest. Goes through the gateway if one runs."""
     if where.running():
         body = {"name": name, "renew": renew, **({"servers": servers} if servers else {})}
         return str(where.api().post(url("clients"), body)["token"])
@@ -59,14 +59,14 @@ def mint(where: Place, name: str, servers: list[str] | None, *, renew: bool) -> 
 
 def add(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="What to call the client.")],
-    server: Annotated[list[str] | None, typer.Option(help="Only this server, repeatable; all without it.")] = None,
-    renew: Annotated[bool, typer.Option("--renew", help="A new token for a client that exists.")] = False,
+    name: Annotated[str, typer.Argument(help="A name for the client.")],
+    server: Annotated[list[str] | None, typer.Option(help="Limit to this server (repeatable; default: all).")] = None,
+    renew: Annotated[bool, typer.Option("--renew", help="Replace the token of a client that exists.")] = False,
     file: FileOption = None,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a token for an AI client, print it once, and what to paste into the client."""
+    """Make a token for an AI client, and print it, this once, with what to paste into the client."""
     from gateway.connect.connect import snippets
 
     where = place(context, file, project)
@@ -116,7 +116,7 @@ def remove(
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Remove a client; its token ends at once."""
+    """Remove a client and revoke its token."""
 
     def in_file() -> Any:
         from registry.edit import remove_client

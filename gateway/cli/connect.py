@@ -1,4 +1,4 @@
-"""Commands that write Stockade into AI clients' own files, and take it out again."""
+"""Commands that add Stockade to AI clients' own files, and remove it again."""
 
 from __future__ import annotations
 
@@ -39,23 +39,28 @@ def register(app: typer.Typer) -> None:
 def connect(
     context: typer.Context,
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[CLIENT]...", help="Clients; those found without it.")
+        list[str] | None, typer.Argument(metavar="CLIENT", help="Clients to configure (default: all detected).")
     ] = None,
-    show: Annotated[bool, typer.Option("--print", help="Print what to paste, change nothing.")] = False,
-    listing: Annotated[bool, typer.Option("--list", help="List the clients that Stockade knows.")] = False,
-    repo: Annotated[Path | None, typer.Option(help="Write the file of this repository, not the user's.")] = None,
-    inline: Annotated[bool, typer.Option("--inline", help="Write the token itself, not a variable.")] = False,
+    show: Annotated[bool, typer.Option("--print", help="Print what to paste; change nothing.")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="List the supported clients.")] = False,
+    repo: Annotated[
+        Path | None, typer.Option(help="Write the client's file in this repository, not the user's own.")
+    ] = None,
+    inline: Annotated[
+        bool, typer.Option("--inline", help="Write the token itself, not a variable that holds it.")
+    ] = False,
     no_token: Annotated[
-        bool, typer.Option("--no-token", help="No token: the endpoint is open to this machine.")
+        bool, typer.Option("--no-token", help="Write no token, for an endpoint that is open to this machine.")
     ] = False,
     at: Annotated[
-        str | None, typer.Option("--url", help="Another endpoint than this gateway's.", show_default=False)
+        str | None,
+        typer.Option("--url", help="Point at this endpoint instead of the gateway's own.", show_default=False),
     ] = None,
     yes: YesOption = False,
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Point AI clients at the gateway: shows the change to each one's file, asks once, keeps a backup."""
+    """Configure AI clients to use the gateway: show the change to each file, ask once, keep a backup."""
     from gateway.connect.connect import installed
 
     if listing:
@@ -91,13 +96,13 @@ def _list_clients() -> None:
 
 
 def _print_snippets(rows: list[Row], endpoint: str, no_token: bool, inline: bool) -> None:
-    from gateway.connect.connect import pair_for
+    from gateway.connect.connect import credentials_for
     from gateway.connect.edits import write_snippet
 
     for row in rows:
-        pair = pair_for(row, endpoint, "" if no_token else PLACEHOLDER, by_variable=not inline)
+        credentials = credentials_for(row, endpoint, "" if no_token else PLACEHOLDER, by_variable=not inline)
         screen.line(f"{row.title}: {row.file()}", "bold")
-        screen.block(write_snippet(row, pair))
+        screen.block(write_snippet(row, credentials))
         for note in filter(None, [row.note, "" if no_token else f"Its token: stockade client add {row.name}"]):
             say(note)
 
@@ -111,19 +116,19 @@ def _target(row: Row, repo: Path | None) -> Path:
 
 
 def _plans(rows: list[Row], endpoint: str, repo: Path | None, inline: bool, no_token: bool) -> list[Change]:
-    """The changes to show; with a stand-in for the token, which is made after the yes."""
-    from gateway.connect.connect import pair_for, plan_connect
-    from gateway.connect.edits import EditError
+    """The changes to show, with a placeholder for the token, which is made after the confirmation."""
+    from gateway.connect.connect import credentials_for, plan_connect
+    from registry.file.json_edit import EditRefused
 
     plans: list[Change] = []
     for row in rows:
         if not row.writable:
             say(f"{row.title}: {row.note} What to paste: stockade connect {row.name} --print")
             continue
-        pair = pair_for(row, endpoint, "" if no_token else PLACEHOLDER, by_variable=not inline)
+        credentials = credentials_for(row, endpoint, "" if no_token else PLACEHOLDER, by_variable=not inline)
         try:
-            plan = plan_connect(row, pair, _target(row, repo))
-        except EditError as error:
+            plan = plan_connect(row, credentials, _target(row, repo))
+        except EditRefused as error:
             say(str(error))
             continue
         screen.diff(plan.diff())
@@ -132,18 +137,18 @@ def _plans(rows: list[Row], endpoint: str, repo: Path | None, inline: bool, no_t
 
 
 def _write(where: Place, plan: Change, endpoint: str, inline: bool, no_token: bool) -> None:
-    from gateway.connect.connect import apply, pair_for, plan_connect, variable_for
-    from gateway.connect.edits import EditError
+    from gateway.connect.connect import apply, credentials_for, plan_connect, variable_for
+    from registry.file.json_edit import EditRefused
 
     row = plan.row
     token = "" if no_token else mint(where, row.name, None, renew=True)
-    pair = pair_for(row, endpoint, token, by_variable=not inline)
+    credentials = credentials_for(row, endpoint, token, by_variable=not inline)
     try:
-        backup = apply(replace(plan_connect(row, pair, plan.path), before=plan.before))
-    except (EditError, OSError) as error:
+        backup = apply(replace(plan_connect(row, credentials, plan.path), before=plan.before))
+    except (EditRefused, OSError) as error:
         raise Failure(str(error)) from error
     screen.line(f"{row.title}: written to {plan.path}" + (f" (before: {backup.name})" if backup else ""))
-    if pair.variable:
+    if credentials.variable:
         screen.line(f"It reads its token from a variable. Put this where {row.title} sees it, such as ~/.profile:")
         screen.line(f"export {variable_for(row)}={token}")
     if row.note:
@@ -152,20 +157,22 @@ def _write(where: Place, plan: Change, endpoint: str, inline: bool, no_token: bo
 
 def disconnect(
     context: typer.Context,
-    names: Annotated[list[str], typer.Argument(metavar="CLIENT...", help="Clients.")],
-    repo: Annotated[Path | None, typer.Option(help="The file of this repository, not the user's.")] = None,
+    names: Annotated[list[str], typer.Argument(metavar="CLIENT", help="Clients to change.")],
+    repo: Annotated[
+        Path | None, typer.Option(help="Change the client's file in this repository, not the user's own.")
+    ] = None,
     yes: YesOption = False,
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Take Stockade out of AI clients' files again, and end their tokens."""
+    """Remove Stockade from AI clients' files, and revoke their tokens."""
     from gateway.connect.connect import apply, plan_disconnect
-    from gateway.connect.edits import EditError
+    from registry.file.json_edit import EditRefused
 
     where = place(context, file, project)
     try:
         plans = [plan_disconnect(row, _target(row, repo)) for row in map(client_row, names)]
-    except EditError as error:
+    except EditRefused as error:
         raise Failure(str(error)) from error
     for plan in plans:
         screen.diff(plan.diff()) if plan.needed else say(f"{plan.row.title}: {plan.path} does not name Stockade.")
@@ -174,12 +181,12 @@ def disconnect(
     for plan in plans:
         if plan.needed:
             apply(plan)
-            screen.line(f"{plan.row.title}: taken out of {plan.path}")
+            screen.line(f"{plan.row.title}: removed from {plan.path}")
         _end_token(where, plan.row.name)
 
 
 def _end_token(where: Place, name: str) -> None:
-    """Remove the client from the configuration, where it is in there."""
+    """Remove the client from the configuration, if it is in it."""
     if where.running():
         try:
             ended = where.api().delete(url("clients", name))

@@ -1,8 +1,8 @@
 """Starts a gateway in a process of its own and waits until it is ready, or says why it ended.
 
-The child says one JSON line on a pipe when it is ready: its addresses and, the first time, the admin token (which so never
-reaches a log); or the error that ended it. It logs to a file of its own, which it moves into the project's directory when it
-is ready. Until then /readyz on its control socket says how far it is.
+The child writes one JSON line to a pipe when it is ready: its addresses and, the first time, the admin token (which this way
+never reaches a log); or the error that ended it. It logs to a file of its own, which it moves into the project's directory
+when it is ready. Until then /readyz on its control socket reports its progress.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gateway.cli.client import Api, Refused, Unreachable, url
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place
 from gateway.cli.options import addresses, say, screen, summary
-from gateway.control.rundir import CONTROL_SOCKET, find_gateway
+from gateway.control.running import find_gateway
 from gateway.disk import in_words
 from gateway.runtime.inventory.rundir import persistent_root
 
@@ -46,20 +46,20 @@ def up_detached(where: Place, timeout_s: float) -> None:
     addresses(told["endpoint"], told["admin"], told.get("token"))
     screen.line(f"Log       {told['log']}")
     if found := find_gateway(path, where.project):
-        summary(Api(found[0] / CONTROL_SOCKET).get(url("backends"))["backends"])
+        summary(Api(found.directory.control_socket).get(url("backends"))["backends"])
 
 
 class Progress:
-    """Says what a gateway that starts is doing (the first start builds images: minutes), each thing once."""
+    """Prints each step of a starting gateway once (the first start builds images, which takes minutes)."""
 
     def __init__(self, path: Path, project: str | None) -> None:
         self._path = path
         self._project = project
-        self._shown = "The gateway is starting."  # as everybody knows who waits
+        self._shown = ""
 
     def __call__(self) -> None:
         found = find_gateway(self._path, self._project)
-        detail = readiness(Api(found[0] / CONTROL_SOCKET)) if found and found[1].alive else None
+        detail = readiness(Api(found.directory.control_socket)) if found and found.info.alive else None
         if detail and detail != self._shown:
             self._shown = detail
             say(detail)

@@ -1,4 +1,4 @@
-"""Commands that show what servers reached, and what was stopped."""
+"""Commands that show what servers connected to, and what was blocked."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def register(app: typer.Typer) -> None:
 def tail(
     context: typer.Context,
     follow: FollowOption = False,
-    count: Annotated[int, typer.Option("--tail", "-n", help="How many events to begin with.")] = 20,
-    backend: Annotated[str, typer.Option(help="Only this server.")] = "",
-    decision: Annotated[str, typer.Option(help="Only allow, deny or report.")] = "",
+    count: Annotated[int, typer.Option("--tail", "-n", help="How many earlier events to print first.")] = 20,
+    backend: Annotated[str, typer.Option(help="Limit to this server (default: all).")] = "",
+    decision: Annotated[str, typer.Option(help="Limit to one decision: allow, deny or report.")] = "",
     everything: Annotated[
-        bool, typer.Option("--all", help="Also normal ends, and how far long ones have got.")
+        bool, typer.Option("--all", help="Also show normal closes, and the progress of long connections.")
     ] = False,
     file: FileNoShort = None,
     project: ProjectOption = None,
@@ -55,7 +55,7 @@ def tail(
     for event in shown:
         _event(event, as_json)
     if not (shown or follow or as_json):
-        say("No connection is known yet.")
+        say("No connections yet.")
     if follow:
         for kind, event in api.stream(url("events", follow=True, since=answer["last_id"], **wanted)):
             if kind == "gap":
@@ -65,7 +65,7 @@ def tail(
 
 
 def _wanted(event: Mapping[str, Any], everything: bool) -> bool:
-    """An end is told only when it is news: the connection was cut or failed."""
+    """A close is shown only where it is news: the connection was cut or failed."""
     if event["phase"] == "closed":
         return everything or (bool(event.get("reason")) and event["decision"] != "report")
     return everything or event["phase"] != "progress"
@@ -80,7 +80,7 @@ def _event(event: Mapping[str, Any], as_json: bool) -> None:
 
 
 def verdict(event: Mapping[str, Any]) -> tuple[str, str]:
-    """The word for what happened, and its colour."""
+    """The word for the decision, and its colour."""
     if event["phase"] == "closed":
         return ("CUT", "yellow") if event.get("reason") else ("END", "dim")
     if event["phase"] == "progress":
@@ -126,16 +126,16 @@ def called_by(calls: list[Mapping[str, Any]], more: int = 0) -> str:
 
 def top(
     context: typer.Context,
-    by: Annotated[str, typer.Option(help="host, backend, rule, reason or tool.")] = "host",
-    backend: Annotated[str, typer.Option(help="Only this server.")] = "",
-    decision: Annotated[str, typer.Option(help="Only allow, deny or report.")] = "",
+    by: Annotated[str, typer.Option(help="Group by host, backend, rule, reason or tool.")] = "host",
+    backend: Annotated[str, typer.Option(help="Limit to this server (default: all).")] = "",
+    decision: Annotated[str, typer.Option(help="Limit to one decision: allow, deny or report.")] = "",
     hours: Annotated[float, typer.Option(help="How far back to look.")] = 24,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="How many rows.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="How many rows to show.")] = 20,
     file: FileOption = None,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The hosts that servers ask for most (or by server, rule, reason, tool)."""
+    """Show the hosts that servers connect to most (or group by server, rule, reason or tool)."""
     api = place(context, file, project).api()
     since = f"{time.time() - hours * 3600:.0f}"
     narrow = {"backend": backend or None, "decision": decision or None}
@@ -166,12 +166,12 @@ def _bytes(size: float) -> str:
 
 def blocked(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The server; all without it.", show_default=False)] = "",
+    name: Annotated[str, typer.Argument(help="Limit to this server (default: all).", show_default=False)] = "",
     file: FileOption = None,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What was blocked, and the command that would allow it."""
+    """Show what was blocked, each with the command that would allow it."""
     narrow = {"backend": name, "limit": MOST_OF_ONE} if name else {}
     found = place(context, file, project).api().get(url("egress", "blocked", **narrow))
     rows = found["blocked"]
@@ -182,7 +182,7 @@ def blocked(
     else:
         say("Nothing was blocked.")
     if found["more"]:
-        say(f"{found['more']} more were blocked. Give a server's name to see what it was refused.")
+        say(f"{found['more']} more were blocked. Name a server to see all of its own.")
     for text in found["lost"]:
         say(f"! {text}")
 

@@ -1,4 +1,4 @@
-"""Commands that look and change nothing: is the file right, is the machine right."""
+"""Commands that only check: the configuration file, the machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def validate(
     file: FileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a configuration file; says everything that is wrong, with line and key."""
+    """Check a configuration file and report every problem with its line and key."""
     from registry.load import load_config
     from registry.model.errors import ConfigError
     from registry.secrets import SecretStore
@@ -57,7 +57,7 @@ def _count(things: Any, word: str) -> str:
 def doctor(
     context: typer.Context, file: FileOption = None, project: ProjectOption = None, as_json: JsonOption = False
 ) -> None:
-    """Check the engine and this machine, and that nothing gets out of a closed container."""
+    """Check the engine and this machine, and that an isolated container cannot reach the network."""
     import asyncio
     import importlib
 

@@ -28,7 +28,7 @@ from gateway.cli.options import (
     screen,
     summary,
 )
-from gateway.control.rundir import ADMIN_FILE, CONTROL_SOCKET, GatewayFile, find_gateway
+from gateway.control.running import Running, find_gateway
 from gateway.disk import in_words
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ def register(app: typer.Typer) -> None:
 def up(
     context: typer.Context,
     config: Annotated[Path | None, typer.Argument(help="Configuration file.", show_default=False)] = None,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Run in the background, return when ready.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Run in the background; return when ready.")] = False,
     file: FileOption = None,
     project: ProjectOption = None,
-    timeout: Annotated[float, typer.Option(help="With -d: the longest to wait, in seconds.")] = 900,
+    timeout: Annotated[float, typer.Option(help="With -d: how long to wait for it to be ready, in seconds.")] = 900,
     announce_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
     log: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
@@ -57,10 +57,10 @@ def up(
 
     where = place(context, config or file, project)
     running = find_gateway(where.config(), where.project)
-    if running and running[1].alive:
+    if running and running.info.alive:
         _already(where, running, detach)
         return
-    loaded = offline.load(where)  # what is wrong with the file is said before the heavy modules are loaded
+    loaded = offline.load(where)  # what is wrong with the file is reported before the heavy modules are loaded
     _refuse_another(where.project or project_name(loaded, where.config()))
     if detach:
         from gateway.cli.detached import up_detached
@@ -70,16 +70,16 @@ def up(
         _up_here(where, announce_fd, log)
 
 
-def _already(where: Place, running: tuple[Path, GatewayFile], detach: bool) -> None:
-    """`up -d` may be said twice: the file is read again. In the foreground there is nothing to attach to."""
-    directory, info = running
+def _already(where: Place, running: Running, detach: bool) -> None:
+    """A second `up -d` reads the file again. In the foreground there is nothing to attach to."""
+    info = running.info
     if not detach:
         raise Failure(
             f"A gateway already runs for {display(Path(info.config))} (pid {info.pid}). Stop it first: stockade down"
         )
-    api = Api(directory / CONTROL_SOCKET)
+    api = Api(running.directory.control_socket)
     api.post(url("reload"))
-    say("It is running already; the configuration was read again.")
+    say("It is already running; the configuration was read again.")
     addresses(info.endpoint, info.admin, None)
     summary(api.get(url("backends"))["backends"])
 
@@ -150,25 +150,27 @@ def down(
     context: typer.Context,
     file: FileOption = None,
     project: ProjectOption = None,
-    timeout: Annotated[float, typer.Option(help="The longest to wait, in seconds.")] = 90,
+    timeout: Annotated[float, typer.Option(help="How long to wait, in seconds.")] = 90,
 ) -> None:
     """Stop the gateway and remove what it started."""
     where = place(context, file, project)
     found = find_gateway(None if where.project else where.config(), where.project)
-    if found and found[1].alive:
+    if found and found.info.alive:
         _stop(found, timeout)
         screen.line("Stopped.")
         return
     removed = _clean(where, found)
     for text in removed:
         screen.line(f"Removed {text}")
-    screen.line("No gateway was running; what it had left is gone." if removed else "Nothing is running.")
+    screen.line(
+        "No gateway was running; what an earlier one left behind is removed." if removed else "Nothing is running."
+    )
 
 
-def _stop(found: tuple[Path, GatewayFile], timeout_s: float) -> None:
-    directory, info = found
+def _stop(found: Running, timeout_s: float) -> None:
+    info = found.info
     try:
-        Api(directory / CONTROL_SOCKET).post(url("shutdown"))
+        Api(found.directory.control_socket).post(url("shutdown"))
     except Unreachable:
         os.kill(info.pid, 15)
     deadline = time.monotonic() + timeout_s
@@ -176,34 +178,34 @@ def _stop(found: tuple[Path, GatewayFile], timeout_s: float) -> None:
         if time.monotonic() > deadline:
             raise Failure(
                 f"The gateway (pid {info.pid}) did not stop within {timeout_s:g} seconds. "
-                f"End it with: kill -9 {info.pid}; then run stockade down again, which removes what it leaves."
+                f"End it with: kill -9 {info.pid}; then run stockade down again to remove what it leaves behind."
             )
         time.sleep(0.05)
 
 
-def _clean(where: Place, found: tuple[Path, GatewayFile] | None) -> list[str]:
-    """Remove what a gateway that died left: containers, networks, its file and socket."""
+def _clean(where: Place, found: Running | None) -> list[str]:
+    """Remove what a crashed gateway left behind: containers, networks, its file and socket."""
     from gateway.app import clean
     from gateway.runtime.sandbox.errors import EngineError
 
-    project = found[1].project if found else where.project or _project_of(where)
+    project = found.info.project if found else where.project or _project_of(where)
     _refuse_another(project)
     try:
         removed = list(clean(project))
     except EngineError as error:
         raise Failure(str(error)) from error
     if found:
-        for name in (CONTROL_SOCKET, "gateway.json"):
-            (found[0] / name).unlink(missing_ok=True)
+        for path in (found.directory.control_socket, found.directory.gateway_file):
+            path.unlink(missing_ok=True)
     return removed
 
 
 def _refuse_another(project: str) -> None:
-    """Raises Failure where a gateway of another file runs under this name: what it has is not ours to touch."""
+    """Raises Failure if the gateway of another file runs under this name: its containers are not ours to touch."""
     running = find_gateway(None, project)
-    if running and running[1].alive:
+    if running and running.info.alive:
         raise Failure(
-            f"Project {project} is run by the gateway of another file, {running[1].config} (pid {running[1].pid}). "
+            f"Project {project} is run by the gateway of another file, {running.info.config} (pid {running.info.pid}). "
             f"Give this file another `project`, or stop that one: stockade --project {project} down"
         )
 
@@ -223,7 +225,7 @@ def reload(context: typer.Context, file: FileOption = None, project: ProjectOpti
     """Read the configuration again and apply it."""
     api = place(context, file, project).api()
     api.post(url("reload"))
-    screen.line("Read again and applied.")
+    screen.line("Read and applied.")
     for text in api.get(url("status"))["warnings"]:
         say(f"! {text}")
 
@@ -245,17 +247,17 @@ def register_admin(app: typer.Typer) -> None:
 
 def token(
     context: typer.Context,
-    new: Annotated[bool, typer.Option("--new", help="Make a new one; the old one and its sessions end.")] = False,
+    new: Annotated[bool, typer.Option("--new", help="Make a new token; the old one and its sessions end.")] = False,
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """The token of the admin page."""
-    from gateway.control.auth import AdminToken
+    """Say whether the admin page has a token, or make a new one."""
+    from gateway.control.auth import ADMIN_FILE, AdminToken
     from gateway.runtime.inventory.rundir import RunDirectory
 
     where = place(context, file, project)
     running = where.running()
-    name = running[1].project if running else where.project or _project_of(where)
+    name = running.info.project if running else where.project or _project_of(where)
     directory = RunDirectory.of(name).persistent
     if not new:
         made = "was made" if AdminToken(directory / ADMIN_FILE).stored() else "was not made yet"
@@ -265,5 +267,5 @@ def token(
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh = AdminToken(directory / ADMIN_FILE).renew()
     if running:
-        screen.line(f"Admin     {running[1].admin}")
+        screen.line(f"Admin     {running.info.admin}")
     screen.line(f"Token     {fresh}   (shown only now)")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gateway.cli.client import Api
 from gateway.cli.failure import Failure
-from gateway.control.rundir import CONTROL_SOCKET, GatewayFile, find_gateway, known_gateways
+from gateway.control.running import Running, find_gateway, known_gateways
 
 LOCAL_FILE = Path("stockade.yaml")
 
@@ -27,7 +27,7 @@ class Place:
     def config(self) -> Path:
         """The file: the one named, else ./stockade.yaml, else the user's. Raises Failure when there is none."""
         if self.file is None and (running := find_gateway(None, self.project) if self.project else None):
-            return Path(running[1].config)
+            return Path(running.info.config)
         path = self.file or (LOCAL_FILE if LOCAL_FILE.exists() else user_file())
         if not path.is_file():
             looked = str(path) if self.file else f"./{LOCAL_FILE} or {user_file()}"
@@ -43,21 +43,21 @@ class Place:
         except Failure:
             return self.file or LOCAL_FILE
 
-    def running(self) -> tuple[Path, GatewayFile] | None:
-        """The run directory and the live gateway, or None."""
+    def running(self) -> Running | None:
+        """The live gateway, or None."""
         found = find_gateway(None if self.project else self.config_to_write(), self.project)
-        return found if found and found[1].alive else None
+        return found if found and found.info.alive else None
 
     def api(self) -> Api:
         """The running gateway. Raises Failure, saying how to start it, when there is none."""
         found = self.running()
         if found is None:
             raise Failure(self._not_running())
-        return Api(found[0] / CONTROL_SOCKET)
+        return Api(found.directory.control_socket)
 
     def _not_running(self) -> str:
         name = f"project {self.project}" if self.project else display(self.config())
-        others = [f"{info.project} ({info.config})" for _, info in known_gateways() if info.alive]
+        others = [f"{one.info.project} ({one.info.config})" for one in known_gateways() if one.info.alive]
         also = f"\nRunning now: {', '.join(others)}; name one with --project." if others else ""
         flag = "" if self.project or self.file is None else f" {display(self.file)}"
         return f"No gateway is running for {name}. Start it: stockade up -d{flag}{also}"

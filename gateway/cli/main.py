@@ -16,11 +16,11 @@ def build() -> typer.Typer:
     for module in (lifecycle, backends, inspect, catalog, connect, bridge):
         module.register(app)
     for name, about, register in (
-        ("egress", "What servers reach, and what they may reach.", egress.register),
-        ("tools", "The tools that servers offer.", backends.register_tools),
-        ("client", "AI clients and their tokens.", clients.register),
-        ("secret", "Values that the file only names.", secrets.register),
-        ("admin", "The admin page and its token.", lifecycle.register_admin),
+        ("egress", "What servers connect to, and what they may connect to.", egress.register),
+        ("tools", "List the tools that servers offer; approve changed definitions.", backends.register_tools),
+        ("client", "Manage AI clients and their tokens.", clients.register),
+        ("secret", "Manage the secrets that `${secret:NAME}` refers to.", secrets.register),
+        ("admin", "Manage the token of the admin page.", lifecycle.register_admin),
     ):
         group = _typer(about)
         register(group)

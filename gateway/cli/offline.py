@@ -1,4 +1,4 @@
-"""Changes to the configuration: through the gateway where one runs, else straight in the file."""
+"""Changes to the configuration: through the gateway if one runs, else directly in the file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def edit_file(path: Path, wanted: Change, *, dry_run: bool) -> Edit:
 
 
 def show_change(edited: Mapping[str, Any], path: Path, *, dry_run: bool) -> None:
-    """The diff of a change, and what a person should know of it before it is made, or now that it is."""
+    """Print the diff of a change and its warnings."""
     if not edited["diff"]:
         say(f"{display(path)} says so already; nothing to change.")
         return

@@ -24,12 +24,12 @@ from gateway.disk import in_words
 FileOption = Annotated[Path | None, typer.Option("--file", "-f", help="Configuration file.", show_default=False)]
 FileNoShort = Annotated[Path | None, typer.Option("--file", help="Configuration file.", show_default=False)]
 ProjectOption = Annotated[
-    str | None, typer.Option("--project", help="Project name, instead of a file.", show_default=False)
+    str | None, typer.Option("--project", help="Project name, instead of --file.", show_default=False)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-FollowOption = Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the change, write nothing.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+FollowOption = Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new entries.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the change without writing it.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 TROUBLED = ("failed", "backoff")
 
@@ -44,7 +44,7 @@ def place(context: typer.Context, file: Path | None, project: str | None) -> Pla
 
 
 def say(message: str) -> None:
-    """A line on stderr: progress and remarks, so that stdout holds only what was asked for."""
+    """Print a line to stderr: progress and remarks, so that stdout holds only what was asked for."""
     text = clean_lines(message)
     encoding = sys.stderr.encoding or "utf-8"
     sys.stderr.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
@@ -52,24 +52,13 @@ def say(message: str) -> None:
 
 
 def confirmed(question: str, yes: bool, *, look: str = "--dry-run") -> bool:
-    """Ask once. Raises Failure where nobody can answer, naming the option that only looks, if the command has one."""
+    """Ask once. Raises Failure without a terminal, naming `look`, the command's option that only shows, if it has one."""
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise Failure(
-            f"{question} Nobody is here to answer: add --yes to do it{f', or {look} to only look' if look else ''}."
-        )
+        only_show = f", or {look} to only show it" if look else ""
+        raise Failure(f"{question} There is no terminal to answer on: add --yes to do it{only_show}.")
     return typer.confirm(question)
-
-
-def describe(error: Refused) -> str:
-    """An error of the API in words: its message, and the problems that the message does not say already."""
-    lines = [str(error)]
-    for problem in error.problems:
-        message = str(problem.get("message", ""))
-        if message and message.rstrip(".") not in str(error):
-            lines.append("  " + ": ".join(part for part in (str(problem.get("path", "")), message) if part))
-    return "\n".join(lines)
 
 
 def addresses(endpoint: str, admin: str, token: str | None) -> None:
@@ -90,12 +79,12 @@ def summary(backends: Iterable[Mapping[str, Any]]) -> None:
 
 
 def troubles(backends: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What is wrong with each server that failed or is being started again: a paragraph each."""
+    """What is wrong with each server that failed or is being restarted: a paragraph each."""
     return [f"! {backend['name']}: {backend['detail']}" for backend in backends if is_troubled(backend)]
 
 
 def is_troubled(backend: Mapping[str, Any]) -> bool:
-    """Whether a server failed, or was started again and has a reason to tell: one that ends at once is seen in between."""
+    """Whether a server failed, or was restarted and has a reason: one that ends at once may be seen between restarts."""
     return bool(backend["detail"]) and (backend["state"] in (*TROUBLED, "remote") or backend["restarts"] > 0)
 
 
@@ -105,9 +94,7 @@ class Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except Refused as error:
-            say(f"Error: {describe(error)}")
-        except (Failure, Unreachable) as error:
+        except (Failure, Refused, Unreachable) as error:
             say(f"Error: {error}")
         except OSError as error:
             if error.errno is None or error.errno == errno.EPIPE:  # click ends quietly when the reader has left

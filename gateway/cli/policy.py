@@ -1,4 +1,4 @@
-"""Commands about what servers may reach: change it, explain it, try it."""
+"""Commands about what servers may connect to: change it, explain it, try it."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def split_target(target: str) -> tuple[str, int | None]:
 def allow(
     context: typer.Context,
     name: Server,
-    target: Annotated[str, typer.Argument(metavar="HOST[:PORT]", help="What it may reach.")],
+    target: Annotated[str, typer.Argument(metavar="HOST[:PORT]", help="The host it may connect to.")],
     dry_run: DryRunOption = False,
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Allow a server one host. The file is changed (comments kept) and the change is in force at once."""
+    """Allow a server to connect to one host. The file changes (comments stay) and the rule applies at once."""
     where = place(context, file, project)
     host, port = split_target(target)
     body = {"host": host, "port": port, "dry_run": dry_run}
@@ -74,12 +74,12 @@ def allow(
 def explain(
     context: typer.Context,
     name: Server,
-    target: Annotated[str, typer.Argument(metavar="URL|HOST:PORT", help="What it would reach for.")],
+    target: Annotated[str, typer.Argument(metavar="URL|HOST:PORT", help="Where it would connect to.")],
     file: FileOption = None,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what would happen to a connection and which rule decides. Connects to nothing."""
+    """Explain whether a connection would be allowed, and which rule decides. Makes no connection."""
     where = place(context, file, project)
     if where.running():
         answer = where.api().post(url("explain"), {"backend": name, "url": target})
@@ -142,14 +142,14 @@ def parsed(block: Mapping[str, object]) -> Policy:
 def suggest(
     context: typer.Context,
     name: Server,
-    write: Annotated[bool, typer.Option("--write", help="Put it into the file.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Write it into the file.")] = False,
     denied: Annotated[bool, typer.Option("--denied", help="Also allow what was denied so far.")] = False,
     dry_run: DryRunOption = False,
     file: FileOption = None,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the smallest policy for what a server asked for (best after a while in `mode: learn`)."""
+    """Print the smallest policy that covers what a server has used (best after a while in `mode: learn`)."""
     api = place(context, file, project).api()
     found = api.get(url("backends", name, "egress", "suggest", denied=denied))
     if as_json and not write:
@@ -157,14 +157,16 @@ def suggest(
         return
     if not found["connections"]:
         also = f" ({found['denied']} were denied; --denied counts them in)" if found["denied"] else ""
-        raise Failure(f"{name} has reached nothing yet{also}. Set `mode: learn`, use it for a while, and ask again.")
+        raise Failure(
+            f"{name} has connected to nothing yet{also}. Set `mode: learn`, use it for a while, then try again."
+        )
     if write:
         answer = api.put(url("backends", name, "network"), {"block": found["block"], "dry_run": dry_run})
         offline.show_change(answer, place(context, file, project).config(), dry_run=dry_run)
         if answer["applied"]:
             say("In force now.")
         return
-    say(f"From {found['connections']} connections of {name}; --write puts it into the file.")
+    say(f"From {found['connections']} connections of {name}; --write saves it to the file.")
     screen.block(yaml_text({"network": found["block"]}))
 
 
@@ -181,13 +183,16 @@ def yaml_text(data: Mapping[str, Any]) -> str:
 
 def serve(
     policy: Annotated[Path, typer.Option(help="File with a `network:` block.")],
-    listen: Annotated[str, typer.Option(help="ADDRESS:PORT of the proxy.")] = "127.0.0.1:3128",
+    listen: Annotated[str, typer.Option(help="ADDRESS:PORT to listen on.")] = "127.0.0.1:3128",
     resolve: Annotated[
-        list[str] | None, typer.Option(help="HOST:PORT:ADDRESS, repeatable: a statement of trust for that address.")
+        list[str] | None,
+        typer.Option(
+            help="HOST:PORT:ADDRESS: trust that address for the host, without a lookup or address check (repeatable)."
+        ),
     ] = None,
-    upstream_proxy: Annotated[str | None, typer.Option(help="URL of a proxy to go through.")] = None,
-    no_proxy: Annotated[str, typer.Option(help="Hosts reached without it, separated by commas.")] = "",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No line per connection.")] = False,
+    upstream_proxy: Annotated[str | None, typer.Option(help="URL of a proxy to connect through.")] = None,
+    no_proxy: Annotated[str, typer.Option(help="Hosts to reach without that proxy, separated by commas.")] = "",
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not print a line per connection.")] = False,
 ) -> None:
     """Run the egress proxy alone, without containers: one policy for all callers."""
     from egress import serve as standalone
@@ -202,10 +207,10 @@ def serve(
 
 def check(
     policy: Annotated[Path, typer.Argument(help="File with a `network:` block.")],
-    targets: Annotated[list[str] | None, typer.Argument(metavar="[URL|HOST:PORT]...", help="What to try.")] = None,
+    targets: Annotated[list[str] | None, typer.Argument(metavar="URL|HOST:PORT", help="Targets to check.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a policy file, and say what it would do with each target. Exit code 1 when one would be denied."""
+    """Check a policy file, and show its decision for each target. Exit code 1 if one would be denied."""
     from egress.policy.decide import Surroundings
 
     block, around = read_policy(policy), Surroundings(standalone=True)

@@ -1,4 +1,4 @@
-"""Commands about secrets: what `${secret:NAME}` in the file stands for."""
+"""Commands about secrets: the values that `${secret:NAME}` in the file refers to."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from gateway.cli import offline
 from gateway.cli.client import Refused, url
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place
-from gateway.cli.options import FileOption, ProjectOption, describe, place, say, screen
+from gateway.cli.options import FileOption, ProjectOption, place, say, screen
 
-NameArgument = Annotated[str, typer.Argument(help="The secret's name, as in ${secret:NAME}.")]
+NameArgument = Annotated[str, typer.Argument(help="The NAME in ${secret:NAME}.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -22,17 +22,17 @@ def register(app: typer.Typer) -> None:
 
 
 def keep(context: typer.Context, name: NameArgument, file: FileOption = None, project: ProjectOption = None) -> None:
-    """Keep a secret: asked for without an echo, or read from stdin; servers that need it are started again."""
+    """Store a secret, prompted for or read from stdin, and restart the servers that use it."""
     from registry.secrets import SecretError, SecretStore
 
     value = _given(name)
     if not value:
-        raise Failure("Nothing was given, so nothing was changed.")
+        raise Failure("No value was given, so nothing was changed.")
     try:
         path = SecretStore().set(name, value)
     except SecretError as error:
         raise Failure(str(error)) from error
-    screen.line(f"Kept in {path}, which only you can read.")
+    screen.line(f"Stored in {path}, which only you can read.")
     _start_again(place(context, file, project), name)
 
 
@@ -53,17 +53,17 @@ def _start_again(where: Place, name: str) -> None:
         try:
             where.api().post(url("backends", server, "restart"), {})
         except Refused as error:
-            say(f"! {server}: {describe(error)}")
+            say(f"! {server}: {error}")
         else:
-            screen.line(f"{server} is started again with it.")
+            screen.line(f"{server} was restarted with it.")
 
 
 def forget(name: NameArgument) -> None:
-    """Remove a secret's file. A server that runs keeps what it was given until it is started again."""
+    """Remove a stored secret. A running server keeps the value until it is restarted."""
     from registry.secrets import SecretError, SecretStore
 
     try:
         SecretStore().remove(name)
     except SecretError as error:
         raise Failure(str(error)) from error
-    screen.line(f"{name} is removed.")
+    screen.line(f"{name} was removed.")

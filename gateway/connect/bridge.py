@@ -1,4 +1,4 @@
-"""Carries MCP between standard streams and the gateway's HTTP endpoint, for clients that only speak stdio.
+"""Forwards MCP between standard streams and the gateway's HTTP endpoint, for clients that only speak stdio.
 
 Theory of operation. Each line on standard input is one JSON-RPC message and becomes one POST; what the endpoint
 answers (one JSON body, or a stream of events) becomes lines on standard output. The bridge understands only what HTTP
@@ -11,7 +11,7 @@ needs:
 * modern era (2026-07-28): the version in `_meta` decides; `Mcp-Method`, `Mcp-Name` and `Mcp-Param-*` are taken from
   the body; `notifications/cancelled` closes the request's own stream.
 
-A request that cannot be delivered is answered with a JSON-RPC error in words. Requests in flight are bounded.
+A request that cannot be delivered is answered with a JSON-RPC error that says why. Requests in flight are bounded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
-import httpx2
+import aiohttp
 from mcp.shared.inbound import (
     NAME_BEARING_METHODS,
     encode_header_value,
@@ -41,6 +41,8 @@ MAX_STREAM_RETRY_S = 30.0
 CONNECT_S = 10.0
 MAX_EVENT = 64 * 1024 * 1024
 """Bytes of one message of the gateway: the largest of a backend, and what the gateway adds."""
+KEEP_ALIVE_S = 15.0
+"""Shorter than the endpoint's own, so that no request goes out on a connection that it is closing."""
 
 Line = Callable[[], Awaitable[bytes]]
 Write = Callable[[str], None]
@@ -84,9 +86,9 @@ class Bridge:
 
     async def run(self) -> None:
         """Until standard input ends; then requests in flight get a short time, and the session is closed."""
-        timeout = httpx2.Timeout(None, connect=CONNECT_S)
-        limits = httpx2.Limits(max_connections=None)
-        async with httpx2.AsyncClient(timeout=timeout, limits=limits, trust_env=False) as self._http:
+        timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_S)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as self._http:
             async with asyncio.TaskGroup() as self._tasks:
                 while line := await self._read():
                     await self._take(line)
@@ -99,9 +101,9 @@ class Bridge:
             task.cancel()
         if self._session:
             try:
-                async with asyncio.timeout(2):
-                    await self._http.delete(self._url, headers=self._headers({}))
-            except (httpx2.HTTPError, TimeoutError):
+                async with asyncio.timeout(2), self._http.delete(self._url, headers=self._headers({})):
+                    pass
+            except (aiohttp.ClientError, TimeoutError):
                 return
 
     async def _take(self, line: bytes) -> None:
@@ -128,9 +130,9 @@ class Bridge:
     async def _request(self, message: Mapping[str, Any]) -> None:
         try:
             await self._deliver(message)
-        except httpx2.ConnectError:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             self._fail(message, f"No gateway answers at {self._url}. Start it: stockade up -d")
-        except httpx2.HTTPError as error:
+        except aiohttp.ClientError as error:
             self._fail(message, f"The connection to the gateway broke: {error or type(error).__name__}")
         except SessionGone:
             self._fail(message, "The gateway does not know this session any more. Start the client again.")
@@ -162,7 +164,7 @@ class Bridge:
             self._listen()
 
     async def _notify(self, message: Mapping[str, Any]) -> None:
-        """A notification, or the client's answer to a server's request; nothing to tell the client if it fails."""
+        """A notification, or the client's answer to a server's request; a failure is only logged."""
         if message.get("method") == "notifications/cancelled" and not self._version:
             params = message.get("params") or {}
             if task := self._requests.get(_key(params.get("requestId"))):
@@ -170,7 +172,7 @@ class Bridge:
             return
         try:
             await self._deliver(message)
-        except (httpx2.HTTPError, SessionGone) as error:
+        except (aiohttp.ClientError, SessionGone) as error:
             complain(f"a notification was not delivered: {error or type(error).__name__}")
             return
         if message.get("method") == "notifications/initialized":
@@ -198,11 +200,11 @@ class Bridge:
     async def _post(self, message: Mapping[str, Any], *, quiet: bool = False) -> None:
         """Send one message and write what comes back. Raises SessionGone on 404 for a session."""
         body = json.dumps(message, separators=(",", ":")).encode()
-        async with self._http.stream("POST", self._url, content=body, headers=self._headers(message)) as response:
-            if response.status_code == 404 and self._session and not modern_version(message):
+        async with self._http.post(self._url, data=body, headers=self._headers(message)) as response:
+            if response.status == 404 and self._session and not modern_version(message):
                 raise SessionGone
-            if response.status_code >= 400:
-                self._refused(message, response.status_code, await response.aread())
+            if response.status >= 400:
+                self._refused(message, response.status, await response.read())
                 return
             answered = "id" not in message or "method" not in message
             async for text in _messages(response):
@@ -211,7 +213,7 @@ class Bridge:
                 self._fail(message, "The gateway closed the connection before it answered.")
 
     def _refused(self, message: Mapping[str, Any], status: int, raw: bytes) -> None:
-        """An HTTP error: JSON-RPC errors pass as they are, others are put into one."""
+        """An HTTP error: a JSON-RPC error is forwarded as it is, anything else becomes one."""
         if "id" not in message or "method" not in message:
             complain(f"the gateway answered {status} to a notification")
             return
@@ -231,7 +233,7 @@ class Bridge:
             hint = " Set STOCKADE_TOKEN to a token from: stockade client add NAME" if status == 401 else ""
             self._fail(message, f"The gateway answered {status}: {sentence(words)}{hint}")
 
-    def _receive(self, request: Mapping[str, Any], text: str, response: httpx2.Response, quiet: bool) -> bool:
+    def _receive(self, request: Mapping[str, Any], text: str, response: aiohttp.ClientResponse, quiet: bool) -> bool:
         """One message of the endpoint; True when it is the answer to the request."""
         message = json.loads(text)
         answers = "method" not in message and message.get("id") == request.get("id")
@@ -241,7 +243,7 @@ class Bridge:
             self._write(text if "\n" not in text else json.dumps(message))
         return answers
 
-    def _learn(self, request: Mapping[str, Any], result: Mapping[str, Any], response: httpx2.Response) -> None:
+    def _learn(self, request: Mapping[str, Any], result: Mapping[str, Any], response: aiohttp.ClientResponse) -> None:
         """What later requests need: the session, the version, which arguments go into headers."""
         if request.get("method") == "initialize":
             self._initialize = request
@@ -262,13 +264,13 @@ class Bridge:
         wait_s = STREAM_RETRY_S
         while self._session == session:
             try:
-                async with self._http.stream("GET", self._url, headers=self._headers({})) as response:
-                    if response.status_code >= 400:
+                async with self._http.get(self._url, headers=self._headers({})) as response:
+                    if response.status >= 400:
                         return
                     async for text in _messages(response):
                         wait_s = STREAM_RETRY_S
                         self._write(text if "\n" not in text else json.dumps(json.loads(text)))
-            except httpx2.HTTPError:
+            except aiohttp.ClientError:
                 wait_s = min(wait_s * 2, MAX_STREAM_RETRY_S)
             await asyncio.sleep(wait_s)
 
@@ -278,18 +280,18 @@ def _key(request_id: Any) -> str:
     return json.dumps(request_id)
 
 
-async def _messages(response: httpx2.Response) -> AsyncIterator[str]:
+async def _messages(response: aiohttp.ClientResponse) -> AsyncIterator[str]:
     """The JSON-RPC messages of an answer: its one body, or the data of its events."""
     if not response.headers.get("content-type", "").startswith("text/event-stream"):
-        if body := (await response.aread()).decode():
+        if body := (await response.read()).decode():
             yield body
         return
     parser = SseParser(MAX_EVENT)
-    async for chunk in response.aiter_bytes():
+    async for chunk in response.content.iter_any():
         try:
             events = parser.feed(chunk)
         except ValueError as error:
-            raise httpx2.RemoteProtocolError(str(error)) from error
+            raise aiohttp.ClientPayloadError(str(error)) from error
         for event in events:
             if event.data:
                 yield event.data.decode("utf-8", "replace")

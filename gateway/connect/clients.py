@@ -1,8 +1,8 @@
-"""The AI clients that Stockade can be written into: one row each. Everything that differs between them is data here.
+"""The AI clients that Stockade can configure: one row each. Everything that differs between them is data here.
 
 Sources: each vendor's documentation and runs (`evidence`), as of the row's `verified_on`; `stacklok/toolhive`
 pkg/client/config.go for the rest. Paths are templates over `{home}` and `{config}` (~/.config, ~/Library/Application
-Support, %APPDATA%). A client changes its mind now and then: then only its row changes.
+Support, %APPDATA%). When a client changes its format, only its row changes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from gateway.connect.entry import Entry, Pair
+from gateway.connect.entry import Credentials, Entry
 
 ENV_VAR = "STOCKADE_TOKEN"
 """Where `stockade bridge` looks for its token."""
@@ -43,7 +43,7 @@ class Row:
     path_mac: str = ""
     path_windows: str = ""
     repo_path: str = ""
-    """The file of one repository, where the client has such a thing."""
+    """The file in a repository, where the client supports one."""
     container: tuple[str, ...] = ("mcpServers",)
     """Keys down to the object (or list, see `listed`) that holds the servers."""
     listed: bool = False
@@ -78,7 +78,7 @@ class Row:
         return Path(template.format(home=home, config=config_home(home, platform, environ)))
 
     def places(self, home: Path | None = None) -> list[Path]:
-        """What shows that the client is there."""
+        """The paths that show that the client is installed."""
         home = home or Path.home()
         found = [Path(p.format(home=home, config=config_home(home))) for p in self.detect]
         return found or [self.file(home).parent]
@@ -98,58 +98,64 @@ def config_home(home: Path, platform: str = sys.platform, environ: Mapping[str, 
 def entry(url_key: str = "url", *, headers: str = "headers", **fixed: Any) -> Entry:
     """An entry `{…fixed, URL_KEY: endpoint, HEADERS: {Authorization: …}}`, fixed keys first."""
 
-    def make(pair: Pair) -> dict[str, Any]:
-        made = {**fixed, url_key: pair.endpoint}
-        if pair.token:
-            made[headers] = {"Authorization": f"Bearer {pair.token}"}
+    def make(credentials: Credentials) -> dict[str, Any]:
+        made = {**fixed, url_key: credentials.endpoint}
+        if credentials.token:
+            made[headers] = {"Authorization": f"Bearer {credentials.token}"}
         return made
 
     return make
 
 
 def bridge(**fixed: Any) -> Entry:
-    """An entry for clients that only speak stdio: `stockade bridge` carries it to the endpoint."""
+    """An entry for clients that only speak stdio: `stockade bridge` connects it to the endpoint."""
 
-    def make(pair: Pair) -> dict[str, Any]:
-        made = {**fixed, "command": "stockade", "args": ["bridge", "--url", pair.endpoint]}
-        if pair.token:
-            made["env"] = {ENV_VAR: pair.token}
+    def make(credentials: Credentials) -> dict[str, Any]:
+        made = {**fixed, "command": "stockade", "args": ["bridge", "--url", credentials.endpoint]}
+        if credentials.token:
+            made["env"] = {ENV_VAR: credentials.token}
         return made
 
     return make
 
 
-def codex(pair: Pair) -> dict[str, Any]:
+def codex(credentials: Credentials) -> dict[str, Any]:
     """Codex takes the token from a variable (`bearer_token_env_var`); inline tokens only as `http_headers`."""
-    made: dict[str, Any] = {"url": pair.endpoint}
-    if pair.variable:
-        made["bearer_token_env_var"] = pair.variable
-    elif pair.token:
-        made["http_headers"] = {"Authorization": f"Bearer {pair.token}"}
+    made: dict[str, Any] = {"url": credentials.endpoint}
+    if credentials.variable:
+        made["bearer_token_env_var"] = credentials.variable
+    elif credentials.token:
+        made["http_headers"] = {"Authorization": f"Bearer {credentials.token}"}
     return made
 
 
-def goose(pair: Pair) -> dict[str, Any]:
+def goose(credentials: Credentials) -> dict[str, Any]:
     """Goose wants the name again, and a timeout in seconds."""
-    made = {"name": pair.name, "type": "streamable_http", "uri": pair.endpoint, "enabled": True, "timeout": 300}
-    if pair.token:
-        made["headers"] = {"Authorization": f"Bearer {pair.token}"}
+    made = {
+        "name": credentials.name,
+        "type": "streamable_http",
+        "uri": credentials.endpoint,
+        "enabled": True,
+        "timeout": 300,
+    }
+    if credentials.token:
+        made["headers"] = {"Authorization": f"Bearer {credentials.token}"}
     return made
 
 
-def continue_dev(pair: Pair) -> dict[str, Any]:
+def continue_dev(credentials: Credentials) -> dict[str, Any]:
     """Continue keeps a list, and headers below `requestOptions`."""
-    made: dict[str, Any] = {"name": pair.name, "type": "streamable-http", "url": pair.endpoint}
-    if pair.token:
-        made["requestOptions"] = {"headers": {"Authorization": f"Bearer {pair.token}"}}
+    made: dict[str, Any] = {"name": credentials.name, "type": "streamable-http", "url": credentials.endpoint}
+    if credentials.token:
+        made["requestOptions"] = {"headers": {"Authorization": f"Bearer {credentials.token}"}}
     return made
 
 
-def vibe(pair: Pair) -> dict[str, Any]:
+def vibe(credentials: Credentials) -> dict[str, Any]:
     """Mistral Vibe keeps an array of tables."""
-    made: dict[str, Any] = {"name": pair.name, "transport": "streamable-http", "url": pair.endpoint}
-    if pair.token:
-        made["headers"] = {"Authorization": f"Bearer {pair.token}"}
+    made: dict[str, Any] = {"name": credentials.name, "transport": "streamable-http", "url": credentials.endpoint}
+    if credentials.token:
+        made["headers"] = {"Authorization": f"Bearer {credentials.token}"}
     return made
 
 

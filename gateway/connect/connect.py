@@ -13,8 +13,8 @@ from pathlib import Path
 
 from gateway.connect import edits
 from gateway.connect.clients import BY_NAME, ROWS, Row
-from gateway.connect.edits import EditError
-from gateway.connect.entry import Pair
+from gateway.connect.entry import Credentials
+from registry.file.json_edit import EditRefused
 
 SERVER_NAME = "stockade"
 HIDDEN = "•" * 8
@@ -42,17 +42,19 @@ def variable_for(row: Row) -> str:
     return "STOCKADE_TOKEN_" + re.sub(r"\W", "_", row.name).upper()
 
 
-def pair_for(row: Row, endpoint: str, token: str, *, by_variable: bool, name: str = SERVER_NAME) -> Pair:
-    """What to write: by variable, where the client knows variables and it is wanted, else the token itself."""
+def credentials_for(
+    row: Row, endpoint: str, token: str, *, by_variable: bool, name: str = SERVER_NAME
+) -> Credentials:
+    """What to write: a variable if wanted and supported by the client, else the token itself."""
     if not token or not (by_variable and row.variables):
-        return Pair(name=name, endpoint=endpoint, token=token)
+        return Credentials(name=name, endpoint=endpoint, token=token)
     variable = variable_for(row)
-    return Pair(name=name, endpoint=endpoint, token=row.variables.format(variable), variable=variable)
+    return Credentials(name=name, endpoint=endpoint, token=row.variables.format(variable), variable=variable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A change to one client's file that nobody has made yet."""
+    """A planned change to one client's file."""
 
     row: Row
     path: Path
@@ -74,25 +76,27 @@ class Change:
         return text.replace(self.secret, HIDDEN) if self.secret else text
 
 
-def plan_connect(row: Row, pair: Pair, path: Path) -> Change:
-    """The change that adds the entry. Raises EditError, with the file's name."""
+def plan_connect(row: Row, credentials: Credentials, path: Path) -> Change:
+    """The change that adds the entry. Raises EditRefused, with the file's name."""
     before = _text(path)
     try:
-        after = edits.put(row, before or "", pair)
-    except (EditError, TypeError, AttributeError) as error:
-        raise EditError(
+        after = edits.put(row, before or "", credentials)
+    except (EditRefused, TypeError, AttributeError) as error:
+        raise EditRefused(
             f"{path} was left alone: {error}. The entry to paste: stockade connect {row.name} --print"
         ) from error
-    return Change(row=row, path=path, before=before, after=after, secret="" if pair.variable else pair.token)
+    return Change(
+        row=row, path=path, before=before, after=after, secret="" if credentials.variable else credentials.token
+    )
 
 
 def plan_disconnect(row: Row, path: Path, name: str = SERVER_NAME) -> Change:
-    """The change that takes the entry out again. Raises EditError, with the file's name."""
+    """The change that removes the entry again. Raises EditRefused, with the file's name."""
     before = _text(path)
     try:
         after = edits.take(row, before or "", name)
-    except (EditError, TypeError, AttributeError) as error:
-        raise EditError(f"{path} was left alone: {error}. Remove `{name}` from it by hand.") from error
+    except (EditRefused, TypeError, AttributeError) as error:
+        raise EditRefused(f"{path} was left alone: {error}. Remove `{name}` from it by hand.") from error
     return Change(row=row, path=path, before=before, after=after)
 
 
@@ -103,18 +107,18 @@ def _text(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     except UnicodeDecodeError:
-        raise EditError(f"{path} was left alone: it is not UTF-8.") from None
+        raise EditRefused(f"{path} was left alone: it is not UTF-8.") from None
 
 
 def apply(change: Change) -> Path | None:
     """Write the change in one step; the old file is kept beside it (the backup's path is returned).
 
     A file with a token in it is readable by its owner only. A link is followed, so that the file it points to is the
-    one that changes. Raises EditError when the file changed since the change was planned.
+    one that changes. Raises EditRefused when the file changed since the change was planned.
     """
     path = change.path.resolve()
     if _text(path) != change.before:
-        raise EditError(f"{path} changed while you were looking. Run the command again.")
+        raise EditRefused(f"{path} changed while you were looking. Run the command again.")
     path.parent.mkdir(parents=True, exist_ok=True)
     backup = _backup(path) if change.before is not None else None
     mode = 0o600 if change.secret or change.before is None else path.stat().st_mode & 0o777
@@ -139,6 +143,6 @@ def _backup(path: Path) -> Path:
 def snippets(endpoint: str, token: str, names: Sequence[str]) -> dict[str, str]:
     """What to paste, by client, with the token in it."""
     return {
-        name: edits.write_snippet(BY_NAME[name], pair_for(BY_NAME[name], endpoint, token, by_variable=False))
+        name: edits.write_snippet(BY_NAME[name], credentials_for(BY_NAME[name], endpoint, token, by_variable=False))
         for name in names
     }

@@ -1,4 +1,4 @@
-"""Puts a server's entry into the text of a client's file, or takes it out: JSON, TOML or YAML, comments kept."""
+"""Adds a server's entry to the text of a client's file, or removes it: JSON, TOML or YAML, comments kept."""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.connect import json_edit
 from gateway.connect.clients import Row, Syntax
-from gateway.connect.entry import Pair
-from gateway.connect.json_edit import EditError
-
-__all__ = ["EditError", "put", "read", "take", "write_snippet"]
+from gateway.connect.entry import Credentials
+from registry.file import json_edit
+from registry.file.json_edit import EditRefused
 
 
 def container(row: Row, text: str) -> tuple[str, ...]:
-    """Where the servers are in this very file. opencode 2 nests them once more."""
+    """The path to the servers in this particular file. opencode 2 nests them one level deeper."""
     if row.name == "opencode" and "servers" in (_walk(read(row, text), ("mcp",)) or {}):
         return ("mcp", "servers")
     return row.container
 
 
 def read(row: Row, text: str) -> Any:
-    """The file's value as plain types. Raises EditError when it is not what it should be."""
+    """The file's value as plain types. Raises EditRefused when it is not what it should be."""
     match row.syntax:
         case Syntax.JSON:
             return json_edit.load(text)
@@ -32,16 +30,16 @@ def read(row: Row, text: str) -> Any:
             return _yaml_load(text)
 
 
-def put(row: Row, text: str, pair: Pair) -> str:
+def put(row: Row, text: str, credentials: Credentials) -> str:
     """The text with the entry added, or replaced when there was one of that name."""
-    entry = row.entry(pair)
+    entry = row.entry(credentials)
     match row.syntax:
         case Syntax.JSON:
-            return json_edit.set_path(text, (*container(row, text), pair.name), entry)
+            return json_edit.set_path(text, (*container(row, text), credentials.name), entry)
         case Syntax.TOML:
-            return _toml_put(row, text, pair.name, entry)
+            return _toml_put(row, text, credentials.name, entry)
         case Syntax.YAML:
-            return _yaml_put(row, text, pair.name, entry)
+            return _yaml_put(row, text, credentials.name, entry)
 
 
 def take(row: Row, text: str, name: str) -> str:
@@ -55,9 +53,9 @@ def take(row: Row, text: str, name: str) -> str:
             return _yaml_take(row, text, name)
 
 
-def write_snippet(row: Row, pair: Pair) -> str:
+def write_snippet(row: Row, credentials: Credentials) -> str:
     """A whole small file with just this entry, to paste from."""
-    return put(row, "", pair).strip() + "\n"
+    return put(row, "", credentials).strip() + "\n"
 
 
 def _walk(data: Any, path: tuple[str, ...]) -> Any:
@@ -73,7 +71,7 @@ def _toml(text: str) -> Any:
     try:
         return tomlkit.parse(text)
     except TOMLKitError as error:
-        raise EditError(f"it is not TOML ({error})") from None
+        raise EditRefused(f"it is not TOML ({error})") from None
 
 
 def _toml_put(row: Row, text: str, name: str, entry: dict[str, Any]) -> str:
@@ -132,9 +130,9 @@ def _yaml_load(text: str) -> Any:
     try:
         data = _yaml().load(text)
     except YAMLError as error:
-        raise EditError(f"it is not YAML ({' '.join(str(error).split())})") from None
+        raise EditRefused(f"it is not YAML ({' '.join(str(error).split())})") from None
     if data is not None and not isinstance(data, dict):
-        raise EditError("it does not hold a YAML mapping")
+        raise EditRefused("it does not hold a YAML mapping")
     return {} if data is None else data
 
 

@@ -1,4 +1,4 @@
-"""What is written into a client's file: where the endpoint is and what proves who the client is."""
+"""What is written into a client's file: the endpoint's URL and the client's credentials."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """An endpoint and a token, as one client's file wants them."""
+class Credentials:
+    """An endpoint and a token, in the form that one client's file needs."""
 
     name: str
     """The server's name in that file: `stockade`."""
@@ -20,4 +20,4 @@ class Pair:
     """The environment variable's bare name, where the token comes from one."""
 
 
-Entry: TypeAlias = Callable[[Pair], dict[str, Any]]
+Entry: TypeAlias = Callable[[Credentials], dict[str, Any]]

@@ -16,9 +16,10 @@ from starlette.types import ASGIApp
 from egress.policy.decide import PolicyError
 from gateway.control.auth import SESSION_S, AdminToken, Brake, Sessions
 from gateway.control.base import Control
-from gateway.control.guard import CSRF_HEADER, Door, Guard, check_token, peer_of, refusal
+from gateway.control.guard import CSRF_HEADER, AdminGate, Guard, check_token, peer_of, refusal
 from gateway.control.routes import api_routes
 from gateway.control.wire import ApiError, Problem, error_response, read_object, text
+from gateway.hosts import listening_name
 from gateway.runtime.sandbox.errors import EngineError
 from registry.edit import ConcurrentChange
 from registry.model.errors import ConfigError
@@ -29,13 +30,13 @@ STATIC = Path(__file__).parent.parent / "web/static"
 
 
 def control_app(control: Control) -> Starlette:
-    """The API for the control socket: whoever may open the socket may do everything."""
+    """The API for the control socket: a process that may open the socket may do everything."""
     return _app([*health_routes(control), *api_routes(control)])
 
 
 def admin_app(control: Control, token: AdminToken, *, port: int, static: Path = STATIC) -> ASGIApp:
     """The API, the page, the health checks and /metrics for the admin listener, behind the guard."""
-    door = Door(
+    gate = AdminGate(
         token=token,
         sessions=Sessions(token),
         brake=Brake(),
@@ -48,13 +49,7 @@ def admin_app(control: Control, token: AdminToken, *, port: int, static: Path = 
         Route("/favicon.ico", _Page(static).icon),
         Mount("/assets", StaticFiles(directory=static, check_dir=False)),
     ]
-    return Guard(_app([*health_routes(control), *sign_in_routes(door), *api_routes(control), *page]), door)
-
-
-def listening_name(listen: str) -> str:
-    """The host of a listening address, as Host would say it; `""` for all addresses, which are no name."""
-    host = listen.rpartition(":")[0].lower()
-    return "" if host in {"0.0.0.0", "[::]", "*"} else host  # noqa: S104  # refused, not listened on
+    return Guard(_app([*health_routes(control), *sign_in_routes(gate), *api_routes(control), *page]), gate)
 
 
 def _app(routes: list[BaseRoute]) -> Starlette:
@@ -85,24 +80,24 @@ def health_routes(control: Control) -> list[BaseRoute]:
     return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
 
 
-def sign_in_routes(door: Door) -> list[BaseRoute]:
+def sign_in_routes(gate: AdminGate) -> list[BaseRoute]:
     """POST makes a session from the admin token, DELETE ends it; /login and /logout are the same."""
 
     async def sign_in(request: Request) -> Response:
         body = await read_object(request, ["token"])
-        check_token(text(body, "token"), peer_of(request), door)
+        check_token(text(body, "token"), peer_of(request), gate)
         response = JSONResponse({"signed_in": True, "expires_s": SESSION_S})
         response.set_cookie(
-            door.cookie, door.sessions.open(), max_age=int(SESSION_S), path="/", httponly=True, samesite="strict"
+            gate.cookie, gate.sessions.open(), max_age=int(SESSION_S), path="/", httponly=True, samesite="strict"
         )
         return response
 
     async def sign_out(request: Request) -> Response:
         if not request.headers.get(CSRF_HEADER):
             raise ApiError(403, "csrf", "A change needs the header X-Stockade-CSRF.")
-        door.sessions.close(request.cookies.get(door.cookie, ""))
+        gate.sessions.close(request.cookies.get(gate.cookie, ""))
         response = JSONResponse({"signed_in": False})
-        response.delete_cookie(door.cookie, path="/", httponly=True, samesite="strict")
+        response.delete_cookie(gate.cookie, path="/", httponly=True, samesite="strict")
         return response
 
     return [
@@ -148,7 +143,7 @@ async def on_config_error(_: Request, error: Exception) -> Response:
 
 
 async def on_policy_error(_: Request, error: Exception) -> Response:
-    """A network block that is not one."""
+    """An invalid network block: all its problems."""
     assert isinstance(error, PolicyError)
     problems = [Problem(message=p.message, path=".".join(map(str, p.path))) for p in error.problems]
     return error_response(ApiError(422, "policy_invalid", str(error), problems))

@@ -1,6 +1,6 @@
-"""Who may use the admin listener: one admin token, the sessions made from it, and a brake on guessing.
+"""Access to the admin listener: one admin token, the sessions made from it, and a limit on guesses.
 
-The admin token is 256 random bits, shown once and kept as a SHA-256 digest (a slow hash protects weak secrets; this
+The admin token is 256 random bits, shown once and stored as a SHA-256 digest (a slow hash protects weak secrets; this
 is not one). It carries a prefix of its own, so a token of an MCP client is refused whatever its digest is.
 """
 
@@ -18,6 +18,8 @@ from pathlib import Path
 
 from gateway.disk import naming
 
+ADMIN_FILE = "admin.json"
+"""In a project's persistent directory, since the admin token outlives a reboot."""
 PREFIX = "stockade_admin_"
 SESSION_S = 12 * 3600.0
 MAX_SESSIONS = 64
@@ -68,7 +70,7 @@ class AdminToken:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A browser that showed the token."""
+    """A browser that signed in with the token."""
 
     expires: float
     token_sha256: str

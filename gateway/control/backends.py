@@ -10,10 +10,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from egress.policy.decide import PolicyError, parse_policy
-from gateway.control.base import BackendStatus, Control, Edited
+from gateway.control.base import Control, Edited
 from gateway.control.streams import Streams
 from gateway.control.wire import ApiError, bad, flag, mapping, port_of, read_object, switch, text
 from gateway.runtime.sandbox.errors import BackendUnavailable
+from gateway.runtime.supervise.status import BackendStatus
 from observability.events import BackendState
 from registry import edit
 from registry.config import Config
@@ -126,11 +127,11 @@ class BackendRoutes:
         return JSONResponse(edited_json(await self._control.edit(change, dry_run=switch(request, "dry_run"))))
 
     async def logs(self, request: Request) -> Response:
-        """What a backend printed."""
+        """A backend's output."""
         return await self._streams.logs(request, self._name(request))
 
     async def restart(self, request: Request) -> Response:
-        """Stop and start a backend, its door with it; speak to a remote one anew."""
+        """Stop and start a backend together with its door; reconnect to a remote one."""
         await read_object(request, [])
         name = self._name(request)
         server = self._control.config.servers[name]
@@ -152,7 +153,7 @@ class BackendRoutes:
         return JSONResponse(edited_json(edited))
 
     async def check_network(self, request: Request) -> Response:
-        """All that is wrong with a network block, as one types it; writes nothing."""
+        """Every problem in a network block, while it is typed; writes nothing."""
         self._name(request)
         block = mapping(await read_object(request, ["block"]), "block")
         try:
@@ -163,7 +164,7 @@ class BackendRoutes:
         return JSONResponse({"problems": []})
 
     async def allow(self, request: Request) -> Response:
-        """Add one host (and port) to what a backend may reach."""
+        """Allow a backend one more host (and port)."""
         name = self._name(request)
         body = await read_object(request, ["host", "port", "dry_run"])
         if not self._control.config.servers[name].isolated:

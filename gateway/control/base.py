@@ -12,10 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from observability.events import BackendState, Event, Sequenced
+from observability.events import Event, Sequenced
 
 if TYPE_CHECKING:
     from egress.policy.decide import Surroundings
+    from gateway.runtime.sandbox.log_ring import LogLine
+    from gateway.runtime.supervise.status import BackendStatus
     from observability.losses import Losses
     from observability.store import History
     from registry.config import Config
@@ -34,7 +36,7 @@ class Urls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """Whether clients can use the gateway now; `detail` is one sentence for a person when they cannot."""
+    """Whether clients can use the gateway now; if not, `detail` is one sentence that says why."""
 
     ready: bool
     detail: str = ""
@@ -48,47 +50,7 @@ class Edited:
     """Unified diff of the file; empty when nothing changes."""
     applied: bool
     warnings: tuple[str, ...] = ()
-    """What the change opens, or does not do, although it may look otherwise."""
-
-
-class BackendStatus(Protocol):
-    """A backend as `ps` and the page show it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def state(self) -> BackendState: ...
-    @property
-    def detail(self) -> str: ...
-    @property
-    def transport(self) -> str: ...
-    @property
-    def isolated(self) -> bool: ...
-    @property
-    def image(self) -> str: ...
-    @property
-    def containers(self) -> Sequence[str]: ...
-    @property
-    def restarts(self) -> int: ...
-    @property
-    def since(self) -> float: ...
-    @property
-    def warnings(self) -> Sequence[str]: ...
-    @property
-    def direct_supported(self) -> bool: ...
-
-
-class LogLine(Protocol):
-    """One line that a backend wrote."""
-
-    @property
-    def time(self) -> float: ...
-    @property
-    def stream(self) -> str: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def instance(self) -> str: ...
+    """What the change opens, or does not do, although it may seem to."""
 
 
 class Backends(Protocol):
@@ -139,7 +101,7 @@ class Difference(Protocol):
     def after(self) -> str: ...
 
 
-class Tools(Protocol):
+class Endpoint(Protocol):
     """The MCP endpoint, as far as the API looks."""
 
     def tools(self, backend: str) -> Sequence[Mapping[str, Any]]: ...
@@ -176,7 +138,7 @@ class Control(Protocol):
     def urls(self) -> Urls: ...
     @property
     def warnings(self) -> Sequence[str]:
-        """What a person should know about the gateway as a whole, e.g. what the probe found."""
+        """Warnings about the gateway as a whole, e.g. what the probe found."""
         ...
 
     @property
@@ -190,7 +152,7 @@ class Control(Protocol):
     @property
     def instruments(self) -> Exposes: ...
     @property
-    def endpoint(self) -> Tools: ...
+    def endpoint(self) -> Endpoint: ...
     @property
     def link(self) -> Link: ...
 
@@ -213,5 +175,5 @@ class Control(Protocol):
         ...
 
     def shutdown(self) -> None:
-        """Begin to stop, removing what runs. Returns at once; the process ends when all is gone."""
+        """Begin to stop and remove everything that runs. Returns at once; the process ends when all is gone."""
         ...

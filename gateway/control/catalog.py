@@ -1,4 +1,4 @@
-"""The catalogue through the API."""
+"""The catalog in the API."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from registry import catalog
 
 
 def summary(server: catalog.CatalogServer) -> dict[str, Any]:
-    """A server of the catalogue in a list."""
+    """A server of the catalog as a row of a list."""
     return {
         "name": server.name,
         "title": server.title,
@@ -28,7 +28,7 @@ def summary(server: catalog.CatalogServer) -> dict[str, Any]:
 
 
 def details(server: catalog.CatalogServer) -> dict[str, Any]:
-    """All about it, with the entry that would be written and what the person must still give."""
+    """All details, with the entry that would be written and what the user must still provide."""
     needs = [dataclasses.asdict(need) for need in catalog.needs(server.name)]
     return {
         **server.model_dump(mode="json"),
@@ -39,13 +39,13 @@ def details(server: catalog.CatalogServer) -> dict[str, Any]:
 
 
 async def search(request: Request) -> Response:
-    """Servers of the catalogue that match `q`; all without it."""
+    """The servers that match `q` (default: all)."""
     found = catalog.search(request.query_params.get("q", "")[:200])
     return JSONResponse({"servers": [summary(server) for server in found]})
 
 
 async def info(request: Request) -> Response:
-    """One server of the catalogue."""
+    """One server in the catalog."""
     try:
         server = catalog.info(request.path_params["name"])
     except catalog.CatalogError as error:
@@ -53,5 +53,5 @@ async def info(request: Request) -> Response:
     return JSONResponse(details(server))
 
 
-def catalogue_routes() -> Iterable[BaseRoute]:
+def catalog_routes() -> Iterable[BaseRoute]:
     return [Route("/catalog", search), Route("/catalog/{name}", info)]

@@ -1,4 +1,4 @@
-"""AI clients through the API."""
+"""AI clients in the API."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ClientRoutes:
         ]
 
     async def list(self, _: Request) -> Response:
-        """All clients; tokens are not kept, so they are not shown."""
+        """All clients. Their tokens are not stored, so they are not shown."""
         found = self._control.config.clients
         return JSONResponse({"clients": [client_json(name, client) for name, client in found.items()]})
 
@@ -62,7 +62,7 @@ class ClientRoutes:
         return JSONResponse(answer, 201)
 
     async def remove(self, request: Request) -> Response:
-        """Take a client out of the file; its token ends at once."""
+        """Remove a client from the file, which revokes its token."""
         name = request.path_params["name"]
         if name not in self._control.config.clients:
             there = ", ".join(sorted(self._control.config.clients)) or "none"

@@ -1,4 +1,4 @@
-"""What went out and what was stopped, from the history; what would happen, from the policy."""
+"""Connections from the history, allowed and denied, and explanations from the policy."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from observability.history_queries import Blocked, By, ConnectionFilter, Connect
 
 MAX_ROWS = 5000
 INSIDE = Reason.INNER_HOST_MISMATCH
-"""The host of such a request was never reached, and no rule would let it pass inside a connection to another one."""
+"""Such a request never reached its host, and no rule would allow it inside a connection to another host."""
 
 
 def connection_json(row: ConnectionRow) -> dict[str, Any]:
-    """One connection in the words of an egress event, as last heard of."""
+    """One connection with the fields of an egress event, as of its latest event."""
     phase = "decided" if row.closed is None else "closed"
     return {"kind": "egress", "phase": phase, **row.to_json()}
 
@@ -90,14 +90,14 @@ class EgressRoutes:
         return JSONResponse({"by": by, "top": [row.to_json() for row in rows]})
 
     async def blocked(self, request: Request) -> Response:
-        """Denied hosts grouped by backend, host and port; `more` were found, and `lost` says what nobody can show."""
+        """Denied hosts grouped by backend, host and port; `more` were found; `lost` reports unrecorded events."""
         found = await asyncio.to_thread(self._control.history.blocked_list, **self._narrow(request))
         policies = {name: parse_policy(one.network.block) for name, one in self._control.config.servers.items()}
         rows = [self._blocked(row, policies.get(row.backend)) for row in found.rows]
         return JSONResponse({"blocked": rows, "more": found.more, "lost": self._control.losses.lines()})
 
     def _blocked(self, row: Blocked, policy: Policy | None) -> dict[str, Any]:
-        """With `allowed_now`: the policy lets through meanwhile what it had denied."""
+        """With `allowed_now`: whether the policy allows by now what it denied then."""
         allowed_now = policy is not None and set(row.reasons) <= NAMED_BY_HOST and self._passes(policy, row)
         return {**blocked_json(row), "allowed_now": allowed_now}
 
@@ -105,7 +105,7 @@ class EgressRoutes:
         host = f"[{row.host}]" if ":" in row.host else row.host
         try:
             found = explain(policy, f"{host}:{row.port}", self._control.surroundings())
-        except ValueError:  # a host that is none: it came from a server
+        except ValueError:  # an invalid host: the server chose the text
             return False
         return found.decision is Decision.ALLOW
 
@@ -122,7 +122,7 @@ class EgressRoutes:
         }
 
     async def explain(self, request: Request) -> Response:
-        """What would happen to a connection, and which rule decides; connects to nothing and looks nothing up."""
+        """Whether a connection would be allowed, and which rule decides. Makes no connection and no lookup."""
         body = await read_object(request, ["backend", "url"])
         name = need_backend(self._control.config, text(body, "backend"))
         need_isolated(self._control.config, name)
@@ -144,7 +144,7 @@ class EgressRoutes:
     async def suggest(self, request: Request) -> Response:
         """The smallest network block for what this backend reached; with `denied`, also for what was denied.
 
-        What the policy says apart from hosts, ports and mode stays as it is.
+        Everything in the policy except hosts, ports and mode stays as it is.
         """
         name = need_backend(self._control.config, request.path_params["name"])
         need_isolated(self._control.config, name)

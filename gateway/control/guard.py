@@ -1,6 +1,6 @@
-"""The guard of the admin listener: what a browser on this machine must not be tricked into doing.
+"""The guard of the admin listener: protects it from pages that a browser on this machine has open.
 
-Theory of operation. The listener is on loopback, so its visitors are programs of this machine and every page that a
+Theory of operation. The listener is on loopback, so its callers are programs on this machine and every page that a
 browser here has open. Four checks, in this order, before any handler runs:
 
 1. Host must be a loopback name or one that the configuration names. A page that rebinds its own name to 127.0.0.1
@@ -8,11 +8,11 @@ browser here has open. Four checks, in this order, before any handler runs:
 2. Origin, where there is one, must be the very origin that Host names; Fetch Metadata must not say that another site,
    or another port of this machine, made the request (403). A visit to the page itself may come from anywhere.
 3. Everything below /api needs the admin token as a bearer, or a session cookie made from it (401). Wrong bearers
-   count for the brake.
-4. A write on a cookie needs the header X-Stockade-CSRF, which no form and no simple cross-origin request can
-   send (403).
+   count toward the limit on guesses.
+4. A write that is authorized by a cookie needs the header X-Stockade-CSRF, which no form and no simple cross-origin
+   request can send (403).
 
-The control socket has none of this: its file mode is its guard.
+The control socket needs none of this: its file mode protects it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.control.auth import AdminToken, Brake, Sessions
 from gateway.control.wire import ApiError, error_response
+from gateway.hosts import is_served, origin_authority
 
 logger = logging.getLogger(__name__)
 
-LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CSRF_HEADER = "x-stockade-csrf"
 SECURITY_HEADERS = {
@@ -49,7 +49,7 @@ SECURITY_HEADERS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Door:
+class AdminGate:
     """What the guard checks against."""
 
     token: AdminToken
@@ -58,16 +58,16 @@ class Door:
     cookie: str
     """Name of the session cookie; it has the port in it, since cookies are shared by all ports of a host."""
     allowed_hosts: Callable[[], Collection[str]] = field(default=frozenset)
-    """More that Host may say, as HOST or HOST:PORT (`gateway.allowed_hosts`)."""
+    """Additional Host values, as HOST or HOST:PORT (`gateway.allowed_hosts`)."""
     allowed_origins: Callable[[], Collection[str]] = field(default=frozenset)
 
 
 class Guard:
     """ASGI middleware with the four checks; it also puts the security headers on every answer."""
 
-    def __init__(self, app: ASGIApp, door: Door) -> None:
+    def __init__(self, app: ASGIApp, gate: AdminGate) -> None:
         self._app = app
-        self._door = door
+        self._gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -80,23 +80,23 @@ class Guard:
             await send(message)
 
         try:
-            check(connection, self._door)
+            check(connection, self._gate)
         except ApiError as error:
             await refusal(error)(scope, receive, send_guarded)
             return
         await self._app(scope, receive, send_guarded)
 
 
-def check(connection: HTTPConnection, door: Door) -> None:
+def check(connection: HTTPConnection, gate: AdminGate) -> None:
     """The four checks. Raises ApiError with the status to answer."""
-    check_host(connection, door.allowed_hosts())
-    check_origin(connection, door.allowed_origins())
+    check_host(connection, gate.allowed_hosts())
+    check_origin(connection, gate.allowed_origins())
     if connection.scope["path"].startswith("/api/") and not _is_sign_in(connection):
-        check_caller(connection, door)
+        check_caller(connection, gate)
 
 
 def _is_sign_in(connection: HTTPConnection) -> bool:
-    """Signing in is open to those who are not; its handler checks the token."""
+    """Signing in needs no session; its handler checks the token."""
     return (connection.scope["method"], connection.scope["path"]) == ("POST", "/api/v1/session")
 
 
@@ -104,7 +104,7 @@ def check_host(connection: HTTPConnection, allowed: Collection[str]) -> None:
     """Refuse a Host that does not name this machine (DNS rebinding), and more than one."""
     hosts = connection.headers.getlist("host")
     authority = hosts[0].lower() if len(hosts) == 1 else ""
-    if host_name(authority) not in LOOPBACK_NAMES and not {authority, host_name(authority)} & {*allowed} - {""}:
+    if not is_served(authority, allowed):
         raise ApiError(
             421,
             "host_not_allowed_here",
@@ -113,19 +113,11 @@ def check_host(connection: HTTPConnection, allowed: Collection[str]) -> None:
         )
 
 
-def host_name(authority: str) -> str:
-    """The host of a `Host` header without its port; `""` when it is malformed."""
-    name, colon, port = authority.rpartition(":")
-    if not colon or authority.endswith("]"):
-        return authority
-    return name if port.isascii() and port.isdigit() else ""
-
-
 def check_origin(connection: HTTPConnection, allowed: Collection[str]) -> None:
     """Refuse what another origin made the browser send."""
     authority = connection.headers["host"].lower()
     for origin in connection.headers.getlist("origin"):
-        if origin.lower() not in {f"http://{authority}", f"https://{authority}", *allowed}:
+        if origin_authority(origin.lower()) != authority and origin.lower() not in allowed:
             raise ApiError(403, "cross_origin", "Requests from another origin are refused.")
     if connection.headers.get("sec-fetch-site", "none") in {"cross-site", "same-site"} and not _is_visit(connection):
         raise ApiError(403, "cross_origin", "Requests from another site are refused.")
@@ -142,13 +134,13 @@ def _is_visit(connection: HTTPConnection) -> bool:
     )
 
 
-def check_caller(connection: HTTPConnection, door: Door) -> None:
+def check_caller(connection: HTTPConnection, gate: AdminGate) -> None:
     """Bearer with the admin token, or a session cookie with the CSRF header on writes."""
     if authorization := connection.headers.get("authorization"):
         scheme, _, token = authorization.partition(" ")
-        check_token(token.strip() if scheme.lower() == "bearer" else "", peer_of(connection), door)
+        check_token(token.strip() if scheme.lower() == "bearer" else "", peer_of(connection), gate)
         return
-    if not door.sessions.valid(connection.cookies.get(door.cookie, "")):
+    if not gate.sessions.valid(connection.cookies.get(gate.cookie, "")):
         raise ApiError(
             401, "not_signed_in", "Sign in first, with the admin token (a new one: stockade admin token --new)."
         )
@@ -156,16 +148,16 @@ def check_caller(connection: HTTPConnection, door: Door) -> None:
         raise ApiError(403, "csrf", "A change needs the header X-Stockade-CSRF.")
 
 
-def check_token(token: str, peer: str, door: Door) -> None:
+def check_token(token: str, peer: str, gate: AdminGate) -> None:
     """Compare with the admin token; when it is wrong: 401, or 429 while the peer has to wait.
 
     The right one always passes: it cannot be guessed, and a stranger's tries must not lock its owner out.
     """
-    if door.token.matches(token):
+    if gate.token.matches(token):
         return
-    if (wait_s := door.brake.wait_s(peer)) > 0:
+    if (wait_s := gate.brake.wait_s(peer)) > 0:
         raise TooMany(math.ceil(wait_s))
-    door.brake.failed(peer)
+    gate.brake.failed(peer)
     logger.warning("admin sign-in refused: wrong token from %s", peer)
     raise ApiError(401, "wrong_token", "That is not the admin token. Make a new one with: stockade admin token --new")
 
@@ -179,7 +171,7 @@ class TooMany(ApiError):
 
 
 def peer_of(connection: HTTPConnection) -> str:
-    """The address of the caller, for the brake."""
+    """The address of the caller, for the limit on guesses."""
     return connection.client.host if connection.client else "-"
 
 

@@ -25,11 +25,11 @@ BACKLOG = 256
 
 
 SEND_BUFFER = 256 * 1024
-"""Bytes of an answer that the kernel keeps for a client that does not read; else it would be megabytes, uncounted."""
+"""Bytes of an answer that the kernel buffers for a client that does not read; the default would be megabytes, uncounted."""
 
 
 class ListenError(OSError):
-    """Raised when an address cannot be listened on; the text says who has it and what to change."""
+    """Raised when an address cannot be listened on; the text names the process that has it and what to change."""
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def private_umask() -> Iterator[None]:
 
 
 def bind_unix(path: Path) -> socket.socket:
-    """A listening UNIX socket of mode 0600, in place of one that nobody listens on any more.
+    """A listening UNIX socket of mode 0600. It replaces one on which no process listens any more.
 
     Raises ListenError when another process still answers there or the path is too long for the kernel.
     """
@@ -151,7 +151,7 @@ class HttpServer(uvicorn.Server):
     def __init__(self, app: ASGIApp, *, grace_s: float = 5, limits: Limits | None = None) -> None:
         """`limits` bounds its connections."""
         self.up = asyncio.Event()
-        """Set when it serves."""
+        """Set once it accepts connections."""
         super().__init__(
             uvicorn.Config(
                 app,

@@ -10,11 +10,12 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from gateway.control.backends import BackendRoutes
 from gateway.control.base import Control
-from gateway.control.catalog import catalogue_routes
+from gateway.control.catalog import catalog_routes
 from gateway.control.clients import ClientRoutes
 from gateway.control.egress import EgressRoutes
 from gateway.control.streams import Streams
 from gateway.control.wire import read_object
+from registry.model.errors import render_path
 
 
 def api_routes(control: Control) -> list[BaseRoute]:
@@ -26,7 +27,7 @@ def api_routes(control: Control) -> list[BaseRoute]:
         *BackendRoutes(control, streams).routes(),
         *EgressRoutes(control).routes(),
         *ClientRoutes(control).routes(),
-        *catalogue_routes(),
+        *catalog_routes(),
     ]
     return [Mount("/api/v1", routes=routes)]
 
@@ -46,7 +47,7 @@ class OwnRoutes:
         ]
 
     async def status(self, _: Request) -> Response:
-        """Who runs here, since when, how well, and which trust overrides are in force."""
+        """Which gateway this is, since when it runs, whether it is ready, and the trust overrides in force."""
         control = self._control
         state = control.readiness()
         return JSONResponse(
@@ -59,6 +60,7 @@ class OwnRoutes:
                 "ready": state.ready,
                 "detail": state.detail,
                 "warnings": [*control.losses.lines(), *control.warnings],
+                "warned": _warned(control),
                 "overrides": list(control.config.egress.resolve),
                 "last_event": control.hub.last_id,
             }
@@ -75,7 +77,17 @@ class OwnRoutes:
         return JSONResponse({"reloaded": True})
 
     async def shutdown(self, request: Request) -> Response:
-        """Begin to stop; what runs is removed."""
+        """Begin to stop, and remove everything that runs."""
         await read_object(request, [])
         self._control.shutdown()
         return JSONResponse({"stopping": True}, 202)
+
+
+def _warned(control: Control) -> list[str]:
+    """The servers whose missing isolation `warnings` reports already, so that a reader need not repeat it."""
+    shown = {warning.key_path for warning in control.config.warnings if str(warning) in control.warnings}
+    return [
+        name
+        for name in control.config.servers
+        if shown & {render_path(("mcpServers", name, *key)) for key in (("url",), ("network", "isolated"))}
+    ]

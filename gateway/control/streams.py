@@ -16,8 +16,9 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from gateway.control.base import Control, Hub, LogLine
+from gateway.control.base import Control, Hub
 from gateway.control.wire import ApiError, bad, count, switch
+from gateway.runtime.sandbox.log_ring import LogLine
 from observability.events import Decision, EgressEvent, Event, Sequenced, kind_of, to_json
 
 MAX_STREAMS = 64

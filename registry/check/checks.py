@@ -1,8 +1,7 @@
-"""What can only be seen with the whole configuration at hand: contradictions, and what is missing around it."""
+"""Checks that need the whole configuration: contradictions between its parts, and missing files around it."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from registry.file.document import Document, walk
 from registry.model.errors import ConfigError, Finding, Invalid, KeyPath, Problem
 from registry.model.fields import split_listen
 from registry.model.mounts import holds, missing_source, refuse_root_writes
+from registry.model.nearest import nearest
 from registry.model.network import carries_directly
 from registry.model.server import Server
 from registry.model.spec import ImageSource, PackageSource, Source, plan
@@ -37,7 +37,7 @@ def check_document(document: Document) -> None:
 
 
 def check_config(config: Config, document: Document, path: Path) -> list[Problem]:
-    """Everything that is wrong between the parts of a configuration, each of which is valid."""
+    """Every conflict between the parts of a configuration, each of which is valid by itself."""
     findings = [
         *(finding for name, server in config.servers.items() for finding in check_server(name, server, config, path)),
         *check_prefixes(config),
@@ -95,7 +95,7 @@ def check_mounts(server: Server, source: Source | None, path: Path) -> Found:
 
 
 def check_own_port(server: Server) -> Found:
-    """The port a server listens on is left to it, but where its door must listen it cannot."""
+    """A server chooses the port it listens on, except those that its door listens on."""
     if server.port is None or not server.isolated:
         return
     if server.port in OWN_PORTS:
@@ -113,7 +113,7 @@ def effective_prefix(name: str, server: Server) -> str:
 
 
 def check_prefixes(config: Config) -> Found:
-    """Two servers in use that put the same word before their tools' names. (None at all is only a warning.)"""
+    """Two enabled servers with the same tool prefix. (No prefix at all is only a warning.)"""
     owners: dict[str, str] = {}
     for name, server in config.servers.items():
         prefix = effective_prefix(name, server)
@@ -151,8 +151,8 @@ def check_clients(config: Config, raw: dict[str, Any]) -> Found:
 
 
 def unknown_server(name: str, known: list[str]) -> tuple[str, str]:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(known) or 'none'}"
+    near = nearest(name, known)
+    hint = f"Did you mean {near!r}?" if near else f"There are: {', '.join(known) or 'none'}"
     return f"there is no server {name!r}", hint
 
 

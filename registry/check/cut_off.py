@@ -9,7 +9,7 @@ writes what holds instead (`deny: []`). Whether the endpoint asks for a token ne
 wherever it was.
 
 What is new in a file has no state before to compare it with: of a new server whose entry is written half, nothing is
-known here. That a file which is still being written is not read is the business of who watches it.
+known here. `gateway/watch.py` makes sure that a file which is still being written is not read.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ def cut_off(before: Document, now: Document) -> tuple[Problem, ...]:
 
 
 def problem(now: Document, path: KeyPath) -> Problem:
-    """What is said of one loss."""
+    """The problem to report for one loss."""
     key = str(path[-1])
     hint = f"If that is meant, say what holds instead: `{key}:` with its new value, and not its absence"
     if path == ("clients",):
-        hint = "If everybody on this machine may connect without a token, write `clients: {}`"
+        hint = "If every program on this machine may connect without a token, write `clients: {}`"
     if path == ("gateway", "anonymous"):
-        hint = "If everybody on this machine may connect without a token, write `anonymous: auto` under gateway"
+        hint = "If every program on this machine may connect without a token, write `anonymous: auto` under gateway"
     if isinstance(path[-1], int):
         hint = f"If that is meant, write the list `{path[-2]}:` in brackets"
     return now.problem(path, "was in force and is missing: the file may have been cut off", hint)
@@ -76,7 +76,7 @@ def problem(now: Document, path: KeyPath) -> Problem:
 
 
 def opened(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[KeyPath]:
-    """The keys that kept the endpoint shut for those without a token, where nothing does now, and nothing says so."""
+    """The keys that kept out clients without a token, if no key does so now and none allows them explicitly."""
     if asks_for_token(now) or mapping(now, "gateway").get("anonymous") is not None:
         return
     if before.get("clients") and now.get("clients") is None:
@@ -153,7 +153,7 @@ def counterpart(old: Any, key: str | int, new: Any) -> Any:
 
 
 def is_harmless(path: KeyPath, value: Any, *, by_oauth: bool) -> bool:
-    """Whether nothing opens when this is lost. That nobody needs a token any more is the business of `opened`."""
+    """Whether losing this key opens nothing. (`opened` checks whether clients still need a token.)"""
     if path[0] == "clients" and len(path) <= 2:
         return not by_oauth  # whom OAuth alone lets in would see everything
     if any(fits(path, known) for known in HARMLESS):

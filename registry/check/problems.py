@@ -1,8 +1,7 @@
-"""Turns what pydantic found into problems with a place, in words a person uses."""
+"""Turns pydantic's errors into problems with a line and plain words."""
 
 from __future__ import annotations
 
-import difflib
 import types
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from registry.config import Config
 from registry.file.document import Document
 from registry.model.errors import Finding, Invalid, KeyPath, Problem
+from registry.model.nearest import nearest, nearest_key
 
 KINDS = {
     "string_type": "text",
@@ -44,8 +44,7 @@ def findings(item: Any, raw: Mapping[str, Any]) -> Iterator[tuple[KeyPath, Findi
     cause = item.get("ctx", {}).get("error")
     if isinstance(cause, Invalid):
         for finding in cause.findings:
-            at_key = item["loc"][-1:] == ("[key]",) or finding.message.startswith("unknown key")
-            yield (*path, *finding.path), finding, at_key
+            yield (*path, *finding.path), finding, finding.at_key or item["loc"][-1:] == ("[key]",)
         return
     message, hint = words(item, path)
     yield path, Finding((), message, hint), item["type"] == "extra_forbidden"
@@ -87,7 +86,7 @@ def words(item: Any, path: KeyPath) -> tuple[str, str]:
 
 
 def describe(value: Any) -> str:
-    """What a value is, without repeating a long one (or a secret)."""
+    """Describes a value without repeating a long one (or a secret)."""
     match value:
         case None:
             return "nothing"
@@ -123,23 +122,16 @@ def advice(kind: str, given: Any) -> str:
 
 def one_of(given: Any, expected: str) -> tuple[str, str]:
     choices = [choice.strip("' ") for choice in expected.replace(" or ", ", ").split(",")]
-    close = difflib.get_close_matches(str(given), choices, n=1)
-    hint = f"Did you mean {close[0]}?" if close else ""
+    near = nearest(str(given), choices)
+    hint = f"Did you mean {near}?" if near else ""
     return f"{given!r} is not one of {', '.join(choices)}", hint
 
 
 def unknown_key(key: str, known: list[str]) -> tuple[str, str]:
-    """The message for a key that means nothing, with the nearest that does."""
-    simple = {name.lower().replace("_", ""): name for name in known}
-    close = difflib.get_close_matches(key.lower().replace("_", "").replace("-", ""), simple, n=1, cutoff=0.7)
-    hint = (
-        f"Did you mean {simple[close[0]]!r}?"
-        if close
-        else f"Known here: {', '.join(known)}"
-        if known
-        else "Remove it"
-    )
-    return f"unknown key {key!r}", hint
+    """The message and hint for an unknown key, with the nearest known one."""
+    if near := nearest_key(key, known):
+        return f"unknown key {key!r}", f"Did you mean {near!r}?"
+    return f"unknown key {key!r}", f"Known here: {', '.join(known)}" if known else "Remove it"
 
 
 def known_keys(path: KeyPath) -> list[str]:

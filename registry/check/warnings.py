@@ -1,4 +1,4 @@
-"""Choices that are allowed but worth a word, because they open more, or do less, than they seem to."""
+"""Warnings about valid settings that open more, or do less, than they seem to."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def warn_server(server: Server, config: Config) -> Found:
 
 
 def warn_network(network: Network) -> Found:
-    """What the policy itself finds questionable, and what it cannot know."""
+    """The policy's own warnings, and those that need the configuration around it."""
     if not network.isolated:
         message = "is not isolated: it reaches every network, and its connections are not observed"
         yield Finding(("network", "isolated"), message, "Remove the line, and name what it needs in allowed_hosts")
@@ -87,7 +87,7 @@ METADATA_NAMES = frozenset(
 
 
 def warn_rule(rule: Rule, where: KeyPath) -> Found:
-    """What one entry of `allowed_hosts` opens, or does not, without looking like it."""
+    """Warnings about one entry of `allowed_hosts` that opens more, or less, than it seems to."""
     kind = rule_class(rule)
     if kind is AddressClass.METADATA or rule.host in METADATA_NAMES:
         message = f"{rule.pattern} is where clouds hand out credentials of the machine"
@@ -147,7 +147,7 @@ def warn_unwritable(server: Server, source: str, where: KeyPath) -> Found:
     user, _, group = (server.user or "").partition(":")
     try:
         found = os.stat(source)
-    except OSError:  # it went away since it was looked for
+    except OSError:  # it disappeared after it was found
         return
     if may_write(found, int(user or NOBODY), int(group or 0)):
         return
@@ -180,7 +180,7 @@ def warn_plain_secrets(server: Server) -> Found:
 
 
 def warn_users(config: Config) -> Found:
-    """Servers that run as one user because the file says so."""
+    """Servers that the file makes run as the same user."""
     servers: dict[int, list[str]] = {}
     for name, server in config.servers.items():
         if not server.remote and not server.disabled and (user := chosen_user(server)) is not None:
@@ -210,10 +210,10 @@ def warn_clients(config: Config) -> Found:
     for name, client in config.clients.items():
         if client.token_sha256 is None and not oauth:
             hint = f"Run `stockade client add {name}`"
-            yield Finding(("clients", name), "has no token, so nobody can sign in as this client", hint)
+            yield Finding(("clients", name), "has no token, so no program can connect as this client", hint)
     emptied = "clients" in config.model_fields_set and not config.clients
     if emptied and not oauth and config.gateway.anonymous is Anonymous.AUTO:
-        message = "is empty, so everybody on this machine may connect without a token, and sees everything"
+        message = "is empty, so every program on this machine may connect without a token, and sees everything"
         yield Finding(("clients",), message, "To keep it shut, set `anonymous: never` under gateway")
 
 

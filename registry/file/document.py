@@ -1,4 +1,4 @@
-"""Reads a configuration file into plain values and remembers where each of them stands.
+"""Reads a configuration file into plain values and records the position of each.
 
 YAML 1.2 and JSON (with comments and trailing commas, as editors keep it) give the same `Document`. Duplicate keys
 are errors: a reader that keeps the last one lets two people read one file differently. JSON goes through the
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 MAX_BYTES = 4 * 1024 * 1024
 TAGS = frozenset({"map", "seq", "str", "int", "float", "bool", "null", "timestamp"})
 MAX_VALUES = 200_000
-"""Bounds what aliases can unfold to."""
+"""Bounds the expansion of aliases."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where a value stands: its key (the value itself inside a list), its value, the offsets of the value."""
+    """The position of a value: of its key (the value itself inside a list), of the value, and its offsets."""
 
     key: tuple[int, int]
     value: tuple[int, int]
@@ -44,7 +44,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """A parsed file: its value in JSON's types, and the place of everything in it."""
+    """A parsed file: its value in JSON's types, and the position of everything in it."""
 
     file: str
     text: str
@@ -61,7 +61,7 @@ class Document:
         return 1, 1
 
     def problem(self, path: KeyPath, message: str, hint: str = "", *, at_key: bool = False) -> Problem:
-        """A problem at that place of this file."""
+        """A problem at that key of this file."""
         line, column = self.locate(path, at_key=at_key)
         return Problem(
             file=self.file, line=line, column=column, key_path=render_path(path), message=message, hint=hint
@@ -69,7 +69,7 @@ class Document:
 
 
 def read_text(path: Path) -> str:
-    """The file's text; a ConfigError with the next step when it cannot be had."""
+    """The file's text. Raises ConfigError, with the next step, when it cannot be read."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -84,7 +84,7 @@ def read_text(path: Path) -> str:
 
 
 def decode(data: bytes, file: str) -> str:
-    """UTF-8 text of a bounded size, else a ConfigError."""
+    """UTF-8 text of a bounded size. Raises ConfigError for anything else."""
     if len(data) > MAX_BYTES:
         raise ConfigError([Problem(file=file, message=f"is larger than {MAX_BYTES} bytes; no configuration is")])
     try:
@@ -121,7 +121,7 @@ JSON_TOKEN = re.compile(rf'"(?:[^"\\\n]|\\.)*+"|{COMMENT}|,(?=(?:\s++|{COMMENT})
 
 
 def reads_as_json(text: str) -> bool:
-    """Whether a file of another name holds JSON all the same."""
+    """Whether a file without a JSON suffix holds JSON anyway."""
     if not text.lstrip().startswith("{"):
         return False
     try:
@@ -142,7 +142,7 @@ def blank_comments(text: str) -> str:
 
 
 def check_json(text: str, file: str) -> None:
-    """Says a JSON syntax error in JSON's words; the YAML parser would take more than JSON and say it otherwise."""
+    """Raises ConfigError for a JSON syntax error, in JSON's terms; the YAML parser accepts more and words it differently."""
     try:
         if text.strip(" \t\r\n"):
             json.loads(text)
@@ -154,14 +154,14 @@ def check_json(text: str, file: str) -> None:
 
 
 def compose_json(text: str, file: str) -> Any:
-    """The value of JSON text (comments and trailing commas allowed), without places: for large files of others."""
+    """The value of JSON text (comments and trailing commas allowed), without positions, for large files."""
     source = blank_comments(text)
     check_json(source, file)
     return json.loads(source) if source.strip(" \t\r\n") else None
 
 
 def compose(text: str, file: str) -> Node | None:
-    """The tree of nodes with their places; a ConfigError for a syntax error."""
+    """The tree of nodes with their positions. Raises ConfigError for a syntax error."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -206,7 +206,7 @@ INT = re.compile(r"[-+]?[0-9_]+")
 
 
 def scalar(node: Any) -> Any:
-    """A YAML 1.2 scalar as JSON's type; dates stay text, as the words of `yes` and `no` do."""
+    """A YAML 1.2 scalar as JSON's type; dates, `yes` and `no` stay text."""
     kind, text = node.tag.rpartition(":")[2], node.value
     if kind == "null":
         return None
@@ -229,7 +229,7 @@ def join_surrogates(text: str) -> str:
 
 @dataclass(slots=True)
 class Builder:
-    """Turns nodes into values, noting places and duplicate keys."""
+    """Turns nodes into values, recording positions and duplicate keys."""
 
     file: str
     text: str
@@ -256,7 +256,7 @@ class Builder:
         return value
 
     def note(self, node: Any, path: KeyPath, key: Any) -> None:
-        """Notes where a value stands, before its parts are known."""
+        """Records the position of a value before its parts are known."""
         place, start, end = mark(node.start_mark), node.start_mark.index, node.end_mark.index
         inline = node.id == "scalar"
         self.spans[path] = Span(

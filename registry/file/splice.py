@@ -1,9 +1,9 @@
-"""Changes a YAML or JSON text so that it means a new value, and leaves every other character as it is.
+"""Changes a YAML text so that it means a new value, and leaves every other character as it is.
 
 Theory of operation. `splice(document, new)` compares the document's value with the new one and makes a list of
-replacements of stretches of the text: a key added, a line appended, a value exchanged. Where each value stands is
-known from parsing. What is new is written in the style of what is around it: inside brackets, or as lines.
-Whoever calls it parses the result and compares: text that does not mean exactly the new value is never used.
+replacements in the text: a key added, a line appended, a value exchanged. The position of each value is known from
+parsing. New parts are written in the style of their surroundings: inside brackets, or as lines. The caller parses the
+result and compares: text that does not mean exactly the new value is never used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from registry.model.errors import KeyPath
 
 @dataclass(frozen=True, slots=True, order=True)
 class Replacement:
-    """`text` instead of what stands from `start` to `end`."""
+    """Replaces the text from `start` to `end` with `text`."""
 
     start: int
     end: int
@@ -79,23 +79,22 @@ def added(document: Document, path: KeyPath, members: list[Added], last: KeyPath
     multiline = "\n" in text[span.start : before.key_start]
     margin = " " * column_of(text, before.key_start)
     lead = f",\n{margin}" if multiline else ", "
-    written = "".join(lead + flow(item, margin if multiline else None, document.is_json) for item in members)
+    written = "".join(lead + flow(item) for item in members)
     return after(text, before.end, written)
 
 
 def after(text: str, at: int, written: str) -> Replacement:
-    """`written` after a member: behind a comma that already stands there, and behind a comment on the same line."""
+    """Inserts `written` after a member, past an existing comma and a comment on the same line."""
     rest = text[at : line_end(text, at)]
     if rest.lstrip().startswith(",") and "\n" in written:
         return Replacement(at, at, written)
-    comment = rest.strip()
-    if "\n" in written and comment.startswith(("//", "#")):
+    if "\n" in written and rest.strip().startswith("#"):
         return Replacement(at, at + len(rest), "," + rest + written[1:])
     return Replacement(at, at, written)
 
 
 def removed(document: Document, path: KeyPath, key: str, keys: list[str]) -> Replacement:
-    """Nothing instead of a member (with its lines, or its comma)."""
+    """Deletes a member (with its lines, or its comma)."""
     text, span, whole = document.text, document.spans[(*path, key)], document.spans[path]
     index = keys.index(key)
     if not whole.flow:
@@ -108,11 +107,10 @@ def removed(document: Document, path: KeyPath, key: str, keys: list[str]) -> Rep
 
 
 def exchanged(document: Document, path: KeyPath, new: Any) -> Replacement:
-    """Another value in the place of one."""
+    """Replaces one value with another."""
     span, text = document.spans[path], document.text
     if in_flow(document, path):
-        margin = " " * column_of(text, span.key_start) if not span.inline else None
-        return Replacement(span.start, span.end, written_flow(new, margin, document.is_json))
+        return Replacement(span.start, span.end, written_flow(new))
     if not path:
         return Replacement(span.start, len(text), block_value(new))
     is_block = isinstance(new, dict | list) and new and not short(new)
@@ -127,7 +125,7 @@ def exchanged(document: Document, path: KeyPath, new: Any) -> Replacement:
 
 def in_flow(document: Document, path: KeyPath) -> bool:
     """Whether a value stands inside brackets."""
-    return any(document.spans[path[:length]].flow for length in range(len(path))) or document.is_json
+    return any(document.spans[path[:length]].flow for length in range(len(path)))
 
 
 def column_of(text: str, offset: int) -> int:
@@ -155,25 +153,18 @@ def block(member: Added) -> str:
     return f"- {lines.lstrip()}"
 
 
-def flow(member: Added, margin: str | None, is_json: bool) -> str:
+def flow(member: Added) -> str:
     """A member inside brackets."""
-    value = written_flow(member.value, margin, is_json)
-    if member.key is None:
-        return value
-    return f"{written_flow(member.key, None, is_json)}: {value}"
+    value = written_flow(member.value)
+    return value if member.key is None else f"{scalar(member.key)}: {value}"
 
 
-def written_flow(value: Any, margin: str | None, is_json: bool) -> str:
-    """A value on one line, or (in JSON with a margin) over several."""
-    if is_json:
-        text = json.dumps(value, ensure_ascii=False, indent=2 if margin is not None else None)
-        return text.replace("\n", f"\n{margin}")
+def written_flow(value: Any) -> str:
+    """A value on one line."""
     if isinstance(value, dict):
-        return (
-            "{" + ", ".join(f"{scalar(key)}: {written_flow(item, None, False)}" for key, item in value.items()) + "}"
-        )
+        return "{" + ", ".join(f"{scalar(key)}: {written_flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(written_flow(item, None, False) for item in value) + "]"
+        return "[" + ", ".join(written_flow(item) for item in value) + "]"
     return scalar(value)
 
 
@@ -210,7 +201,7 @@ def block_value(value: Any) -> str:
 
 
 def styled(value: Any) -> Any:
-    """The value with short lists marked to stand on one line."""
+    """The value with short lists marked to be written on one line."""
     from ruamel.yaml.comments import CommentedSeq
 
     if isinstance(value, dict):

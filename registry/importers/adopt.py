@@ -1,7 +1,7 @@
-"""Takes a file as AI clients keep it (`mcpServers`, or VS Code's `servers`) as a configuration of ours.
+"""Reads an AI client's own file (`mcpServers`, or VS Code's `servers`) as a Stockade configuration.
 
 Such a file says nothing about networks, so everything in it is isolated and reaches nothing until someone adds a
-`network` to it. What cannot run behind a wall is left out with a warning, and the rest is served. Our own sections may
+`network` to it. A server that cannot run isolated is left out with a warning, and the rest is served. Our own sections may
 stand beside its servers (`gateway`, to take another port); it stays a client's file until it says `version`.
 """
 
@@ -47,7 +47,7 @@ def section(value: Mapping[str, Any]) -> KeyPath | None:
 
 
 def adopt(document: Document) -> tuple[Document, list[Problem]]:
-    """The file as a configuration of ours, and what is worth knowing about the change."""
+    """The file as a Stockade configuration, and remarks about the conversion."""
     path = section(document.value)
     if path is None or not is_foreign(document):
         return document, []
@@ -102,7 +102,7 @@ def names_of(servers: Mapping[str, Any]) -> dict[str, str]:
 
 
 def move(spans: Mapping[KeyPath, Span], old: KeyPath, new: KeyPath, into: dict[KeyPath, Span]) -> None:
-    """Makes the places below `old` known below `new`."""
+    """Records the positions below `old` under `new` too."""
     for path, span in spans.items():
         if path[: len(old)] == old:
             into[(*new, *path[len(old) :])] = span

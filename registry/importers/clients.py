@@ -1,7 +1,8 @@
-"""Where AI clients keep their servers on this machine, and what is in there.
+"""Finds the files in which AI clients on this machine keep their servers, and reads them.
 
 `find()` looks in the places of the table; `read(client, path)` gives the servers in our shape, ready for
-`registry.edit.add_server`. The paths are those of vendors' documentation as of 2026-08; a place that moved is a line.
+`registry.edit.add_server`. The paths are those of vendors' documentation as of 2026-08. When a client moves its file, one
+line changes.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def read(path: Path, *, client: str = "file", title: str = "") -> Import:
 
 
 def borrowed(entry: Mapping[str, Any]) -> Iterator[Finding]:
-    """What of this machine an entry asks to be given: variables of the gateway's environment, volumes of the engine."""
+    """What an entry asks for from this machine: variables of the gateway's environment, volumes of the engine."""
     try:
         source = plan(Server.model_validate(entry))
     except (Invalid, ValidationError):  # said, with its place, when the entry is added to the file

@@ -1,6 +1,6 @@
-"""One server as an AI client keeps it, in our words. Pure.
+"""Converts one server's entry in an AI client's file to ours. Pure.
 
-Clients add keys of their own, spell the same thing in several ways, and fill in variables each in its own notation.
+Clients add keys of their own, spell the same thing in several ways, and each has its own notation for variables.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from registry.check.problems import unknown_key
 from registry.model.errors import Finding
+from registry.model.nearest import nearest_key
 from registry.model.server import Server
 
 DROPPED = frozenset(
@@ -20,7 +20,7 @@ DROPPED = frozenset(
     " dev watch oauth requestOptions startup_timeout_sec startup_timeout_ms tool_timeout_sec initTimeout runtime"
     " enableToolChoice bundled sandboxEnabled sandbox headersHelper approval required scope scopes".split()
 )
-"""They steer the client, not the server."""
+"""Keys that configure the client, not the server."""
 UNREAD = {
     "envFile": "the file's variables are not read; write them under `env`",
     "env_file": "the file's variables are not read; write them under `env`",
@@ -44,7 +44,7 @@ CLIENTS_OWN = frozenset({"type", "transport", "command", "args", "url", "headers
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """An entry in our shape, and what is worth knowing about it (paths relative to the entry)."""
+    """An entry in our shape, and remarks about it (paths relative to the entry)."""
 
     entry: dict[str, Any]
     notes: tuple[Finding, ...]
@@ -53,8 +53,8 @@ class Imported:
 def convert(raw: Mapping[str, Any], *, variables: Mapping[str, str] | None = None, trusted: bool = True) -> Imported:
     """The entry in our shape; `variables` are values for `${workspaceFolder}` and the like.
 
-    A file that is not `trusted` (it is imported, not used as the configuration) may come with a repository: it says how
-    a server is run and nothing of what Stockade grants, so keys of ours and references to secrets of ours do not hold.
+    A file that is not `trusted` (it is imported, not used as the configuration) may come with a repository: it decides
+    how a server is run and nothing that Stockade grants, so our own keys and references to our secrets are ignored.
     """
     notes: list[Finding] = []
     entry: dict[str, Any] = {}
@@ -91,9 +91,8 @@ def take(
     elif key in UNREAD:
         notes.append(Finding((written,), f"{written!r} has no effect: {UNREAD[key]}"))
     elif key not in DROPPED and key not in TOOL_KEYS and key not in BEARER_KEYS:
-        _, hint = unknown_key(key, sorted(KNOWN))
-        if trusted and hint.startswith("Did you mean"):
-            entry[key] = value
+        if trusted and nearest_key(key, sorted(KNOWN)):
+            entry[key] = value  # the check of the configuration then says what was probably meant
         else:
             notes.append(Finding((written,), f"unknown key {written!r} has no effect"))
 
@@ -128,7 +127,7 @@ def split_command(entry: dict[str, Any]) -> None:
 
 
 def bearer(raw: Mapping[str, Any], entry: dict[str, Any]) -> None:
-    """Codex names the variable that holds the token; and variables for headers."""
+    """Codex names the variable that holds the token, and variables for headers."""
     name = raw.get("bearer_token_env_var") or raw.get("bearerTokenEnvVar")
     if isinstance(name, str):
         entry["headers"] = {**entry.get("headers", {}), "Authorization": f"Bearer ${{env:{name}}}"}

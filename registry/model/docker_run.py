@@ -1,7 +1,7 @@
 """Reads `docker run …` as an image with arguments, variables and mounts.
 
-What only concerns that command's own terminal is dropped; what Stockade sets otherwise is refused with the key that
-does it; what would open the wall is refused.
+Options about that command's own terminal are dropped; what Stockade sets in another way is refused, with the key to use;
+what would break the isolation is refused.
 """
 
 from __future__ import annotations

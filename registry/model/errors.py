@@ -1,4 +1,4 @@
-"""What can be wrong with a configuration, said so that a person can put it right."""
+"""What can be wrong with a configuration, in words that tell a person how to fix it."""
 
 from __future__ import annotations
 
@@ -40,25 +40,35 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem before its place in the file is known."""
+    """A problem whose line in the file is not known yet."""
 
     path: KeyPath
     message: str
     hint: str = ""
+    at_key: bool = False
+    """True where the key itself is wrong, not its value."""
 
 
 class Invalid(ValueError):
-    """Raised by a validator; its findings' paths are relative to what it was given."""
+    """Raised by a validator; the paths of its findings are relative to the value it checked."""
 
-    def __init__(self, message: str, hint: str = "", *, path: KeyPath = (), more: Iterable[Finding] = ()) -> None:
-        self.findings = (Finding(path, message, hint), *more)
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        *,
+        path: KeyPath = (),
+        at_key: bool = False,
+        more: Iterable[Finding] = (),
+    ) -> None:
+        self.findings = (Finding(path, message, hint, at_key), *more)
         super().__init__(message)
 
     @classmethod
     def all(cls, findings: Iterable[Finding]) -> Invalid:
         """One error for several findings; at least one is needed."""
         first, *more = findings
-        return cls(first.message, first.hint, path=first.path, more=more)
+        return cls(first.message, first.hint, path=first.path, at_key=first.at_key, more=more)
 
 
 def render_path(path: Iterable[str | int]) -> str:

@@ -1,4 +1,4 @@
-"""The kinds of value a configuration holds: each is checked as it enters, with words for what is wrong."""
+"""The types of value in a configuration: each is checked when it is read, with a plain message for what is wrong."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_SPARES = 8
 
 
 class Transport(StrEnum):
-    """How the gateway speaks with a server."""
+    """How the gateway talks to a server."""
 
     STDIO = "stdio"
     HTTP = "http"
@@ -42,7 +42,7 @@ class Start(StrEnum):
 
 
 class Pin(StrEnum):
-    """What a changed tool definition leads to."""
+    """What happens when a tool's definition changes."""
 
     WARN = "warn"
     STRICT = "strict"
@@ -50,7 +50,7 @@ class Pin(StrEnum):
 
 
 class Anonymous(StrEnum):
-    """When a client without a token is let in."""
+    """When a client without a token may connect."""
 
     AUTO = "auto"
     ALWAYS = "always"
@@ -65,7 +65,7 @@ class ToolMode(StrEnum):
 
 
 def valid_name(text: str) -> str:
-    """A text that fits the rule for names, as near to the given one as can be."""
+    """A valid name as close to the given one as possible."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:31].strip("-") or "server"
 
 
@@ -94,7 +94,7 @@ def check_spares(value: int) -> int:
 
 
 def to_text(value: Any) -> Any:
-    """Numbers become text, as in a compose file; true and false do not, because nobody agrees how to write them."""
+    """Numbers become text, as in a compose file; true and false do not, since programs disagree on how to write them."""
     if isinstance(value, bool):
         raise Invalid(f"must be text, not {str(value).lower()}", f'Put it in quotes: "{str(value).lower()}"')
     if value is None:

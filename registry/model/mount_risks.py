@@ -1,8 +1,8 @@
-"""What a mount could open, by where its source is: never, only when it is asked for by name, or nothing. Pure but for
-the look at links and at the environment.
+"""What a mount could open, by where its source is: never, only when it is asked for by name, or nothing. Pure, except
+that it follows links and reads the environment.
 
-Trees are meant, not names: what holds for `/etc` holds for everything below it, and a folder that contains something
-which no server gets is not mounted either.
+Paths stand for whole trees: what applies to `/etc` applies to everything below it, and a folder that contains a path
+that no server may see is not mounted either.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from registry.model.errors import Invalid
 
 
 class Risk(StrEnum):
-    """What an entry of `mounts` can take upon itself, under `accept`."""
+    """The risks that an entry of `mounts` can accept, under `accept`."""
 
     SYSTEM_FOLDER = "system-folder"
     """The source is in a folder of the system, with its programs, settings or logs."""
     ROOT_WRITES = "root-writes"
-    """The server runs as user 0 and may write there: it can leave files of root's, with any mode, on this machine."""
+    """The server runs as user 0 and may write there: it can leave files owned by root, with any mode, on this machine."""
     SOCKET = "socket"
-    """The source is a UNIX socket, or a folder for such: whoever listens there is outside of the wall."""
+    """The source is a UNIX socket, or a folder for such: the program that listens there is not isolated."""
     FOREIGN_VOLUME = "foreign-volume"
-    """The engine's volume of exactly this name, whoever made it, instead of one of this project's own."""
+    """The engine's volume of exactly this name, even if another project made it, instead of one of this project's own."""
 
 
 ENGINE_SOCKETS = ("docker.sock", "containerd.sock", "podman.sock", "crio.sock", "buildkitd.sock")
 NEVER_WHOLE = frozenset({"/", "/var", "/var/lib", "/etc", "/home", "/usr"})
-"""With one of these a server would see far too much: other people's files, keys, or what is in NEVER."""
+"""With one of these a server would see far too much: other users' files, keys, or what is in NEVER."""
 NEVER = (
     "/boot",
     "/dev",
@@ -81,15 +81,15 @@ SYSTEM = (
     "/var/root",
     "/var/spool",
 )
-"""Programs that others run, settings that root reads, logs of everybody."""
+"""Programs that others run, settings that root reads, logs of all users."""
 SHARED = frozenset({"/tmp", "/var/tmp"})  # noqa: S108 - compared, not written to
-"""Everybody's; a folder in one of them is somebody's own."""
+"""Shared by all users; a folder in one of them belongs to one user."""
 SOCKETS = re.compile(r"(?:/var)?/tmp/(?:\.[A-Z0-9]+-unix|ssh-[^/]+|tmux-[^/]+|dbus-[^/]+)(?:/|$)")
 """Where desktops, agents and terminals keep their sockets."""
 
 
 def refuse_forbidden(source: str, accepted: Collection[Risk] = ()) -> None:
-    """Raises Invalid for a path that would open the wall, or opens more than was asked for, however it is linked."""
+    """Raises Invalid for a path that would break the isolation, or has a risk that was not accepted, also through links."""
     for path in dict.fromkeys((source, real(source))):
         plain = path.removeprefix("/private") if path.startswith("/private/") else path
         refuse_never(source, plain)
@@ -98,9 +98,9 @@ def refuse_forbidden(source: str, accepted: Collection[Risk] = ()) -> None:
 
 
 def refuse_never(source: str, path: str) -> None:
-    """Raises Invalid for what no server gets, asked for or not."""
+    """Raises Invalid for a path that no server may see, accepted or not."""
     if path.rpartition("/")[2] in ENGINE_SOCKETS or path in engine_sockets():
-        hint = "Whoever reaches it owns this machine; a server that needs it cannot be isolated"
+        hint = "A program that reaches it controls this machine; a server that needs it cannot be isolated"
         raise Invalid(f"{source} is the container engine's socket, which no server gets", hint)
     never = never_trees()
     if path in NEVER_WHOLE or (below(path, never) and not below(path, REMOVABLE)):
@@ -112,7 +112,7 @@ def refuse_never(source: str, path: str) -> None:
 
 
 def risk_of(path: str, accepted: Collection[Risk]) -> Invalid | None:
-    """What a path opens that was not asked for, if anything."""
+    """The risk of a path that was not accepted, if any."""
     if SOCKETS.match(path) and Risk.SOCKET not in accepted:
         return unaccepted(f"{path} is where programs of this machine keep their sockets", Risk.SOCKET)
     if Risk.SYSTEM_FOLDER in accepted:
@@ -125,7 +125,7 @@ def risk_of(path: str, accepted: Collection[Risk]) -> Invalid | None:
 
 
 def unaccepted(message: str, risk: Risk, instead: str = "Mount only the folder the server works on") -> Invalid:
-    """The error for a risk that nobody asked for, with the words that ask for it."""
+    """The error for a risk that was not accepted, with the words that accept it."""
     return Invalid(message, f"{instead}; if it is meant: {{source: …, target: …, accept: [{risk}]}} under mounts")
 
 

@@ -1,4 +1,4 @@
-"""Which parts of the machine a server may see, and which never."""
+"""The mounts of a server: their notations, and what is wrong with a source on this machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Mount:
     volume: bool = False
     """True when `source` names a volume of the engine."""
     accepted: frozenset[Risk] = frozenset()
-    """What it opens that was asked for by name."""
+    """The risks that the entry accepts by name."""
     led_to: str = field(default="", compare=False, repr=False)
     """The source without links, as it was when the configuration was read; empty for a volume."""
 
@@ -47,7 +47,7 @@ def parse_mount(value: Any, base: Path) -> Mount:
 def from_mapping(value: dict[str, Any], base: Path) -> Mount:
     if unknown := sorted(value.keys() - {"source", "target", "read_only", "accept"}):
         hint = "A mount has source, target, read_only and accept"
-        raise Invalid(f"unknown key {unknown[0]!r}", hint, path=(unknown[0],))
+        raise Invalid(f"unknown key {unknown[0]!r}", hint, path=(unknown[0],), at_key=True)
     for key in ("source", "target"):
         if not isinstance(value.get(key), str):
             raise Invalid(f"needs {key!r}, as text", "Write SOURCE:TARGET:ro, or source and target", path=(key,))

@@ -77,7 +77,7 @@ PortEntry = Annotated[Any, WithJsonSchema(PORTS_SCHEMA)]
 
 
 class Network(BaseModel):
-    """What a server may reach. Nothing named is nothing allowed."""
+    """What a server may connect to. What is not named is not allowed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -89,7 +89,7 @@ class Network(BaseModel):
     allowed_ports: tuple[PortEntry, ...] = ()
     """The ports of all allowed hosts, instead of 80 and 443."""
     mode: Literal["enforce", "report", "learn"] = "enforce"
-    """`enforce`; `report` (allow, but say what would be denied); `learn` (allow public addresses and record them)."""
+    """`enforce`; `report` (allow, but report what would be denied); `learn` (allow public addresses and record them)."""
     direct: Literal["deny", "allow"] = "deny"
     """`allow`: connections of programs that ignore the proxy are carried too, under the same policy."""
     join: tuple[str, ...] = ()
@@ -119,10 +119,10 @@ class Network(BaseModel):
 
 
 SPECIAL_NETWORKS = frozenset({"host", "none", "bridge", "default", "nat", "ingress", "docker_gwbridge"})
-"""Words of the engine: this machine's own network, no network, or one that everything may be on."""
+"""Reserved by the engine: the host's own network, no network, or one shared by all containers."""
 NETWORK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 OUR_NETWORKS = "stockade-"
-"""How the names begin of the networks on which the egress, and backends without isolation, are."""
+"""The prefix of the networks for the egress and for backends without isolation."""
 
 
 def check_block(block: Mapping[str, Any]) -> None:
@@ -130,7 +130,9 @@ def check_block(block: Mapping[str, Any]) -> None:
     try:
         parse_policy(block)
     except PolicyError as error:
-        findings = [Finding(tuple(problem.path), problem.message) for problem in error.problems]
+        findings = [
+            Finding(tuple(problem.path), problem.message, at_key=problem.at_key) for problem in error.problems
+        ]
         raise Invalid.all(findings) from None
     if unfit := [
         finding for index, name in enumerate(block.get("join", ())) if (finding := check_joined(index, name))

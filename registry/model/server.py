@@ -1,4 +1,4 @@
-"""What one entry of `mcpServers` says: how a server is run, what it may reach, what clients see of it.
+"""One entry of `mcpServers`: how a server is run, what it may connect to, what clients see of it.
 
 The text under each field is its description in the JSON Schema that editors read.
 """
@@ -172,7 +172,7 @@ class ToolRules(ItemRules):
 
 
 class Resources(Frozen):
-    """The most of the machine that one container of a server may use."""
+    """Resource limits of one container of a server."""
 
     memory: Size = 512 * 2**20
     """Memory, such as `512m` or `2g`. Default 512m."""
@@ -271,7 +271,7 @@ class Server(Frozen):
     packages: Annotated[tuple[DebianPackage, ...], BeforeValidator(to_tuple)] = ()
     """With uvx and npx: Debian packages that the server needs in its image, such as git."""
     user: Annotated[str, BeforeValidator(to_user)] | None = None
-    """The user (and group) to run as, in numbers. Default: the image's own user if not root, else one nobody else has."""
+    """The user (and group) to run as, in numbers. Default: the image's own if not root, else one no other container has."""
     sessions: Sessions = Sessions.AUTO
     """`shared`: one container for all clients; `per-client`: one for each client session; `auto`: as needed."""
     spares: Spares = 1
@@ -340,7 +340,7 @@ class Server(Frozen):
         return self
 
     def misplaced(self, kind: str) -> list[Finding]:
-        """Keys that mean nothing for this kind of server; taking one silently would promise what does not hold."""
+        """Keys that do not apply to this kind of server; ignoring one silently would promise what does not hold."""
         wrong = LOCAL_ONLY if kind == "url" else REMOTE_ONLY
         reason = "runs elsewhere: Stockade can neither isolate nor start it" if kind == "url" else "is not remote"
         findings = [
@@ -366,12 +366,12 @@ class Server(Frozen):
 
     @property
     def transport(self) -> Transport:
-        """How the gateway speaks with it."""
+        """How the gateway talks to it."""
         return self.type
 
     @property
     def remote(self) -> bool:
-        """True for a `url` server, which no wall surrounds."""
+        """True for a `url` server, which is not isolated."""
         return self.url is not None
 
     @property

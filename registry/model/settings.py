@@ -1,4 +1,4 @@
-"""What the file says apart from its servers: the gateway, the egress, the clients.
+"""The configuration apart from its servers: the gateway, the egress, the clients.
 
 The text under each field is its description in the JSON Schema that editors read.
 """
@@ -125,7 +125,7 @@ class Auth(Frozen):
 
 
 class HistorySettings(Frozen):
-    """How much of what happened is kept."""
+    """How much history is kept."""
 
     max_rows: PositiveInt = 200_000
     """Events kept at most, shared among the servers."""
@@ -134,16 +134,16 @@ class HistorySettings(Frozen):
 
 
 class GatewaySettings(Frozen):
-    """The gateway: where it listens, whom it lets in, how long it waits."""
+    """The gateway: where it listens, which clients it accepts, how long it waits."""
 
     listen: Listen = "127.0.0.1:8420"
     """HOST:PORT of the MCP endpoint; port 0 is any free one."""
     admin: Listen = "127.0.0.1:8421"
     """HOST:PORT of the page, the REST API and /metrics."""
     separator: Annotated[str, AfterValidator(check_separator)] = "__"
-    """What stands between a server's name and its tool's."""
+    """The separator between a server's name and its tool's."""
     annotate_denials: Flag = True
-    """Tell the caller, in the result of a call, what the call was refused on the network."""
+    """Add the connections that were denied during a call to its result."""
     anonymous: Anonymous = Anonymous.AUTO
     """Clients without a token: `auto` (from this machine, while `clients` is empty), `always` or `never`."""
     allowed_hosts: strings(check_allowed_host) = ()  # type: ignore[valid-type]
@@ -163,11 +163,11 @@ class GatewaySettings(Frozen):
     auth: Auth | None = None
     """OAuth."""
     history: HistorySettings = HistorySettings()
-    """How much of what happened is kept."""
+    """How much history is kept."""
 
 
 class EgressSettings(Frozen):
-    """How the egress reaches the outside."""
+    """How the egress connects to the outside."""
 
     resolve: strings(check_override) = ()  # type: ignore[valid-type]
     """Exact overrides `HOST:PORT:ADDRESS`: that address is dialled for that host and port, even if it is private."""
@@ -187,7 +187,7 @@ class ClientTools(ItemRules):
     mode: ToolMode = ToolMode.LIST
     """`list`: all of them; `search`: only find_tool and call_tool, and those pinned."""
     pinned: Globs = ()
-    """With `search`: tools that are listed all the same."""
+    """With `search`: tools that are listed too."""
 
 
 def to_servers(value: Any) -> Any:
@@ -199,7 +199,7 @@ def to_servers(value: Any) -> Any:
 
 
 class ClientSettings(Frozen):
-    """One AI client: how it is known, and what it sees."""
+    """One AI client: its token, and what it sees."""
 
     token_sha256: Annotated[str, AfterValidator(check_digest)] | None = None
     """The SHA-256 of its token. `stockade client add NAME` makes the token and writes this."""

@@ -1,8 +1,8 @@
-"""What a server's entry asks to be run: a package, an image, or a server elsewhere. Pure: nothing is looked up.
+"""What to run for a server's entry: a package, an image, or a remote server. Pure: nothing is looked up.
 
 `plan_source` reads the commands that people have in their configurations (`uvx`, `npx`, `uv tool run`,
-`docker run …`, wrapped in `cmd /c` or with a whole path) and gives what a runtime needs to build and start it. A
-command that it does not know is an error, since there is nothing in a container that it could mean.
+`docker run …`, wrapped in `cmd /c` or with a whole path) and gives what a runtime needs to build and start it. An
+unknown command is an error, since a container has no such program.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keeps the tables of keys in docs/configuration.md as the schema is: `python -m registry.schema.tables FILE`.
+"""Updates the tables of keys in docs/configuration.md from the schema: `python -m registry.schema.tables FILE`.
 
 A table stands between `<!-- keys PATH -->` and `<!-- end -->`, where PATH leads to a mapping of the configuration as a
 person writes it: `mcpServers.NAME.network`, `allowed_hosts[]` for one entry of a list, `.` for the whole file.
@@ -53,7 +53,7 @@ def table(root: Node, keys: Mapping[str, Node]) -> str:
 
 
 def values(root: Node, node: Node) -> str:
-    """What may be written, in a word or two."""
+    """The type of the value, in a word or two."""
     return " or ".join(dict.fromkeys(word for option in options(root, node) for word in words(root, option)))
 
 
@@ -97,7 +97,7 @@ def about(node: Node) -> str:
 
 
 def fill(text: str) -> str:
-    """The page with its tables made anew. Raises KeyError for a path that is no mapping of the configuration."""
+    """The page with its tables made from the schema. Raises KeyError for a path that is no mapping of the configuration."""
     schema = generate()
     found = sections(schema)
     return BLOCK.sub(lambda match: f"{match[1]}\n{table(schema, found[match[2]])}\n{match[3]}", text)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from gateway.control.rundir import process_started
+from gateway.control.running import process_started
 from gateway.control.streams import event_json
 from observability import events as vocabulary
 from observability.events import (

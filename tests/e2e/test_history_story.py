@@ -15,7 +15,7 @@ import pytest
 
 from examples.demo import stage
 from examples.demo.story import Scene, Shown, client, play
-from gateway.control.rundir import process_started
+from gateway.control.running import process_started
 from tests.e2e import lean
 from tests.e2e.stockade_process import StockadeProcess, until
 

@@ -12,7 +12,7 @@ import pytest
 
 from examples.demo import stage
 from examples.demo.story import Scene, client, play, rogue_outcome
-from gateway.control.rundir import process_started
+from gateway.control.running import process_started
 from tests.e2e.stockade_process import StockadeProcess, until
 
 pytestmark = [pytest.mark.docker, pytest.mark.anyio]
@@ -133,7 +133,7 @@ async def test_a_killed_part_comes_back_and_the_policy_with_it(
 def test_up_for_a_file_that_is_up_reads_it_again_and_starts_nothing(gateway: StockadeProcess) -> None:
     before = gateway.gateway
     result = gateway.run("up", "-d", str(gateway.config))
-    assert "running already" in result.stdout + result.stderr
+    assert "already running" in result.stdout + result.stderr
     assert gateway.gateway == before
 
 

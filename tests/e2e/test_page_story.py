@@ -238,7 +238,7 @@ def empty(
         yield process
 
 
-async def test_a_newcomer_gets_from_the_catalogue_to_an_allowed_host_by_reading_the_screen(
+async def test_a_newcomer_gets_from_the_catalog_to_an_allowed_host_by_reading_the_screen(
     page: Page, empty: StockadeProcess
 ) -> None:
     await enter(page, empty, admin_token(empty))

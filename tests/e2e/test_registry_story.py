@@ -88,7 +88,7 @@ def test_a_server_that_lacks_its_secret_says_how_to_give_it_and_starts_when_it_h
     until(lambda: entries(gateway).get("keyed", {}).get("state") == "failed", "keyed lacks its secret")
     assert "stockade secret set some-key" in entries(gateway)["keyed"]["detail"]
     result = gateway.run("secret", "set", "some-key", stdin="s3cret\n")
-    assert "keyed is started again with it" in result.stdout
+    assert "keyed was restarted with it" in result.stdout
     runs(gateway, "keyed")
     assert (workspace / "secrets" / "some-key").stat().st_mode & 0o777 == 0o600
 

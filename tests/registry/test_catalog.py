@@ -1,4 +1,4 @@
-"""The catalogue: each server is complete, and as closed as it can be."""
+"""The catalog: each server is complete, and as closed as it can be."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_search_finds_by_name_tag_tool_and_words_in_any_order() -> None:
 def test_an_unknown_name_is_told_the_nearest() -> None:
     with pytest.raises(CatalogError) as caught:
         info("gitub")
-    assert caught.value.args[0] == "the catalogue has no server 'gitub'. Did you mean 'github'?"
+    assert caught.value.args[0] == "the catalog has no server 'gitub'. Did you mean 'github'?"
 
 
 def test_overrides_widen_narrow_or_replace_the_network() -> None:

@@ -496,7 +496,7 @@ def test_a_rule_for_what_one_may_own_is_no_warning(host: str) -> None:
 )
 def test_clients_that_are_all_gone_are_warned_about_since_nobody_needs_a_token_then(text: str, warned: bool) -> None:
     said = [str(warning) for warning in load_text(f"version: 1\n{text}", Path("stockade.yaml")).warnings]
-    assert ["everybody on this machine may connect without a token" in one for one in said] == [True] * warned
+    assert ["every program on this machine may connect without a token" in one for one in said] == [True] * warned
 
 
 def test_gateway_open_to_the_network_is_warned_about() -> None:

@@ -28,7 +28,8 @@ from registry.edit import (
     set_network,
 )
 from registry.file.document import parse
-from registry.file.splice import block_value, splice
+from registry.file.json_edit import rewrite
+from registry.file.splice import block_value
 from registry.load import load_config
 from registry.model.errors import ConfigError
 
@@ -282,10 +283,20 @@ TREES = st.recursive(
 )
 
 
-@given(st.dictionaries(KEYS, TREES, min_size=1, max_size=4), st.dictionaries(KEYS, TREES, max_size=4))
-def test_json_is_spliced_to_mean_exactly_the_new_value(old: dict[str, Any], new: dict[str, Any]) -> None:
-    document = parse(json.dumps(old, indent=2), "a.json")
-    assert parse(splice(document, copy.deepcopy(new)), "a.json").value == new
+@given(
+    st.dictionaries(KEYS, TREES, max_size=4),
+    st.dictionaries(KEYS, TREES, max_size=4),
+    st.sampled_from([None, 2, "\t"]),
+    st.sampled_from(["\n", "\r\n"]),
+)
+def test_json_is_rewritten_in_place_to_mean_exactly_the_new_value(
+    old: dict[str, Any], new: dict[str, Any], indent: int | str | None, newline: str
+) -> None:
+    text = json.dumps(old, indent=indent).replace("\n", newline)
+    changed = rewrite(text, copy.deepcopy(new))
+    assert json.loads(changed) == new
+    if "\n" in text:
+        assert changed.count("\n") == changed.count(newline)
 
 
 @given(st.dictionaries(KEYS, TREES, min_size=1, max_size=4), st.dictionaries(KEYS, TREES, max_size=4))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from gateway.hosts import is_served, listening_name, origin_authority
 from gateway.mcp.call.answer import Receive
 from gateway.mcp.wire import codec
 from gateway.mcp.wire.errors import HEADER_MISMATCH, INVALID_REQUEST, PARSE_ERROR, RpcError
@@ -13,8 +14,7 @@ from gateway.mcp.wire.json_cost import CLIENT_VALUES, has_more_values
 
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _MAX_WORD: Final = 512
-"""Characters of a method or an id, which are shown in events and logs."""
-LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+"""Characters of a method or an id, which stand in events and logs."""
 _ROUTING: Final = frozenset(
     {b"mcp-protocol-version", b"mcp-method", b"mcp-name", b"mcp-session-id", b"authorization", b"host"}
 )
@@ -41,10 +41,7 @@ class HostGuard:
     """Which Host and Origin headers are accepted: a web page cannot reach us by DNS rebinding."""
 
     def __init__(self, listen: str, allowed_hosts: Iterable[str], allowed_origins: Iterable[str]) -> None:
-        host = listen.rpartition(":")[0]
-        own = {host} if host not in ("0.0.0.0", "[::]", "::", "") else set()  # noqa: S104  # not a bind
-        self._names = LOOPBACK_NAMES | {name.lower() for name in own}
-        self._exact = frozenset(name.lower() for name in allowed_hosts)
+        self._allowed = frozenset(name.lower() for name in (listening_name(listen), *allowed_hosts) if name)
         self._origins = frozenset(origin.lower() for origin in allowed_origins)
         self._known: set[str] = set()
 
@@ -58,22 +55,13 @@ class HostGuard:
             raise Refused(403, "Invalid Origin header")
 
     def _check_host(self, host: str) -> None:
-        if not self._fits(host.lower()):
+        if not is_served(host.lower(), self._allowed):
             raise Refused(421, "Invalid Host header (add it to gateway.allowed_hosts if it is right)")
         if len(self._known) < 64:
             self._known.add(host)
 
-    def _fits(self, host: str) -> bool:
-        name, _, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
-        if not name:
-            name, port = host, ""
-        return host in self._exact or name in self._exact or (name in self._names and (not port or port.isdigit()))
-
     def _origin_fits(self, origin: str) -> bool:
-        if origin in self._origins:
-            return True
-        scheme, separator, rest = origin.partition("://")
-        return bool(separator) and scheme in ("http", "https") and self._fits(rest)
+        return origin in self._origins or is_served(origin_authority(origin), self._allowed)
 
 
 def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

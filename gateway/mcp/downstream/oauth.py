@@ -16,9 +16,9 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import httpx2
 import jwt
 
+from gateway.fetch import fetch
 from gateway.mcp.call.principal import Principal
 from gateway.mcp.downstream.auth import Denied
 from registry.model.settings import OAuth
@@ -31,7 +31,6 @@ _KEYS_S: Final = 600.0
 _REFETCH_S: Final = 15.0
 _LEEWAY_S: Final = 30
 _MAX_TOKEN: Final = 16 * 1024
-_MAX_DOCUMENT: Final = 1024 * 1024
 
 Fetch = Callable[[str], Awaitable[Any]]
 """The JSON document at a URL. Raises OSError or ValueError."""
@@ -39,14 +38,10 @@ Fetch = Callable[[str], Awaitable[Any]]
 
 async def fetch_json(url: str) -> Any:
     """GET a JSON document from the authorization server. Raises OSError or ValueError."""
-    try:
-        async with httpx2.AsyncClient(timeout=10, follow_redirects=False) as client:
-            response = await client.get(url, headers={"accept": "application/json"})
-    except httpx2.HTTPError as error:
-        raise OSError(f"{url}: {error}") from error
-    if response.status_code != 200 or len(response.content) > _MAX_DOCUMENT:
-        raise OSError(f"{url} answered HTTP {response.status_code}")
-    return response.json()
+    answer = await fetch(url)
+    if answer.status != 200:
+        raise OSError(f"{url} answered HTTP {answer.status}")
+    return json.loads(answer.body)
 
 
 class Keys:

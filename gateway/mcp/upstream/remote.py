@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import ssl
 import time
@@ -11,8 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
-import httpx2
-
+from gateway.fetch import fetch
 from gateway.mcp.upstream.site import Site
 from gateway.mcp.wire.errors import PeerClosed
 from gateway.mcp.wire.http_client import Pool, dial_url
@@ -61,15 +61,17 @@ class Credentials:
         if self._settings.scope:
             form["scope"] = self._settings.scope
         url = self._settings.token_url
+        basic = (self._settings.client_id, self._secret)
         try:
-            async with httpx2.AsyncClient(timeout=15, follow_redirects=False, verify=self._context) as client:
-                response = await client.post(url, data=form, auth=(self._settings.client_id, self._secret))
-                answer: Any = response.json() if response.status_code == 200 else {}
-        except (httpx2.HTTPError, ValueError) as error:
-            raise PeerClosed(f"no access token from {url}: {type(error).__name__}") from error
+            response = await fetch(url, form=form, basic=basic, context=self._context, timeout_s=15)
+            answer: Any = json.loads(response.body) if response.status == 200 else {}
+        except OSError as error:
+            raise PeerClosed(f"no access token: {error}") from error
+        except ValueError as error:
+            raise PeerClosed(f"no access token from {url}: its answer is not JSON") from error
         token = answer.get("access_token") if isinstance(answer, dict) else None
         if not isinstance(token, str) or not token.isprintable() or " " in token:
-            raise PeerClosed(f"no access token from {url}: HTTP {response.status_code}")
+            raise PeerClosed(f"no access token from {url}: HTTP {response.status}")
         lifetime = answer.get("expires_in")
         lifetime_s = float(lifetime) if isinstance(lifetime, int | float) else _DEFAULT_LIFETIME_S
         self._token, self._until = token, time.monotonic() + max(5.0, lifetime_s - _EARLY_S)

@@ -2,7 +2,8 @@
 
    Shapes this page reads (all JSON; unknown fields are ignored):
      POST   session {token}                     -> 2xx and a cookie; 401 when the token is wrong.  DELETE session signs out.
-     GET    status                              -> {version, project, config_path, urls: {endpoint, admin}, ready, detail, warnings: [text]}
+     GET    status                              -> {version, project, config_path, urls: {endpoint, admin}, ready, detail, warnings: [text],
+                                                    warned: [names of the servers whose missing isolation is among the warnings]}
      GET    backends                            -> {backends: [{name, state, detail, transport, isolated, image, restarts, since,
                                                     warnings: [text], left_out: [text], direct_supported, network: {network block}}]}
      GET    backends/N                          -> one of these, with `tools: [{name, description, …}]` and `entry` (as in the file)

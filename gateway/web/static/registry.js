@@ -1,4 +1,4 @@
-/* The catalogue: find a server, see what it is and what it may reach, add it. */
+/* The catalog: find a server, see what it is and what it may reach, add it. */
 import { html, useEffect, useMemo, useState } from './vendor/htm-preact.js';
 import { api } from './api.js';
 import { Shown, plain } from './text.js';
@@ -23,11 +23,11 @@ export function Registry({ name }) {
   return html`<section aria-labelledby="add-title">
     <div class="section-head"><h1 id="add-title">Add a server</h1><p class="section-note">Each comes with rules that let it reach what its job needs, and no more. You can change them before it starts.</p></div>
     <div class=${name ? 'registry has-choice' : 'registry'}>
-      <div class="catalogue">
-        <input type="search" aria-label="Search the catalogue" placeholder="Search: github, files, time …" value=${query} onInput=${(event) => setQuery(event.target.value)} />
+      <div class="catalog">
+        <input type="search" aria-label="Search the catalog" placeholder="Search: github, files, time …" value=${query} onInput=${(event) => setQuery(event.target.value)} />
         <${Problems} error=${error} />
         ${!found && !error && html`<${Loading} />`}
-        ${found && !found.length && html`<p class="note">Nothing in the catalogue is called that. A server that is not listed can be added in <code>stockade.yaml</code>; this page picks it up by itself.</p>`}
+        ${found && !found.length && html`<p class="note">Nothing in the catalog is called that. A server that is not listed can be added in <code>stockade.yaml</code>; this page picks it up by itself.</p>`}
         <ul>${(found || []).map((one) => html`<li key=${one.name}><a href=${`#/add/${encodeURIComponent(one.name)}`} aria-current=${one.name === name ? 'true' : undefined}>
           <b><${Shown} text=${one.title || one.name} /></b>${there.has(one.name) ? html`<span class="tag">added</span>` : null}<span class="quiet-text"><${Shown} text=${one.description || ''} /></span></a></li>`)}</ul>
       </div>

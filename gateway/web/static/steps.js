@@ -11,7 +11,7 @@ export function Steps() {
   if (away || !loaded || !backends || !clients) return null;
   const used = calls > 0 || connections.length > 0;
   const steps = [
-    [backends.length > 0, 'Add a server', 'Pick one from the catalogue.', '#/add'],
+    [backends.length > 0, 'Add a server', 'Pick one from the catalog.', '#/add'],
     [clients.length > 0 || used, 'Connect your AI client', 'It gets one address and a token.', '#/clients'],
     [used, 'Ask it to use the server', 'What it tries to reach shows up below.', ''],
     [Object.keys(allowed).length > 0, 'Allow what it needs', blocked?.length ? 'Press \u201cAllow this host\u201d beside a blocked host.' : 'Blocked hosts get a button for it.', ''],

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli.main import build
-from gateway.control.rundir import process_started
+from gateway.control.running import process_started
 from tests.gateway.control.fakes import Running, gateway_for_cli
 
 

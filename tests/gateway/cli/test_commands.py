@@ -173,7 +173,7 @@ def test_egress_tail_has_columns(stockade: Any, running: Running) -> None:
 
 
 def test_egress_tail_says_when_there_is_nothing(stockade: Any, running: Running) -> None:
-    assert stockade("egress", "tail").err == "No connection is known yet.\n"
+    assert stockade("egress", "tail").err == "No connections yet.\n"
     assert stockade("egress", "tail", "--json").err == ""
 
 
@@ -266,7 +266,7 @@ def test_a_tool_that_waits_for_approval_is_shown_with_what_changed(stockade: Any
     running.control.endpoint.changed.update(pinned)
     said = stockade("tools", "ls").err
     assert said.splitlines() == [
-        "! fetch: the definition of fetch is not the one that fetch is held to.",
+        "! fetch: the definition of fetch differs from the approved one.",
         "  -reads pages",
         "  +reads \\x1b[31msecrets",
         "  Once you have read it: stockade tools approve fetch fetch",
@@ -453,9 +453,9 @@ def test_a_client_gets_a_token_and_snippets(stockade: Any, running: Running, wor
     assert stockade("client", "ls").out.splitlines()[2].split() == ["claude", "yes", "fetch", "all"]
     assert stockade("client", "add", "claude").code == 1
     assert stockade("client", "add", "claude", "--renew").code == 0
-    assert stockade("client", "rm", "claude").err.count("everybody on this machine") == 0
+    assert stockade("client", "rm", "claude").err.count("every program on this machine") == 0
     assert "claude" not in running.control.config.clients
-    assert "everybody on this machine may connect without a token" in stockade("client", "rm", "cursor").err
+    assert "every program on this machine may connect without a token" in stockade("client", "rm", "cursor").err
 
 
 def test_clients_work_on_the_file_when_no_gateway_runs(stockade: Any, work: Path) -> None:
@@ -468,7 +468,7 @@ def test_clients_work_on_the_file_when_no_gateway_runs(stockade: Any, work: Path
     assert "token_sha256" not in stockade("client", "ls", "--json").out
     assert stockade("client", "rm", "codex").code == 0
     assert stockade("client", "rm", "codex").code == 1
-    assert "everybody on this machine may connect without a token" in stockade("disconnect", "cursor").err
+    assert "every program on this machine may connect without a token" in stockade("disconnect", "cursor").err
 
 
 def test_search_and_info(stockade: Any) -> None:
@@ -479,7 +479,7 @@ def test_search_and_info(stockade: Any) -> None:
     assert stockade("info", "fetchh").code == 1
 
 
-def test_run_adds_a_catalogue_server_with_its_policy(stockade: Any, running: Running) -> None:
+def test_run_adds_a_catalog_server_with_its_policy(stockade: Any, running: Running) -> None:
     result = stockade("run", "time", "--allow-host", "example.com", "--allow-port", "8443", "--yes")
     assert result.code == 0
     network = running.control.config.servers["time"].network
@@ -531,7 +531,7 @@ def test_import_leaves_out_what_cannot_be_taken_over_and_goes_on(
     }
     (work / "theirs.json").write_text(json.dumps({"mcpServers": servers}))
     said = stockade("import", "theirs.json", "--yes")
-    left = "2 of 4 servers not taken over: local, fetch." if runs else "1 of 3 servers not taken over: local."
+    left = "2 of 4 servers were not imported: local, fetch." if runs else "1 of 3 servers were not imported: local."
     assert (said.code, said.err.splitlines()[-1]) == (1, f"Error: {left}")
     assert "! local: " in said.err
     assert "'local.py' is a program of this machine" in said.err
@@ -574,14 +574,14 @@ def test_a_secret_is_kept_for_its_owner_and_its_servers_start_again(
     path = home / ".config/stockade/secrets/api-key"
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("s3cret", 0o600)
     assert "s3cret" not in result.out + result.err
-    assert "fetch is started again" in result.out
+    assert "fetch was restarted with it" in result.out
     assert running.control.supervisor.restarted == ["fetch"]
     assert stockade("secret", "rm", "api-key").code == 0
     assert not path.exists()
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "says"), [("../x", "x", "cannot be a secret's name"), ("x", "", "Nothing")]
+    ("name", "given", "says"), [("../x", "x", "cannot be a secret's name"), ("x", "", "No value was given")]
 )
 def test_what_cannot_be_a_secret_is_refused(stockade: Any, home: Path, name: str, given: str, says: str) -> None:
     result = stockade("secret", "set", name, stdin=given)
@@ -608,7 +608,7 @@ def test_where_nobody_can_answer_only_options_that_exist_are_named(
         stockade("connect", "cursor", "--yes")
     refused = stockade(*command)
     assert refused.code == 1
-    (line,) = [line for line in refused.err.splitlines() if "Nobody is here to answer" in line]
+    (line,) = [line for line in refused.err.splitlines() if "There is no terminal to answer on" in line]
     told = stockade(command[0], "--help").out
     assert [option for option in re.findall(r"--[a-z-]+", line) if option not in told] == []
 

@@ -16,7 +16,7 @@ import pytest
 
 from gateway.cli import detached
 from gateway.cli.failure import Failure
-from gateway.control.rundir import find_gateway, process_started
+from gateway.control.running import find_gateway, process_started
 from tests.gateway.control.fakes import CONFIG, Running, egress_event, gateway_for_cli
 
 STOCKADE = [sys.executable, "-m", "gateway.cli.main"]
@@ -130,7 +130,7 @@ import os, sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests.gateway.control.fakes import FakeControl, Running
-from gateway.control.rundir import process_started
+from gateway.control.running import process_started
 import threading
 control = FakeControl(Path({work!r}))
 done = threading.Event()
@@ -234,6 +234,6 @@ def test_a_secret_that_is_typed_is_not_echoed(home: Path) -> None:
                 shown += chunk
     os.close(master)
     assert process.returncode == 0, shown
-    assert b"Kept in" in shown
+    assert b"Stored in" in shown
     assert b"s3cret" not in shown
     assert (home / ".config/stockade/secrets/api-key").read_text() == "s3cret"

@@ -241,6 +241,19 @@ async def test_a_message_with_big_numbers_and_line_breaks_passes_unharmed() -> N
     assert endpoint.seen[0][2]["params"]["arguments"]["n"] == 2**70
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+async def test_an_event_of_any_length_and_with_any_line_break_of_unicode_passes_unharmed(end: bytes) -> None:
+    """U+2028 and U+0085 end no line of an event stream."""
+    text = "\u2028\u0085" + "é" * 200_000
+    answer = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"text": text}}, ensure_ascii=False).encode()
+    event = b"event: message" + end + b"data: " + answer + end + end
+    pieces = [event[at : at + 7_001] for at in range(0, len(event), 7_001)]
+    endpoint = Recording(StreamingResponse(iter(pieces), media_type="text/event-stream"))
+    async with bridged(endpoint.app()) as ends:
+        ends.request(1, "tools/call", name="x")
+        assert (await ends.receive())["result"]["text"] == text
+
+
 def example() -> MCPServer:
     server = MCPServer("example")
 

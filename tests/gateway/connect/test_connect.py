@@ -12,9 +12,9 @@ from ruamel.yaml import YAML
 
 from gateway.connect import edits
 from gateway.connect.clients import BY_NAME, ROWS, Row, Syntax
-from gateway.connect.connect import apply, installed, pair_for, plan_connect, plan_disconnect, snippets
-from gateway.connect.edits import EditError
-from gateway.connect.entry import Pair
+from gateway.connect.connect import apply, credentials_for, installed, plan_connect, plan_disconnect, snippets
+from gateway.connect.entry import Credentials
+from registry.file.json_edit import EditRefused
 
 URL = "http://127.0.0.1:8420/mcp"
 TOKEN = "stockade_client_abc"
@@ -49,7 +49,7 @@ def entry_in(row: Row, text: str, name: str = "stockade") -> Any:
 def test_connect_writes_an_entry_with_the_endpoint_and_the_token(row: Row, tmp_path: Path) -> None:
     path = row.file(tmp_path)
     assert tmp_path in path.parents
-    change = plan_connect(row, pair_for(row, URL, TOKEN, by_variable=False), path)
+    change = plan_connect(row, credentials_for(row, URL, TOKEN, by_variable=False), path)
     assert apply(change) is None
     text = path.read_text()
     assert URL in json.dumps(entry_in(row, text))
@@ -59,7 +59,7 @@ def test_connect_writes_an_entry_with_the_endpoint_and_the_token(row: Row, tmp_p
 
 @rows
 def test_the_diff_never_shows_the_token(row: Row, tmp_path: Path) -> None:
-    change = plan_connect(row, pair_for(row, URL, TOKEN, by_variable=False), row.file(tmp_path))
+    change = plan_connect(row, credentials_for(row, URL, TOKEN, by_variable=False), row.file(tmp_path))
     assert TOKEN in change.after
     assert TOKEN not in change.diff()
 
@@ -70,7 +70,7 @@ def test_connect_then_disconnect_leaves_the_rest_of_the_file_with_its_comments(r
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(OTHERS[row.syntax])
     path.chmod(0o644)
-    backup = apply(plan_connect(row, pair_for(row, URL, TOKEN, by_variable=False), path))
+    backup = apply(plan_connect(row, credentials_for(row, URL, TOKEN, by_variable=False), path))
     assert backup is not None
     assert backup.read_text() == OTHERS[row.syntax]
     assert "kept" in path.read_text()
@@ -82,16 +82,16 @@ def test_connect_then_disconnect_leaves_the_rest_of_the_file_with_its_comments(r
 
 @rows
 def test_connecting_twice_changes_nothing_the_second_time(row: Row, tmp_path: Path) -> None:
-    pair = pair_for(row, URL, TOKEN, by_variable=False)
-    apply(plan_connect(row, pair, row.file(tmp_path)))
-    assert not plan_connect(row, pair, row.file(tmp_path)).needed
+    credentials = credentials_for(row, URL, TOKEN, by_variable=False)
+    apply(plan_connect(row, credentials, row.file(tmp_path)))
+    assert not plan_connect(row, credentials, row.file(tmp_path)).needed
 
 
 @rows
 def test_other_servers_in_the_file_stay(row: Row, tmp_path: Path) -> None:
     path = row.file(tmp_path)
-    apply(plan_connect(row, Pair(name="other", endpoint="http://127.0.0.1:1/mcp"), path))
-    apply(plan_connect(row, pair_for(row, URL, TOKEN, by_variable=False), path))
+    apply(plan_connect(row, Credentials(name="other", endpoint="http://127.0.0.1:1/mcp"), path))
+    apply(plan_connect(row, credentials_for(row, URL, TOKEN, by_variable=False), path))
     assert "127.0.0.1:1/mcp" in json.dumps(entry_in(row, path.read_text(), "other"))
     apply(plan_disconnect(row, path))
     assert "127.0.0.1:1/mcp" in json.dumps(entry_in(row, path.read_text(), "other"))
@@ -99,8 +99,8 @@ def test_other_servers_in_the_file_stay(row: Row, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.variables], ids=lambda row: row.name)
 def test_where_the_client_knows_variables_the_file_holds_only_the_variables_name(row: Row, tmp_path: Path) -> None:
-    pair = pair_for(row, URL, TOKEN, by_variable=True)
-    apply(plan_connect(row, pair, row.file(tmp_path)))
+    credentials = credentials_for(row, URL, TOKEN, by_variable=True)
+    apply(plan_connect(row, credentials, row.file(tmp_path)))
     text = row.file(tmp_path).read_text()
     assert TOKEN not in text
     assert "STOCKADE_TOKEN_" in text
@@ -140,7 +140,7 @@ EXPECTED = {
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_entry_has_the_shape_that_the_client_documents(name: str) -> None:
     row = BY_NAME[name]
-    assert row.entry(pair_for(row, URL, TOKEN, by_variable=True)) == EXPECTED[name]
+    assert row.entry(credentials_for(row, URL, TOKEN, by_variable=True)) == EXPECTED[name]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_opencode_2_files_nest_their_servers(tmp_path: Path) -> None:
     path = tmp_path / "opencode.json"
     path.write_text('{"mcp": {"servers": {}}}')
     row = BY_NAME["opencode"]
-    apply(plan_connect(row, pair_for(row, URL, TOKEN, by_variable=False), path))
+    apply(plan_connect(row, credentials_for(row, URL, TOKEN, by_variable=False), path))
     assert json.loads(path.read_text())["mcp"]["servers"]["stockade"]["url"] == URL
     apply(plan_disconnect(row, path))
     assert json.loads(path.read_text()) == {"mcp": {"servers": {}}}
@@ -195,9 +195,9 @@ def test_clients_are_found_by_their_files(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_file_that_changed_since_the_diff_was_shown_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "mcp.json"
     row = BY_NAME["cursor"]
-    change = plan_connect(row, pair_for(row, URL, TOKEN, by_variable=False), path)
+    change = plan_connect(row, credentials_for(row, URL, TOKEN, by_variable=False), path)
     path.write_text('{"new": 1}')
-    with pytest.raises(EditError, match="changed while you were looking"):
+    with pytest.raises(EditRefused, match="changed while you were looking"):
         apply(change)
     assert path.read_text() == '{"new": 1}'
 
@@ -209,8 +209,8 @@ def test_a_broken_file_is_left_alone_and_named(name: str, broken: str, tmp_path:
     path = tmp_path / "file"
     path.write_text(broken)
     row = BY_NAME[name]
-    with pytest.raises(EditError, match="was left alone"):
-        plan_connect(row, pair_for(row, URL, TOKEN, by_variable=False), path)
+    with pytest.raises(EditRefused, match="was left alone"):
+        plan_connect(row, credentials_for(row, URL, TOKEN, by_variable=False), path)
     assert path.read_text() == broken
 
 
@@ -219,6 +219,6 @@ def test_a_link_is_followed_and_stays_a_link(tmp_path: Path) -> None:
     real.write_text("{}")
     link.symlink_to(real)
     row = BY_NAME["cursor"]
-    apply(plan_connect(row, pair_for(row, URL, TOKEN, by_variable=False), link))
+    apply(plan_connect(row, credentials_for(row, URL, TOKEN, by_variable=False), link))
     assert link.is_symlink()
     assert URL in real.read_text()

@@ -15,7 +15,7 @@ from egress.policy.decide import Surroundings
 from gateway.control.apps import control_app
 from gateway.control.base import Edited, Readiness, Urls
 from gateway.control.listen import HttpServer, bind_unix
-from gateway.control.rundir import GatewayFile
+from gateway.control.running import GatewayFile
 from gateway.mcp.view.pinned_text import Difference
 from gateway.runtime.sandbox.errors import BackendUnavailable
 from gateway.runtime.sandbox.log_ring import LogLine
@@ -251,7 +251,7 @@ class Running:
         GatewayFile(
             pid=pid, pid_started=started, project=self.control.project, config=config, version="1.2.3",
             started=time.time(), endpoint=urls.endpoint, admin=urls.admin,
-        ).write(self.directory)  # fmt: skip
+        ).write(self.directory / "gateway.json")  # fmt: skip
         self._thread.start()
         assert self._up.wait(60)
         return self

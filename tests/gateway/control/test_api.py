@@ -366,7 +366,7 @@ async def test_a_client_is_removed(api: httpx2.AsyncClient, control: FakeControl
     assert error(await api.delete("clients/cursor"))[:2] == (404, "unknown_client")
 
 
-async def test_the_catalogue_is_searched(api: httpx2.AsyncClient) -> None:
+async def test_the_catalog_is_searched(api: httpx2.AsyncClient) -> None:
     assert "fetch" in [server["name"] for server in (await api.get("catalog?q=web")).json()["servers"]]
     found = (await api.get("catalog/fetch")).json()
     assert found["entry"]["command"] == "uvx"

@@ -28,9 +28,9 @@ async def save_rules(page: Page, host: str) -> None:
 
 
 async def choose(page: Page, title: str) -> None:
-    """Take a server of the catalogue that may reach nothing."""
-    await page.type(".catalogue input", title.lower())
-    await page.click(".catalogue a", title)
+    """Take a server of the catalog that may reach nothing."""
+    await page.type(".catalog input", title.lower())
+    await page.click(".catalog a", title)
     await page.see("This server can reach nothing.", "#meaning")
 
 

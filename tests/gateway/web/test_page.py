@@ -303,7 +303,7 @@ async def test_a_page_that_was_left_lets_go_of_its_stream(site: Site, page: Page
         await page.see("Live", ".link-state.live")
 
 
-async def test_newcomer_goes_from_the_catalogue_to_an_allowed_host_by_reading_the_screen(
+async def test_newcomer_goes_from_the_catalog_to_an_allowed_host_by_reading_the_screen(
     site: Site, page: Page
 ) -> None:
     await site.enter(page, "#/add")

@@ -1,7 +1,6 @@
-"""Where a project's gateway keeps what lives while it runs, and how another process finds it.
+"""Who runs a project: `gateway.json` in its run directory, and how another process finds it.
 
-`<state>/PROJECT/` holds `control.sock` (the CLI's way in) and `gateway.json` (who runs). Nothing here needs the
-configuration to be loaded, so the CLI stays quick.
+Nothing here needs the configuration to be loaded, so the CLI stays quick.
 """
 
 from __future__ import annotations
@@ -13,12 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gateway.disk import naming
-from gateway.runtime.inventory.rundir import runtime_root
-
-CONTROL_SOCKET = "control.sock"
-GATEWAY_FILE = "gateway.json"
-ADMIN_FILE = "admin.json"
-"""In the persistent directory, since the admin token outlives a reboot."""
+from gateway.runtime.inventory.rundir import RunDirectory, runtime_root
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +27,11 @@ class GatewayFile:
     """Absolute path of the configuration file."""
     version: str
     started: float
+    """Unix time."""
     endpoint: str
+    """URL of the MCP endpoint."""
     admin: str
+    """URL of the admin page."""
 
     @property
     def alive(self) -> bool:
@@ -42,14 +39,21 @@ class GatewayFile:
         started = process_started(self.pid)
         return started is not None and (not self.pid_started or started == self.pid_started)
 
-    def write(self, directory: Path) -> None:
-        """Put the file in place at once, readable by its owner only."""
-        path = directory / GATEWAY_FILE
+    def write(self, path: Path) -> None:
+        """Replace the file in one step, readable by its owner only."""
         fresh = path.with_suffix(".tmp")
         with naming(path):
             fresh.touch(mode=0o600)
             fresh.write_text(json.dumps(asdict(self), indent=1))
             fresh.replace(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A project's run directory and the gateway that its file names, which may be dead."""
+
+    directory: RunDirectory
+    info: GatewayFile
 
 
 def process_started(pid: int) -> str | None:
@@ -74,36 +78,34 @@ def _exists(pid: int) -> str | None:
     return ""
 
 
-def read_gateway(directory: Path) -> GatewayFile | None:
-    """What `gateway.json` in that directory says, or None where there is none or it is not ours to read."""
+def read_gateway(path: Path) -> GatewayFile | None:
+    """What a `gateway.json` says; None where there is none, or it cannot be read."""
     try:
-        return GatewayFile(**json.loads((directory / GATEWAY_FILE).read_text()))
+        return GatewayFile(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def known_gateways(root: Path | None = None) -> Iterator[tuple[Path, GatewayFile]]:
-    """Every project with a `gateway.json`, alive or left over, by name."""
+def known_gateways() -> Iterator[Running]:
+    """Every project with a `gateway.json`, alive or left behind, by name."""
     try:
-        directories = sorted((root or runtime_root()).iterdir())
+        names = sorted(path.name for path in runtime_root().iterdir())
     except OSError:
         return
-    for directory in directories:
-        if found := read_gateway(directory):
-            yield directory, found
+    for directory in map(RunDirectory.of, names):
+        if info := read_gateway(directory.gateway_file):
+            yield Running(directory, info)
 
 
-def find_gateway(
-    config: Path | None, project: str | None = None, root: Path | None = None
-) -> tuple[Path, GatewayFile] | None:
-    """The run directory and gateway of a project by its name, else of a configuration file by its path.
+def find_gateway(config: Path | None, project: str | None = None) -> Running | None:
+    """The gateway of a project by its name, else of a configuration file by its path.
 
-    One that runs goes before what a dead one left: a file's project may have had another name.
+    A live one goes before what a dead one left behind: the file's project may have had another name.
     """
     path = str(config.resolve()) if config is not None else None
     matching = [
-        (directory, found)
-        for directory, found in known_gateways(root)
-        if (found.project == project if project is not None else found.config == path)
+        one
+        for one in known_gateways()
+        if (one.info.project == project if project is not None else one.info.config == path)
     ]
-    return next((one for one in matching if one[1].alive), matching[0] if matching else None)
+    return next((one for one in matching if one.info.alive), matching[0] if matching else None)

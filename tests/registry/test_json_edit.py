@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.connect.json_edit import EditError, load, remove_path, set_path
+from registry.file.json_edit import EditRefused, load, remove_path, rewrite, set_path
 
 ENTRY = {"url": "http://127.0.0.1:8420/mcp"}
 COMMENTED = """\
@@ -55,7 +55,7 @@ def test_an_empty_file_gets_the_whole_path(empty: str) -> None:
     [("[1]", "object"), ('{"servers": 3}', "not an object"), ("{oops", "not JSON"), ("'x'", "not JSON")],
 )
 def test_a_file_of_another_shape_is_refused(text: str, said: str) -> None:
-    with pytest.raises(EditError, match=said):
+    with pytest.raises(EditRefused, match=said):
         set_path(text, ["servers", "x"], ENTRY)
 
 
@@ -83,6 +83,30 @@ def test_windows_line_ends_stay() -> None:
 )
 def test_removing_leaves_valid_json(before: str, after: dict[str, int]) -> None:
     assert load(remove_path(before, ["b"])) == after
+
+
+def test_what_stands_on_one_line_stays_on_one_line() -> None:
+    text = '{\n  "a": {"hosts": ["x", "y"], "n": 1}\n}\n'
+    assert set_path(text, ("a", "hosts", 2), "z") == text.replace('"y"', '"y", "z"')
+    assert set_path(text, ("a", "m"), {"k": [1]}) == text.replace('"n": 1', '"n": 1, "m": {"k": [1]}')
+    assert set_path(text, ("a", "n"), {"k": 1}) == text.replace('"n": 1', '"n": {"k": 1}')
+
+
+def test_an_item_goes_below_the_last_one_and_its_remark() -> None:
+    text = '{\n    "hosts": [\n          "x", // why\n          "y" // and why\n    ]\n}\n'
+    added = set_path(text, ("hosts", 2), "z")
+    assert added == text.replace('"y" // and why\n', '"y", // and why\n          "z"\n')
+
+
+def test_only_what_differs_is_rewritten() -> None:
+    new = {"editor": "vi", "servers": {"one": {"url": "http://two/", "args": ["//", "/*", "more"]}}, "last": True}
+    text = rewrite(COMMENTED, new)
+    assert load(text) == new
+    for remark in ("// my settings, https://example.com", "/* , } */", "// the first", "// trailing", "// the end"):
+        assert remark in text
+    assert '"one": {"url": "http://two/", "args": ["//", "/*", "more"]}, // trailing' in text
+    assert load(rewrite(COMMENTED, {})) == {}
+    assert rewrite(COMMENTED, load(COMMENTED)) == COMMENTED
 
 
 VALUES = st.recursive(
