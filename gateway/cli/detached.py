@@ -28,6 +28,8 @@ from gateway.runtime.inventory.rundir import persistent_root
 LOG_LINES = 15
 LOOK_EVERY_S = 0.3
 MAX_LOG = 1024 * 1024
+UNSAID = ("The gateway is starting.", "The gateway is stopping.")
+"""No progress of a start: whoever waits knows the first, and what ended the start is said after the second."""
 
 
 def up_detached(where: Place, timeout_s: float) -> None:
@@ -55,12 +57,12 @@ class Progress:
     def __init__(self, path: Path, project: str | None) -> None:
         self._path = path
         self._project = project
-        self._shown = "The gateway is starting."  # as everybody knows who waits
+        self._shown = ""
 
     def __call__(self) -> None:
         found = find_gateway(self._path, self._project)
         detail = readiness(Api(found[0] / CONTROL_SOCKET)) if found and found[1].alive else None
-        if detail and detail != self._shown:
+        if detail and detail != self._shown and detail not in UNSAID:
             self._shown = detail
             say(detail)
 
