@@ -8,6 +8,7 @@ error. The answer is the process id, and with it a pidfd. All of them end with t
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -73,6 +74,7 @@ def main() -> None:
     die_with_parent()
     for name in IMPORTS:
         importlib.import_module(name)
+    gc.freeze()  # no fork looks through what all of them share
     module, *arguments = serve(socket.socket(fileno=int(sys.argv[1])))
     sys.argv[1:] = arguments
     runpy.run_module(module, run_name="__main__", alter_sys=True)
