@@ -1,7 +1,7 @@
 """What the gateway adds to a call: `python bench/gateway.py [--quick] [--rivals] [--containers] [--json FILE]`.
 
 Three kinds of process, all on this machine and on loopback: backends (a bare HTTP server and a bare stdio server that
-answer at once, so that what is measured is not theirs), the gateway (its real endpoint under uvicorn, with a token,
+answer at once, so that what is measured is not theirs), the gateway (its real endpoint under its own server, with a token,
 filters and the real instruments), and the load (raw bytes over kept connections, one at a time on each). Prints a
 table, and with `--check` exits 1 where the bar of the project is missed. `--rivals` measures other gateways in the
 same run, `--containers` the same bare HTTP server in a container behind its door, against the one on loopback.
@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -147,11 +146,11 @@ def serve_gateway(kind: str, backends: int, tools: int) -> None:
 
 async def serve_endpoint(settings: Any, supervisor: Any, barrier: Any, names: list[str]) -> None:
     """The endpoint on a port of its own, until it is told to end."""
-    from gateway.mcp.downstream.serving import listener
+    from gateway.connections import Limits, client_connections, raise_descriptor_limit
+    from gateway.control.listen import HttpServer, bind_tcp
     from gateway.mcp.endpoint import Endpoint
     from observability.hub import Hub
     from observability.instruments import Instruments
-    from tests.gateway.mcp.fakes import QuietServer
 
     instruments = Instruments()
     instruments.known(backends=names, rules={}, clients=["bench"])
@@ -160,17 +159,17 @@ async def serve_endpoint(settings: Any, supervisor: Any, barrier: Any, names: li
     endpoint = Endpoint(supervisor=supervisor, barrier=barrier, emit=hub.publish, meters=instruments)
     endpoint.on_tools = instruments.known_tools
     endpoint.apply(settings)
-    sock = socket.socket()
-    sock.bind(("127.0.0.1", 0))
-    running = QuietServer(listener(endpoint.app))
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, setattr, running, "should_exit", True)
+    sock = bind_tcp("127.0.0.1:0", "gateway.listen")
+    port = sock.getsockname()[1]
+    running = HttpServer(endpoint.app, grace_s=10, limits=Limits(client_connections(raise_descriptor_limit())))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.stop)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(endpoint.run())
-        serving = tasks.create_task(running.serve(sockets=[sock]))
+        serving = tasks.create_task(running.run_on(sock))
         await running.up.wait()
         for name in names if settings.servers[names[0]].image != "fixture" else ():
             await supervisor.instance(name)
-        print(f"listening {sock.getsockname()[1]}", file=sys.stderr, flush=True)
+        print(f"listening {port}", file=sys.stderr, flush=True)
         await serving
         await endpoint.close(1)
 

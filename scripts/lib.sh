@@ -43,7 +43,7 @@ ensure_uv() {
 ensure_venv() {
   ensure_uv
   export UV_PYTHON_DOWNLOADS=never
-  uv sync --frozen --quiet || die "uv could not make .venv from uv.lock; Python 3.11 or newer is needed (python3 --version)"
+  uv sync --frozen --quiet --compile-bytecode || die "uv could not make .venv from uv.lock; Python 3.11 or newer is needed (python3 --version)"
   export PATH="$PWD/.venv/bin:$PATH"
 }
 

@@ -28,6 +28,8 @@ from gateway.runtime.inventory.rundir import persistent_root
 LOG_LINES = 15
 LOOK_EVERY_S = 0.3
 MAX_LOG = 1024 * 1024
+UNSAID = ("The gateway is starting.", "The gateway is stopping.")
+"""No progress of a start: whoever waits knows the first, and what ended the start is said after the second."""
 
 
 def up_detached(where: Place, timeout_s: float) -> None:
@@ -60,7 +62,7 @@ class Progress:
     def __call__(self) -> None:
         found = find_gateway(self._path, self._project)
         detail = readiness(Api(found.directory.control_socket)) if found and found.info.alive else None
-        if detail and detail != self._shown:
+        if detail and detail != self._shown and detail not in UNSAID:
             self._shown = detail
             say(detail)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -106,8 +107,13 @@ def call(number: Any, name: str, arguments: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    if os.environ.get("FAULTY_START") == "hang":
-        time.sleep(3600)
+    start, _, flag = os.environ.get("FAULTY_START", "").partition(" ")
+    if start == "hang":  # each time, or once for a file that is there
+        if not flag:
+            time.sleep(3600)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(flag)
+            time.sleep(3600)
     for line in sys.stdin:
         message = json.loads(line)
         number, params = message.get("id"), message.get("params") or {}

@@ -16,6 +16,7 @@ import pytest
 
 from gateway.cli import detached
 from gateway.cli.failure import Failure
+from gateway.control.base import Readiness
 from gateway.control.running import find_gateway, process_started
 from tests.gateway.control.fakes import CONFIG, Running, egress_event, gateway_for_cli
 
@@ -206,6 +207,17 @@ def test_a_child_that_says_nothing_is_not_waited_for_for_ever(tmp_path: Path) ->
     child.wait()
     os.close(reading)
     os.close(writing)
+
+
+def test_a_start_that_waits_shows_each_step_once_and_not_the_end_of_a_start_that_failed(
+    running: Running, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`up -d` printed "The gateway is stopping." before the error, where it looked while a failed start tidied up."""
+    progress = detached.Progress(work / "stockade.yaml", None)
+    for detail in ("The gateway is starting.", "Building fetch.", "Building fetch.", "The gateway is stopping."):
+        running.control.ready = Readiness(ready=False, detail=detail)
+        progress()
+    assert capsys.readouterr().err == "Building fetch.\n"
 
 
 def test_a_configuration_file_is_shown_as_a_person_would_type_it(work: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from egress.policy.decide import Surroundings
+from gateway.connections import Limits
 from gateway.control.apps import control_app
 from gateway.control.base import Edited, Readiness, Urls
 from gateway.control.listen import HttpServer, bind_unix
@@ -203,9 +204,9 @@ class FakeControl:
 
 
 @asynccontextmanager
-async def serving(app: Any, *listeners: Any) -> AsyncIterator[HttpServer]:
+async def serving(app: Any, *listeners: Any, limits: Limits | None = None) -> AsyncIterator[HttpServer]:
     """The app on real sockets, in this event loop."""
-    server = HttpServer(app, grace_s=1)
+    server = HttpServer(app, grace_s=1, limits=limits)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(server.run_on(*listeners))
         await server.up.wait()

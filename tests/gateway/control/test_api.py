@@ -1,8 +1,9 @@
-"""The REST API, through ASGI: what it answers, and how it refuses."""
+"""The REST API at the control socket: what it answers, and how it refuses."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -10,19 +11,22 @@ import pytest
 
 from gateway.control.apps import control_app
 from gateway.control.base import Readiness
+from gateway.control.listen import bind_unix
 from gateway.control.wire import MAX_BODY
 from gateway.runtime.sandbox.errors import EngineUnreachable
 from observability.events import Decision, Reason, Via
-from tests.gateway.control.fakes import FakeControl, egress_event
+from tests.gateway.control.fakes import FakeControl, egress_event, serving
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def api(control: FakeControl) -> AsyncIterator[httpx2.AsyncClient]:
-    transport = httpx2.ASGITransport(control_app(control), raise_app_exceptions=False)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost/api/v1/") as client:
-        yield client
+async def api(control: FakeControl, tmp_path: Path) -> AsyncIterator[httpx2.AsyncClient]:
+    listener = bind_unix(tmp_path / "c")
+    transport = httpx2.AsyncHTTPTransport(uds=str(tmp_path / "c"))
+    async with serving(control_app(control), listener):
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost/api/v1/") as client:
+            yield client
 
 
 def error(response: httpx2.Response) -> tuple[int, str, str]:

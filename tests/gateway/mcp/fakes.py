@@ -7,22 +7,22 @@ import contextlib
 import hashlib
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import uvicorn
-
-from gateway.mcp.downstream.serving import listener
+from gateway.connections import Limits, client_connections, raise_descriptor_limit
+from gateway.control.listen import bind_tcp
 from gateway.mcp.endpoint import Endpoint
 from gateway.runtime.sandbox.errors import BackendUnavailable
 from observability.events import CallEvent, Event
 from registry.config import Config
+from tests.gateway.control import fakes as control
+from tests.gateway.mcp import processes
 
 ROOT = Path(__file__).parents[3]
 FIXTURE = (sys.executable, "-m", "tests.fixture_server.server")
-_LIMIT = 64 * 1024
 
 
 def tcp_socket() -> socket.socket:
@@ -39,18 +39,14 @@ class ProcessInstance:
         self.transport = transport
         self.port: int | None = None
         self.path = "/mcp"
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: asyncio.subprocess.Process | processes.Fork | None = None
         self.errors: list[str] = []
         self.connections = 0
         self._reading: asyncio.Task[None] | None = None
         self._listening = asyncio.Event()
 
     async def start(self, command: Sequence[str]) -> None:
-        stdin = asyncio.subprocess.PIPE if self.transport == "stdio" else asyncio.subprocess.DEVNULL
-        stdout = asyncio.subprocess.PIPE if self.transport == "stdio" else asyncio.subprocess.DEVNULL
-        self.process = await asyncio.create_subprocess_exec(
-            *command, cwd=ROOT, stdin=stdin, stdout=stdout, stderr=asyncio.subprocess.PIPE, limit=_LIMIT
-        )
+        self.process = await processes.start(command, piped=self.transport == "stdio")
         self._reading = asyncio.get_running_loop().create_task(self._read_errors())
         if self.transport == "http":
             async with asyncio.timeout(30):
@@ -70,8 +66,9 @@ class ProcessInstance:
     @property
     def alive(self) -> bool:
         """Neither ended nor, as a pair's `is_over` says of a container, at the end of its output."""
-        over = self.process is None or self.process.returncode is not None
-        return not over and (self.process.stdout is None or not self.process.stdout.at_eof())
+        if self.process is None or self.process.returncode is not None:
+            return False
+        return self.process.stdout is None or not self.process.stdout.at_eof()
 
     async def attach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         assert self.process is not None
@@ -104,7 +101,9 @@ class ProcessInstance:
             with contextlib.suppress(ProcessLookupError):
                 self.process.kill()
             await self.process.wait()
-            if self.process.stdin is not None:
+            if isinstance(self.process, processes.Fork):
+                self.process.close()
+            elif self.process.stdin is not None:
                 self.process.stdin.close()
         if self._reading is not None:
             await self._reading
@@ -263,35 +262,9 @@ async def gateway(
             await supervisor.stop()
 
 
-class QuietServer(uvicorn.Server):
-    """Leaves the process's signals alone."""
-
-    def __init__(self, settings: uvicorn.Config) -> None:
-        super().__init__(settings)
-        self.up = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        self.up.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 @contextlib.asynccontextmanager
 async def serving(app: Any) -> AsyncIterator[int]:
-    """An ASGI application on a free port of 127.0.0.1."""
-    sock = tcp_socket()
-    sock.bind(("127.0.0.1", 0))
-    running = QuietServer(listener(app, grace_s=1))
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(running.serve(sockets=[sock]))
-        async with asyncio.timeout(30):
-            await running.up.wait()
-        try:
-            yield sock.getsockname()[1]
-        finally:
-            running.should_exit = True
-            await task
-    sock.close()
+    """An ASGI application on a free port of 127.0.0.1, as the gateway serves its endpoint."""
+    listener = bind_tcp("127.0.0.1:0", "gateway.listen")
+    async with control.serving(app, listener, limits=Limits(client_connections(raise_descriptor_limit()))):
+        yield listener.getsockname()[1]

@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.stockade_process import StockadeProcess
-from tests.gateway.mcp import suite
-from tests.gateway.mcp.test_conformance import whole_suite
+from tests.gateway.mcp.test_conformance import REVISIONS, required, whole_suite
 
 pytestmark = [pytest.mark.anyio, pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(1500)]
 PYTHON = "/opt/stockade/tools/mcp-server-time/bin/python"
@@ -72,14 +71,16 @@ async def test_all_97_required_scenarios_pass_with_the_fixture_in_a_container(
     entry: dict[str, Any] = {"image": image, "entrypoint": command, "mounts": [f"{folder / 'fixture'}:/fixture:ro"]}
     if kind == "http":
         entry |= {"type": "http", "port": 8000}
-    wanted = {None: suite.OLD, "2025-11-25": suite.required("2025-11-25"), "2026-07-28": suite.required("2026-07-28")}
     process = await asyncio.to_thread(started, folder, kind, {"fixture": entry})
     try:
         url = process.server_endpoint("fixture")
-        found = {revision: await whole_suite(url, tmp_path / str(revision), revision) for revision in wanted}
+        found = await asyncio.gather(*(whole_suite(url, tmp_path / revision, revision) for revision in REVISIONS))
     finally:
         await asyncio.to_thread(process.down)
     failed = [
-        f"{revision}: {name}" for revision, names in wanted.items() for name in names if not found[revision].get(name)
+        f"{revision}: {name}"
+        for revision, passed in zip(REVISIONS, found, strict=True)
+        for name in required(revision)
+        if not passed.get(name)
     ]
     assert failed == []

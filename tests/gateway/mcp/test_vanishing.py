@@ -9,9 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import random
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,30 +19,17 @@ import httpx2
 import pytest
 
 from tests.gateway.mcp.clients import legacy, modern
-from tests.gateway.mcp.fakes import FIXTURE, ROOT, Gateway, config, eventually, gateway, server
+from tests.gateway.mcp.fakes import FIXTURE, Gateway, config, eventually, gateway, server
 
 pytestmark = pytest.mark.anyio
 FAULTY = (sys.executable, "-m", "tests.fixture_server.faulty")
 CAPABILITIES: dict[str, Any] = {"sampling": {}, "elicitation": {}, "roots": {}}
 
 
-UVLOOP = "STOCKADE_TEST_UVLOOP"
-
-
-@pytest.fixture
-def anyio_backend() -> tuple[str, dict[str, Any]]:
-    """asyncio here; uvloop in a process of its own, since the two do not share a process's children."""
-    return "asyncio", {"use_uvloop": UVLOOP in os.environ}
-
-
-@pytest.mark.skipif(UVLOOP in os.environ, reason="this is that process")
-@pytest.mark.slow
-def test_all_of_this_on_uvloop_whose_transports_fail_in_other_ways() -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "--timeout", "100", __file__]
-    environment = {**os.environ, UVLOOP: "1"}
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stdout[-6000:]
-    assert " passed" in done.stdout
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """Both loops: their transports fail in other ways."""
+    return "asyncio", {"use_uvloop": request.param}
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +111,7 @@ async def test_a_crowd_that_vanishes_in_the_middle_of_its_calls_breaks_nothing(s
 async def test_a_backend_that_hung_when_it_was_greeted_is_started_anew(tmp_path: Path) -> None:
     flag = tmp_path / "hang"
     flag.touch()
-    once = ("sh", "-c", f'if [ -e {flag} ]; then rm {flag}; exec sleep 3600; fi; exec "$0" "$@"', *FAULTY)
+    once = ("env", f"FAULTY_START=hang {flag}", *FAULTY)
     settings = config({"bad": server(sessions="shared")}, gateway={"start_timeout_s": 2})
     async with gateway(settings, {"bad": once}) as running, modern(running.url("bad")) as client:
         async with asyncio.timeout(60):
