@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from egress.journal.attempt import Attempt
 from egress.journal.record import Recorder
@@ -31,10 +31,10 @@ class Live(Protocol):
     def revalidate(self) -> None:
         """The policy changed: end it if it would not be allowed now."""
 
-    def cut(self, reason: Reason) -> None:
+    def abort_with(self, reason: Reason) -> None:
         """End it now."""
 
-    def waiting(self) -> int:
+    def pending_bytes(self) -> int:
         """Bytes that wait in this process to be taken by either side."""
 
 
@@ -201,7 +201,7 @@ class Origin:
         self.door = door
         self.recorder = recorder
         self.live: set[Live] = set()
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: set[asyncio.Task[Any]] = set()
 
     def attempt(
         self,
@@ -236,7 +236,7 @@ class Origin:
 
     def cut_all(self, reason: Reason) -> None:
         for live in list(self.live):
-            live.cut(reason)
+            live.abort_with(reason)
 
 
 def named_port(policy: Policy, rule: Rule | None, port: int) -> int | None:

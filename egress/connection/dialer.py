@@ -15,14 +15,18 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from egress.connection.backend import Backend, Origin, Route
+from egress.connection.parent import connect_through, dial_parent
+from egress.connection.steps import Refusal
 from egress.journal.attempt import Attempt
+from egress.net.dial_error import DialError
 from egress.net.poller import Poller, Pollers
 from egress.net.resolver import ResolveError, Resolver
 from egress.net.stream import Stream
-from egress.net.upstream import CONNECT_TIMEOUT_S, DialError, ParentProxy, connect_through, dial, dial_parent
+from egress.net.upstream import CONNECT_TIMEOUT_S, dial
 from egress.policy.addresses import AddressClass, classify
 from egress.policy.decide import Allow, Deny, Surroundings, Target
 from egress.policy.names import IP, text_of
+from egress.policy.parent_proxy import ParentProxy
 from observability.events import Reason
 
 HOST_NAME = "host.docker.internal"
@@ -58,16 +62,6 @@ class Kept:
         if self.stream.buffer or self.stream.eof or self.parent != parent or self.stream.network != network:
             return False
         return (self.target.host, self.target.port, self.address) == (target.host, target.port, address)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """No connection. `denied` tells a policy's no from an outside that failed."""
-
-    reason: Reason
-    detail: str
-    denied: bool
-    would_deny: Reason | None = None
 
 
 class Networks(Protocol):

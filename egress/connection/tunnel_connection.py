@@ -86,16 +86,16 @@ class CarriedTunnel:
         policy = self.origin.backend.policy
         verdict = self.egress.outside.recheck(self.origin.backend, self.target, self.address, self.network)
         if isinstance(verdict, Deny) or (policy.mode is Mode.ENFORCE and not self.may_be_inside(verdict)):
-            self.cut(Reason.POLICY_REVOKED)
+            self.abort_with(Reason.POLICY_REVOKED)
 
     def may_be_inside(self, verdict: Allow) -> bool:
         """Whether a rule would now carry what was carried unseen, or against an objection."""
         opaque = verdict.rule is not None and verdict.rule.protocol is Protocol.TCP
         return opaque or (not self.opaque and self.objection is None)
 
-    def waiting(self) -> int:
+    def pending_bytes(self) -> int:
         """Bytes that were read of one side and not taken by the other; what is in a pipe waits in the kernel."""
         return len(self.tunnel.outward.rest) + len(self.tunnel.inward.rest)
 
-    def cut(self, reason: Reason) -> None:
+    def abort_with(self, reason: Reason) -> None:
         self.tunnel.cut(reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from egress.http.exchange import RequestPlan
 from egress.http.framing import Framing
 from egress.http.request_head import BodyFraming, RequestHead, serialise
-from egress.net.upstream import ParentProxy
+from egress.policy.parent_proxy import ParentProxy
 
 FRAMING = {
     BodyFraming.NONE: Framing.NONE,

@@ -21,7 +21,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final, TypeAlias
 
-from egress.http.head_end import MAX_HEAD, BadHead, HeadScan, HeadTooLarge, count_lines
+from egress.http.head_end import END, MAX_HEAD, BadHead, HeadScan, HeadTooLarge, count_lines
 from egress.policy.names import Target, parse_authority
 from observability.events import Reason
 
@@ -122,9 +122,15 @@ def parse_head(data: bytes | bytearray, *, inside: bool = False) -> RequestHead 
     `inside`: origin form, as inside a CONNECT tunnel or on a direct connection; otherwise what a proxy is sent. One empty
     line before the request line is skipped (RFC 9112 2.2). What can never become a head is refused before it is complete.
     """
+    head = parse_whole_head(data, inside=inside)
+    return HeadReader(inside=inside).read(data) if head is None else head
+
+
+def parse_whole_head(data: bytes | bytearray, *, inside: bool = False) -> RequestHead | None:
+    """As `parse_head`, None for any head that is incomplete, even one that would be refused. Raises BadRequest."""
     start = _start(data)
-    end = data.find(b"\r\n\r\n", start, start + MAX_HEAD)
-    return HeadReader(inside=inside).read(data) if end < 0 else _parse(data, start, end, inside)
+    end = data.find(END, start, start + MAX_HEAD)
+    return None if end < 0 else _parse(data, start, end, inside)
 
 
 class HeadReader:

@@ -25,8 +25,8 @@ from typing import TypeAlias
 
 from egress.connection.backend import Origin
 from egress.connection.client import Client, stream_of
-from egress.connection.dialer import Refusal
 from egress.connection.service import AnsweredNames, ConnectionService
+from egress.connection.steps import ENDED, Phase, Refusal, Step
 from egress.door.door import IP_PKTINFO
 from egress.listener.dns import MalformedQuery, Query, build_refusal, build_response, parse_query
 from egress.listener.local_names import answer_locally
@@ -311,11 +311,11 @@ def serve_dns_stream(egress: ConnectionService, origin: Origin, sock: socket.soc
     asked = own_address(sock)
     stream = stream_of(egress, origin, sock)
     if stream is not None:
-        client = Client(egress, origin, stream, address)
-        client.run(answer_queries(client, asked))
+        client = Client(egress, origin, stream, address, Phase())
+        client.await_step(answer_queries(client, asked))
 
 
-async def answer_queries(client: Client, asked: str) -> None:
+async def answer_queries(client: Client, asked: str) -> Step:
     """Answer what one connection asks, until it ends, waits too long or asks too fast."""
     egress, origin, stream = client.egress, client.origin, client.stream
     while True:
@@ -323,13 +323,13 @@ async def answer_queries(client: Client, asked: str) -> None:
         data = await read_message(stream)
         names = egress.names_of(origin)
         if data is None or names is None:
-            return
+            return ENDED
         if not client.backend.dns_rate.take(egress.loop.time()):
             names.note_limit()
-            return
+            return ENDED
         client.wait_at_most(STREAM_ANSWER_S)
         if not await answer_on_stream(names, stream, data, client.client_address, asked):
-            return
+            return ENDED
 
 
 async def answer_on_stream(names: AnsweredNames, stream: Stream, data: bytes, peer: str, asked: str) -> bool:

@@ -88,6 +88,10 @@ class Stream:
         """Whether more may have arrived than was read: it was not read while too much waited."""
         return self._missed
 
+    def unsent(self) -> int:
+        """Bytes that were written and that the kernel has not taken yet."""
+        return len(self.out) if self.out is not None else 0
+
     # --- called by the poller
 
     def ready(self, events: int) -> None:

@@ -19,7 +19,7 @@ def too_much(origins: Iterable[Origin], most: int = MOST_WAITING) -> Iterator[tu
     """(backend, connection) of what has to go so that at most `most` bytes wait; usually nothing."""
     held: dict[str, list[tuple[int, Live]]] = {}
     for origin in origins:
-        held.setdefault(origin.backend.name, []).extend((live.waiting(), live) for live in origin.live)
+        held.setdefault(origin.backend.name, []).extend((live.pending_bytes(), live) for live in origin.live)
     sums = {name: sum(size for size, _ in sizes) for name, sizes in held.items()}
     excess = sum(sums.values()) - most
     if excess <= 0:

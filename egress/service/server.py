@@ -245,7 +245,7 @@ class Egress:
         """Cut what makes too many bytes wait for peers that do not read them."""
         cut = Counter[str]()
         for backend, live in list(too_much(self.origins, self.most_waiting)):
-            live.cut(Reason.LIMIT_CONNECTIONS)
+            live.abort_with(Reason.LIMIT_CONNECTIONS)
             cut[backend] += 1
         for backend, count in cut.items():
             message = (
@@ -355,7 +355,7 @@ def tick(live: Live, now: float) -> None:
         live.tick(now)
     except Exception:
         logger.exception("a connection could not be looked at, and is cut")
-        live.cut(Reason.IDLE_TIMEOUT)
+        live.abort_with(Reason.IDLE_TIMEOUT)
 
 
 def nothing_allowed() -> tuple[Policy, Budget]:

@@ -9,8 +9,9 @@ import pytest
 
 from egress.net.poller import Poller
 from egress.net.stream import Stream
-from egress.net.upstream import ParentProxy, dial
+from egress.net.upstream import dial
 from egress.policy.names import IP
+from egress.policy.parent_proxy import ParentProxy
 from observability.events import Reason
 from tests.egress.harness import OK, client_hello, echo, running, set_budget, upstream
 
