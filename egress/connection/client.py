@@ -14,13 +14,13 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from egress.connection.backend import Origin
+from egress.connection.backend import Source
 from egress.connection.phases import LINGER_S, Lingering
 from egress.connection.service import ConnectionService
 from egress.connection.steps import ENDED, End, Phase, Refusal, Rejected, Step, Wait
-from egress.connection.tunnel_connection import CarriedTunnel
+from egress.connection.tunnel_connection import TunnelConnection
 from egress.connection.work import IDLE, Link, Work
-from egress.http.error_response import answer, sentence
+from egress.http.error_response import error_response, error_text
 from egress.journal.attempt import Attempt
 from egress.net.stream import WRITE_AHEAD, Stream
 from egress.policy.decide import Deny, Mode
@@ -40,19 +40,19 @@ def guarded(step: Callable[Concatenate[C, P], None]) -> Callable[Concatenate[C, 
         try:
             step(client, *args, **named)
         except Exception:
-            logger.exception("a connection of %s failed", client.origin.door or client.backend.name)
+            logger.exception("a connection of %s failed", client.source.door or client.backend.name)
             client.abort()
 
     return call
 
 
 class Client:
-    """A connection that a program behind `origin` made."""
+    """A connection that a program behind `source` made."""
 
-    def __init__(self, egress: ConnectionService, origin: Origin, stream: Stream, address: str, phase: Phase) -> None:
+    def __init__(self, egress: ConnectionService, source: Source, stream: Stream, address: str, phase: Phase) -> None:
         self.egress = egress
-        self.origin = origin
-        self.backend = origin.backend
+        self.source = source
+        self.backend = source.backend
         """The one that its slot is counted for."""
         self.stream = stream
         self.client_address = address
@@ -66,7 +66,7 @@ class Client:
         """It has ended, or a tunnel has taken over its slot."""
         self.task: asyncio.Task[Step] | None = None
         stream.on_lost = self.abort
-        origin.live.add(self)
+        source.live.add(self)
 
     # --- bytes and steps
 
@@ -139,21 +139,21 @@ class Client:
         """Let a task find out what comes next."""
         self.stream.on_input = None
         self.task = task = self.egress.tasks.create_task(self.guard(work))
-        self.origin.tasks.add(task)
+        self.source.tasks.add(task)
         task.add_done_callback(lambda _: self.on_task_done(task, work))
 
     async def guard(self, work: Coroutine[Any, Any, Step]) -> Step:
         try:
             return await work
         except Exception:
-            logger.exception("a connection of %s failed", self.origin.door or self.backend.name)
+            logger.exception("a connection of %s failed", self.source.door or self.backend.name)
             return ENDED
 
     @guarded
     def on_task_done(self, task: asyncio.Task[Step], work: Coroutine[Any, Any, Step]) -> None:
         """Its task is done, perhaps cancelled before it began."""
         work.close()
-        self.origin.tasks.discard(task)
+        self.source.tasks.discard(task)
         self.task = None
         if self.closed:
             return
@@ -188,8 +188,8 @@ class Client:
         if not isinstance(link, Link):
             return  # nothing is connected yet; the dialer looks again once it is
         network = link.upstream.network
-        verdict = self.egress.outside.recheck(self.origin.backend, link.target, link.address, network)
-        mismatched = link.mismatch is not None and self.origin.backend.policy.mode is Mode.ENFORCE
+        verdict = self.egress.dialer.recheck(self.source.backend, link.target, link.address, network)
+        mismatched = link.mismatch is not None and self.source.backend.policy.mode is Mode.ENFORCE
         if isinstance(verdict, Deny) or mismatched:
             if not link.attempt.carried:  # its first bytes have not come
                 link.attempt.deny(Reason.POLICY_REVOKED, "the policy changed meanwhile")
@@ -223,7 +223,7 @@ class Client:
 
     def reject(self, step: Rejected) -> None:
         """Answer what is no proper request."""
-        attempt = self.origin.attempt(client_address=self.client_address)
+        attempt = self.source.attempt(client_address=self.client_address)
         attempt.deny(step.reason, step.detail)
         self.say(step.reason, step.detail, close=True)
         self.linger(Lingering())
@@ -247,16 +247,16 @@ class Client:
         port_named: bool = False,
     ) -> None:
         """Answer with an error of ours."""
-        text = sentence(
+        text = error_text(
             reason,
             backend=self.backend.name,
-            standalone=self.egress.outside.surroundings.standalone,
+            standalone=self.egress.dialer.surroundings.standalone,
             host=host,
             port=port,
             detail=detail,
             port_named=port_named,
         )
-        self.stream.write(answer(reason, text, close=close, with_body=body))
+        self.stream.write(error_response(reason, text, close=close, with_body=body))
 
     def linger(self, phase: Lingering) -> None:
         """Close so that the client can still read our answer."""
@@ -289,7 +289,7 @@ class Client:
             self.stream.abort()
         else:
             self.stream.close()
-        self.origin.live.discard(self)
+        self.source.live.discard(self)
         if self.reason is None and self.stream.unsent():
             FlushingClient(self)
         else:
@@ -302,9 +302,9 @@ class Client:
         """Join client and upstream; nothing is parsed any more."""
         sent, received = link.counts()
         self.work = IDLE
-        CarriedTunnel(
+        TunnelConnection(
             self.egress,
-            self.origin,
+            self.source,
             link.attempt,
             link.target,
             link.address,
@@ -312,12 +312,12 @@ class Client:
             link.upstream,
             backend=self.backend,
             opaque=opaque,
-            objection=link.mismatch,
+            mismatch=link.mismatch,
             sent=sent,
             received=received,
         )
         self.closed = True
-        self.origin.live.discard(self)
+        self.source.live.discard(self)
 
 
 class FlushingClient:
@@ -331,7 +331,7 @@ class FlushingClient:
         self.unsent = client.stream.unsent()
         self.since = client.egress.loop.time()
         client.stream.on_lost = self.release
-        client.origin.live.add(self)
+        client.source.live.add(self)
 
     def tick(self, now: float) -> None:
         unsent = self.client.stream.unsent()
@@ -351,15 +351,15 @@ class FlushingClient:
         return self.client.pending_bytes()
 
     def release(self) -> None:
-        self.client.origin.live.discard(self)
+        self.client.source.live.discard(self)
         self.client.egress.released(self.client.backend)
 
 
-def stream_of(egress: ConnectionService, origin: Origin, sock: socket.socket) -> Stream | None:
+def stream_of(egress: ConnectionService, source: Source, sock: socket.socket) -> Stream | None:
     """A stream on a connection that was admitted; None, and its slot is given back, when that cannot be."""
     try:
-        return Stream(origin.backend.poller, sock)
+        return Stream(source.backend.poller, sock)
     except OSError:
         sock.close()
-        egress.released(origin.backend)
+        egress.released(source.backend)
         return None

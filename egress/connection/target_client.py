@@ -141,7 +141,7 @@ class TargetClient(Client):
             attempt.detail = misfit
             attempt.allow(link.verdict.would_deny or link.mismatch)
         elif misfit and not self.backend.remarks.take(self.egress.loop.time()):
-            door = self.origin.door
+            door = self.source.door
             self.backend.note_flood(door, Reason.INNER_HOST_MISMATCH, attempt.via, MANY_MISFITS, Decision.REPORT)
         elif misfit:
             link.remark = remark = self.inner_attempt(attempt, head)
@@ -170,7 +170,7 @@ class TargetClient(Client):
 
     def inner_attempt(self, attempt: Attempt, head: RequestHead) -> Attempt:
         """One for a request inside, beside that of its connection."""
-        return self.origin.attempt(
+        return self.source.attempt(
             method=head.method,
             host=head.target.host,
             port=head.target.port,

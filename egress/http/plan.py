@@ -1,4 +1,4 @@
-"""From a parsed request to what goes out: the head built anew, and how its body is framed."""
+"""From a parsed request to what goes out: the rebuilt head, and how its body is framed."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 
-from egress.connection.backend import Origin
+from egress.connection.backend import Source
 from egress.connection.client import guarded, stream_of
 from egress.connection.phases import OpeningDirect, Peeking
 from egress.connection.service import ConnectionService
@@ -27,26 +27,26 @@ PEEK_S = 1.0
 """How long a connection that will be closed anyway may take to show a name."""
 
 
-def serve_direct(egress: ConnectionService, origin: Origin, sock: socket.socket, address: str) -> None:
+def serve_direct(egress: ConnectionService, source: Source, sock: socket.socket, address: str) -> None:
     """Serve one connection to a direct port."""
     try:
         destination, port = sock.getsockname()[:2]
     except OSError:
         sock.close()
-        egress.released(origin.backend)
+        egress.released(source.backend)
         return
-    stream = stream_of(egress, origin, sock)
+    stream = stream_of(egress, source, sock)
     if stream is not None:
-        DirectClient(egress, origin, stream, address, ipaddress.ip_address(destination), port).start()
+        DirectClient(egress, source, stream, address, ipaddress.ip_address(destination), port).start()
 
 
 class DirectClient(TargetClient):
     """A program that dialled an address itself."""
 
     def __init__(
-        self, egress: ConnectionService, origin: Origin, stream: Stream, address: str, destination: IP, port: int
+        self, egress: ConnectionService, source: Source, stream: Stream, address: str, destination: IP, port: int
     ) -> None:
-        super().__init__(egress, origin, stream, address, Peeking())
+        super().__init__(egress, source, stream, address, Peeking())
         self.destination = destination
         self.port = port
 
@@ -57,7 +57,7 @@ class DirectClient(TargetClient):
         if opaque is not None:
             self.connect(opaque, Via.TCP, None)
         else:
-            direct = self.origin.backend.policy.direct
+            direct = self.source.backend.policy.direct
             self.read(self.phase, self.backend.budget.head_timeout_s if direct else PEEK_S)
 
     def apply(self, step: Step) -> None:
@@ -74,7 +74,7 @@ class DirectClient(TargetClient):
         """The first bytes have shown a name, or that there is none: connect, or close."""
         self.stream.on_input = None
         self.wait_forever()
-        if not self.origin.backend.policy.direct:
+        if not self.source.backend.policy.direct:
             self.deny(name, "it did not use the proxy")
         elif name:
             self.connect_named(name)
@@ -83,10 +83,10 @@ class DirectClient(TargetClient):
 
     def opaque_target(self) -> Target | None:
         """The target when a `protocol: tcp` rule has it: by the address made up for its name, or as a literal."""
-        names = self.egress.names_of(self.origin)
+        names = self.egress.names_of(self.source)
         name = names.named.get(self.destination, "") if names is not None else ""
         target = Target(host=name, ip=None, port=self.port) if name else self.literal()
-        verdict = decide_name(self.origin.backend.policy, target, self.egress.outside.surroundings)
+        verdict = decide_name(self.source.backend.policy, target, self.egress.dialer.surroundings)
         if name:
             return target
         if isinstance(verdict, Allow) and verdict.rule is not None and verdict.rule.protocol is Protocol.TCP:
@@ -98,7 +98,7 @@ class DirectClient(TargetClient):
 
     def connect_named(self, name: str) -> None:
         """A name was shown: it must be one that this backend was told this address for."""
-        names = self.egress.names_of(self.origin)
+        names = self.egress.names_of(self.source)
         network = names.told_of(name, self.destination) if names is not None else None
         if network is None:
             self.deny(name, f"{self.destination} was not answered to a lookup of that name")
@@ -107,7 +107,7 @@ class DirectClient(TargetClient):
 
     def deny(self, name: str, detail: str) -> None:
         host = name or str(self.destination)
-        attempt = self.origin.attempt(
+        attempt = self.source.attempt(
             via=Via.DIRECT,
             method="TCP",
             host=host,
@@ -120,7 +120,7 @@ class DirectClient(TargetClient):
 
     def connect(self, target: Target, via: Via, only: IP | None, network: str = "") -> None:
         """Carry the connection to `target` under the policy."""
-        attempt = self.origin.attempt(
+        attempt = self.source.attempt(
             via=via,
             method="TCP",
             host=target.host,
@@ -135,8 +135,8 @@ class DirectClient(TargetClient):
     async def open(self, opening: OpeningDirect[DirectAsking], asking: DirectAsking) -> Step:
         """A connection to the target; the end where there is none."""
         attempt, target = asking.attempt, opening.target
-        reached = await self.egress.outside.reach(
-            self.origin, target, attempt, only=asking.only, network=asking.network
+        reached = await self.egress.dialer.open(
+            self.source, target, attempt, only=asking.only, network=asking.network
         )
         if isinstance(reached, Refusal):
             self.refuse(attempt, reached)

@@ -17,7 +17,7 @@ from egress.http.request_head import RequestHead
 from egress.journal.attempt import Attempt
 
 
-class ProxyRequests(TargetClient):
+class SlowPath(TargetClient):
     """A client that speaks HTTP to the proxy."""
 
     kept: Kept | None = None
@@ -45,8 +45,8 @@ class ProxyRequests(TargetClient):
         if connects:
             self.close_kept()
             self.stream.on_end = self.abort  # a client that ends now has nothing to say to the target
-        reached = await self.egress.outside.reach(
-            self.origin, head.target, attempt, plain=is_plain(head), kept=self.kept, failed=opening.failed
+        reached = await self.egress.dialer.open(
+            self.source, head.target, attempt, plain=is_plain(head), kept=self.kept, failed=opening.failed
         )
         self.stream.on_end = None
         if isinstance(reached, Refusal):
@@ -95,7 +95,7 @@ class ProxyRequests(TargetClient):
         if link.kept is not None and step.may_repeat(fault) and not self.stream.expired:
             self.wait_forever()
             head, attempt = step.head, link.attempt
-            reached = await self.egress.outside.reach(self.origin, head.target, attempt, plain=is_plain(head))
+            reached = await self.egress.dialer.open(self.source, head.target, attempt, plain=is_plain(head))
             link.upstream.abort()
             if isinstance(reached, Reached):
                 link = self.link_to(head, attempt, reached)

@@ -14,44 +14,44 @@ import contextlib
 import functools
 import socket
 
-from egress.connection.backend import Origin, Route, Verdicts
+from egress.connection.backend import DecisionCache, Route, Source
 from egress.connection.client import guarded, stream_of
 from egress.connection.dialer import Reached
 from egress.connection.phases import Deciding, Dialling, Lingering, ReadingHead
 from egress.connection.service import ConnectionService
 from egress.connection.steps import Refusal, Step
 from egress.connection.work import Asking, Dial, Link
-from egress.http.error_response import answer, sentence
+from egress.http.error_response import error_response, error_text
 from egress.http.request_head import RequestHead
 from egress.journal.attempt import Attempt
-from egress.listener.http_client import ProxyRequests
+from egress.listener.http_client import SlowPath
 from egress.net.dial_error import DialError
 from egress.net.stream import Stream
 from egress.net.upstream import Dialling as DialInProgress
 from observability.events import Reason
 
 
-def refuse_connection(sock: socket.socket, origin: Origin, reason: Reason) -> None:
+def refuse_connection(sock: socket.socket, source: Source, reason: Reason) -> None:
     """Answer a connection that a limit turned away; the caller closes it. Best effort, never waits."""
-    text = sentence(
-        reason, backend=origin.backend.name, standalone=False, host="", port=0, detail="too many connections at once"
+    text = error_text(
+        reason, backend=source.backend.name, standalone=False, host="", port=0, detail="too many connections at once"
     )
     with contextlib.suppress(OSError):
         sock.recv(65536)
     with contextlib.suppress(OSError):
-        sock.send(answer(reason, text, close=True))
+        sock.send(error_response(reason, text, close=True))
         sock.shutdown(socket.SHUT_WR)
 
 
-def serve_proxy(egress: ConnectionService, origin: Origin, sock: socket.socket, address: str) -> None:
+def serve_proxy(egress: ConnectionService, source: Source, sock: socket.socket, address: str) -> None:
     """Serve one connection to the proxy's port."""
-    stream = stream_of(egress, origin, sock)
+    stream = stream_of(egress, source, sock)
     if stream is not None:
-        client = ProxyClient(egress, origin, stream, address, ReadingHead(origin.backend))
-        client.wait(origin.backend.budget.idle_timeout_s)
+        client = FastPath(egress, source, stream, address, ReadingHead(source.backend))
+        client.wait(source.backend.budget.idle_timeout_s)
 
 
-class ProxyClient(ProxyRequests):
+class FastPath(SlowPath):
     """A client that speaks HTTP to the proxy, served without a task where nothing has to be awaited."""
 
     first = True
@@ -74,14 +74,14 @@ class ProxyClient(ProxyRequests):
         self.wait_forever()
         head = step.head
         if not (self.first or self.backend.rate.take(self.egress.loop.time())):
-            self.backend.note_flood(self.origin.door, Reason.LIMIT_RATE)
+            self.backend.note_flood(self.source.door, Reason.LIMIT_RATE)
             self.say(Reason.LIMIT_RATE, "too many requests a second", close=True)
             self.linger(Lingering())
             return
         self.first = False
         asking = Asking(self.begin_attempt(head))
         self.work = asking
-        route = self.egress.outside.at_hand(self.origin.backend, head.target)
+        route = self.egress.dialer.at_hand(self.source.backend, head.target)
         if route is None:
             self.apply(step.wait(asking))
         else:
@@ -89,9 +89,9 @@ class ProxyClient(ProxyRequests):
 
     def begin_attempt(self, head: RequestHead) -> Attempt:
         target = head.target
-        if (names := self.egress.names_of(self.origin)) is not None:
+        if (names := self.egress.names_of(self.source)) is not None:
             names.note_proxied(target.host)
-        return self.origin.attempt(
+        return self.source.attempt(
             method=head.method, host=target.host, port=target.port, client_address=self.client_address
         )
 
@@ -111,24 +111,24 @@ class ProxyClient(ProxyRequests):
 
     def dial(self, step: Dialling[Asking], asking: Asking) -> None:
         """Dial the address that the policy picked."""
-        loop, outside = self.egress.loop, self.egress.outside
-        verdicts = self.origin.backend.verdicts
+        loop, dialer = self.egress.loop, self.egress.dialer
+        decisions = self.source.backend.decisions
         started = loop.time()
         dialling = DialInProgress(self.stream.poller, step.address, step.head.target.port)
         self.phase = step
         self.work = work = Dial(asking.attempt, dialling, started, step)
         if dialling.outcome is not None:
-            self.dialled(work, verdicts)
+            self.dialled(work, decisions)
             return
-        dialling.on_done = functools.partial(self.dialled, work, verdicts)
-        self.wait_at_most(outside.connect_timeout_s)
+        dialling.on_done = functools.partial(self.dialled, work, decisions)
+        self.wait_at_most(dialer.connect_timeout_s)
         if step.head.method == "CONNECT":
             self.stream.on_end = self.abort  # a client that ends now has nothing to say to the target
             if self.stream.eof and not self.stream.buffer:
                 self.abort()
 
     @guarded
-    def dialled(self, work: Dial, verdicts: Verdicts) -> None:
+    def dialled(self, work: Dial, decisions: DecisionCache) -> None:
         """The connection is made, or cannot be."""
         step, attempt, outcome = work.phase, work.attempt, work.dialling.outcome
         self.stream.on_end = None
@@ -137,7 +137,7 @@ class ProxyClient(ProxyRequests):
             self.dial_failed(work, outcome)
         elif isinstance(outcome, Stream):
             attempt.connect_s = self.egress.loop.time() - work.started
-            if self.origin.backend.verdicts is not verdicts and not self.is_still_allowed(work, outcome):
+            if self.source.backend.decisions is not decisions and not self.is_still_allowed(work, outcome):
                 return
             link = Link(attempt, step.head.target, step.verdict, outcome, step.address)
             self.use(link, step.head)
@@ -151,7 +151,7 @@ class ProxyClient(ProxyRequests):
         """The policy changed while we dialled: what is not allowed any more does not begin."""
         step = work.phase
         reached = Reached(stream=stream, verdict=step.verdict, address=step.address)
-        checked = self.egress.outside.still_allowed(self.origin.backend, step.head.target, reached)
+        checked = self.egress.dialer.still_allowed(self.source.backend, step.head.target, reached)
         if isinstance(checked, Refusal):
             self.work = Asking(work.attempt)
             self.apply(step.refused(checked))
@@ -165,4 +165,4 @@ class ProxyClient(ProxyRequests):
             return
         self.stream.on_end = None
         work.dialling.abandon()
-        self.dial_failed(work, work.dialling.late(self.egress.outside.connect_timeout_s))
+        self.dial_failed(work, work.dialling.late(self.egress.dialer.connect_timeout_s))

@@ -48,7 +48,7 @@ class Dialling:
             self.fail(error)
 
     def connect(self) -> None:
-        """Begin, or ask how it went. Raises OSError when it failed."""
+        """Start the connect, or ask for its outcome. Raises OSError when it failed."""
         code = self.sock.connect_ex((text_of(self.address), self.port))
         if code in (0, errno.EISCONN):
             self.outcome = Stream(self.poller, self.sock, watched=self.sock.fileno() in self.poller.handlers)

@@ -24,7 +24,7 @@ from egress.net.poller import Poller
 from egress.net.stream import WRITE_AHEAD, Stream
 from egress.policy.budget import Budget
 from egress.policy.decide import Target, parse_policy
-from egress.service.control import Gateway
+from egress.service.control import ControlConnection
 from observability.events import Reason
 from tests.egress.hellos import openssl_hello, records
 
@@ -242,7 +242,7 @@ async def test_dns_over_tcp_costs_the_same_however_it_is_cut() -> None:
 
 
 def test_a_large_push_of_the_gateway_is_not_searched_anew_with_each_piece() -> None:
-    gateway = Gateway(SimpleNamespace(host=None))  # type: ignore[arg-type]
+    gateway = ControlConnection(SimpleNamespace(target=None))  # type: ignore[arg-type]
     gateway.buffer = buffer = Counted()
     lines: list[bytes] = []
     gateway.answer = lines.append  # type: ignore[method-assign,assignment]

@@ -18,8 +18,8 @@ from egress.connection.work import Link
 from egress.http.exchange import Exchange, UpstreamFault
 from egress.http.head_end import MAX_HEAD
 from egress.listener import http_fast_path
-from egress.listener.http_fast_path import ProxyClient
-from egress.net.stream import READ_AHEAD
+from egress.listener.http_fast_path import FastPath
+from egress.net.stream import READ_AHEAD, WRITE_AHEAD
 from observability.events import Decision, Phase, Reason
 from tests.egress.harness import OK, Client, Running, client_hello, echo, http_server, running, set_budget, upstream
 from tests.egress.sockets import LOOPS, WAIT_S, descriptors, reset
@@ -42,10 +42,10 @@ def to(*ports: int) -> list[str]:
     return [f"{NAME}:{port}:127.0.0.1" for port in ports]
 
 
-def only(proxy: Running) -> ProxyClient:
+def only(proxy: Running) -> FastPath:
     """The connection that is open."""
-    (live,) = [live for origin in proxy.egress.origins for live in origin.live]
-    assert isinstance(live, ProxyClient)
+    (live,) = [live for source in proxy.egress.sources for live in source.live]
+    assert isinstance(live, FastPath)
     return live
 
 
@@ -110,7 +110,7 @@ async def test_a_connect_leaves_no_connection_of_an_earlier_request_behind() -> 
             client = await proxy.client()
             assert (await client.get(f"http://{NAME}:{web}/"))[1] == b"hello"
             if slowly:
-                proxy.egress.outside.at_hand = lambda backend, target: None  # type: ignore[method-assign]
+                proxy.egress.dialer.at_hand = lambda backend, target: None  # type: ignore[method-assign]
             assert "200" in await client.connect(f"{NAME}:{port}")
             await client.send(client_hello(NAME))
             await client.exactly(100)
@@ -324,6 +324,28 @@ async def test_the_end_of_a_chunked_body_that_comes_while_the_server_takes_nothi
         assert (await client.response())[1] == b"hello"
 
 
+async def test_a_client_that_asks_on_without_reading_is_asked_nothing_for_after_a_while() -> None:
+    """Small answers too: what waits for it is bounded, and no more requests go out."""
+    asked = 0
+
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            asked += 1
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(PIECE) + b"0\r\n\r\n")
+
+    async with upstream(answers) as port, running(allow(port), resolve=to(port)) as proxy:
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", proxy.port))
+            one = f"GET http://{NAME}:{port}/ HTTP/1.1\r\nHost: {NAME}:{port}\r\n\r\n".encode()
+            await asyncio.to_thread(sock.sendall, one * 400)
+            await proxy.until(lambda: only(proxy).stream._drained is not None)
+            assert only(proxy).stream.unsent() < WRITE_AHEAD + 2 * len(PIECE)
+            assert asked < 400
+
+
 async def test_what_a_server_says_unasked_never_answers_a_request_inside_a_connection() -> None:
     poisoned = OK + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
     async with upstream(http_server(poisoned)) as port, running(allow(port), resolve=to(port)) as proxy:
@@ -342,6 +364,8 @@ async def places() -> AsyncIterator[tuple[Running, int, int]]:
         head = await reader.readuntil(b"\r\n\r\n")
         if head.startswith(b"GET /body"):
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+        elif head.startswith(b"GET /stream"):
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\nhalf")
         await reader.read()
 
     with socket.socket() as full, socket.socket() as first:
@@ -366,6 +390,7 @@ async def places() -> AsyncIterator[tuple[Running, int, int]]:
         ("hello", [(Phase.DECIDED, Reason.HEAD_TIMEOUT)], b""),
         ("response", [(Phase.DECIDED, None), (Phase.CLOSED, Reason.IDLE_TIMEOUT)], b"HTTP/1.1 504 idle_timeout"),
         ("body", [(Phase.DECIDED, None), (Phase.CLOSED, Reason.IDLE_TIMEOUT)], b"half"),
+        ("stream", [(Phase.DECIDED, None), (Phase.CLOSED, Reason.IDLE_TIMEOUT)], b"half"),
     ],
 )
 async def test_each_state_ends_in_time(state: str, told: list[object], answer: bytes) -> None:
@@ -406,7 +431,7 @@ async def test_a_connection_that_breaks_in_any_state_leaves_nothing(state: str, 
         await proxy.until(lambda: descriptors() <= before)
         closed = [event for event in proxy.events() if event.phase is Phase.CLOSED]
         assert len(closed) == decided
-        assert all(not origin.live and not origin.tasks for origin in proxy.egress.origins)
+        assert all(not source.live and not source.tasks for source in proxy.egress.sources)
 
 
 async def reach_state(proxy: Running, state: str, port: int, queue: int) -> Client:
@@ -423,9 +448,9 @@ async def reach_state(proxy: Running, state: str, port: int, queue: int) -> Clie
             await proxy.until(lambda: proxy.egress.open == 1 and is_in(proxy, Dialling))
         case "hello":
             assert "200" in await client.connect(f"{NAME}:{port}")
-        case "response" | "body":
+        case "response" | "body" | "stream":
             await client.send(f"GET http://{NAME}:{port}/{state} HTTP/1.1\r\nHost: {NAME}:{port}\r\n\r\n".encode())
             await proxy.until(lambda: proxy.egress.open == 1 and is_in(proxy, Exchanging))
-            if state == "body":
+            if state != "response":
                 await client.head()
     return client

@@ -133,7 +133,7 @@ async def test_what_a_joined_network_knows_is_reached_there_and_no_parent_hears_
     }
     async with upstream(echo) as database, upstream(parent_proxy) as port:
         async with running(block, upstream_proxy=f"http://127.0.0.1:{port}") as proxy:
-            proxy.egress.outside.networks = Joined()
+            proxy.egress.dialer.networks = Joined()
             client = await proxy.client()
             assert "200" in await client.connect("db:5432")
             await client.send(b"select 1")

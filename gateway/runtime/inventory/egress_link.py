@@ -16,14 +16,13 @@ import mmap
 import os
 import socket
 import struct
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from egress.door.passing import close_all, receive_packet, send_packet
-from observability.events import EgressEvent, NoticeEvent, Severity, event_from_json
+from observability.events import EgressEvent, NoticeEvent, Severity, event_from_json, notice
 
 logger = logging.getLogger(__name__)
 
@@ -256,17 +255,7 @@ class EgressLink:
             self.tell("events_dropped", text, Severity.WARNING, int(lost), str(backend))
 
     def tell(self, code: str, message: str, severity: Severity, count: int = 1, backend: str = "") -> None:
-        self.on_event(
-            NoticeEvent(
-                time=time.time(),
-                source="egress",
-                code=code,
-                severity=severity,
-                backend=backend,
-                message=message,
-                count=count,
-            )
-        )
+        self.on_event(notice("egress", code, message, severity, backend=backend, count=count))
 
     async def answer_host_port(self, message: Mapping[str, Any]) -> None:
         listeners = "unknown"

@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
+from egress.door.notes import NoteKind
 from egress.net.interfaces import interface_addresses
 from gateway.runtime.engine.base import BackendStatus, Engine, EngineInfo, Instance, LogLine
 from gateway.runtime.engine.errors import BackendUnavailable, EngineError, PlanError
@@ -534,7 +535,7 @@ class Supervisor:
 
     def door_state(self, door: str, state: str, detail: str) -> None:
         """What the egress says of a door (`EgressLink.on_door`)."""
-        if state == "note" and "AnyIP" in detail:
+        if state == NoteKind.NO_ROUTE:
             self.no_route = True
 
     # -- background

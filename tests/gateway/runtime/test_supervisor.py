@@ -546,7 +546,7 @@ async def test_an_engine_that_refuses_the_capability_gets_a_door_without_it(stag
         await supervisor.instance("clock")
         assert "NET_ADMIN" not in stage.engine.named("stockade-p-b-clock-door").plan.capabilities
         assert stage.link.on_door is not None
-        stage.link.on_door("clock", "note", "no AnyIP route: Operation not permitted")
+        stage.link.on_door("clock", "no_route", "no AnyIP route: Operation not permitted")
         assert supervisor.status()[0].direct_supported is False
 
 
