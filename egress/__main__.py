@@ -18,7 +18,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from egress.connection.dialer import Outside
+from egress.connection.dialer import Dialer
 from egress.doors.connectors import Connectors
 from egress.doors.ingress import Ingress
 from egress.doors.packets import PacketServer
@@ -42,12 +42,12 @@ async def run(control_dir: Path, doors_dir: Path, log: LineWriter) -> None:
     resolver = SystemResolver(loop.time)
     own = interface_addresses()
     pollers = Pollers(loop)
-    outside = Outside.unconfigured(resolver, pollers)
+    dialer = Dialer.unconfigured(resolver, pollers)
     async with asyncio.TaskGroup() as tasks:
-        egress = Egress(loop, tasks, recorder, outside, own=own, log_dropped=lambda: log.dropped)
+        egress = Egress(loop, tasks, recorder, dialer, own=own, log_dropped=lambda: log.dropped)
         control = Control(loop, egress)
-        outside.ask_host_port = control.ask_host_port
-        outside.networks = Connectors(egress.doors)
+        dialer.ask_host_port = control.ask_host_port
+        dialer.networks = Connectors(egress.doors)
         egress.on_door_state = control.door_state
         await control.listen(control_dir / "egress.sock")
         doors = PacketServer(loop, doors_dir / "doors.sock", egress.doors.on_peer)

@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from egress.connection.backend import Origin
-from egress.connection.dialer import Outside
+from egress.connection.backend import Source
+from egress.connection.dialer import Dialer
 from egress.journal.loglines import LineWriter
 from egress.journal.record import Recorder
 from egress.listener.http_fast_path import serve_proxy
@@ -100,12 +100,12 @@ async def serve_on(
     recorder = Recorder(epoch=secrets.token_hex(8), log=log)
     system = SystemResolver(loop.time)
     pollers = Pollers(loop)
-    outside = Outside.unconfigured(resolver or system, pollers)
+    dialer = Dialer.unconfigured(resolver or system, pollers)
     async with asyncio.TaskGroup() as tasks:
-        egress = Egress(loop, tasks, recorder, outside, own=frozenset())
+        egress = Egress(loop, tasks, recorder, dialer, own=frozenset())
         egress.apply(message)
-        origin = Origin(egress.backends[NAME], "", recorder)
-        egress.origins.add(origin)
+        source = Source(egress.backends[NAME], "", recorder)
+        egress.sources.add(source)
 
         def broken(error: OSError) -> None:
             recorder.notice("listener_failed", f"the listener broke: {error}", severity=Severity.ERROR)
@@ -115,10 +115,10 @@ async def serve_on(
             egress.shed += 1
 
         acceptor = Acceptor(
-            origin.backend.poller,
+            source.backend.poller,
             sock,
             egress.reserve,
-            on_connection=lambda connection, address: egress.admit(origin, connection, address, serve_proxy),
+            on_connection=lambda connection, address: egress.admit(source, connection, address, serve_proxy),
             on_failure=broken,
             on_shed=note_shed,
         )

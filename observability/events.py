@@ -14,6 +14,7 @@ made, with a mark that says how long they were, so no later stage (history, stre
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -331,6 +332,28 @@ class NoticeEvent(Bounded):
     backend: str = ""
     message: str = ""
     count: int = 1
+
+
+def notice(
+    source: str,
+    code: str,
+    message: str,
+    severity: Severity = Severity.INFO,
+    *,
+    backend: str = "",
+    count: int = 1,
+    at: float | None = None,
+) -> NoticeEvent:
+    """A notice of `source`, dated now unless `at` (seconds since the epoch) says otherwise."""
+    return NoticeEvent(
+        time=time.time() if at is None else at,
+        source=source,
+        code=code,
+        severity=severity,
+        backend=backend,
+        message=message,
+        count=count,
+    )
 
 
 def _limit(kind: type[Any], name: str) -> int:

@@ -1,4 +1,4 @@
-"""A backend as the egress knows it, and the origins (doors) that its connections come from."""
+"""A backend as the egress knows it, and the sources (doors) that its connections come from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from egress.journal.attempt import Attempt
 from egress.journal.record import Recorder
@@ -31,26 +31,26 @@ class Live(Protocol):
     def revalidate(self) -> None:
         """The policy changed: end it if it would not be allowed now."""
 
-    def cut(self, reason: Reason) -> None:
-        """End it now."""
+    def abort_with(self, reason: Reason) -> None:
+        """End it now; `reason` goes on record."""
 
-    def waiting(self) -> int:
-        """Bytes that wait in this process to be taken by either side."""
+    def pending_bytes(self) -> int:
+        """Bytes that wait in this process for either side to read them."""
 
 
 class Route(NamedTuple):
-    """A yes with all that is said of it."""
+    """An allow decision with the fields that its event needs."""
 
     verdict: Allow
     address: IP
-    """The one to dial."""
+    """The address to dial."""
     address_text: str
     rule: str
     rule_port: int | None
 
 
 class Flood(NamedTuple):
-    """What is too frequent to be told one by one: counted, and told once a second."""
+    """What is too frequent to be reported one by one: counted, and reported once a second."""
 
     door: str
     reason: Reason
@@ -59,11 +59,11 @@ class Flood(NamedTuple):
     decision: Decision
 
 
-class Verdicts:
-    """What the policy said of a target before: the same question to the same pure function has the same answer.
+class DecisionCache:
+    """Decisions of one policy, by target: a pure function gives the same answer to the same question.
 
-    Asked with the same policy (it belongs to one) and the same surroundings only, and, for a verdict by address, with the
-    same addresses: a changed lookup is another question.
+    Valid for one set of surroundings; a decision by address is also keyed by the addresses, so that a changed lookup is
+    decided again.
     """
 
     __slots__ = ("around", "by_address", "by_name", "policy", "routes", "rule_ports")
@@ -78,7 +78,7 @@ class Verdicts:
 
     def name(self, target: Target, around: Surroundings) -> Allow | Deny:
         """`decide_name`."""
-        self.belong_to(around)
+        self.invalidate_unless(around)
         key = (target.host, target.port)
         verdict = self.by_name.get(key)
         if verdict is None:
@@ -87,7 +87,7 @@ class Verdicts:
 
     def address(self, target: Target, addresses: tuple[IP, ...], around: Surroundings) -> Allow | Deny:
         """`decide`."""
-        self.belong_to(around)
+        self.invalidate_unless(around)
         key = (target.host, target.port, addresses)
         verdict = self.by_address.get(key)
         if verdict is None:
@@ -95,8 +95,8 @@ class Verdicts:
         return verdict
 
     def route(self, target: Target, addresses: tuple[IP, ...], around: Surroundings) -> Route | None:
-        """What both verdicts together come to; None where one is a no."""
-        self.belong_to(around)
+        """The route that both decisions allow, None where one denies it."""
+        self.invalidate_unless(around)
         key = (target.host, target.port)
         known = self.routes.get(key)
         if known is None or known[0] != addresses:
@@ -122,7 +122,7 @@ class Verdicts:
             self.rule_ports[key] = named_port(self.policy, rule, port)
         return self.rule_ports[key]
 
-    def belong_to(self, around: Surroundings) -> None:
+    def invalidate_unless(self, around: Surroundings) -> None:
         full = len(self.by_name) >= MAX_VERDICTS or len(self.by_address) >= MAX_VERDICTS
         if around is not self.around or full:
             self.around = around
@@ -137,39 +137,39 @@ class Backend:
     def __init__(self, name: str, policy: Policy, budget: Budget, poller: Poller, own_port: int = 0) -> None:
         self.name = name
         self.poller = poller
-        """Watches everything that it can make ready."""
+        """Watches every descriptor whose readiness this backend can cause."""
         self.open = 0
         """Client connections open now."""
         self.asked = Counter[str]()
-        """How many wait for a lookup, by name."""
+        """How many connections wait for a lookup, by name."""
         self.flooded = Counter[Flood]()
-        """What is told once a second."""
+        """What is reported once a second, counted."""
         self.remarks = TokenBucket(REMARKS_RATE, REMARKS_RATE * 2)
-        """Events about what happens inside a connection that has told of itself."""
+        """Limits events about what happens inside a connection that has an event already."""
         self.update(policy, budget, own_port)
 
     def update(self, policy: Policy, budget: Budget, own_port: int = 0) -> None:
-        """Hold another policy from now on. `own_port` is one that it listens on itself, so nobody else does."""
+        """Replace the policy. `own_port`: the backend listens there itself, so its door does not."""
         self.policy = policy
         self.mode = str(policy.mode)
         self.direct_ports = direct_ports(policy, own_port)
         self.budget = budget
         self.rate = TokenBucket(budget.rate, budget.rate * 2)
-        self.verdicts = Verdicts(policy)
+        self.decisions = DecisionCache(policy)
         self.dns_rate = TokenBucket(budget.dns_rate, budget.dns_rate * 2)
 
     @property
     def lookups(self) -> int:
-        """Lookups under way: one a name, however many wait for it, but that the DNS of a joined network is asked by each."""
+        """DNS lookups in flight. Waiters for one name share a lookup, except on joined networks."""
         return self.asked.total() if self.policy.join else len(self.asked)
 
     def may_look_up(self, host: str) -> bool:
-        """Whether one more may wait for a lookup of that name."""
+        """Whether another connection may wait for a lookup of that name."""
         return self.lookups < self.budget.lookups or (host in self.asked and not self.policy.join)
 
     @contextlib.contextmanager
     def looking_up(self, host: str) -> Iterator[None]:
-        """Count one that waits."""
+        """Count a connection that waits for a lookup."""
         self.asked[host] += 1
         try:
             yield
@@ -186,14 +186,14 @@ class Backend:
         detail: str = "refused at once: too many",
         decision: Decision = Decision.DENY,
     ) -> None:
-        """Count what would be too many events; the sweep tells of it. `detail` is one of a few fixed sentences."""
+        """Count what would be too many events; the sweep reports the total. `detail` is one of a few fixed sentences."""
         self.flooded[Flood(door, reason, via, detail, decision)] += 1
 
 
-class Origin:
+class Source:
     """Where connections come from: one door, or the one listener of the standalone proxy.
 
-    Who is calling is this object itself: it hangs on the listening socket, there is nothing to forge.
+    It belongs to the listening socket, so it identifies the caller, and there is nothing to forge.
     """
 
     def __init__(self, backend: Backend, door: str, recorder: Recorder) -> None:
@@ -201,7 +201,7 @@ class Origin:
         self.door = door
         self.recorder = recorder
         self.live: set[Live] = set()
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: set[asyncio.Task[Any]] = set()
 
     def attempt(
         self,
@@ -214,7 +214,7 @@ class Origin:
         destination: str = "",
         count: int = 1,
     ) -> Attempt:
-        """A new attempt from here."""
+        """A new attempt from this source."""
         return Attempt(
             self.recorder,
             backend=self.backend.name,
@@ -230,13 +230,13 @@ class Origin:
         )
 
     def note_allow(self, attempt: Attempt, verdict: Allow) -> None:
-        """Write into the attempt which rule carries it."""
+        """Record in the attempt which rule allows it."""
         attempt.rule = verdict.rule.text if verdict.rule is not None else ""
-        attempt.rule_port = self.backend.verdicts.rule_port(verdict.rule, attempt.port)
+        attempt.rule_port = self.backend.decisions.rule_port(verdict.rule, attempt.port)
 
     def cut_all(self, reason: Reason) -> None:
         for live in list(self.live):
-            live.cut(reason)
+            live.abort_with(reason)
 
 
 def named_port(policy: Policy, rule: Rule | None, port: int) -> int | None:

@@ -1,285 +1,365 @@
-"""One client connection until it ends or becomes a tunnel: deadlines, denials, and what all listeners share."""
+"""One client connection until it ends or becomes a tunnel: the driver of its phases (`egress.connection.phases`).
+
+Steps are applied at once, from the function that the poller calls; a task is made only where something has to be awaited (a
+lookup, a body, a client that does not read), and the step that it ends with is applied like any other.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 import socket
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from egress.connection.backend import Origin
-from egress.connection.dialer import Refusal
+from egress.connection.backend import Source
+from egress.connection.phases import LINGER_S, Lingering
 from egress.connection.service import ConnectionService
-from egress.connection.tunnel_connection import CarriedTunnel
-from egress.http.error_response import answer, sentence
-from egress.http.exchange import Exchange
+from egress.connection.steps import ENDED, End, Phase, Refusal, Rejected, Step, Wait
+from egress.connection.tunnel_connection import TunnelConnection
+from egress.connection.work import IDLE, Link, Work
+from egress.http.error_response import error_response, error_text
 from egress.journal.attempt import Attempt
-from egress.net.stream import Stream
-from egress.policy.decide import Deny, Mode, Target
-from egress.policy.names import IP
+from egress.net.stream import WRITE_AHEAD, Stream
+from egress.policy.decide import Deny, Mode
 from observability.events import Reason
 
 logger = logging.getLogger(__name__)
 
-LINGER_S = 2.0
-LINGER_BYTES = 1 << 20
+C = TypeVar("C", bound="Client")
+P = ParamSpec("P")
+
+
+def guarded(step: Callable[Concatenate[C, P], None]) -> Callable[Concatenate[C, P], None]:
+    """A function that the poller calls: when it fails, its own connection ends, and no other."""
+
+    @functools.wraps(step)
+    def call(client: C, /, *args: P.args, **named: P.kwargs) -> None:
+        try:
+            step(client, *args, **named)
+        except Exception:
+            logger.exception("a connection of %s failed", client.source.door or client.backend.name)
+            client.abort()
+
+    return call
 
 
 class Client:
-    """A connection that somebody behind `origin` made.
+    """A connection that a program behind `source` made."""
 
-    It is served by functions that the poller calls, or (`run`) by a coroutine in a task of its own.
-    """
-
-    def __init__(self, egress: ConnectionService, origin: Origin, stream: Stream, address: str) -> None:
+    def __init__(self, egress: ConnectionService, source: Source, stream: Stream, address: str, phase: Phase) -> None:
         self.egress = egress
-        self.origin = origin
-        self.backend = origin.backend
-        """Where its place is counted."""
+        self.source = source
+        self.backend = source.backend
+        """The one that its slot is counted for."""
         self.stream = stream
         self.client_address = address
-        self.attempt: Attempt | None = None
-        """What it is carrying now."""
-        self.target: Target | None = None
-        self.address: IP | None = None
-        self.upstream: Stream | None = None
-        self.exchange: Exchange | None = None
+        self.phase = phase
+        self.work: Work = IDLE
         self.deadline = math.inf
-        self.moved = 0
+        self.bytes_moved = 0
         self.reason: Reason | None = None
-        """Why it was cut."""
-        self.opaque = False
-        """A rule carries it without a look at what is inside."""
-        self.objection: Reason | None = None
-        """What `enforce` would have against what is inside."""
-        self.over = False
-        """It ended, or a tunnel has its place."""
-        self.task: asyncio.Task[None] | None = None
-        stream.on_lost = self.gone
-        origin.live.add(self)
+        """Why it was aborted."""
+        self.closed = False
+        """It has ended, or a tunnel has taken over its slot."""
+        self.task: asyncio.Task[Step] | None = None
+        stream.on_lost = self.abort
+        source.live.add(self)
 
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Let a coroutine serve it from here on; when that ends, so does the connection."""
+    # --- bytes and steps
+
+    @guarded
+    def on_input(self) -> None:
+        """The client sent something, or ended."""
+        if not self.closed:
+            self.apply(self.phase.received(self.stream.buffer, self.stream.eof))
+
+    def apply(self, step: Step) -> None:
+        """Do what comes next."""
+        match step:
+            case Wait():
+                self.wait(step.seconds)
+            case Lingering():
+                self.linger(step)
+            case Rejected():
+                self.reject(step)
+            case End():
+                self.close()
+            case _:
+                raise TypeError(f"no step of a {type(self).__name__}: {step!r}")
+
+    def wait(self, seconds: float | None) -> None:
+        """Stay in this phase until more comes."""
+        if seconds is not None:
+            self.wait_at_most(seconds)
+        stream = self.stream
+        stream.on_input = self.on_input
+        if stream.unread:
+            stream.poller.later(functools.partial(self.read_on, self.phase))
+        else:
+            stream.resume()
+
+    def read_on(self, phase: Phase) -> None:
+        if not self.closed and self.phase is phase:
+            self.stream.resume()
+
+    def read(self, phase: Phase, seconds: float) -> None:
+        """Enter a phase that reads, and wait for its first byte for `seconds`."""
+        self.phase = phase
+        stream = self.stream
+        self.wait_at_most(seconds)
+        if stream.expired:
+            self.apply(phase.deadline(stream.buffer))
+        elif stream.buffer or stream.eof:
+            self.apply(phase.received(stream.buffer, stream.eof))
+        else:
+            self.wait(None)
+
+    def read_later(self, phase: Phase, seconds: float) -> None:
+        """The same in a turn of its own, so that many pipelined requests do not hold up others."""
+        stream = self.stream
+        if not stream.buffer and not stream.eof:
+            self.read(phase, seconds)
+        elif stream.unsent() > WRITE_AHEAD:
+            self.await_step(self.after_drain(phase))
+        else:
+            stream.on_input = None
+            self.phase = phase
+            self.wait_at_most(seconds)
+            stream.poller.later(self.on_input)
+
+    async def after_drain(self, phase: Phase) -> Step:
+        """Wait until the client has taken what it was sent."""
+        self.wait_at_most(self.backend.budget.idle_timeout_s)
+        return phase if await self.stream.drain() else ENDED
+
+    def await_step(self, work: Coroutine[Any, Any, Step]) -> None:
+        """Let a task find out what comes next."""
         self.stream.on_input = None
-        if self.upstream is not None:
-            self.upstream.on_input = None
         self.task = task = self.egress.tasks.create_task(self.guard(work))
-        self.origin.tasks.add(task)
-        task.add_done_callback(lambda _: self.ran(task, work))
+        self.source.tasks.add(task)
+        task.add_done_callback(lambda _: self.on_task_done(task, work))
 
-    async def guard(self, work: Coroutine[Any, Any, None]) -> None:
+    async def guard(self, work: Coroutine[Any, Any, Step]) -> Step:
         try:
-            await work
+            return await work
         except Exception:
-            logger.exception("a connection of %s failed", self.origin.door or self.backend.name)
+            logger.exception("a connection of %s failed", self.source.door or self.backend.name)
+            return ENDED
 
-    def ran(self, task: asyncio.Task[None], work: Coroutine[Any, Any, None]) -> None:
+    @guarded
+    def on_task_done(self, task: asyncio.Task[Step], work: Coroutine[Any, Any, Step]) -> None:
         """Its task is done, perhaps cancelled before it began."""
         work.close()
-        self.origin.tasks.discard(task)
+        self.source.tasks.discard(task)
         self.task = None
-        self.finished()
-
-    def finished(self) -> None:
-        """The coroutine that served it is done."""
-        self.end()
-
-    def gone(self) -> None:
-        """Nobody is there any more, or it is cut."""
-        if self.task is not None:
-            self.task.cancel()
+        if self.closed:
+            return
+        if task.cancelled() or self.stream.lost or self.reason is not None:
+            self.close()
         else:
-            self.end()
+            self.apply(task.result())
 
-    # --- a live connection
+    # --- deadlines, and the sweep
 
     def tick(self, now: float) -> None:
-        if self.exchange is not None:
-            moved = self.exchange.sent + self.exchange.received
-            if moved != self.moved:
-                self.moved = moved
-                self.deadline = now + self.backend.budget.idle_timeout_s
-            if self.attempt is not None:
-                self.attempt.progress(now, self.exchange.sent, self.exchange.received)
+        moved = sum(self.work.counts())
+        if moved != self.bytes_moved:
+            self.bytes_moved = moved
+            self.deadline = now + self.backend.budget.idle_timeout_s
+        self.work.progress(now)
         if now >= self.deadline:
             self.deadline = math.inf
-            self.expire()
+            self.on_deadline()
 
-    def expire(self) -> None:
-        """It waited long enough: what it waits for ends."""
+    def on_deadline(self) -> None:
+        """Deadline passed: fail every pending read and write."""
+        self.stream.on_input = None
+        self.work.expire()
         self.stream.expire()
-        if self.upstream is not None:
-            self.upstream.expire()
+        if self.task is None:
+            self.apply(self.phase.deadline(self.stream.buffer))
 
     def revalidate(self) -> None:
-        attempt, target = self.attempt, self.target
-        if attempt is None or target is None or (self.upstream is None and not attempt.carried):
-            return  # nothing is connected yet; `Outside.reach` looks again once it is
-        network = self.upstream.network if self.upstream is not None else ""
-        verdict = self.egress.outside.recheck(self.origin.backend, target, self.address, network)
-        objected = self.objection is not None and self.origin.backend.policy.mode is Mode.ENFORCE
-        if isinstance(verdict, Deny) or objected:
-            if not attempt.carried:  # a tunnel that has not shown its first bytes
-                attempt.deny(Reason.POLICY_REVOKED, "the policy changed meanwhile")
-            self.cut(Reason.POLICY_REVOKED)
+        """The policy changed: end the connection if it would not be allowed now."""
+        link = self.work
+        if not isinstance(link, Link):
+            return  # nothing is connected yet; the dialer looks again once it is
+        network = link.upstream.network
+        verdict = self.egress.dialer.recheck(self.source.backend, link.target, link.address, network)
+        mismatched = link.mismatch is not None and self.source.backend.policy.mode is Mode.ENFORCE
+        if isinstance(verdict, Deny) or mismatched:
+            if not link.attempt.carried:  # its first bytes have not come
+                link.attempt.deny(Reason.POLICY_REVOKED, "the policy changed meanwhile")
+            self.abort_with(Reason.POLICY_REVOKED)
 
-    def cut(self, reason: Reason) -> None:
-        self.reason = reason
-        self.stream.on_lost = None
-        self.gone()
-
-    def waiting(self) -> int:
-        """Bytes that came and were not used yet, or that were written and not taken yet."""
-        streams = (self.stream,) if self.upstream is None else (self.stream, self.upstream)
-        return sum(len(stream.buffer) + unsent(stream) for stream in streams)
-
-    # --- for its coroutine
+    def pending_bytes(self) -> int:
+        """Bytes that were received and not used, or written and not sent."""
+        return len(self.stream.buffer) + self.stream.unsent() + self.work.pending_bytes()
 
     def wait_at_most(self, seconds: float) -> None:
-        """What is awaited next ends after about `seconds` (the sweep looks once a second)."""
+        """Set the deadline, about `seconds` from now (the sweep looks once a second)."""
         self.deadline = self.egress.loop.time() + seconds
 
-    def wait_for_ever(self) -> None:
+    def wait_forever(self) -> None:
         self.deadline = math.inf
 
-    def close_upstream(self) -> None:
-        if self.upstream is not None:
-            self.upstream.abort()
-            self.upstream = None
+    # --- work
 
-    def settle(self, reason: Reason | None = None, detail: str = "") -> None:
-        """The current attempt is over."""
-        if self.attempt is not None:
-            exchange = self.exchange
-            sent, received = (exchange.sent, exchange.received) if exchange is not None else (0, 0)
-            self.attempt.close(reason, sent, received, detail)
-        self.attempt = self.target = self.address = self.exchange = None
+    def begin(self, work: Work) -> None:
+        """Be busy with that from now on."""
+        self.work = work
+        self.bytes_moved = 0
 
-    def end(self) -> None:
-        """Give back the place, unless a tunnel has it now. Once is enough; more does no harm."""
-        if self.over:
-            return
-        self.over = True
-        self.settle(self.reason)
-        self.close_upstream()
-        if self.reason is not None:
-            self.stream.abort()
-        else:
-            self.stream.close()
-        self.origin.live.discard(self)
-        if self.reason is None and unsent(self.stream):
-            Leaving(self)
-        else:
-            self.egress.released(self.backend)
+    def end_work(self, reason: Reason | None = None, detail: str = "") -> None:
+        """The current attempt is over, and so is its connection to the outside."""
+        work, self.work = self.work, IDLE
+        self.bytes_moved = 0
+        work.close(reason, detail)
 
-    def become_tunnel(self, *, sent: int = 0, received: int = 0) -> None:
-        """Join client and upstream; nothing is parsed any more."""
-        assert self.attempt is not None
-        assert self.target is not None
-        assert self.upstream is not None
-        CarriedTunnel(
-            self.egress,
-            self.origin,
-            self.attempt,
-            self.target,
-            self.address,
-            self.stream,
-            self.upstream,
-            backend=self.backend,
-            opaque=self.opaque,
-            objection=self.objection,
-            sent=sent,
-            received=received,
-        )
-        self.over = True
-        self.origin.live.discard(self)
+    # --- answers of ours
+
+    def reject(self, step: Rejected) -> None:
+        """Answer what is no proper request."""
+        attempt = self.source.attempt(client_address=self.client_address)
+        attempt.deny(step.reason, step.detail)
+        self.say(step.reason, step.detail, close=True)
+        self.linger(Lingering())
 
     def refuse(self, attempt: Attempt, refusal: Refusal) -> None:
-        """Put a refusal on record."""
+        """Record a refusal."""
         if refusal.denied:
             attempt.deny(refusal.reason, refusal.detail)
         else:
             attempt.fail(refusal.reason, refusal.detail, would_deny=refusal.would_deny)
 
     def say(
-        self, reason: Reason, detail: str, host: str = "", port: int = 0, *, close: bool, body: bool = True
+        self,
+        reason: Reason,
+        detail: str,
+        host: str = "",
+        port: int = 0,
+        *,
+        close: bool,
+        body: bool = True,
+        port_named: bool = False,
     ) -> None:
         """Answer with an error of ours."""
-        text = sentence(
+        text = error_text(
             reason,
             backend=self.backend.name,
-            standalone=self.egress.outside.surroundings.standalone,
+            standalone=self.egress.dialer.surroundings.standalone,
             host=host,
             port=port,
             detail=detail,
-            port_named=self.attempt is not None and self.attempt.rule_port is not None,
+            port_named=port_named,
         )
-        self.stream.write(answer(reason, text, close=close, with_body=body))
+        self.stream.write(error_response(reason, text, close=close, with_body=body))
 
-    async def delivered(self) -> bool:
-        """Wait until the caller took enough of what it was answered; False when it does not."""
-        self.wait_at_most(self.backend.budget.idle_timeout_s)
-        taken = await self.stream.drain()
-        self.wait_for_ever()
-        await self.stream.poller.turn()  # others have their turn before the next of many pipelined requests
-        return taken
-
-    async def linger(self) -> None:
-        """Close so that the caller can still read our answer: closing with its bytes unread would reset it."""
+    def linger(self, phase: Lingering) -> None:
+        """Close so that the client can still read our answer."""
         self.stream.write_eof()
-        self.wait_at_most(LINGER_S)
-        taken = 0
-        while taken < LINGER_BYTES and (data := await self.stream.receive()):
-            taken += len(data)
+        self.read(phase, LINGER_S)
+
+    # --- the end
+
+    def abort(self) -> None:
+        """The connection broke, or is aborted."""
+        if self.task is not None:
+            self.task.cancel()
+        else:
+            self.close()
+
+    def abort_with(self, reason: Reason) -> None:
+        """End it now; `reason` goes on record."""
+        self.reason = reason
+        self.stream.on_lost = None
+        self.abort()
+
+    def close(self) -> None:
+        """Give back the slot, unless a tunnel has it now. Does nothing when called again."""
+        if self.closed:
+            return
+        self.closed = True
+        self.end_work(self.reason)
+        self.close_kept()
+        if self.reason is not None:
+            self.stream.abort()
+        else:
+            self.stream.close()
+        self.source.live.discard(self)
+        if self.reason is None and self.stream.unsent():
+            FlushingClient(self)
+        else:
+            self.egress.released(self.backend)
+
+    def close_kept(self) -> None:
+        """Close a connection that waits for another request."""
+
+    def become_tunnel(self, link: Link, *, opaque: bool) -> None:
+        """Join client and upstream; nothing is parsed any more."""
+        sent, received = link.counts()
+        self.work = IDLE
+        TunnelConnection(
+            self.egress,
+            self.source,
+            link.attempt,
+            link.target,
+            link.address,
+            self.stream,
+            link.upstream,
+            backend=self.backend,
+            opaque=opaque,
+            mismatch=link.mismatch,
+            sent=sent,
+            received=received,
+        )
+        self.closed = True
+        self.source.live.discard(self)
 
 
-class Leaving:
-    """A connection that is over but for what its caller has not taken yet: it keeps its place until it did.
+class FlushingClient:
+    """A finished connection with unsent output. It counts against the limit until the client has read it.
 
-    Otherwise one that never reads would hold a descriptor that no cap counts.
+    Otherwise a client that never reads would hold a descriptor that no limit counts.
     """
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.left = unsent(client.stream)
+        self.unsent = client.stream.unsent()
         self.since = client.egress.loop.time()
-        client.stream.on_lost = self.gone
-        client.origin.live.add(self)
+        client.stream.on_lost = self.release
+        client.source.live.add(self)
 
     def tick(self, now: float) -> None:
-        left = unsent(self.client.stream)
-        if left != self.left:
-            self.left, self.since = left, now
+        unsent = self.client.stream.unsent()
+        if unsent != self.unsent:
+            self.unsent, self.since = unsent, now
         elif now - self.since >= self.client.backend.budget.idle_timeout_s:
-            self.cut(Reason.IDLE_TIMEOUT)
+            self.abort_with(Reason.IDLE_TIMEOUT)
 
     def revalidate(self) -> None:
         """What was answered was allowed."""
 
-    def cut(self, reason: Reason) -> None:
+    def abort_with(self, reason: Reason) -> None:
         self.client.stream.abort()
-        self.gone()
+        self.release()
 
-    def waiting(self) -> int:
-        return self.client.waiting()
+    def pending_bytes(self) -> int:
+        return self.client.pending_bytes()
 
-    def gone(self) -> None:
-        self.client.origin.live.discard(self)
+    def release(self) -> None:
+        self.client.source.live.discard(self)
         self.client.egress.released(self.client.backend)
 
 
-def unsent(stream: Stream) -> int:
-    """Bytes that were written and that the kernel has not taken yet."""
-    return len(stream.out) if stream.out is not None else 0
-
-
-def stream_of(egress: ConnectionService, origin: Origin, sock: socket.socket) -> Stream | None:
-    """A stream on a connection that was admitted; None, and its place is given back, when that cannot be."""
+def stream_of(egress: ConnectionService, source: Source, sock: socket.socket) -> Stream | None:
+    """A stream on a connection that was admitted; None, and its slot is given back, when that cannot be."""
     try:
-        return Stream(origin.backend.poller, sock)
+        return Stream(source.backend.poller, sock)
     except OSError:
         sock.close()
-        egress.released(origin.backend)
+        egress.released(source.backend)
         return None

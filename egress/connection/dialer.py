@@ -14,15 +14,19 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from egress.connection.backend import Backend, Origin, Route
+from egress.connection.backend import Backend, Route, Source
+from egress.connection.parent import connect_through, dial_parent
+from egress.connection.steps import Refusal
 from egress.journal.attempt import Attempt
+from egress.net.dial_error import DialError
 from egress.net.poller import Poller, Pollers
 from egress.net.resolver import ResolveError, Resolver
 from egress.net.stream import Stream
-from egress.net.upstream import CONNECT_TIMEOUT_S, DialError, ParentProxy, connect_through, dial, dial_parent
+from egress.net.upstream import CONNECT_TIMEOUT_S, dial
 from egress.policy.addresses import AddressClass, classify
 from egress.policy.decide import Allow, Deny, Surroundings, Target
 from egress.policy.names import IP, text_of
+from egress.policy.parent_proxy import ParentProxy
 from observability.events import Reason
 
 HOST_NAME = "host.docker.internal"
@@ -32,7 +36,7 @@ PARENT_LOOKUP_S = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reached:
-    """A connection to the target."""
+    """An open connection to the target."""
 
     stream: Stream
     verdict: Allow
@@ -44,7 +48,7 @@ class Reached:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """A connection that an earlier request of the same client left open."""
+    """A connection that an earlier request of the same client left open for another one."""
 
     target: Target
     address: IP | None
@@ -60,16 +64,6 @@ class Kept:
         return (self.target.host, self.target.port, self.address) == (target.host, target.port, address)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """No connection. `denied` tells a policy's no from an outside that failed."""
-
-    reason: Reason
-    detail: str
-    denied: bool
-    would_deny: Reason | None = None
-
-
 class Networks(Protocol):
     """The networks that backends join, each with a connector on it."""
 
@@ -81,7 +75,7 @@ class Networks(Protocol):
 
 
 class NoNetworks:
-    """Nothing is joined."""
+    """No network is joined."""
 
     async def resolve(self, network: str, host: str) -> tuple[IP, ...]:
         return ()
@@ -91,12 +85,12 @@ class NoNetworks:
 
 
 async def unknown_listeners(port: int) -> str:
-    """Nobody to ask about the host's ports."""
+    """The answer where the host's ports are not known."""
     return "unknown"
 
 
-class Outside:
-    """All ways out."""
+class Dialer:
+    """Opens connections to targets: directly, through a parent proxy, or on a joined network."""
 
     def __init__(
         self,
@@ -118,13 +112,13 @@ class Outside:
         self.connect_timeout_s = connect_timeout_s
 
     @classmethod
-    def unconfigured(cls, resolver: Resolver, pollers: Pollers) -> Outside:
-        """Before the gateway said anything of the surroundings."""
+    def unconfigured(cls, resolver: Resolver, pollers: Pollers) -> Dialer:
+        """One that knows nothing of its surroundings yet; the gateway's first message sets them."""
         return cls(resolver, Surroundings(), pollers=pollers)
 
-    async def reach(
+    async def open(
         self,
-        origin: Origin,
+        source: Source,
         target: Target,
         attempt: Attempt,
         *,
@@ -134,7 +128,7 @@ class Outside:
         kept: Kept | None = None,
         failed: tuple[IP, DialError] | None = None,
     ) -> Reached | Refusal:
-        """Connect `origin` to `target`, filling in the attempt.
+        """Connect `source` to `target`, filling in the attempt.
 
         `plain`: the caller will speak plain HTTP, so a parent proxy is left to be spoken to in absolute form.
         `kept`: used instead of a new connection when it leads to the address that this request was decided for.
@@ -142,17 +136,17 @@ class Outside:
         by the usual one); it is checked like any other.
         `failed`: this address was dialled already, and how it went.
         """
-        backend = origin.backend
+        backend = source.backend
         policy = backend.policy
-        by_name = backend.verdicts.name(target, self.surroundings)
+        by_name = backend.decisions.name(target, self.surroundings)
         if isinstance(by_name, Deny):
             return refuse(backend, attempt, by_name)
-        origin.note_allow(attempt, by_name)
+        source.note_allow(attempt, by_name)
         parent = self.parent_for(target)
         if parent is not None and not network and not await self.is_joined(backend, target):
             reached = await self.through_parent(backend, target, attempt, parent, plain=plain, kept=kept)
         else:
-            reached = await self.straight(origin, target, attempt, only, network, kept, failed)
+            reached = await self.direct(source, target, attempt, only, network, kept, failed)
         if isinstance(reached, Reached) and backend.policy is not policy:
             return self.still_allowed(backend, target, reached)
         return reached
@@ -178,14 +172,14 @@ class Outside:
         if network and network not in backend.policy.join:
             return Deny(reason=Reason.POLICY_REVOKED, detail=f"{network} is not joined any more")
         if address is None:
-            return backend.verdicts.name(target, self.surroundings)
-        verdict = backend.verdicts.name(target, self.surroundings)
+            return backend.decisions.name(target, self.surroundings)
+        verdict = backend.decisions.name(target, self.surroundings)
         if isinstance(verdict, Deny):
             return verdict
-        return backend.verdicts.address(target, (address,), self.surroundings)
+        return backend.decisions.address(target, (address,), self.surroundings)
 
     def at_hand(self, backend: Backend, target: Target) -> Route | None:
-        """The address that `reach` would dial first, and why; None where it would say no or has to wait."""
+        """The address that `open` would dial first, and why; None where it would refuse, or has to wait."""
         if self.parent is not None and self.parent_for(target) is not None:
             return None
         around = self.surroundings
@@ -196,11 +190,11 @@ class Outside:
             addresses = self.resolver.known(target.host)
             if not addresses:
                 return None
-        return backend.verdicts.route(target, addresses, around)
+        return backend.decisions.route(target, addresses, around)
 
-    async def straight(
+    async def direct(
         self,
-        origin: Origin,
+        source: Source,
         target: Target,
         attempt: Attempt,
         only: IP | None,
@@ -215,11 +209,11 @@ class Outside:
         elif target.ip is not None:
             addresses = (target.ip,)
         else:
-            found = await self.look_up(origin.backend, target, attempt)
+            found = await self.look_up(source.backend, target, attempt)
             if isinstance(found, Refusal):
                 return found
             addresses, network = found
-        return await self.dial_checked(origin, target, attempt, addresses, network, kept, failed)
+        return await self.dial_checked(source, target, attempt, addresses, network, kept, failed)
 
     async def look_up(self, backend: Backend, target: Target, attempt: Attempt) -> tuple[Sequence[IP], str] | Refusal:
         """All addresses of the target's name, and the joined network that knows it (or empty)."""
@@ -262,7 +256,7 @@ class Outside:
 
     async def dial_checked(
         self,
-        origin: Origin,
+        source: Source,
         target: Target,
         attempt: Attempt,
         addresses: Sequence[IP],
@@ -274,12 +268,12 @@ class Outside:
         left = list(addresses)
         failed: DialError | None = None
         for _ in range(MAX_TRIES):
-            verdict = origin.backend.verdicts.address(target, tuple(left), self.surroundings)
+            verdict = source.backend.decisions.address(target, tuple(left), self.surroundings)
             if isinstance(verdict, Deny):
                 break
             address = verdict.address
             assert address is not None
-            origin.note_allow(attempt, verdict)
+            source.note_allow(attempt, verdict)
             attempt.address = text_of(address)
             if kept is not None and kept.fits(target, address, network=network):
                 return Reached(stream=kept.stream, verdict=verdict, address=address)
@@ -287,7 +281,7 @@ class Outside:
             try:
                 if tried is not None and tried[0] == address:
                     raise tried[1]
-                stream = await self.dial(origin.backend.poller, network, address, target.port)
+                stream = await self.dial(source.backend.poller, network, address, target.port)
             except DialError as error:
                 failed = error
                 left.remove(address)
@@ -299,7 +293,7 @@ class Outside:
         if failed is None:
             assert isinstance(verdict, Deny)
             attempt.address = str(addresses[0]) if addresses else ""
-            return refuse(origin.backend, attempt, verdict)
+            return refuse(source.backend, attempt, verdict)
         return await self.explain_failure(target, failed)
 
     async def dial(self, poller: Poller, network: str, address: IP, port: int) -> Stream:
@@ -310,7 +304,7 @@ class Outside:
         return await dial(poller, address, port, self.connect_timeout_s)
 
     async def explain_failure(self, target: Target, failed: DialError) -> Refusal:
-        """What to tell about a connection that could not be made."""
+        """The refusal for a connection that could not be made."""
         if target.host == HOST_NAME and failed.code == errno.ECONNREFUSED:
             if await self.ask_host_port(target.port) == "loopback":
                 detail = (
@@ -353,11 +347,11 @@ class Outside:
         return Reached(stream=stream, verdict=verdict, address=target.ip, parent=parent if plain else None)
 
     async def check_for_parent(self, backend: Backend, target: Target) -> Allow | Deny:
-        by_name = backend.verdicts.name(target, self.surroundings)
+        by_name = backend.decisions.name(target, self.surroundings)
         if isinstance(by_name, Deny):
             return by_name
         if target.ip is not None:
-            return backend.verdicts.address(target, (target.ip,), self.surroundings)
+            return backend.decisions.address(target, (target.ip,), self.surroundings)
         if not backend.may_look_up(target.host):
             return Deny(reason=Reason.LIMIT_DNS, detail=too_many_lookups(backend))
         try:
@@ -366,7 +360,7 @@ class Outside:
                     addresses = await self.resolver.resolve(target.host)
         except (ResolveError, TimeoutError):
             return by_name
-        return backend.verdicts.address(target, tuple(addresses), self.surroundings)
+        return backend.decisions.address(target, tuple(addresses), self.surroundings)
 
 
 def too_many_lookups(backend: Backend) -> str:
@@ -374,8 +368,8 @@ def too_many_lookups(backend: Backend) -> str:
 
 
 def refuse(backend: Backend, attempt: Attempt, verdict: Deny) -> Refusal:
-    """The refusal that a policy's no makes."""
-    attempt.rule_port = backend.verdicts.rule_port(verdict.rule, attempt.port)
+    """A refusal for a decision of the policy; the attempt gets its rule."""
+    attempt.rule_port = backend.decisions.rule_port(verdict.rule, attempt.port)
     if verdict.rule is not None:
         attempt.rule = verdict.rule.text
     return Refusal(reason=verdict.reason, detail=verdict.detail, denied=True)

@@ -1,4 +1,4 @@
-"""What the first bytes of a connection show: a TLS server name, plain HTTP, or neither."""
+"""What a connection begins with: a TLS ClientHello and its server name, plain HTTP, or neither."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from egress.connection.sni import HelloReader, NotTLS
-from egress.net.stream import Stream
 from egress.policy.decide import Target
 from observability.events import Reason
 
@@ -17,27 +16,27 @@ METHOD_START = re.compile(rb"[A-Z][A-Z\-]{0,31}")
 
 
 class Kind(Enum):
-    """What it looks like."""
+    """What the bytes look like."""
 
     TLS = auto()
     HTTP = auto()
     OTHER = auto()
     NOTHING = auto()
-    """The caller ended or waited too long before it could be told."""
+    """The client ended, or waited too long, before it had sent enough."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """The kind, and the name that a ClientHello carries."""
+class FirstBytes:
+    """The kind, and the server name of a ClientHello."""
 
     kind: Kind
     server_name: str | None = None
 
 
-def look(buffer: bytearray, hello: HelloReader | None = None) -> Shown | None:
-    """What `buffer` shows so far, None when it takes more bytes to tell.
+def sniff(buffer: bytearray, hello: HelloReader | None = None) -> FirstBytes | None:
+    """What `buffer` begins with, None while that needs more bytes.
 
-    Who looks again as more comes passes the same `hello` each time, so that what was read of it is not read again.
+    A caller that tries again as more bytes come passes the same `hello` each time, so that each byte is read once.
     """
     if not buffer:
         return None
@@ -45,39 +44,30 @@ def look(buffer: bytearray, hello: HelloReader | None = None) -> Shown | None:
         try:
             found = (hello or HelloReader()).read(buffer)
         except NotTLS:
-            return Shown(Kind.OTHER)
-        return None if found is None else Shown(Kind.TLS, found.server_name)
+            return FirstBytes(Kind.OTHER)
+        return None if found is None else FirstBytes(Kind.TLS, found.server_name)
     if METHOD.match(buffer):
-        return Shown(Kind.HTTP)
-    return None if METHOD_START.fullmatch(buffer) else Shown(Kind.OTHER)
+        return FirstBytes(Kind.HTTP)
+    return None if METHOD_START.fullmatch(buffer) else FirstBytes(Kind.OTHER)
 
 
-async def first_bytes(stream: Stream) -> Shown:
-    """Wait until the first bytes show something; they stay in the stream's buffer. The owner bounds the wait."""
-    hello = HelloReader()
-    while (shown := look(stream.buffer, hello)) is None:
-        if not await stream.more():
-            return Shown(Kind.NOTHING)
-    return shown
+def mismatch(target: Target, first: FirstBytes) -> tuple[Reason, str] | None:
+    """Why a connection to `target` must not begin like this; None when it may.
 
-
-def objection(target: Target, shown: Shown) -> tuple[Reason, str] | None:
-    """Why a connection to `target` that begins like this may not go on; None when it may.
-
-    Plain HTTP is not judged here: each of its requests is.
+    Plain HTTP is not checked here: each of its requests is.
     """
-    match shown.kind:
+    match first.kind:
         case Kind.HTTP:
             return None
         case Kind.TLS:
-            return objection_to_name(target, shown.server_name)
+            return name_mismatch(target, first.server_name)
         case Kind.OTHER:
             return Reason.NOT_TLS, "neither TLS nor plain HTTP; a rule with `protocol: tcp` allows other protocols"
         case Kind.NOTHING:
             return Reason.HEAD_TIMEOUT, "no complete first message came"
 
 
-def objection_to_name(target: Target, name: str | None) -> tuple[Reason, str] | None:
+def name_mismatch(target: Target, name: str | None) -> tuple[Reason, str] | None:
     if name is None:
         if target.ip is not None:
             return None

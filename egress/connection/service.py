@@ -1,17 +1,17 @@
-"""What one connection needs of the process that serves it; `egress.service.server` is the real one."""
+"""What a single connection needs from the egress process (`egress.service.server`)."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Protocol
 
-from egress.connection.backend import Backend, Origin
-from egress.connection.dialer import Outside
+from egress.connection.backend import Backend, Source
+from egress.connection.dialer import Dialer
 from egress.policy.names import IP
 
 
 class AnsweredNames(Protocol):
-    """What a door's name server has told its backend."""
+    """What a door's name server has answered to its backend."""
 
     named: dict[IP, str]
     """Names by the address that was made up for them (`protocol: tcp` rules)."""
@@ -20,10 +20,10 @@ class AnsweredNames(Protocol):
         """The network on which that name was answered with that address; None when it was not."""
 
     def note_proxied(self, name: str) -> None:
-        """The name was asked of the proxy."""
+        """A request for that name came through the proxy."""
 
     def handle(self, data: bytes, client: str, asked: str, reply: Reply) -> bool:
-        """Answer one DNS message; False for what no client of ours would send."""
+        """Answer one DNS message; False when it is no valid query."""
 
     def note_limit(self) -> None:
         """Count a query that came too fast."""
@@ -40,12 +40,12 @@ class ConnectionService(Protocol):
 
     loop: asyncio.AbstractEventLoop
     tasks: asyncio.TaskGroup
-    outside: Outside
+    dialer: Dialer
     most: int
     """Client connections that may be open at once, over all backends."""
 
     def released(self, backend: Backend) -> None:
-        """Give back the slot of a connection that is gone."""
+        """Give back the slot of a connection that has ended."""
 
-    def names_of(self, origin: Origin) -> AnsweredNames | None:
+    def names_of(self, source: Source) -> AnsweredNames | None:
         """The name server of that door; None in the standalone proxy."""

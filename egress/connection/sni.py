@@ -34,7 +34,7 @@ class NotTLS(ValueError):
 
 @dataclass(slots=True, kw_only=True)
 class ClientHello:
-    """What a ClientHello shows to everyone on the way. Nobody changes it."""
+    """What a ClientHello shows in clear text. Treat it as immutable."""
 
     server_name: str | None
     """Canonical (lower case, no trailing dot), None when there is none."""

@@ -1,220 +1,179 @@
-"""A client whose target is settled: a CONNECT that was answered, or a direct connection.
+"""Drives a connection to one target: a CONNECT that was answered, or a direct connection; and exchanges of any client.
 
 Its first bytes decide: TLS for that host becomes a tunnel, plain HTTP is served request by request with the Host
-of each checked against the target, `protocol: tcp` asks nothing, everything else is cut.
+of each checked against the target, `protocol: tcp` asks nothing, everything else is closed.
 """
 
 from __future__ import annotations
 
-from egress.connection.client import Client
-from egress.connection.first_bytes import Kind, first_bytes, objection
-from egress.http.exchange import ClientFault, Exchange, RequestPlan, UpstreamFault
-from egress.http.plan import plan_request
-from egress.http.request_head import BadRequest, HeadReader, RequestHead
+import functools
+
+from egress.connection.carry import carry
+from egress.connection.client import Client, guarded
+from egress.connection.phases import Exchanging, InnerExchanging, Lingering, ReadingInner, Sniffing
+from egress.connection.steps import Broken, Denied, Misplaced, Step, Tunnel, Unused
+from egress.connection.work import Link
+from egress.http.exchange import ClientFault, UpstreamFault
+from egress.http.request_head import RequestHead
 from egress.journal.attempt import Attempt
-from egress.policy.decide import Allow, Mode, Protocol
 from observability.events import Decision, Reason
 
 MANY_MISFITS = "requests inside connections that name another host; each would be denied"
 
 
 class TargetClient(Client):
-    """Reads heads, carries exchanges, and serves what is inside a connection to one target."""
+    """Carries exchanges, and serves what is inside a connection to one target."""
 
-    async def read_head(self, *, inside: bool) -> RequestHead | None:
-        """The next request's head, None when no more requests come. Raises BadRequest."""
-        stream, budget = self.stream, self.backend.budget
-        if not stream.buffer:
-            self.wait_at_most(budget.idle_timeout_s)
-            if not await stream.more():
-                return None
-        self.wait_at_most(budget.head_timeout_s)
-        reader = HeadReader(inside=inside)
-        while (head := reader.read(stream.buffer)) is None:
-            if not await stream.more():
-                if stream.expired:
-                    raise BadRequest(Reason.HEAD_TIMEOUT, f"no complete request head in {budget.head_timeout_s:g} s")
-                raise BadRequest(Reason.BAD_REQUEST, "the connection ended in the middle of a request head")
-        stream.skip(head.size)
-        self.wait_for_ever()
-        return head
+    def apply(self, step: Step) -> None:
+        match step:
+            case Tunnel():
+                self.join(step)
+            case Sniffing():
+                self.read(step, self.backend.budget.head_timeout_s)
+            case InnerExchanging():
+                self.serve_inner(step, step.handle)
+            case Exchanging():
+                self.exchange(step, step.handle)
+            case ReadingInner():
+                self.read(step, self.backend.budget.idle_timeout_s)
+            case Misplaced():
+                self.deny_inner(step)
+            case Denied():
+                step.handle.attempt.deny(step.reason, step.detail)
+                self.close()
+            case Unused():
+                step.handle.attempt.allow(step.handle.verdict.would_deny)
+                self.close()
+            case Broken():
+                self.answer_broken(step)
+            case _:
+                super().apply(step)
 
-    async def reject(self, error: BadRequest) -> None:
-        """Answer what is no proper request."""
-        attempt = self.origin.attempt(client_address=self.client_address)
-        attempt.deny(error.reason, error.detail)
-        self.say(error.reason, error.detail, close=True)
-        await self.linger()
+    def join(self, step: Tunnel[Link]) -> None:
+        """Both connections become one tunnel."""
+        link = step.handle
+        link.mismatch = step.mismatch or link.mismatch
+        link.attempt.allow(link.verdict.would_deny or step.mismatch)
+        self.become_tunnel(link, opaque=step.opaque)
 
-    async def carry(self, plan: RequestPlan) -> UpstreamFault | ClientFault | None:
-        """Carry one exchange with the upstream that is there; its bytes are added to those of the attempt so far."""
-        assert self.upstream is not None
-        before = self.exchange
-        self.exchange = Exchange(self.stream, self.upstream, plan)
-        if before is not None:
-            self.exchange.sent, self.exchange.received = before.sent, before.received
-        return await self.carry_on()
+    # --- an exchange
 
-    async def carry_on(self) -> UpstreamFault | ClientFault | None:
-        """Carry the exchange that there is to its end."""
-        assert self.exchange is not None
-        self.moved = 0
+    def exchange(self, step: Exchanging[Link], link: Link) -> None:
+        """Send the request. A response that comes whole is passed on at once; for anything else a task waits."""
+        upstream, exchange = link.upstream, step.exchange
+        link.attempt.allow(link.verdict.would_deny)
+        self.phase = step
+        self.stream.on_input = None
+        if link.exchange is not None:
+            exchange.sent, exchange.received = link.counts()
+        link.exchange = exchange
+        self.bytes_moved = 0
         self.wait_at_most(self.backend.budget.idle_timeout_s)
-        try:
-            await self.exchange.run()
-        except (UpstreamFault, ClientFault) as fault:
-            return fault
-        finally:
-            self.wait_for_ever()
-        return None
+        upstream.write(exchange.plan.head)
+        if not exchange.uploaded:
+            self.await_step(self.carry(step, link))
+            return
+        upstream.on_input = functools.partial(self.on_response, step, link)
+        if upstream.buffer or upstream.eof:
+            self.on_response(step, link)
 
-    async def completed(self, fault: UpstreamFault | ClientFault | None) -> Exchange | None:
-        """The exchange that just ended with a whole response; None when it broke, which is answered, or became a tunnel."""
-        exchange = self.exchange
-        assert exchange is not None
-        if fault is not None:
-            await self.explain(fault)
-            return None
-        if exchange.upgraded:
-            self.become_tunnel(sent=exchange.sent, received=exchange.received)
-            return None
-        return exchange
-
-    async def explain(self, fault: UpstreamFault | ClientFault) -> None:
-        """Answer an exchange that broke, if nothing of a response went out yet; then the connection ends."""
-        assert self.attempt is not None
-        assert self.exchange is not None
-        started = self.exchange.started
-        if self.reason is not None:
-            return  # it was cut just then, and a TaskGroup that fails swallows the cancellation
-        if self.stream.expired:
-            reason, detail = Reason.IDLE_TIMEOUT, "nothing moved for too long"
-        elif isinstance(fault, UpstreamFault):
-            reason, detail = fault.reason, fault.detail
-        elif fault.detail:
-            reason, detail = Reason.BAD_REQUEST, fault.detail
-        else:
-            self.settle()
-            return
-        host, port = self.attempt.host, self.attempt.port
-        self.settle(reason, detail)
-        self.close_upstream()
-        if not started:
-            self.say(reason, detail, host, port, close=True)
-            await self.linger()
-        else:
-            self.stream.abort()
-
-    async def serve_inside(self, verdict: Allow) -> None:
-        """Look at the first bytes, then carry what may be carried."""
-        assert self.attempt is not None
-        assert self.target is not None
-        if verdict.rule is not None and verdict.rule.protocol is Protocol.TCP:
-            self.attempt.allow(verdict.would_deny)
-            self.opaque = True
-            self.become_tunnel()
-            return
-        self.wait_at_most(self.backend.budget.head_timeout_s)
-        shown = await first_bytes(self.stream)
-        self.wait_for_ever()
-        if shown.kind is Kind.HTTP:
-            await self.serve_inner(verdict)
-            return
-        if shown.kind is Kind.NOTHING and not self.stream.expired and not self.stream.buffer:
-            self.attempt.allow(verdict.would_deny)  # opened and closed again: nothing was asked
-            return
-        no = objection(self.target, shown)
-        if no is not None and (self.backend.policy.mode is Mode.ENFORCE or shown.kind is Kind.NOTHING):
-            self.attempt.deny(*no)
-            return
-        self.objection = no[0] if no is not None else None
-        self.attempt.allow(verdict.would_deny or self.objection)
-        self.become_tunnel()
-
-    async def serve_inner(self, verdict: Allow) -> None:
-        """Plain HTTP inside: every request's Host must be the target."""
-        while True:
+    @guarded
+    def on_response(self, step: Exchanging[Link], link: Link) -> None:
+        """The response, or a part of it, or the end of the upstream."""
+        upstream, exchange = link.upstream, step.exchange
+        upstream.on_input = None
+        if self.stream.out is None:  # else the client does not read
             try:
-                head = await self.read_head(inside=True)
-            except BadRequest as error:
-                await self.reject(error)
+                self.stream.write(exchange.from_upstream(upstream.buffer, upstream.eof))
+            except UpstreamFault as fault:
+                self.await_step(self.conclude(step, link, fault))
                 return
-            if head is None or self.spoke_unasked() or not await self.serve_inner_request(head, verdict):
-                return
+        if exchange.answered:
+            self.apply(self.finish(step, link, None))
+        else:
+            self.await_step(self.carry(step, link))
 
-    def spoke_unasked(self) -> bool:
-        """Whether the server ended, or said more than it was asked, since the last exchange."""
-        if self.exchange is None:
-            return False
-        assert self.upstream is not None
-        self.upstream.resume()
-        return bool(self.upstream.buffer) or self.upstream.eof
+    async def carry(self, step: Exchanging[Link], link: Link) -> Step:
+        """Carry the exchange to its end."""
+        fault = await carry(step.exchange, self.stream, link.upstream)
+        return await self.conclude(step, link, fault)
 
-    async def serve_inner_request(self, head: RequestHead, verdict: Allow) -> bool:
-        assert self.attempt is not None
-        assert self.target is not None
-        inner, misfit = head.target, ""
-        if (inner.host, inner.port) != (self.target.host, self.target.port):
-            misfit = f"the request inside names {inner.host}:{inner.port}; the connection is to {self.target.host}"
-        if misfit and self.backend.policy.mode is Mode.ENFORCE:
-            self.deny_inner(head, misfit)
-            self.say(Reason.INNER_HOST_MISMATCH, misfit, inner.host, inner.port, close=True)
-            self.settle()
-            await self.linger()
-            return False
-        remark = self.allow_inner(head, verdict, misfit)
-        try:
-            exchange = await self.completed(await self.carry(plan_request(head, None)))
-        finally:
-            if remark is not None:
-                remark.close(detail=misfit)
-        self.objection = None  # what it was to is over
-        return exchange is not None and exchange.client_reusable and exchange.upstream_reusable
+    async def conclude(self, step: Exchanging[Link], link: Link, fault: UpstreamFault | ClientFault | None) -> Step:
+        """The exchange is over: what comes next."""
+        self.wait_forever()
+        return self.finish(step, link, fault)
 
-    def allow_inner(self, head: RequestHead, verdict: Allow, misfit: str) -> Attempt | None:
-        """Tell of a request inside that is carried; `misfit` is what `enforce` would have against it.
+    def finish(self, step: Exchanging[Link], link: Link, fault: UpstreamFault | ClientFault | None) -> Step:
+        if isinstance(step, InnerExchanging) and fault is None and not step.exchange.upgraded:
+            link.mismatch = None  # it was about this request
+            link.end_remark()
+        return step.ended(fault, expired=self.stream.expired)
 
-        The first one makes the connection's own event. A later one that does not fit has an event of its own, which is
-        returned to be closed; its bytes are the connection's. Where there are too many of them they are counted.
+    def answer_broken(self, step: Broken[Link]) -> None:
+        """Answer an exchange that broke, if nothing of a response has gone out yet; then the connection ends."""
+        attempt = step.handle.attempt
+        self.end_work(step.reason, step.detail)
+        if step.started:
+            self.stream.abort()
+            self.close()
+        else:
+            self.say(step.reason, step.detail, attempt.host, attempt.port, close=True)
+            self.linger(Lingering())
+
+    # --- requests inside
+
+    def serve_inner(self, step: InnerExchanging[Link], link: Link) -> None:
+        if link.spoke_unasked():
+            self.close()
+            return
+        self.allow_inner(link, step.head, step.misfit)
+        self.exchange(step, link)
+
+    def allow_inner(self, link: Link, head: RequestHead, misfit: str) -> None:
+        """Record a request inside that is carried; `misfit` is why `enforce` would deny it.
+
+        The first one makes the connection's own event. A later one that does not fit has an event of its own; its bytes are
+        the connection's. Where there are too many of them they are counted.
         """
-        assert self.attempt is not None
-        self.objection = Reason.INNER_HOST_MISMATCH if misfit else None
-        if not self.attempt.carried:
-            self.attempt.detail = misfit
-            self.attempt.allow(verdict.would_deny or self.objection)
-            return None
-        if not misfit:
-            return None
-        if not self.backend.remarks.take(self.egress.loop.time()):
-            self.backend.note_flood(
-                self.origin.door, Reason.INNER_HOST_MISMATCH, self.attempt.via, MANY_MISFITS, Decision.REPORT
-            )
-            return None
-        remark = self.inner_attempt(head)
-        remark.address, remark.rule, remark.rule_port = (
-            self.attempt.address,
-            self.attempt.rule,
-            self.attempt.rule_port,
-        )
-        remark.detail = misfit
-        remark.allow(Reason.INNER_HOST_MISMATCH)
-        return remark
+        attempt = link.attempt
+        link.mismatch = Reason.INNER_HOST_MISMATCH if misfit else None
+        if not attempt.carried:
+            attempt.detail = misfit
+            attempt.allow(link.verdict.would_deny or link.mismatch)
+        elif misfit and not self.backend.remarks.take(self.egress.loop.time()):
+            door = self.source.door
+            self.backend.note_flood(door, Reason.INNER_HOST_MISMATCH, attempt.via, MANY_MISFITS, Decision.REPORT)
+        elif misfit:
+            link.remark = remark = self.inner_attempt(attempt, head)
+            remark.address, remark.rule, remark.rule_port = attempt.address, attempt.rule, attempt.rule_port
+            remark.detail = misfit
+            remark.allow(Reason.INNER_HOST_MISMATCH)
 
-    def inner_attempt(self, head: RequestHead) -> Attempt:
+    def deny_inner(self, step: Misplaced[Link]) -> None:
+        """Deny a request inside that names another host: the connection's own denial if it is the first."""
+        link, asked = step.handle, step.head.target
+        if link.spoke_unasked():
+            self.close()
+            return
+        attempt = self.inner_attempt(link.attempt, step.head) if link.attempt.carried else link.attempt
+        attempt.deny(Reason.INNER_HOST_MISMATCH, step.detail)
+        self.say(
+            Reason.INNER_HOST_MISMATCH,
+            step.detail,
+            asked.host,
+            asked.port,
+            close=True,
+            port_named=link.attempt.rule_port is not None,
+        )
+        self.end_work()
+        self.linger(Lingering())
+
+    def inner_attempt(self, attempt: Attempt, head: RequestHead) -> Attempt:
         """One for a request inside, beside that of its connection."""
-        assert self.attempt is not None
-        return self.origin.attempt(
+        return self.source.attempt(
             method=head.method,
             host=head.target.host,
             port=head.target.port,
-            via=self.attempt.via,
+            via=attempt.via,
             client_address=self.client_address,
         )
-
-    def deny_inner(self, head: RequestHead, detail: str) -> None:
-        """A request inside that names another host: the connection's own denial if it is the first."""
-        assert self.attempt is not None
-        if not self.attempt.carried:
-            self.attempt.deny(Reason.INNER_HOST_MISMATCH, detail)
-            return
-        self.inner_attempt(head).deny(Reason.INNER_HOST_MISMATCH, detail)

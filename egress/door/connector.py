@@ -85,7 +85,7 @@ class Connector:
 
 def look_up(host: str) -> list[str]:
     """Addresses of `host` by the DNS of this network. Raises OSError."""
-    # As bytes, or Python would import its IDNA codec, and only now that we are nobody.
+    # As bytes: text would import the IDNA codec now, after the privileges to read it are gone.
     answers = socket.getaddrinfo(host.encode("ascii"), None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(answer[4][0]).partition("%")[0] for answer in answers))[:MAX_ANSWERS]
 

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import TextIO
 
 from egress.door.netns import Refusals, add_anyip_route, parse_snmp, raise_loopback
+from egress.door.notes import Note, NoteKind
 from egress.door.passing import MAX_FDS, Message, close_all, receive_packet, send_packet
 from egress.door.ports import DNS_PORT, OWN_PORTS, PROXY_PORT
 from egress.door.privileges import PLAIN_USER, drop_privileges
@@ -140,7 +141,7 @@ class Connect:
 class Door:
     """One door, for as long as its process lives."""
 
-    def __init__(self, settings: DoorSettings, listeners: Listeners, snmp: TextIO, notes: Sequence[str]) -> None:
+    def __init__(self, settings: DoorSettings, listeners: Listeners, snmp: TextIO, notes: Sequence[Note]) -> None:
         self.settings = settings
         self.listeners = listeners
         self.snmp = snmp
@@ -301,14 +302,17 @@ class Door:
         self.own_failures = 0
 
 
-def prepare_namespace() -> list[str]:
-    """Bring `lo` up and make every address local; what could not be done, as sentences."""
+def prepare_namespace() -> list[Note]:
+    """Bring `lo` up and make every address local; what could not be done."""
     notes = []
-    for step, what in ((raise_loopback, "lo was not brought up"), (add_anyip_route, "no AnyIP route")):
+    for step, kind, what in (
+        (raise_loopback, NoteKind.NO_LOOPBACK, "lo was not brought up"),
+        (add_anyip_route, NoteKind.NO_ROUTE, "no AnyIP route"),
+    ):
         try:
             step()
         except OSError as error:
-            notes.append(f"{what}: {error.strerror}")
+            notes.append(Note(kind, f"{what}: {error.strerror}"))
     return notes
 
 
@@ -321,7 +325,7 @@ def main() -> int:
     listeners = Listeners()
     listeners.open_all(settings.ports)
     with open("/proc/net/snmp", encoding="ascii") as snmp:
-        notes += drop_privileges(settings.user)
+        notes += [Note(NoteKind.PRIVILEGES, text) for text in drop_privileges(settings.user)]
         Door(settings, listeners, snmp, notes).run()
     return 1
 

@@ -62,7 +62,7 @@ def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
 
 
 def close_all(fds: Sequence[int]) -> None:
-    """Close descriptors that nobody took."""
+    """Close descriptors that have no owner."""
     for fd in fds:
         with contextlib.suppress(OSError):
             os.close(fd)

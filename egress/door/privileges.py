@@ -10,7 +10,7 @@ import os
 import struct
 
 PLAIN_USER = 65532
-"""`nonroot` of the distroless images; owns nothing. For a door that nobody gave a user of its own."""
+"""`nonroot` of the distroless images; owns nothing. Used by a door that was given no user of its own."""
 
 PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38

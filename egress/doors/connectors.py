@@ -8,9 +8,10 @@ import socket
 
 from egress.door.passing import close_all
 from egress.doors.sessions import DoorError, Doors, Session
+from egress.net.dial_error import DialError
 from egress.net.poller import Poller
 from egress.net.stream import Stream
-from egress.net.upstream import CONNECT_TIMEOUT_S, DialError, adopt
+from egress.net.upstream import CONNECT_TIMEOUT_S, adopt
 from egress.policy.names import IP
 from observability.events import Reason
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from egress.door.notes import NoteKind
 from egress.door.passing import Message, close_all
 from egress.door.ports import OWN_PORTS
 from egress.doors.packets import PacketConnection
@@ -130,7 +131,7 @@ class Doors:
     """All tickets and sessions."""
 
     def __init__(self, open_door: Callable[[Ticket], DoorLife], on_state: Callable[[Ticket, str, str], None]) -> None:
-        """`on_state(ticket, state, detail)` hears `ready`, `listener_failed`, `note` and `closed`."""
+        """`on_state(ticket, state, detail)` is called with `ready`, `listener_failed`, `closed`, or a `NoteKind`."""
         self.open_door = open_door
         self.on_state = on_state
         self.tickets: dict[str, Ticket] = {}
@@ -193,7 +194,8 @@ class Doors:
             close_all(arrival.fds)
         connection.send({"ok": True})
         for note in message.get("notes", []):
-            self.on_state(ticket, "note", str(note))
+            kind, text = note
+            self.on_state(ticket, NoteKind(kind), str(text))
         for failure in message.get("failures", []):
             self.on_state(ticket, "listener_failed", str(failure))
         self.on_state(ticket, "ready", "")

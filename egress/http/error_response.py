@@ -1,4 +1,4 @@
-"""What the proxy itself says to a caller: denials, limits, failures, each with its reason."""
+"""The proxy's own responses to a client: denials, limits and failures, each with its reason."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ STATUS: dict[Reason, int] = {
 """Everything else is a denial: 403."""
 
 
-def answer(reason: Reason, text: str, *, close: bool, with_body: bool = True) -> bytes:
-    """A whole response. The reason stands in the status line too: many programs show nothing else."""
+def error_response(reason: Reason, text: str, *, close: bool, with_body: bool = True) -> bytes:
+    """A complete response. The reason is in the status line too: many programs show nothing else."""
     status = STATUS.get(reason, 403)
     body = text.encode("utf-8", "replace") + b"\n"
     lines = [
@@ -44,12 +44,12 @@ def answer(reason: Reason, text: str, *, close: bool, with_body: bool = True) ->
     return head + body if with_body else head
 
 
-def sentence(
+def error_text(
     reason: Reason, *, backend: str, standalone: bool, host: str, port: int, detail: str, port_named: bool = False
 ) -> str:
-    """What happened to a request for `host`:`port`, and what to do, for a person.
+    """What happened to a request for `host`:`port` and what to do about it, for a person.
 
-    `port_named`: the policy has that port for every host.
+    `port_named`: the policy names that port.
     """
     place = f"{host}:{port}" if host else "the request"
     verb = "could not reach" if STATUS.get(reason, 403) in (502, 504) else "blocked"

@@ -1,10 +1,11 @@
-"""One plain HTTP request and its response, carried between a client and an upstream connection.
+"""One plain HTTP request and its response as a state machine: bytes of either side in, bytes for the other side out.
 
 Theory of operation
 -------------------
-The request's head was parsed, decided and built anew before it comes here. Its body is pumped by one task while
-the response is pumped by another: a server may answer before it read everything. What leaves is always framed by
-us. A pump waits for the other side to take what it wrote, so a body of any size costs a constant amount of memory.
+The request's head was parsed, decided and rebuilt before it comes here. `from_client` and `from_upstream` take what has
+arrived off a buffer and return what goes out, each as often as bytes come; a server may answer before it has read the whole
+request. Everything that leaves is framed by us. Nothing is held back here, so a body of any size costs a constant amount of
+memory when the caller waits for the other side to take what it was sent.
 
 An upstream connection is used again only when the response ended exactly where its framing said, with nothing
 after it: whatever a server sends unasked never becomes the answer to the next request.
@@ -12,8 +13,8 @@ after it: whatever a server sends unasked never becomes the answer to the next r
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
+from typing import Protocol
 
 from egress.http.framing import (
     MAX_HEADERS,
@@ -27,8 +28,7 @@ from egress.http.framing import (
     response_framing,
     serialise_response,
 )
-from egress.http.head_end import MAX_HEAD, BadHead, HeadScan
-from egress.net.stream import Stream
+from egress.http.head_end import END, MAX_HEAD, BadHead, HeadScan
 from observability.events import Reason
 
 MAX_INTERIM = 16
@@ -36,7 +36,7 @@ MAX_INTERIM = 16
 
 @dataclass(slots=True, kw_only=True)
 class RequestPlan:
-    """How one request is to be carried. Nobody changes it."""
+    """How one request is forwarded. Treat it as immutable."""
 
     method: str
     head: bytes
@@ -51,21 +51,17 @@ class RequestPlan:
     upgrade: bytes | None = None
     """The protocol that the client asks to switch to."""
     through_parent: bool = False
-    """Whether a parent proxy answers, which may want credentials of us, not of the client."""
+    """Whether a parent proxy answers, which may ask for our credentials, not the client's."""
 
 
 class UpstreamFault(Exception):
-    """Raised when the upstream's answer is no well-formed HTTP, or ends in its middle, or is not for the client."""
+    """Raised when the upstream's response is malformed, ends in its middle, or is not for the client."""
 
-    def __init__(
-        self, detail: str, *, started: bool, silent: bool = False, reason: Reason = Reason.UPSTREAM_INVALID
-    ) -> None:
+    def __init__(self, detail: str, *, silent: bool = False, reason: Reason = Reason.UPSTREAM_INVALID) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.started = started
-        """Whether a part of the response has gone to the client already."""
         self.silent = silent
-        """Whether the upstream said nothing at all before it hung up."""
+        """Whether the upstream hung up without sending anything."""
         self.reason = reason
 
 
@@ -77,245 +73,244 @@ class ClientFault(Exception):
         self.detail = detail
 
 
+class Body(Protocol):
+    """A message body that is taken off a buffer piece by piece."""
+
+    stopped: bool
+    """`decode` left usable bytes in the buffer, so that other connections have their turn first."""
+
+    @property
+    def done(self) -> bool: ...
+
+    def decode(self, buffer: bytearray) -> bytes:
+        """Take what there is of the body off the buffer. Raises BadFraming."""
+
+
+class SizedBody:
+    """A body of a known length."""
+
+    __slots__ = ("left",)
+    stopped = False
+
+    def __init__(self, length: int) -> None:
+        self.left = length
+
+    @property
+    def done(self) -> bool:
+        return not self.left
+
+    def decode(self, buffer: bytearray) -> bytes:
+        piece = bytes(buffer[: self.left])
+        del buffer[: len(piece)]
+        self.left -= len(piece)
+        return piece
+
+
+class BodyToEnd:
+    """A body that ends with its connection."""
+
+    __slots__ = ()
+    stopped = False
+    done = False
+
+    def decode(self, buffer: bytearray) -> bytes:
+        data = bytes(buffer)
+        buffer.clear()
+        return data
+
+
+NO_BODY = SizedBody(0)
+
+
 class Exchange:
-    """One request and its response."""
+    """One request and its response.
+
+    First send `plan.head`; then call `from_client` until `uploaded`, `from_upstream` until `answered`.
+    """
 
     __slots__ = (
-        "asked",
-        "client",
+        "answered",
         "client_reusable",
         "plan",
         "received",
+        "request_body",
+        "response",
         "sent",
         "started",
         "upgraded",
         "uploaded",
-        "upstream",
         "upstream_reusable",
     )
 
-    def __init__(self, client: Stream, upstream: Stream, plan: RequestPlan) -> None:
-        self.client = client
-        self.upstream = upstream
+    def __init__(self, plan: RequestPlan, *, sent: int = 0, received: int = 0) -> None:
+        """`sent` and `received` were counted on this connection before."""
         self.plan = plan
-        self.sent = 0
+        self.sent = sent
         """Bytes of body that went out."""
-        self.received = 0
+        self.received = received
         """Bytes of body that came back."""
-        self.upstream_reusable = False
-        self.client_reusable = False
-        self.upgraded = False
-        """The upstream switched protocols: both connections are one tunnel from now on."""
+        self.uploaded = plan.framing is Framing.NONE
+        """The whole request has been taken from the client."""
+        self.request_body: Body = NO_BODY
+        if not self.uploaded:
+            self.request_body = ChunkedBody() if plan.framing is Framing.CHUNKED else SizedBody(plan.length)
+        self.response: ResponseReader | ResponseBody = ResponseReader(plan)
         self.started = False
         """A part of the response has gone to the client."""
-        self.uploaded = False
-        self.asked = False
-        """The request's head has gone out."""
-
-    def ask(self) -> None:
-        """Send the request's head."""
-        self.asked = True
-        self.uploaded = self.plan.framing is Framing.NONE
-        self.upstream.write(self.plan.head)
-
-    async def run(self) -> None:
-        """Carry it. Raises UpstreamFault or ClientFault; both connections must be closed then."""
-        if not self.asked:
-            self.ask()
-        if self.uploaded:
-            await self.pump_response()
-            return
-        try:
-            async with asyncio.TaskGroup() as group:
-                upload = group.create_task(self.pump_request())
-                await self.pump_response()
-                upload.cancel()  # what the server did not wait for is not sent
-        except ExceptionGroup as faults:
-            raise faults.exceptions[0] from None
+        self.answered = False
+        """The whole response has been returned."""
+        self.upgraded = False
+        """The upstream switched protocols: both connections are one tunnel from now on."""
+        self.upstream_reusable = False
+        self.client_reusable = False
 
     # --- the request's body
 
-    async def pump_request(self) -> None:
-        if self.plan.framing is Framing.LENGTH:
-            await self.pump_request_length(self.plan.length)
-        else:
-            await self.pump_request_chunks()
-        self.uploaded = True
-
-    async def pump_request_length(self, left: int) -> None:
-        buffer = self.client.buffer
-        while left:
-            if not buffer and not await self.client.more():
-                raise ClientFault("")
-            piece = bytes(buffer[:left])
-            del buffer[:left]
-            left -= len(piece)
-            self.sent += len(piece)
-            self.upstream.write(piece)
-            if not await self.upstream.drain():
-                await self.never()
-
-    async def pump_request_chunks(self) -> None:
-        body = ChunkedBody()
-        while True:
-            try:
-                content = body.decode(self.client.buffer)
-            except BadFraming as error:
-                raise ClientFault(str(error)) from None
-            self.sent += len(content)
-            self.upstream.write(encode_chunk(content))
-            if body.done:
-                self.upstream.write(encode_last_chunk(body.trailers))
-                return
-            left = len(self.client.buffer)
-            if not await self.upstream.drain():
-                await self.never()
-            if not await goes_on(body, self.client, left):
-                raise ClientFault("")
-
-    async def never(self) -> None:
-        """The upstream takes no more: wait for what its response says (the other pump ends this one)."""
-        await asyncio.get_running_loop().create_future()
+    def from_client(self, buffer: bytearray, eof: bool) -> bytes:
+        """What of the request's body goes to the upstream now; nothing: wait for more. Raises ClientFault."""
+        body = self.request_body
+        try:
+            content = body.decode(buffer)
+        except BadFraming as error:
+            raise ClientFault(str(error)) from None
+        self.sent += len(content)
+        self.uploaded = body.done
+        if eof and not content and not body.done and not body.stopped:
+            raise ClientFault("")
+        if not isinstance(body, ChunkedBody):
+            return content
+        return encode_chunk(content) + (encode_last_chunk(body.trailers) if body.done else b"")
 
     # --- the response
 
-    def answer_at_once(self) -> bool:
-        """Pass on a response that is there whole, with a length and nothing after it; False where it takes more than that.
+    def from_upstream(self, buffer: bytearray, eof: bool) -> bytes:
+        """What of the response goes to the client now; nothing, and not `answered`: wait for more. Raises UpstreamFault.
 
-        Nothing has changed then: `run` carries it, whatever it is.
+        Never nothing at the end of the upstream (`eof`), except where `ResponseBody.stopped`.
         """
-        buffer = self.upstream.buffer
-        end = buffer.find(b"\r\n\r\n", 0, MAX_HEAD)
-        if end < 0:
-            return False
-        try:
-            head = parse_response_head(bytes(buffer[:end]))
-        except BadFraming:
-            return False
-        if head.status < 200 or head.status == 407 or self.client.out is not None:  # it does not read
-            return False
-        framing = response_framing(head, self.plan.method)
-        length = head.length or 0 if framing is Framing.LENGTH else 0
-        if framing not in (Framing.LENGTH, Framing.NONE) or len(buffer) != end + 4 + length:
-            return False
-        keep = self.plan.keep_alive
-        self.client.write(serialise_response(head, framing, close=not keep) + buffer[end + 4 :])
-        buffer.clear()
-        self.started = True
-        self.received = length
-        self.client_reusable = keep
-        self.upstream_reusable = not self.upstream.eof and head.keep_alive
-        return True
-
-    async def pump_response(self) -> None:
-        head = await self.read_final_head()
+        response = self.response
+        if isinstance(response, ResponseBody):
+            return self.read_body(response, buffer, eof)
+        head = response.read(buffer, eof)
+        if head is None:
+            return b""
+        if head.status < 200 and head.status != 101:
+            return serialise_response(head, Framing.NONE, close=False)
         if head.status == 101:
-            self.switch(head)
-            return
-        framing = response_framing(head, self.plan.method)
-        outgoing = Framing.CLOSE if framing is Framing.CHUNKED and self.plan.minor == 0 else framing
-        keep = self.plan.keep_alive and outgoing is not Framing.CLOSE and self.uploaded
-        self.started = True
-        self.client.write(serialise_response(head, outgoing, close=not keep))
-        match framing:
-            case Framing.LENGTH:
-                await self.pump_response_length(head.length or 0)
-            case Framing.CHUNKED:
-                await self.pump_response_chunks(rechunk=outgoing is Framing.CHUNKED)
-            case Framing.CLOSE:
-                await self.pump_response_to_end()
-            case Framing.NONE:
-                await self.give(b"")
-        self.client_reusable = keep
-        clean = not self.upstream.buffer and not self.upstream.eof
-        self.upstream_reusable = clean and self.uploaded and head.keep_alive and framing is not Framing.CLOSE
+            return self.switch(head)
+        return self.begin_response(head, buffer, eof)
 
-    async def read_final_head(self) -> ResponseHead:
-        """The response's head, after interim ones (1xx) were passed on."""
-        for _ in range(MAX_INTERIM):
-            head = await self.read_head()
+    def begin_response(self, head: ResponseHead, buffer: bytearray, eof: bool) -> bytes:
+        plan = self.plan
+        framing = response_framing(head, plan.method)
+        outgoing = Framing.CLOSE if framing is Framing.CHUNKED and plan.minor == 0 else framing
+        self.client_reusable = plan.keep_alive and outgoing is not Framing.CLOSE and self.uploaded
+        self.started = True
+        data = serialise_response(head, outgoing, close=not self.client_reusable)
+        body = self.response = ResponseBody(head, framing, outgoing)
+        if framing is Framing.NONE or (framing is Framing.LENGTH and len(buffer) >= (head.length or 0)):
+            return data + self.read_body(body, buffer, eof)
+        return data  # it goes out even when what follows turns out to be malformed
+
+    def read_body(self, response: ResponseBody, buffer: bytearray, eof: bool) -> bytes:
+        body = response.body
+        try:
+            content = body.decode(buffer)
+        except BadFraming as error:
+            raise improper(str(error)) from None
+        self.received += len(content)
+        if body.done or (eof and not content and response.framing is Framing.CLOSE):
+            self.answered = True
+            clean = not buffer and not eof and response.framing is not Framing.CLOSE
+            self.upstream_reusable = clean and self.uploaded and response.keep_alive
+        elif eof and not content and not body.stopped:
+            raise improper("it hung up in the middle of its response")
+        if response.outgoing is not Framing.CHUNKED or not isinstance(body, ChunkedBody):
+            return content
+        return encode_chunk(content) + (encode_last_chunk(body.trailers) if body.done else b"")
+
+    def switch(self, head: ResponseHead) -> bytes:
+        if self.plan.upgrade is None or not self.uploaded:
+            raise improper("it switches protocols unasked")
+        self.upgraded = self.answered = True
+        return serialise_response(head, Framing.NONE, close=False, upgrade=self.plan.upgrade)
+
+    @property
+    def stopped(self) -> bool:
+        """Usable bytes of the response wait in the buffer: other connections have their turn first."""
+        return isinstance(self.response, ResponseBody) and self.response.body.stopped
+
+
+class ResponseReader:
+    """Reads heads until the final one."""
+
+    __slots__ = ("interim", "plan", "scan")
+
+    def __init__(self, plan: RequestPlan) -> None:
+        self.plan = plan
+        self.interim = 0
+        self.scan: HeadScan | None = None
+        """Made when a head comes in pieces."""
+
+    def read(self, buffer: bytearray, eof: bool) -> ResponseHead | None:
+        """The next head that the client is to see, None while it has not come. Raises UpstreamFault."""
+        while (head := self.read_head(buffer, eof)) is not None:
             if head.status == 407 and self.plan.through_parent:
                 detail = "the upstream proxy does not accept our credentials (it answered 407)"
-                raise UpstreamFault(detail, started=False, reason=Reason.UPSTREAM_PROXY_FAILED)
+                raise UpstreamFault(detail, reason=Reason.UPSTREAM_PROXY_FAILED)
             if head.status >= 200 or head.status == 101:
                 return head
+            self.interim += 1
             if self.plan.minor == 1:
-                self.client.write(serialise_response(head, Framing.NONE, close=False))
-                await self.give(b"")
-        raise self.fault("it sends interim responses without end")
+                return head
+        return None
 
-    async def read_head(self) -> ResponseHead:
-        buffer = self.upstream.buffer
-        scan = HeadScan("response head", max_fields=MAX_HEADERS)
-        while (end := scan.find(buffer)) < 0:
+    def read_head(self, buffer: bytearray, eof: bool) -> ResponseHead | None:
+        if self.interim == MAX_INTERIM:
+            raise improper("it sends interim responses without end")
+        scan = self.scan
+        end = buffer.find(END, 0, MAX_HEAD) if scan is None else scan.find(buffer)
+        if end < 0:
+            if scan is None:
+                scan = self.scan = HeadScan("response head", max_fields=MAX_HEADERS)
             try:
                 scan.check(buffer)
             except BadHead as error:
-                raise self.fault(str(error)) from None
-            if not await self.upstream.more():
-                raise self.fault("it hung up before its response was complete", silent=not buffer)
+                raise improper(str(error)) from None
+            if eof:
+                raise improper("it hung up before its response was complete", silent=not buffer)
+            return None
+        self.scan = None
         data = bytes(buffer[:end])
-        del buffer[: end + 4]
+        del buffer[: end + len(END)]
         try:
             return parse_response_head(data)
         except BadFraming as error:
-            raise self.fault(str(error)) from None
-
-    def switch(self, head: ResponseHead) -> None:
-        if self.plan.upgrade is None or not self.uploaded:
-            raise self.fault("it switches protocols unasked")
-        self.client.write(serialise_response(head, Framing.NONE, close=False, upgrade=self.plan.upgrade))
-        self.upgraded = True
-
-    async def pump_response_length(self, left: int) -> None:
-        buffer = self.upstream.buffer
-        if not left:
-            await self.give(b"")
-        while left:
-            if not buffer and not await self.upstream.more():
-                raise self.fault("it hung up in the middle of its response")
-            piece = bytes(buffer[:left])
-            del buffer[:left]
-            left -= len(piece)
-            await self.give(piece)
-
-    async def pump_response_chunks(self, *, rechunk: bool) -> None:
-        body = ChunkedBody()
-        while True:
-            try:
-                content = body.decode(self.upstream.buffer)
-            except BadFraming as error:
-                raise self.fault(str(error)) from None
-            self.received += len(content)
-            self.client.write(encode_chunk(content) if rechunk else content)
-            if body.done:
-                if rechunk:
-                    self.client.write(encode_last_chunk(body.trailers))
-                return
-            left = len(self.upstream.buffer)
-            await self.give(b"")
-            if not await goes_on(body, self.upstream, left):
-                raise self.fault("it hung up in the middle of its response")
-
-    async def pump_response_to_end(self) -> None:
-        while data := await self.upstream.receive():
-            await self.give(data)
-
-    async def give(self, data: bytes) -> None:
-        """Write to the client and wait until it takes more."""
-        self.received += len(data)
-        if data:
-            self.client.write(data)
-        if not await self.client.drain():
-            raise ClientFault("")
-
-    def fault(self, what: str, *, silent: bool = False) -> UpstreamFault:
-        return UpstreamFault(f"the server's answer is no proper HTTP: {what}", started=self.started, silent=silent)
+            raise improper(str(error)) from None
 
 
-async def goes_on(body: ChunkedBody, source: Stream, left: int) -> bool:
-    """Wait for more of a chunked body; False when its source ended. `left`: what `decode` had left in its buffer."""
-    if body.stopped:
-        await source.poller.turn()
-        return True
-    return len(source.buffer) != left or await source.more()  # it may have come while the other side drained
+class ResponseBody:
+    """A response's body on its way."""
+
+    __slots__ = ("body", "framing", "keep_alive", "outgoing")
+
+    def __init__(self, head: ResponseHead, framing: Framing, outgoing: Framing) -> None:
+        self.framing = framing
+        self.outgoing = outgoing
+        """How it is framed for the client."""
+        self.keep_alive = head.keep_alive
+        """The upstream takes another request afterwards."""
+        self.body: Body
+        match framing:
+            case Framing.LENGTH:
+                self.body = SizedBody(head.length or 0)
+            case Framing.CHUNKED:
+                self.body = ChunkedBody()
+            case Framing.CLOSE:
+                self.body = BodyToEnd()
+            case Framing.NONE:
+                self.body = NO_BODY
+
+
+def improper(what: str, *, silent: bool = False) -> UpstreamFault:
+    return UpstreamFault(f"the server's answer is no proper HTTP: {what}", silent=silent)

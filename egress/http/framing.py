@@ -3,7 +3,7 @@
 `httptools` frames bodies well, but it does not say where in the input a message ended (so nothing could follow a
 chunked request on the same connection), cannot be told that a response answers HEAD, and accepts chunk extensions
 of any size and lists of transfer codings. A proxy that stands between two parsers needs the stricter reading, and
-bodies are framed anew on the way out, so that the other side sees our framing and never the sender's.
+bodies are framed again on the way out, so that the other side sees our framing and never the sender's.
 RFC 9112 6 and 7.
 """
 
@@ -13,6 +13,8 @@ import re
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache
+
+from egress.http.fields import HOP_BY_HOP
 
 MAX_LINE = 16 * 1024
 MAX_CHUNK_LINE = 1024
@@ -27,27 +29,15 @@ VALUE = re.compile(rb"[\t -~\x80-\xff]*")
 GOOD_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
 CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t -~\x80-\xff]*)?")
 
-HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authentication-info",
-        b"proxy-connection",
-        b"te",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
 END_TO_END = frozenset({b"content-length", b"cache-control", b"content-type", b"date", b"content-encoding"})
 """Fields that naming them in Connection does not remove (RFC 9110 7.6.1)."""
 OURS = b"x-stockade-"
-"""What starts like this is said by the proxy alone."""
+"""Only the proxy itself sends fields with this prefix."""
 NO_OPTIONS: frozenset[bytes] = frozenset()
 FRAMING_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 KEPT_LINE, KEPT_LINES = 256, 1024
 NO_TRAILER = frozenset({b"content-length", b"host", b"trailer", b"authorization", b"set-cookie", b"content-encoding"})
-"""Fields that mean nothing good in a trailer section (RFC 9110 6.5.1), besides the hop-by-hop ones."""
+"""Fields that must not stand in a trailer section (RFC 9110 6.5.1), besides the hop-by-hop ones."""
 
 
 class BadFraming(ValueError):
@@ -72,7 +62,7 @@ class Field:
 
 @dataclass(slots=True, kw_only=True)
 class ResponseHead:
-    """A response's head as the upstream sent it. Nobody changes it."""
+    """A response's head as the upstream sent it. Treat it as immutable."""
 
     status: int
     phrase: bytes
@@ -216,14 +206,14 @@ class ChunkState(Enum):
 
 
 class ChunkedBody:
-    """Takes a chunked body off a buffer, bit by bit."""
+    """Takes a chunked body off a buffer, piece by piece."""
 
     __slots__ = ("left", "looked", "state", "stopped", "trailer_bytes", "trailers")
 
     def __init__(self) -> None:
         self.state = ChunkState.SIZE
         self.stopped = False
-        """`decode` left off before it had used what it could: others have their turn first."""
+        """`decode` left usable bytes in the buffer: other connections have their turn first."""
         self.left = 0
         self.looked = 0
         """Bytes of the line that is not complete in which its end was looked for already."""

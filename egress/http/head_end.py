@@ -1,7 +1,7 @@
 """Where an HTTP/1 head ends, in whatever pieces it comes.
 
-A peer chooses how its bytes are cut, and a search that begins anew with each piece costs the square of what was sent:
-64 KB of lines of four bytes took three seconds of everybody's time. So a scan remembers where it stopped, looks at each
+A peer chooses how its bytes are cut, and a search that starts over with each piece costs the square of what was sent:
+64 KB of lines of four bytes blocked the loop for three seconds. So a scan remembers where it stopped, looks at each
 byte once, and refuses what has become too much at once and not only when the head is complete.
 """
 
@@ -14,7 +14,7 @@ MAX_HEAD: Final = 64 * 1024
 
 
 class BadHead(ValueError):
-    """Raised for a head that nobody should wait for; the text says why."""
+    """Raised for a head that is not worth waiting for; the text says why."""
 
 
 class HeadTooLarge(BadHead):

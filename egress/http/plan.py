@@ -1,11 +1,11 @@
-"""From a parsed request to what goes out: the head built anew, and how its body is framed."""
+"""From a parsed request to what goes out: the rebuilt head, and how its body is framed."""
 
 from __future__ import annotations
 
 from egress.http.exchange import RequestPlan
 from egress.http.framing import Framing
 from egress.http.request_head import BodyFraming, RequestHead, serialise
-from egress.net.upstream import ParentProxy
+from egress.policy.parent_proxy import ParentProxy
 
 FRAMING = {
     BodyFraming.NONE: Framing.NONE,

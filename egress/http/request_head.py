@@ -21,7 +21,8 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final, TypeAlias
 
-from egress.http.head_end import MAX_HEAD, BadHead, HeadScan, HeadTooLarge, count_lines
+from egress.http.fields import HOP_BY_HOP, REWRITTEN
+from egress.http.head_end import END, MAX_HEAD, BadHead, HeadScan, HeadTooLarge, count_lines
 from egress.policy.names import Target, parse_authority
 from observability.events import Reason
 
@@ -37,7 +38,7 @@ HTTP_PORT: Final = 80
 
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
 _PLAIN: Final = re.compile(rb"([A-Z]{1,32}) http://([0-9A-Za-z.:-]+)(/[!\"$-\[\]-~]*) HTTP/1\.1")
-"""The usual absolute form, of which nothing has to be looked at twice."""
+"""The common absolute form, which needs no second look."""
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t ]*([\t\x20-\x7e\x80-\xff]*)")
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HTTP_URL: Final = re.compile(rb"http://([^/?]*)(.*)", re.IGNORECASE | re.DOTALL)
@@ -45,19 +46,7 @@ _SCHEME: Final = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*):")
 _DIGITS: Final = re.compile(rb"[0-9]+")
 _FIRST_BYTES: Final = re.compile(rb"(?:\r\n)?[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}(?: |\Z)|(?:\r\n?)?\Z")
 
-_HOP_BY_HOP: Final = frozenset(
-    (
-        b"connection",
-        b"keep-alive",
-        b"te",
-        b"transfer-encoding",
-        b"upgrade",
-        b"http2-settings",
-        b"host",
-        b"content-length",
-    )
-)
-"""Not copied: they end here, or are written anew."""
+_DROPPED: Final = HOP_BY_HOP | REWRITTEN
 _NEVER_NAMED: Final = frozenset((b"host", b"content-length", b"transfer-encoding"))
 """Fields that a Connection header must not name: removing them would change what the message is."""
 
@@ -91,7 +80,7 @@ class BadRequest(ValueError):
 
 @dataclass(slots=True, kw_only=True)
 class RequestHead:
-    """A request's head in parts. Nobody changes it; it is not frozen because one is made for every request."""
+    """A request's head in parts. Treat it as immutable; it is not frozen because one is made for every request."""
 
     method: str
     form: Form
@@ -122,9 +111,15 @@ def parse_head(data: bytes | bytearray, *, inside: bool = False) -> RequestHead 
     `inside`: origin form, as inside a CONNECT tunnel or on a direct connection; otherwise what a proxy is sent. One empty
     line before the request line is skipped (RFC 9112 2.2). What can never become a head is refused before it is complete.
     """
+    head = parse_whole_head(data, inside=inside)
+    return HeadReader(inside=inside).read(data) if head is None else head
+
+
+def parse_whole_head(data: bytes | bytearray, *, inside: bool = False) -> RequestHead | None:
+    """As `parse_head`, None for any head that is incomplete, even one that would be refused. Raises BadRequest."""
     start = _start(data)
-    end = data.find(b"\r\n\r\n", start, start + MAX_HEAD)
-    return HeadReader(inside=inside).read(data) if end < 0 else _parse(data, start, end, inside)
+    end = data.find(END, start, start + MAX_HEAD)
+    return None if end < 0 else _parse(data, start, end, inside)
 
 
 class HeadReader:
@@ -180,7 +175,7 @@ class Fields:
 
     headers: tuple[Header, ...]
     named: dict[bytes, list[bytes]]
-    """Values by name in lower case; nobody changes it."""
+    """Values by name in lower case. Treat it as immutable."""
     options: frozenset[bytes]
     """The options of Connection and Proxy-Connection, in lower case."""
 
@@ -394,7 +389,7 @@ def serialise(head: RequestHead) -> bytes:
     """The head for the server in origin form, built from the parsed parts alone.
 
     Left out: hop-by-hop fields and those that Connection names (RFC 9110 7.6.1), every `Proxy-…` field, `Upgrade` unless it
-    is for a WebSocket, Expect in HTTP/1.0. Added: nothing that tells of us (no Via, no X-Forwarded-For). Host is the
+    is for a WebSocket, Expect in HTTP/1.0. Nothing is added that reveals the proxy (no Via, no X-Forwarded-For). Host is the
     canonical target. The version stays the caller's, so that a server never sends an HTTP/1.0 caller chunks.
     """
     onward = _kept_onward if head.size <= KEPT_BLOCK else _onward
@@ -416,7 +411,7 @@ def serialise(head: RequestHead) -> bytes:
 
 def _onward(headers: tuple[Header, ...], connection: frozenset[bytes], expect_continue: bool) -> bytes:
     """The field lines that go on to the server as they are."""
-    dropped = _HOP_BY_HOP | connection
+    dropped = _DROPPED | connection
     parts = []
     for name, value in headers:
         lowered = name.lower()

@@ -1,4 +1,4 @@
-"""What is known of one connection that a backend wants, and the events it makes."""
+"""One connection that a backend wants, as its events describe it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from egress.journal.record import MAX_DETAIL, MAX_HOST, Recorder
 from observability.events import Decision, Phase, Reason, Via
 
 KEPT = 512
-"""Descriptions remembered: each is made of bounded parts."""
+"""Descriptions cached; each is made of bounded parts."""
 
 
 PROGRESS_S = 15.0
@@ -40,16 +40,16 @@ class Attempt:
         "host",
         "method",
         "mode",
+        "next_report_at",
         "port",
         "reason",
         "recorder",
+        "reported",
+        "route_key",
         "rule",
         "rule_port",
         "started",
-        "tells_at",
-        "told",
         "via",
-        "way",
     )
 
     def __init__(
@@ -89,15 +89,15 @@ class Attempt:
         self.connect_s: float | None = None
         self.carried = False
         """`decided` was written with allow or report, so `closed` must follow."""
-        self.way: tuple[str, str, int | None] | None = None
+        self.route_key: tuple[str, str, int | None] | None = None
         self.description = ""
         self.started = time.monotonic()
-        self.told = NOTHING
-        """Bytes sent and received, as the last event of progress said."""
-        self.tells_at = self.started + PROGRESS_S
+        self.reported = NOTHING
+        """Bytes sent and received, as the latest progress event reported them."""
+        self.next_report_at = self.started + PROGRESS_S
 
     def allow(self, would_deny: Reason | None = None) -> None:
-        """It is carried; `would_deny` says what enforcing would have said. Only the first verdict counts."""
+        """It is carried; `would_deny` is the reason for which `enforce` would have denied it. Only the first call counts."""
         if self.carried:
             return
         self.carried = True
@@ -106,7 +106,7 @@ class Attempt:
         self._write(Phase.DECIDED, log=True)
 
     def deny(self, reason: Reason, detail: str = "") -> None:
-        """It is refused; of a connection that was carried before, it is cut."""
+        """It is refused; a connection that was carried before is closed with that reason."""
         if self.carried:
             self.close(reason, detail=detail)
             return
@@ -127,24 +127,24 @@ class Attempt:
         self.carried = False
         self.reason = reason
         self.detail = detail
-        cut_or_failed = reason is not None  # a normal end is no news
+        cut_or_failed = reason is not None  # a normal end is not logged
         duration_s = time.monotonic() - self.started
         self._write(Phase.CLOSED, log=cut_or_failed, duration_s=duration_s, sent=sent, received=received)
 
     def progress(self, now: float, sent: int, received: int) -> None:
-        """Called by the sweep: tell every `PROGRESS_S` what an open connection has moved, if it has. `now`: monotonic."""
-        if not self.carried or now < self.tells_at:
+        """Called by the sweep: report new bytes of an open connection, at most every `PROGRESS_S`. `now`: monotonic."""
+        if not self.carried or now < self.next_report_at:
             return
-        self.tells_at = now + PROGRESS_S
-        if (sent, received) == self.told:
+        self.next_report_at = now + PROGRESS_S
+        if (sent, received) == self.reported:
             return
         self._write(
             Phase.PROGRESS, log=False, duration_s=time.monotonic() - self.started, sent=sent, received=received
         )
-        self.told = sent, received
+        self.reported = sent, received
 
     def count_only(self, reason: Reason, detail: str = "", decision: Decision = Decision.DENY) -> None:
-        """`count` attempts that are told together, most often refused without being looked at one by one."""
+        """Report `count` attempts together; most were refused without a look at each."""
         self.decision = decision
         self.reason = reason
         self.detail = detail
@@ -164,15 +164,15 @@ class Attempt:
             line += f',"duration_s":{duration_s:.6f}'
         if self.connect_s is not None:
             line += f',"connect_s":{self.connect_s:.6f}'
-        if self.reason or self.detail or self.told is not NOTHING or self.dns_s is not None or self.count != 1:
-            line += self._rarer()
+        if self.reason or self.detail or self.reported is not NOTHING or self.dns_s is not None or self.count != 1:
+            line += self._optional_members()
         recorder.write(line + "}", log=log, backend=self.backend)
 
-    def _rarer(self) -> str:
+    def _optional_members(self) -> str:
         """Members that most events do not have."""
         text = f',"count":{self.count}' if self.count != 1 else ""
-        if self.told != NOTHING:
-            text += f',"told_sent":{self.told[0]},"told_received":{self.told[1]}'
+        if self.reported != NOTHING:
+            text += f',"told_sent":{self.reported[0]},"told_received":{self.reported[1]}'
         if self.reason is not None:
             text += f',"reason":"{self.reason}"'
         if self.detail:
@@ -182,10 +182,10 @@ class Attempt:
         return text
 
     def _described(self) -> str:
-        """`described`, the same as in the event before when it goes to the same address by the same rule."""
-        way = (self.address, self.rule, self.rule_port)
-        if way != self.way:
-            self.way = way
+        """`described`, cached while the address and the rule stay the same."""
+        route_key = (self.address, self.rule, self.rule_port)
+        if route_key != self.route_key:
+            self.route_key = route_key
             self.description = described(
                 self.backend,
                 self.door,
@@ -195,7 +195,7 @@ class Attempt:
                 self.port,
                 self.client_address,
                 self.destination,
-                *way,
+                *route_key,
                 self.mode,
             )
         return self.description

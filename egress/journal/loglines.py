@@ -47,7 +47,7 @@ class LineWriter:
                 return
 
     def flush(self) -> bool:
-        """Write everything that is queued; False when nobody will ever read it."""
+        """Write everything that is queued; False when there is no reader any more."""
         taken = [self.lines.popleft() for _ in range(len(self.lines))]
         if self.dropped:
             dropped, self.dropped = self.dropped, 0

@@ -4,11 +4,11 @@ Theory of operation
 -------------------
 Every event gets the next sequence number and is kept as one JSON line, the last `capacity` of them. A reader (the
 gateway) has a cursor, the number up to which it has read; one that is too slow or away loses lines, which it sees by
-the numbers that are missing, and it is told how many of which backend. The newest number also stands in a small mapped
+the missing numbers, and it learns how many were lost, by backend. The newest number also stands in a small mapped
 file, so that the gateway can see without a system call whether it has read everything.
 
-Backends share the room: who has more than an equal part gives way first. So a backend that floods pushes out its own
-old events, and nothing that another did is washed away.
+Backends share the room: one that has more than an equal part loses its oldest events first. So a backend that floods
+pushes out its own events and those of no other.
 
 Which events a connection makes:
 
@@ -17,7 +17,7 @@ Which events a connection makes:
   same decision, the bytes and, when it did not end by itself, the reason (`connect_failed`, `idle_timeout`,
   `policy_revoked`, …).
 
-* open for long: `progress` every 15 s while bytes move, each with what was `told` before.
+* open for long: `progress` every 15 s while bytes move, each with what was reported before.
 
 So `decided` minus `closed` of the carried ones is what is open now.
 """
@@ -33,11 +33,11 @@ from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 
-from observability.events import NoticeEvent, Severity, to_json
+from observability.events import Severity, notice, to_json
 
 RING = 8192
 REMEMBERED = 32 * 1024
-"""Of so many events it is known whose they were, kept or not."""
+"""The backend of that many events is known, even of those that were dropped."""
 SCAN = 2048
 """Numbers that are looked up for one `read`."""
 MAX_HOST = 253
@@ -48,7 +48,7 @@ pack_seq = struct.Struct("<Q").pack_into
 
 
 class Recorder:
-    """Numbers events, keeps the last ones, and tells whoever listens."""
+    """Numbers events, keeps the latest, and notifies the reader."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Recorder:
         self.seq = 0
         self.connections = 0
         self.lines: dict[int, str] = {}
-        """What is kept, by number."""
+        """Retained events, by number."""
         self.held: dict[str, deque[int]] = {}
         """The numbers that each backend has in `lines`, oldest first."""
         self.whose: list[str] = [""] * REMEMBERED
@@ -96,7 +96,7 @@ class Recorder:
             self.on_event()
 
     def keep(self, line: str, backend: str) -> None:
-        """Keep the newest line; another one gives way to it where the room is full."""
+        """Keep the newest line, and drop an old one where there is no room."""
         self.whose[self.seq % REMEMBERED] = backend
         self.lines[self.seq] = line
         numbers = self.held.get(backend)
@@ -114,16 +114,8 @@ class Recorder:
     def notice(
         self, code: str, message: str, *, severity: Severity = Severity.INFO, backend: str = "", count: int = 1
     ) -> None:
-        """Say something about the egress itself."""
-        event = NoticeEvent(
-            time=self.clock(),
-            source="egress",
-            code=code,
-            severity=severity,
-            backend=backend,
-            message=message,
-            count=count,
-        )
+        """Record a notice about the egress itself."""
+        event = notice("egress", code, message, severity, backend=backend, count=count, at=self.clock())
         self.write(encode(to_json(event)), log=True, backend=backend)
 
     def read(self, after: int, most: int = 256) -> tuple[list[str], int, dict[str, int]]:

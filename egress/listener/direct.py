@@ -10,13 +10,15 @@ from __future__ import annotations
 import ipaddress
 import socket
 
-from egress.connection.backend import Origin
-from egress.connection.client import stream_of
-from egress.connection.dialer import Refusal
-from egress.connection.first_bytes import Kind, Shown, first_bytes
+from egress.connection.backend import Source
+from egress.connection.client import guarded, stream_of
+from egress.connection.phases import OpeningDirect, Peeking
 from egress.connection.service import ConnectionService
+from egress.connection.steps import ENDED, Named, Refusal, Step
 from egress.connection.target_client import TargetClient
-from egress.http.request_head import BadRequest, HeadReader
+from egress.connection.work import Asking, Link
+from egress.journal.attempt import Attempt
+from egress.net.stream import Stream
 from egress.policy.decide import Allow, Protocol, Target, decide_name
 from egress.policy.names import IP
 from observability.events import Reason, Via
@@ -25,52 +27,66 @@ PEEK_S = 1.0
 """How long a connection that will be closed anyway may take to show a name."""
 
 
-def serve_direct(egress: ConnectionService, origin: Origin, sock: socket.socket, address: str) -> None:
+def serve_direct(egress: ConnectionService, source: Source, sock: socket.socket, address: str) -> None:
     """Serve one connection to a direct port."""
     try:
         destination, port = sock.getsockname()[:2]
     except OSError:
         sock.close()
-        egress.released(origin.backend)
+        egress.released(source.backend)
         return
-    stream = stream_of(egress, origin, sock)
-    if stream is None:
-        return
-    client = DirectClient(egress, origin, stream, address)
-    client.destination = ipaddress.ip_address(destination)
-    client.port = port
-    client.run(client.serve())
+    stream = stream_of(egress, source, sock)
+    if stream is not None:
+        DirectClient(egress, source, stream, address, ipaddress.ip_address(destination), port).start()
 
 
 class DirectClient(TargetClient):
     """A program that dialled an address itself."""
 
-    destination: IP
-    port: int
+    def __init__(
+        self, egress: ConnectionService, source: Source, stream: Stream, address: str, destination: IP, port: int
+    ) -> None:
+        super().__init__(egress, source, stream, address, Peeking())
+        self.destination = destination
+        self.port = port
 
-    async def serve(self) -> None:
-        """Find out what is wanted, then carry or close it."""
+    @guarded
+    def start(self) -> None:
+        """Find out what is wanted, by the address or by the first bytes."""
         opaque = self.opaque_target()
         if opaque is not None:
-            await self.connect(opaque, Via.TCP, None)
-            return
-        self.wait_at_most(self.backend.budget.head_timeout_s if self.origin.backend.policy.direct else PEEK_S)
-        shown = await first_bytes(self.stream)
-        name = await self.shown_name(shown)
-        self.wait_for_ever()
-        if not self.origin.backend.policy.direct:
+            self.connect(opaque, Via.TCP, None)
+        else:
+            direct = self.source.backend.policy.direct
+            self.read(self.phase, self.backend.budget.head_timeout_s if direct else PEEK_S)
+
+    def apply(self, step: Step) -> None:
+        match step:
+            case Named():
+                self.named(step.name)
+            case OpeningDirect():
+                self.phase = step
+                self.await_step(self.open(step, step.handle))
+            case _:
+                super().apply(step)
+
+    def named(self, name: str) -> None:
+        """The first bytes have shown a name, or that there is none: connect, or close."""
+        self.stream.on_input = None
+        self.wait_forever()
+        if not self.source.backend.policy.direct:
             self.deny(name, "it did not use the proxy")
         elif name:
-            await self.connect_named(name)
+            self.connect_named(name)
         else:
-            await self.connect(self.literal(), Via.DIRECT, self.destination)
+            self.connect(self.literal(), Via.DIRECT, self.destination)
 
     def opaque_target(self) -> Target | None:
         """The target when a `protocol: tcp` rule has it: by the address made up for its name, or as a literal."""
-        names = self.egress.names_of(self.origin)
+        names = self.egress.names_of(self.source)
         name = names.named.get(self.destination, "") if names is not None else ""
         target = Target(host=name, ip=None, port=self.port) if name else self.literal()
-        verdict = decide_name(self.origin.backend.policy, target, self.egress.outside.surroundings)
+        verdict = decide_name(self.source.backend.policy, target, self.egress.dialer.surroundings)
         if name:
             return target
         if isinstance(verdict, Allow) and verdict.rule is not None and verdict.rule.protocol is Protocol.TCP:
@@ -80,35 +96,18 @@ class DirectClient(TargetClient):
     def literal(self) -> Target:
         return Target(host=str(self.destination), ip=self.destination, port=self.port)
 
-    async def shown_name(self, shown: Shown) -> str:
-        """The server name or Host that the first bytes show, empty when none."""
-        if shown.kind is Kind.TLS:
-            return shown.server_name or ""
-        if shown.kind is not Kind.HTTP:
-            return ""
-        reader = HeadReader(inside=True)
-        while True:
-            try:
-                head = reader.read(self.stream.buffer)
-            except BadRequest:
-                return ""
-            if head is not None:
-                return head.target.host if head.target.ip is None else ""
-            if not await self.stream.more():
-                return ""
-
-    async def connect_named(self, name: str) -> None:
+    def connect_named(self, name: str) -> None:
         """A name was shown: it must be one that this backend was told this address for."""
-        names = self.egress.names_of(self.origin)
+        names = self.egress.names_of(self.source)
         network = names.told_of(name, self.destination) if names is not None else None
         if network is None:
             self.deny(name, f"{self.destination} was not answered to a lookup of that name")
             return
-        await self.connect(Target(host=name, ip=None, port=self.port), Via.DIRECT, self.destination, network)
+        self.connect(Target(host=name, ip=None, port=self.port), Via.DIRECT, self.destination, network)
 
     def deny(self, name: str, detail: str) -> None:
         host = name or str(self.destination)
-        attempt = self.origin.attempt(
+        attempt = self.source.attempt(
             via=Via.DIRECT,
             method="TCP",
             host=host,
@@ -117,11 +116,11 @@ class DirectClient(TargetClient):
             destination=f"{self.destination}:{self.port}",
         )
         attempt.deny(Reason.DIRECT_ATTEMPT, detail)
+        self.close()
 
-    async def connect(self, target: Target, via: Via, only: IP | None, network: str = "") -> None:
+    def connect(self, target: Target, via: Via, only: IP | None, network: str = "") -> None:
         """Carry the connection to `target` under the policy."""
-        self.target = target
-        self.attempt = self.origin.attempt(
+        attempt = self.source.attempt(
             via=via,
             method="TCP",
             host=target.host,
@@ -129,9 +128,32 @@ class DirectClient(TargetClient):
             client_address=self.client_address,
             destination=f"{self.destination}:{self.port}",
         )
-        reached = await self.egress.outside.reach(self.origin, target, self.attempt, only=only, network=network)
+        asking = DirectAsking(attempt, only, network)
+        self.begin(asking)
+        self.apply(OpeningDirect(self.backend, target, asking))
+
+    async def open(self, opening: OpeningDirect[DirectAsking], asking: DirectAsking) -> Step:
+        """A connection to the target; the end where there is none."""
+        attempt, target = asking.attempt, opening.target
+        reached = await self.egress.dialer.open(
+            self.source, target, attempt, only=asking.only, network=asking.network
+        )
         if isinstance(reached, Refusal):
-            self.refuse(self.attempt, reached)
-            return
-        self.upstream, self.address = reached.stream, reached.address
-        await self.serve_inside(reached.verdict)
+            self.refuse(attempt, reached)
+            return ENDED
+        link = Link(attempt, target, reached.verdict, reached.stream, reached.address)
+        self.begin(link)
+        return opening.opened(link, reached.verdict)
+
+
+class DirectAsking(Asking):
+    """What a direct connection wants, while it has no connection to its target."""
+
+    __slots__ = ("network", "only")
+
+    def __init__(self, attempt: Attempt, only: IP | None, network: str) -> None:
+        super().__init__(attempt)
+        self.only = only
+        """Connect to this address; None to look the target up."""
+        self.network = network
+        """The joined network on which the address was answered."""

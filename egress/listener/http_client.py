@@ -1,175 +1,150 @@
-"""Every request that the proxy can be sent, served by a coroutine: CONNECT and absolute-form.
+"""What a client of the proxy has to wait for, each in a task: a connection that takes time, a body, a long response.
 
-One request at a time. Whatever the fast path (`egress.listener.http_fast_path`) does not do is done here: a name that has
-to be looked up, a parent proxy, a body, a response of any size or shape, a refusal, bytes that are no request at all.
+A name that has to be looked up, a parent proxy, a second address, a response of any size or shape. Everything else is done
+at once, by the fast path (`egress.listener.http_fast_path`); both apply the steps of the same phases.
 """
 
 from __future__ import annotations
 
-from egress.connection.dialer import Kept, Reached, Refusal
+from egress.connection.dialer import Kept, Reached
+from egress.connection.phases import Exchanging, InnerExchanging, Lingering, Opening, ReadingHead
+from egress.connection.steps import Refusal, Refused, Step
 from egress.connection.target_client import TargetClient
+from egress.connection.work import IDLE, Asking, Link
 from egress.http.error_response import ESTABLISHED
 from egress.http.exchange import ClientFault, UpstreamFault
-from egress.http.plan import has_body, plan_request
-from egress.http.request_head import BadRequest, RequestHead
+from egress.http.request_head import RequestHead
 from egress.journal.attempt import Attempt
-from egress.net.upstream import DialError, ParentProxy
-from egress.policy.decide import Target
-from egress.policy.names import IP
-from observability.events import Reason
-
-RETRIABLE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
-"""Requests that may be sent again when a kept connection turns out to be closed (RFC 9110 9.2.2)."""
 
 
-class ProxyRequests(TargetClient):
+class SlowPath(TargetClient):
     """A client that speaks HTTP to the proxy."""
 
     kept: Kept | None = None
-    first = True
-    goes_on = False
-    """The connection is fit for another request."""
+    """The connection of an earlier request, between requests."""
 
-    async def serve(self) -> None:
-        """Read a head and serve it."""
-        try:
-            head = await self.read_head(inside=False)
-        except BadRequest as error:
-            await self.reject(error)
-            return
-        if head is None:
-            return
-        if not self.first and not self.backend.rate.take(self.egress.loop.time()):
-            self.backend.note_flood(self.origin.door, Reason.LIMIT_RATE)
-            self.say(Reason.LIMIT_RATE, "too many requests a second", close=True)
-            await self.linger()
-            return
-        await self.serve_head(head, self.begin(head))
+    def apply(self, step: Step) -> None:
+        match step:
+            case Opening():
+                self.phase = step
+                self.wait_forever()
+                self.await_step(self.open(step, step.handle))
+            case Refused():
+                self.answer_refused(step)
+            case ReadingHead() if not step.inside:
+                self.read_later(step, self.backend.budget.idle_timeout_s)
+            case _:
+                super().apply(step)
 
-    def begin(self, head: RequestHead) -> Attempt:
-        """A head is complete: what it wants."""
-        self.first = False
-        self.target = head.target
-        if (names := self.egress.names_of(self.origin)) is not None:
-            names.note_proxied(head.target.host)
-        self.attempt = self.origin.attempt(
-            method=head.method, host=head.target.host, port=head.target.port, client_address=self.client_address
+    # --- a connection to the target
+
+    async def open(self, opening: Opening[Asking], asking: Asking) -> Step:
+        """A connection to the target, or why there is none."""
+        head, attempt = opening.head, asking.attempt
+        connects = head.method == "CONNECT"
+        if connects:
+            self.close_kept()
+            self.stream.on_end = self.abort  # a client that ends now has nothing to say to the target
+        reached = await self.egress.dialer.open(
+            self.source, head.target, attempt, plain=is_plain(head), kept=self.kept, failed=opening.failed
         )
-        return self.attempt
-
-    async def serve_head(
-        self, head: RequestHead, attempt: Attempt, failed: tuple[IP, DialError] | None = None
-    ) -> None:
-        """Serve one request; `failed`: an address of its target that was dialled already."""
-        if head.method == "CONNECT":
-            await self.connect(head, attempt, failed)
-        else:
-            self.goes_on = await self.forward(head, attempt, failed)
-
-    async def connect(self, head: RequestHead, attempt: Attempt, failed: tuple[IP, DialError] | None) -> None:
-        """CONNECT: a connection to the target, then what its first bytes show."""
-        self.close_upstream()  # one that an earlier request left open
-        self.kept = None
-        self.stream.on_end = self.gone  # who ends now has nothing to say to the target
-        reached = await self.egress.outside.reach(self.origin, head.target, attempt, failed=failed)
         self.stream.on_end = None
         if isinstance(reached, Refusal):
-            await self.refuse_connect(attempt, reached)
-            return
-        self.upstream, self.address = reached.stream, reached.address
-        self.stream.write(ESTABLISHED)
-        await self.serve_inside(reached.verdict)
+            return opening.refused(reached)
+        link = self.link_to(head, attempt, reached)
+        return opening.opened(link, reached.verdict, reached.parent)
 
-    async def refuse_connect(self, attempt: Attempt, refusal: Refusal) -> None:
+    def link_to(self, head: RequestHead, attempt: Attempt, reached: Reached) -> Link:
+        link = Link(attempt, head.target, reached.verdict, reached.stream, reached.address, reached.parent)
+        self.use(link, head)
+        return link
+
+    def use(self, link: Link, head: RequestHead) -> None:
+        """Be busy with the request on that connection, which may be the one that is kept."""
+        kept = self.kept
+        if kept is not None and link.upstream is kept.stream:
+            link.kept, self.kept = kept, None
+        else:
+            self.close_kept()
+        self.begin(link)
+        if head.method == "CONNECT":
+            self.stream.write(ESTABLISHED)
+
+    def answer_refused(self, step: Refused[Asking]) -> None:
+        attempt, refusal = step.handle.attempt, step.refusal
         self.refuse(attempt, refusal)
-        self.say(refusal.reason, refusal.detail, attempt.host, attempt.port, close=True)
-        self.settle()
-        await self.linger()
-
-    async def forward(self, head: RequestHead, attempt: Attempt, failed: tuple[IP, DialError] | None) -> bool:
-        """An absolute-form request; False when the connection ends with it."""
-        # To a parent, a request for a WebSocket goes through CONNECT (RFC 6455 4.1): a parent that takes a 101 for an
-        # ordinary answer would read what follows as requests, for hosts that nobody decided on.
-        # Neither is it asked to answer a TRACE, which would show our credentials for it to the caller.
-        plain = is_plain(head)
-        reached = await self.egress.outside.reach(
-            self.origin, head.target, attempt, plain=plain, kept=self.kept, failed=failed
+        self.say(
+            refusal.reason,
+            refusal.detail,
+            attempt.host,
+            attempt.port,
+            close=not step.keep,
+            body=step.body,
+            port_named=attempt.rule_port is not None,
         )
-        if isinstance(reached, Refusal):
-            return await self.refuse_request(attempt, head, reached)
-        attempt.allow(reached.verdict.would_deny)
-        self.use(reached)
-        return await self.finish(head, reached.parent, await self.carry(plan_request(head, reached.parent)))
+        self.end_work()
+        if step.keep:
+            self.apply(ReadingHead(self.backend))
+        else:
+            self.linger(Lingering())
 
-    def use(self, reached: Reached) -> None:
-        """Speak on that connection from now on."""
-        self.address = reached.address
-        if self.kept is None or reached.stream is not self.kept.stream:
-            self.close_upstream()
-            self.kept = None
-            self.upstream = reached.stream
+    # --- an exchange that is over
 
-    async def finish(
-        self, head: RequestHead, parent: ParentProxy | None, fault: UpstreamFault | ClientFault | None
-    ) -> bool:
-        """Book an exchange that ended, once more when a kept connection was closed just then."""
-        attempt = self.attempt
-        assert attempt is not None
-        again = isinstance(fault, UpstreamFault) and fault.silent and not self.stream.expired
-        if again and self.kept is not None and may_repeat(head):
-            reached = await self.egress.outside.reach(self.origin, head.target, attempt, plain=is_plain(head))
-            self.close_upstream()
-            self.kept = None
+    async def conclude(self, step: Exchanging[Link], link: Link, fault: UpstreamFault | ClientFault | None) -> Step:
+        """Repeat the request when a reused connection was closed just then."""
+        if link.kept is not None and step.may_repeat(fault) and not self.stream.expired:
+            self.wait_forever()
+            head, attempt = step.head, link.attempt
+            reached = await self.egress.dialer.open(self.source, head.target, attempt, plain=is_plain(head))
+            link.upstream.abort()
             if isinstance(reached, Reached):
-                parent = reached.parent
-                self.use(reached)
-                fault = await self.carry(plan_request(head, parent))
-        return await self.conclude(head.target, parent, fault)
+                link = self.link_to(head, attempt, reached)
+                step = step.again(link, reached.parent)
+                link.exchange = step.exchange
+                self.phase = step
+                self.wait_at_most(self.backend.budget.idle_timeout_s)
+                link.upstream.write(step.exchange.plan.head)
+                return await self.carry(step, link)
+        return await super().conclude(step, link, fault)
 
-    async def refuse_request(self, attempt: Attempt, head: RequestHead, refusal: Refusal) -> bool:
-        self.refuse(attempt, refusal)
-        keep = head.keep_alive and not has_body(head)
-        body = head.method != "HEAD"
-        self.say(refusal.reason, refusal.detail, attempt.host, attempt.port, close=not keep, body=body)
-        self.settle()
-        if not keep:
-            await self.linger()
-        return keep and await self.delivered()
+    def finish(self, step: Exchanging[Link], link: Link, fault: UpstreamFault | ClientFault | None) -> Step:
+        if fault is None and not step.exchange.upgraded and not isinstance(step, InnerExchanging):
+            self.keep_or_close(step, link)
+        return super().finish(step, link, fault)
 
-    async def conclude(
-        self, target: Target, parent: ParentProxy | None, fault: UpstreamFault | ClientFault | None
-    ) -> bool:
-        """Book the exchange; whether the client's connection goes on."""
-        exchange = await self.completed(fault)
-        if exchange is None:
-            return False
-        goes_on = self.book(target, parent)
-        if not goes_on and not exchange.uploaded:
-            await self.linger()
-        return goes_on
-
-    def book(self, target: Target, parent: ParentProxy | None) -> bool:
-        """The exchange is over: keep its connection if that is fit for another; whether the client's is."""
-        exchange, address, upstream = self.exchange, self.address, self.upstream
-        assert exchange is not None
-        assert upstream is not None
-        self.settle()
+    def keep_or_close(self, step: Exchanging[Link], link: Link) -> None:
+        """Keep the upstream connection if it is fit for another request."""
+        upstream, exchange = link.upstream, step.exchange
+        link.end_attempt()
+        self.begin(IDLE)
         fit = exchange.upstream_reusable and exchange.client_reusable
         if fit:
             upstream.resume()  # so that what comes unasked is seen (`Kept.fits`)
         if not fit or upstream.buffer or upstream.eof:
+            upstream.abort()
+        else:
+            self.kept = link.kept or Kept(
+                target=link.target, address=link.address, stream=upstream, parent=link.parent
+            )
+
+    # --- the connection that is kept
+
+    def pending_bytes(self) -> int:
+        kept = self.kept
+        held = len(kept.stream.buffer) + kept.stream.unsent() if kept is not None else 0
+        return super().pending_bytes() + held
+
+    def close_kept(self) -> None:
+        if self.kept is not None:
+            self.kept.stream.abort()
             self.kept = None
-            self.close_upstream()
-        elif self.kept is None:
-            self.kept = Kept(target=target, address=address, stream=upstream, parent=parent)
-        return exchange.client_reusable
 
 
 def is_plain(head: RequestHead) -> bool:
-    """Whether a parent proxy may be asked in absolute form."""
-    return not head.upgrade and head.method != "TRACE"
+    """Whether a parent proxy may be asked in absolute form.
 
-
-def may_repeat(head: RequestHead) -> bool:
-    """Whether a request may be sent a second time when the first one was lost unanswered."""
-    return head.method in RETRIABLE and not has_body(head)
+    A request for a WebSocket goes to a parent through CONNECT (RFC 6455 4.1): a parent that takes a 101 for an ordinary
+    answer would read what follows as requests, for hosts that were never decided. A parent is not asked to answer a TRACE
+    either, which would show our credentials for it to the client.
+    """
+    return not head.upgrade and head.method not in ("TRACE", "CONNECT")

@@ -2,286 +2,167 @@
 
 Theory of operation
 -------------------
-Every request on a kept-alive connection is decided anew. What is common is done here by functions that the poller calls as
-bytes come, without a task: a head that is there whole, a target whose address is at hand (`Outside.at_hand`), a ClientHello
-that names it, a response that came whole. As soon as anything else shows, a coroutine takes over from that point
-(`egress.listener.http_client`, `egress.connection.target_client`) and serves the request to its end; both ways use the same
-parts, so they decide alike.
-
-    wait_for_head → head_came → go_ahead → dialled → established → hello_came → tunnel
-                        ▲                     └────▶ ask → answer_came ─┐
-                        └───────────────────────────────────────────────┘
+Every request on a kept-alive connection is decided for itself. What is common is done here by functions that the poller
+calls as bytes come, without a task: a head, a target whose address is at hand (`Dialer.at_hand`), the first bytes of a
+tunnel, a response that came whole. Whatever has to be awaited is awaited in `egress.listener.http_client`. Both apply the
+steps of the phases in `egress.connection.phases`, so there is one protocol and one place where it decides.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import socket
-from collections.abc import Callable
 
-from egress.connection.backend import Origin, Verdicts
-from egress.connection.client import stream_of
-from egress.connection.dialer import Reached, Refusal
-from egress.connection.first_bytes import Kind, look, objection
+from egress.connection.backend import DecisionCache, Route, Source
+from egress.connection.client import guarded, stream_of
+from egress.connection.dialer import Reached
+from egress.connection.phases import Deciding, Dialling, Lingering, ReadingHead
 from egress.connection.service import ConnectionService
-from egress.http.error_response import ESTABLISHED, answer, sentence
-from egress.http.exchange import Exchange
-from egress.http.plan import plan_request
-from egress.http.request_head import BadRequest, BodyFraming, RequestHead, parse_head
-from egress.listener.http_client import ProxyRequests
-from egress.net.upstream import DialError, Dialling
-from egress.policy.decide import Allow, Protocol
-from egress.policy.names import IP
+from egress.connection.steps import Refusal, Step
+from egress.connection.work import Asking, Dial, Link
+from egress.http.error_response import error_response, error_text
+from egress.http.request_head import RequestHead
+from egress.journal.attempt import Attempt
+from egress.listener.http_client import SlowPath
+from egress.net.dial_error import DialError
+from egress.net.stream import Stream
+from egress.net.upstream import Dialling as DialInProgress
 from observability.events import Reason
 
-logger = logging.getLogger(__name__)
 
-
-def alone(step: Callable[[ProxyClient], None]) -> Callable[[ProxyClient], None]:
-    """A step that ends its connection alone when it fails, as a coroutine's failure does."""
-
-    @functools.wraps(step)
-    def guarded(client: ProxyClient) -> None:
-        try:
-            step(client)
-        except Exception:
-            logger.exception("a connection of %s failed", client.origin.door or client.backend.name)
-            client.gone()
-
-    return guarded
-
-
-def refuse_connection(sock: socket.socket, origin: Origin, reason: Reason) -> None:
+def refuse_connection(sock: socket.socket, source: Source, reason: Reason) -> None:
     """Answer a connection that a limit turned away; the caller closes it. Best effort, never waits."""
-    text = sentence(
-        reason, backend=origin.backend.name, standalone=False, host="", port=0, detail="too many connections at once"
+    text = error_text(
+        reason, backend=source.backend.name, standalone=False, host="", port=0, detail="too many connections at once"
     )
     with contextlib.suppress(OSError):
         sock.recv(65536)
     with contextlib.suppress(OSError):
-        sock.send(answer(reason, text, close=True))
+        sock.send(error_response(reason, text, close=True))
         sock.shutdown(socket.SHUT_WR)
 
 
-def serve_proxy(egress: ConnectionService, origin: Origin, sock: socket.socket, address: str) -> None:
+def serve_proxy(egress: ConnectionService, source: Source, sock: socket.socket, address: str) -> None:
     """Serve one connection to the proxy's port."""
-    stream = stream_of(egress, origin, sock)
+    stream = stream_of(egress, source, sock)
     if stream is not None:
-        ProxyClient(egress, origin, stream, address).wait_for_head()
+        client = FastPath(egress, source, stream, address, ReadingHead(source.backend))
+        client.wait(source.backend.budget.idle_timeout_s)
 
 
-class ProxyClient(ProxyRequests):
-    """A client that speaks HTTP to the proxy, served without a task as long as nothing unusual happens."""
+class FastPath(SlowPath):
+    """A client that speaks HTTP to the proxy, served without a task where nothing has to be awaited."""
 
-    head: RequestHead
-    """The request that is being served."""
-    verdict: Allow
-    """What allows it."""
-    verdicts: Verdicts
-    """The policy's, when it was decided."""
-    dialling: Dialling | None = None
-    dialled_at = 0.0
+    first = True
 
-    # --- a head
+    def apply(self, step: Step) -> None:
+        match step:
+            case Deciding():
+                self.decide(step)
+            case Dialling():
+                self.dial(step, step.handle)
+            case _:
+                super().apply(step)
 
-    def wait_for_head(self) -> None:
-        """The next request, or the end."""
-        self.wait_at_most(self.backend.budget.idle_timeout_s)
-        self.stream.on_input = self.head_came
+    # --- a request
 
-    def next_head(self) -> None:
-        """The connection goes on."""
-        stream = self.stream
-        if stream.buffer or stream.eof:
-            stream.on_input = None
-            stream.poller.later(self.head_came)
-        else:
-            self.wait_for_head()
-            stream.resume()
-
-    @alone
-    def head_came(self) -> None:
-        """A request's head is there, or a part of it, or the end."""
-        stream = self.stream
-        if self.over:
+    def decide(self, step: Deciding) -> None:
+        """A head is complete: find out whether and where the request may go."""
+        self.phase = step
+        self.stream.on_input = None
+        self.wait_forever()
+        head = step.head
+        if not (self.first or self.backend.rate.take(self.egress.loop.time())):
+            self.backend.note_flood(self.source.door, Reason.LIMIT_RATE)
+            self.say(Reason.LIMIT_RATE, "too many requests a second", close=True)
+            self.linger(Lingering())
             return
-        if not stream.buffer:
-            self.end()
-            return
-        try:
-            head = parse_head(stream.buffer)
-        except BadRequest:
-            head = None
-        if head is None or not (self.first or self.backend.rate.take(self.egress.loop.time())):
-            self.run(self.serve())
-            return
-        stream.on_input = None
-        stream.skip(head.size)
-        self.wait_for_ever()
-        self.head = head
-        attempt = self.begin(head)
-        if head.framing is not BodyFraming.NONE or head.upgrade or head.expect_continue or not self.go_ahead():
-            self.run(self.serve_head(head, attempt))
-
-    # --- a connection to its target
-
-    def go_ahead(self) -> bool:
-        """Dial, or use the connection that is kept; False when the address is not at hand."""
-        head, attempt, outside = self.head, self.attempt, self.egress.outside
-        assert attempt is not None
-        route = outside.at_hand(self.origin.backend, head.target)
+        self.first = False
+        asking = Asking(self.begin_attempt(head))
+        self.work = asking
+        route = self.egress.dialer.at_hand(self.source.backend, head.target)
         if route is None:
-            return False
-        address = route.address
-        self.verdict, self.verdicts = route.verdict, self.origin.backend.verdicts
+            self.apply(step.wait(asking))
+        else:
+            self.go(step, asking, route)
+
+    def begin_attempt(self, head: RequestHead) -> Attempt:
+        target = head.target
+        if (names := self.egress.names_of(self.source)) is not None:
+            names.note_proxied(target.host)
+        return self.source.attempt(
+            method=head.method, host=target.host, port=target.port, client_address=self.client_address
+        )
+
+    def go(self, step: Deciding, asking: Asking, route: Route) -> None:
+        """The address is at hand: dial it, or use the connection that is kept."""
+        head, attempt, kept = step.head, asking.attempt, self.kept
         attempt.rule, attempt.rule_port, attempt.address = route.rule, route.rule_port, route.address_text
-        if self.kept is not None and head.method != "CONNECT" and self.kept.fits(head.target, address):
-            self.address = address
-            self.ask()
-            return True
-        self.close_upstream()
-        self.kept = None
-        self.dialled_at = self.egress.loop.time()
-        self.dialling = Dialling(self.stream.poller, address, head.target.port)
-        if self.dialling.stream is not None or self.dialling.error is not None:
-            self.dialled()
-            return True
-        self.dialling.on_done = self.dialled
-        self.wait_at_most(outside.connect_timeout_s)
-        if head.method == "CONNECT":
-            self.stream.on_end = self.gone  # who ends now has nothing to say to the target
+        if kept is not None and head.method != "CONNECT" and kept.fits(head.target, route.address):
+            link = Link(attempt, head.target, route.verdict, kept.stream, route.address)
+            self.use(link, head)
+            self.apply(step.reuse(link))
+        else:
+            self.close_kept()
+            self.apply(step.dial(asking, route.address, route.verdict))
+
+    # --- a dial
+
+    def dial(self, step: Dialling[Asking], asking: Asking) -> None:
+        """Dial the address that the policy picked."""
+        loop, dialer = self.egress.loop, self.egress.dialer
+        decisions = self.source.backend.decisions
+        started = loop.time()
+        dialling = DialInProgress(self.stream.poller, step.address, step.head.target.port)
+        self.phase = step
+        self.work = work = Dial(asking.attempt, dialling, started, step)
+        if dialling.outcome is not None:
+            self.dialled(work, decisions)
+            return
+        dialling.on_done = functools.partial(self.dialled, work, decisions)
+        self.wait_at_most(dialer.connect_timeout_s)
+        if step.head.method == "CONNECT":
+            self.stream.on_end = self.abort  # a client that ends now has nothing to say to the target
             if self.stream.eof and not self.stream.buffer:
-                self.gone()
+                self.abort()
+
+    @guarded
+    def dialled(self, work: Dial, decisions: DecisionCache) -> None:
+        """The connection is made, or cannot be."""
+        step, attempt, outcome = work.phase, work.attempt, work.dialling.outcome
+        self.stream.on_end = None
+        self.wait_forever()
+        if isinstance(outcome, DialError):
+            self.dial_failed(work, outcome)
+        elif isinstance(outcome, Stream):
+            attempt.connect_s = self.egress.loop.time() - work.started
+            if self.source.backend.decisions is not decisions and not self.is_still_allowed(work, outcome):
+                return
+            link = Link(attempt, step.head.target, step.verdict, outcome, step.address)
+            self.use(link, step.head)
+            self.apply(step.opened(link))
+
+    def dial_failed(self, work: Dial, error: DialError) -> None:
+        self.work = Asking(work.attempt)
+        self.apply(work.phase.failed(error))
+
+    def is_still_allowed(self, work: Dial, stream: Stream) -> bool:
+        """The policy changed while we dialled: what is not allowed any more does not begin."""
+        step = work.phase
+        reached = Reached(stream=stream, verdict=step.verdict, address=step.address)
+        checked = self.egress.dialer.still_allowed(self.source.backend, step.head.target, reached)
+        if isinstance(checked, Refusal):
+            self.work = Asking(work.attempt)
+            self.apply(step.refused(checked))
+            return False
         return True
 
-    @alone
-    def dialled(self) -> None:
-        """The connection is made, or cannot be."""
-        dialling, attempt = self.dialling, self.attempt
-        assert dialling is not None
-        assert attempt is not None
-        self.dialling = self.stream.on_end = None
-        self.wait_for_ever()
-        if dialling.stream is None:
-            assert dialling.error is not None
-            self.dial_failed(dialling.address, dialling.error)
+    def on_deadline(self) -> None:
+        work = self.work
+        if not isinstance(work, Dial):
+            super().on_deadline()
             return
-        self.upstream, self.address = dialling.stream, dialling.address
-        attempt.connect_s = self.egress.loop.time() - self.dialled_at
-        if self.origin.backend.verdicts is not self.verdicts and not self.still_allowed():
-            return
-        if self.head.method == "CONNECT":
-            self.established()
-        else:
-            self.ask()
-
-    def dial_failed(self, address: IP, error: DialError) -> None:
-        """The next address, or the reason."""
-        assert self.attempt is not None
-        self.run(self.serve_head(self.head, self.attempt, (address, error)))
-
-    def still_allowed(self) -> bool:
-        """The policy changed while we dialled: what is not allowed any more does not begin."""
-        assert self.upstream is not None
-        reached = Reached(stream=self.upstream, verdict=self.verdict, address=self.address)
-        looked = self.egress.outside.still_allowed(self.origin.backend, self.head.target, reached)
-        if isinstance(looked, Reached):
-            return True
-        self.upstream = None
-        self.run(self.refuse_head(looked))
-        return False
-
-    async def refuse_head(self, refusal: Refusal) -> None:
-        assert self.attempt is not None
-        if self.head.method == "CONNECT":
-            await self.refuse_connect(self.attempt, refusal)
-        else:
-            self.goes_on = await self.refuse_request(self.attempt, self.head, refusal)
-
-    # --- CONNECT
-
-    def established(self) -> None:
-        """The tunnel's first bytes decide what it is."""
-        self.stream.write(ESTABLISHED)
-        rule = self.verdict.rule
-        if rule is not None and rule.protocol is Protocol.TCP:
-            self.run(self.serve_inside(self.verdict))
-            return
-        self.wait_at_most(self.backend.budget.head_timeout_s)
-        self.stream.on_input = self.hello_came
-        if self.stream.buffer or self.stream.eof:
-            self.hello_came()
-        else:
-            self.stream.resume()
-
-    @alone
-    def hello_came(self) -> None:
-        """The tunnel's first bytes, or some of them."""
-        assert self.attempt is not None
-        shown = look(self.stream.buffer)
-        if shown is None or shown.kind is not Kind.TLS or objection(self.head.target, shown) is not None:
-            self.run(self.serve_inside(self.verdict))
-            return
-        self.stream.on_input = None
-        self.attempt.allow(self.verdict.would_deny)
-        self.become_tunnel()
-
-    # --- a plain request
-
-    def ask(self) -> None:
-        """Send a request that has no body."""
-        upstream, attempt = self.upstream, self.attempt
-        assert upstream is not None
-        assert attempt is not None
-        attempt.allow(self.verdict.would_deny)
-        self.exchange = Exchange(self.stream, upstream, plan_request(self.head, None))
-        self.exchange.ask()
-        self.moved = 0
-        self.wait_at_most(self.backend.budget.idle_timeout_s)
-        upstream.on_input = self.answer_came
-        if upstream.buffer or upstream.eof:
-            self.answer_came()
-
-    @alone
-    def answer_came(self) -> None:
-        """The response, or a part of it, or the end."""
-        exchange, upstream = self.exchange, self.upstream
-        assert exchange is not None
-        assert upstream is not None
-        upstream.on_input = None
-        if not exchange.answer_at_once():
-            self.run(self.take_over())
-        elif self.book(self.head.target, None):
-            self.next_head()
-        else:
-            self.end()
-
-    async def take_over(self) -> None:
-        """Carry the exchange to its end."""
-        self.goes_on = await self.finish(self.head, None, await self.carry_on())
-
-    # --- what ends it
-
-    def finished(self) -> None:
-        if self.goes_on and not self.over and not self.stream.lost and self.reason is None:
-            self.goes_on = False
-            self.next_head()
-        else:
-            self.end()
-
-    def expire(self) -> None:
-        dialling = self.dialling
-        if dialling is None:
-            super().expire()
-            return
-        self.dialling = self.stream.on_end = None
-        dialling.abandon()
-        self.dial_failed(dialling.address, dialling.late(self.egress.outside.connect_timeout_s))
-
-    def end(self) -> None:
-        if self.dialling is not None:
-            self.dialling.abandon()
-            self.dialling = None
-        super().end()
+        self.stream.on_end = None
+        work.dialling.abandon()
+        self.dial_failed(work, work.dialling.late(self.egress.dialer.connect_timeout_s))

@@ -1,8 +1,8 @@
 """The DNS server that a backend sees at every address: NXDOMAIN for everything, unless the policy opens direct use.
 
 Well-behaved programs look a name up and then use the proxy all the same, so a lookup alone is no attempt: it is
-held back a few seconds, and told only when no request for that name came through the proxy. A name is also a
-channel to the outside, so no lookup leaves but for names that the policy allows.
+held back a few seconds, and reported only when no request for that name came through the proxy. A name is also a
+channel to the outside, so only names that the policy allows are ever looked up.
 
 With `direct: allow` an allowed name is answered with its real addresses, and what was answered is remembered:
 later a direct connection must fit. A name with a `protocol: tcp` rule gets an address of its own, made up
@@ -23,10 +23,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from egress.connection.backend import Origin
+from egress.connection.backend import Source
 from egress.connection.client import Client, stream_of
-from egress.connection.dialer import Refusal
 from egress.connection.service import AnsweredNames, ConnectionService
+from egress.connection.steps import ENDED, Phase, Refusal, Step
 from egress.door.door import IP_PKTINFO
 from egress.listener.dns import MalformedQuery, Query, build_refusal, build_response, parse_query
 from egress.listener.local_names import answer_locally
@@ -62,12 +62,12 @@ logger = logging.getLogger(__name__)
 class NameServer:
     """One door's DNS."""
 
-    def __init__(self, egress: ConnectionService, origin: Origin, hostname: str = "") -> None:
+    def __init__(self, egress: ConnectionService, source: Source, hostname: str = "") -> None:
         """`hostname` is the machine's name as programs behind the door see it; empty when it is not known."""
         self.egress = egress
-        self.origin = origin
+        self.source = source
         self.hostname = hostname
-        self.poller = origin.backend.poller
+        self.poller = source.backend.poller
         self.sockets: list[socket.socket] = []
         self.held: dict[str, Lookup] = {}
         """Lookups not told yet, by name."""
@@ -101,7 +101,7 @@ class NameServer:
                     continue
                 self.drop_socket(sock, error)
                 return False
-            if not self.origin.backend.dns_rate.take(self.egress.loop.time()):
+            if not self.source.backend.dns_rate.take(self.egress.loop.time()):
                 self.note_limit()
                 continue
             asked = asked_address(ancillary)
@@ -114,17 +114,17 @@ class NameServer:
         self.poller.forget(sock.fileno())
         self.sockets.remove(sock)
         sock.close()
-        self.origin.recorder.notice("listener_failed", f"the DNS socket of {self.origin.door} broke: {error}")
+        self.source.recorder.notice("listener_failed", f"the DNS socket of {self.source.door} broke: {error}")
 
     def note_limit(self) -> None:
-        self.origin.backend.note_flood(self.origin.door, Reason.LIMIT_DNS, Via.DNS)
+        self.source.backend.note_flood(self.source.door, Reason.LIMIT_DNS, Via.DNS)
 
     def handle(self, data: bytes, client: str, asked: str, reply: Reply) -> bool:
         """Answer one query through `reply`, now or after a lookup; False for what gets no answer."""
         try:
             query = parse_query(data)
         except MalformedQuery as error:
-            self.origin.backend.note_flood(self.origin.door, Reason.BAD_REQUEST, Via.DNS, f"DNS: {error}")
+            self.source.backend.note_flood(self.source.door, Reason.BAD_REQUEST, Via.DNS, f"DNS: {error}")
             if error.rcode is not None:
                 reply(build_refusal(data, error.rcode))
             return error.rcode is not None
@@ -146,7 +146,7 @@ class NameServer:
 
     def may_answer(self, name: str) -> bool:
         """Whether the policy lets this name be used directly, on any port that the door listens on."""
-        policy = self.origin.backend.policy
+        policy = self.source.backend.policy
         return any(
             isinstance(verdict, Allow)
             and (policy.direct or (verdict.rule is not None and verdict.rule.protocol is Protocol.TCP))
@@ -161,7 +161,7 @@ class NameServer:
 
     def verdicts(self, name: str) -> list[Allow | Deny]:
         """What the policy says of this name on each port that the door listens on."""
-        backend, surroundings = self.origin.backend, self.egress.outside.surroundings
+        backend, surroundings = self.source.backend, self.egress.dialer.surroundings
         return [
             decide_name(backend.policy, Target(host=name, ip=None, port=port), surroundings)
             for port in backend.direct_ports
@@ -174,7 +174,7 @@ class NameServer:
         try:
             addresses = await self.addresses(query.name)
         except Exception:
-            logger.exception("a lookup for %s failed", self.origin.door)
+            logger.exception("a lookup for %s failed", self.source.door)
             addresses = {}
         until = self.egress.loop.time() + REMEMBER_S
         if addresses:
@@ -188,19 +188,19 @@ class NameServer:
 
     async def addresses(self, name: str) -> dict[IP, str]:
         """IPv4 addresses of `name` that may be dialled on at least one port, and the joined network that knows each."""
-        backend, outside = self.origin.backend, self.egress.outside
+        backend, dialer = self.source.backend, self.egress.dialer
         found: dict[IP, str] = {}
         looked_up: tuple[Sequence[IP], str] | None = None
         for port in backend.direct_ports:
             target = Target(host=name, ip=None, port=port)
-            if isinstance(decide_name(backend.policy, target, outside.surroundings), Deny):
+            if isinstance(decide_name(backend.policy, target, dialer.surroundings), Deny):
                 continue
-            override = outside.surroundings.overrides.get((name, port))
+            override = dialer.surroundings.overrides.get((name, port))
             if not override and looked_up is None:
-                result = await outside.look_up(backend, target, self.origin.attempt(via=Via.DNS))
+                result = await dialer.look_up(backend, target, self.source.attempt(via=Via.DNS))
                 looked_up = ((), "") if isinstance(result, Refusal) else result
             known, network = (override, "") if override else looked_up or ((), "")
-            if known and isinstance(decide(backend.policy, target, tuple(known), outside.surroundings), Allow):
+            if known and isinstance(decide(backend.policy, target, tuple(known), dialer.surroundings), Allow):
                 found.update((address, network) for address in known if address.version == 4)
         return found
 
@@ -209,7 +209,7 @@ class NameServer:
     def told_of(self, name: str, address: IP) -> str | None:
         """The joined network (empty: none) where that address is, if this backend was told it for that name."""
         until, network = self.answered.get(name, {}).get(address, (0.0, ""))
-        if until <= self.egress.loop.time() or (network and network not in self.origin.backend.policy.join):
+        if until <= self.egress.loop.time() or (network and network not in self.source.backend.policy.join):
             return None
         return network
 
@@ -245,7 +245,7 @@ class NameServer:
         self.proxied[name] = self.egress.loop.time()
 
     def tick(self, now: float) -> None:
-        """Tell of lookups that were held long enough; forget old answers."""
+        """Report lookups that were held long enough; forget old answers."""
         for name, held in list(self.held.items()):
             if now - held.since >= HOLD_S:
                 del self.held[name]
@@ -258,7 +258,7 @@ class NameServer:
                 del self.answered[name]
 
     def tell(self, name: str, held: Lookup) -> None:
-        attempt = self.origin.attempt(
+        attempt = self.source.attempt(
             via=Via.DNS,
             method=held.qtype,
             host=name,
@@ -308,34 +308,34 @@ def send(sock: socket.socket, client: tuple[str, int], source: str, reply: bytes
         sock.sendmsg([reply], [(socket.IPPROTO_IP, IP_PKTINFO, info)], 0, client)
 
 
-def serve_dns_stream(egress: ConnectionService, origin: Origin, sock: socket.socket, address: str) -> None:
+def serve_dns_stream(egress: ConnectionService, source: Source, sock: socket.socket, address: str) -> None:
     """Serve DNS over TCP (RFC 7766): length-prefixed queries, one after the other."""
     asked = own_address(sock)
-    stream = stream_of(egress, origin, sock)
+    stream = stream_of(egress, source, sock)
     if stream is not None:
-        client = Client(egress, origin, stream, address)
-        client.run(answer_queries(client, asked))
+        client = Client(egress, source, stream, address, Phase())
+        client.await_step(answer_queries(client, asked))
 
 
-async def answer_queries(client: Client, asked: str) -> None:
-    """Answer what one connection asks, until it ends, waits too long or asks too fast."""
-    egress, origin, stream = client.egress, client.origin, client.stream
+async def answer_queries(client: Client, asked: str) -> Step:
+    """Answer the queries of one connection until it ends, waits too long or asks too fast."""
+    egress, source, stream = client.egress, client.source, client.stream
     while True:
         client.wait_at_most(STREAM_IDLE_S)
         data = await read_message(stream)
-        names = egress.names_of(origin)
+        names = egress.names_of(source)
         if data is None or names is None:
-            return
+            return ENDED
         if not client.backend.dns_rate.take(egress.loop.time()):
             names.note_limit()
-            return
+            return ENDED
         client.wait_at_most(STREAM_ANSWER_S)
         if not await answer_on_stream(names, stream, data, client.client_address, asked):
-            return
+            return ENDED
 
 
 async def answer_on_stream(names: AnsweredNames, stream: Stream, data: bytes, peer: str, asked: str) -> bool:
-    """Answer one message; False for what no client of ours would send."""
+    """Answer one message; False when it is no valid query."""
     done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def reply(answer: bytes) -> None:
@@ -361,7 +361,7 @@ async def read_message(stream: Stream) -> bytes | None:
 
 
 def own_address(sock: socket.socket) -> str:
-    """The address that the caller dialled; empty when it is gone already."""
+    """The address that the client dialled; empty when the socket is closed already."""
     try:
         return str(sock.getsockname()[0])
     except OSError:

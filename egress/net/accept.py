@@ -1,9 +1,9 @@
 """The accept loop of a passed listening socket.
 
-asyncio's own loop retries for ever on an error that will not go away (a listener that somebody shut down, or
+asyncio's own loop retries for ever on an error that will not go away (a listener that was shut down, or
 destroyed from inside the namespace). This one knows three kinds of error: nothing there or gone again
 (EAGAIN, ECONNABORTED, …: go on), no room (EMFILE, ENFILE, ENOBUFS, ENOMEM: shed one, rest a little), and
-everything else: this listener is closed and its owner told. accept(2).
+everything else: this listener is closed and its owner notified. accept(2).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Acceptor:
         return True
 
     def rest(self) -> None:
-        """Leave connections in the kernel's queue for a moment: the backend that floods waits, nobody else."""
+        """Leave connections in the kernel's queue for a moment: only the backend that floods waits."""
         if self.closed or self.resting is not None:
             return
         self.poller.forget(self.listener.fileno())

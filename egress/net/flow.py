@@ -68,7 +68,7 @@ class Flow:
         self.count = count
         """Bytes that the source sent."""
         self.rest = b""
-        """What the sink has not taken yet."""
+        """Bytes that the sink has not taken yet."""
         self.held = 0
         """Bytes in the pipe that the sink has not taken yet."""
         self.pipe: tuple[int, int] | None = None
@@ -78,11 +78,11 @@ class Flow:
         self.last = False
         """The source is broken: what it sent before is all that comes."""
         self.later = False
-        """It goes on in a moment."""
+        """It is queued for a later turn."""
         self.done = False
         """It ended, and everything has gone out or cannot."""
         self.watched = False
-        """The poller tells when the sink can take more."""
+        """The poller reports when the sink is writable."""
 
     def pump(self, events: int = ENDED & ~URGENT) -> None:
         """The source may have something: move it on, until nothing comes any more or the sink is full."""
@@ -119,7 +119,7 @@ class Flow:
         self.go_on_later()
 
     def dried(self) -> None:
-        """Nothing is there to be read, now or for ever."""
+        """There is nothing to read, for now or for good."""
         if self.last:
             self.end()
 
@@ -160,7 +160,7 @@ class Flow:
             self.pump()
 
     def go_on_later(self) -> None:
-        """Others have their turn first."""
+        """Continue in a later turn, after other connections."""
         if not self.later:
             self.later = True
             self.tunnel.poller.later(self.go_on)
@@ -172,7 +172,7 @@ class Flow:
     # --- by the kernel
 
     def get_pipe(self) -> bool:
-        """From now on through a pipe, if there is one to be had that leaves enough for other connections."""
+        """Use a pipe from now on, if descriptors are left for it and for other connections."""
         try:
             self.pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
@@ -237,7 +237,7 @@ class Flow:
             self.finish()
 
     def finish(self) -> None:
-        """Everything has gone out: so the sink learns that no more comes."""
+        """Everything is sent: shut down the sink's side, so that its peer sees the end."""
         if self.done:
             return
         self.done = True

@@ -45,7 +45,7 @@ EVENTS_AT_ONCE = 4
 EVENTS_A_TURN = 64
 LATER_A_TURN = 16
 SLICE_S = 0.004
-"""The longest that one backend has the loop, where others wait, but for the batch or the piece of work that it is at."""
+"""The longest that one backend keeps the loop while others wait, apart from the batch or piece of work in progress."""
 SCRATCH_BYTES = 64 * 1024
 
 Handler = Callable[[int], None]
@@ -79,11 +79,11 @@ class Poller:
         self.failed: set[int] = set()
         """Descriptors whose handler failed once."""
         self.scratch = memoryview(bytearray(SCRATCH_BYTES)) if scratch is None else scratch
-        """Where bytes pass through that nobody keeps."""
+        """For bytes that pass through and are not kept."""
         self.corked: list[Corked] | None = None
-        """While a batch is handled: who has something to send when it is over.
+        """While a batch is handled: the connections that have something to send when it is over.
 
-        A send often wakes the process that receives it, and that is dear; sent one after the other, many find it awake.
+        A send often wakes the process that receives it, which is expensive; of sends in a row, most find it awake.
         """
         self.waiting: deque[Callable[[], None]] = deque()
         """Work that goes on in a later turn."""
@@ -109,7 +109,7 @@ class Poller:
         self.passed.add(fd)
 
     def watch_writable(self, fd: int) -> None:
-        """From now on also tell when it can be written to; at once if it can already."""
+        """Report writability from now on too; at once if it is writable already."""
         with contextlib.suppress(OSError):
             self.epoll.modify(fd, READABLE | WRITABLE)
 
@@ -162,19 +162,19 @@ class Poller:
                 self.fail(fd)
 
     def later(self, work: Callable[[], None]) -> None:
-        """Go on with `work` in a later turn, after what waits already."""
+        """Run `work` in a later turn, after the work that is queued already."""
         self.waiting.append(work)
         if len(self.waiting) == 1:
             self.loop.call_soon(self.go_on)
 
     async def turn(self) -> None:
-        """Let others have their turn, as `later` does."""
+        """Let other connections have their turn, as `later` does."""
         done: asyncio.Future[None] = self.loop.create_future()
         self.later(lambda: None if done.done() else done.set_result(None))
         await done
 
     def go_on(self) -> None:
-        """Some of what waits, as much as one turn allows."""
+        """Run queued work, as much as one turn allows."""
         until = self.clock() + SLICE_S
         for _ in range(min(LATER_A_TURN, len(self.waiting))):
             try:
@@ -188,7 +188,7 @@ class Poller:
             self.loop.call_soon(self.go_on)
 
     def fail(self, fd: int) -> None:
-        """Its handler failed: end the connection both ways, and its handler is told of that. Once: it may fail again."""
+        """Its handler failed: shut down the connection, which calls the handler again. Once only: it may fail again."""
         if fd in self.handlers and fd not in self.failed:
             self.failed.add(fd)
             with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
@@ -202,7 +202,7 @@ class Poller:
 
 
 class Listening:
-    """The handler of a socket on which any number of things may wait: what is left is taken in later turns."""
+    """The handler of a socket that any number of connections or datagrams may wait on: the rest is taken in later turns."""
 
     __slots__ = ("fd", "poller", "queued", "take_some")
 
@@ -211,7 +211,7 @@ class Listening:
         self.fd = fd
         self.take_some = take_some
         self.queued = False
-        """It goes on in a later turn, whatever comes meanwhile."""
+        """It is queued for a later turn."""
 
     def __call__(self, _: int) -> None:
         if self.queued:
@@ -247,7 +247,7 @@ class Pollers:
         return self.by_name[backend]
 
     def keep(self, backends: Collection[str]) -> None:
-        """Close those of other backends that nothing is left of."""
+        """Close the pollers of other backends once they watch nothing."""
         for name, poller in list(self.by_name.items()):
             if name not in backends and not poller.handlers:
                 self.by_name.pop(name).close()

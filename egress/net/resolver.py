@@ -25,7 +25,7 @@ seconds, not for minutes; and no search domain of the host completes a name, for
 
 
 class ResolveError(Exception):
-    """Raised when a name has no address, or nobody could be asked; the text is a sentence."""
+    """Raised when a name has no address, or no server could be asked; the text is a sentence."""
 
 
 class Resolver(Protocol):

@@ -1,8 +1,8 @@
 """One TCP connection while something is still to be decided about it.
 
 It can be read by a coroutine (`more`, `receive`) or by a function that is called when something came (`on_input`). It hands
-out everything that arrived at once, stops reading when nobody takes it, and gives its socket away (`egress.net.tunnel`) when
-nothing is left to parse.
+out everything that arrived at once, stops reading when its buffer is not emptied, and gives its socket away
+(`egress.net.tunnel`) when nothing is left to parse.
 """
 
 from __future__ import annotations
@@ -53,24 +53,24 @@ class Stream:
         self.poller = poller
         self.sock = sock
         self.buffer = bytearray()
-        """What arrived and was not taken yet."""
+        """Bytes received and not consumed yet."""
         self.out: bytes | bytearray | None = None
-        """What was written and the kernel has not been given or not taken yet."""
+        """Bytes written that the kernel has not taken yet; None for none."""
         self.eof = False
         """The peer sends no more."""
         self.lost = False
-        """The socket is closed, or somebody else's."""
+        """The socket is closed, or has another owner."""
         self.network = ""
         """The joined network that it was dialled on."""
         self.expired = False
-        """Its owner waited long enough: reads end and writes are not waited for."""
+        """A deadline has passed: reads end and writes are not waited for."""
         self.closing = False
         """It closes when `out` has gone."""
         self.eof_waits = False
         self.on_lost: Callable[[], None] | None = None
         """Called when the connection breaks, or closes after what waited has gone out, if set."""
         self.on_end: Callable[[], None] | None = None
-        """Called when the peer ends having sent nothing that was not taken, if set."""
+        """Called at EOF when the buffer is empty, if set."""
         self.on_input: Callable[[], None] | None = None
         """Called when something came or the peer ended, if set and no coroutine waits for it."""
         self._waiter: asyncio.Future[None] | None = None
@@ -88,6 +88,10 @@ class Stream:
         """Whether more may have arrived than was read: it was not read while too much waited."""
         return self._missed
 
+    def unsent(self) -> int:
+        """Bytes that were written and that the kernel has not taken yet."""
+        return len(self.out) if self.out is not None else 0
+
     # --- called by the poller
 
     def ready(self, events: int) -> None:
@@ -103,7 +107,7 @@ class Stream:
                 self._lose()
 
     def _fill(self, events: int) -> None:
-        """Read what is there, as far as it may be read ahead, and tell."""
+        """Read what is there, up to the read-ahead limit, and notify the owner."""
         buffer = self.buffer
         had = len(buffer)
         try:
@@ -136,7 +140,7 @@ class Stream:
             self.on_input()
 
     def _flush(self) -> None:
-        """Send what waits; when all of it is gone, what waited for that happens."""
+        """Send pending output; when all of it is sent, do what waited for that."""
         assert self.out is not None
         try:
             sent = self.sock.send(self.out)
@@ -168,7 +172,7 @@ class Stream:
             self.on_input()
 
     def _shut(self) -> None:
-        """Close the socket; who waits for it, waits no more."""
+        """Close the socket and wake what waits for it."""
         if self.lost:
             return
         self.eof = self.lost = True
@@ -280,12 +284,12 @@ class Stream:
             self.sock.shutdown(socket.SHUT_WR)
 
     def give_away(self) -> None:
-        """Its socket is somebody else's from now on, and so is what it holds; to its owner it is lost."""
+        """Hand the socket, and the bytes held here, to another owner; this stream counts as lost."""
         self.on_lost = self.on_end = self.on_input = None
         self.lost = True
 
     def close(self) -> None:
-        """Close after what was written has gone out; who waits for that sets `on_lost` now."""
+        """Close once everything written is sent; set `on_lost` afterwards to be notified of that."""
         if self.lost or self.closing:
             return
         self.on_lost = self.on_end = self.on_input = None

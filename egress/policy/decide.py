@@ -18,7 +18,7 @@ that special range as a whole (so 0.0.0.0/0 names none), for metadata services a
 true` on the host's rule for private and CGNAT ones. An IPv6 address that carries an IPv4 one needs a rule for both. Modes
 `report` and `learn` let public addresses pass that `enforce` would deny, and nothing else. Above every rule and mode stand
 loopback and unspecified addresses, the egress's own addresses, the gateway's ports, and the
-addresses of the host (but for `host.docker.internal` and an exact override).
+addresses of the host (except `host.docker.internal` and an exact override).
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def _parent(host: str) -> str:
 
 
 def registrable(host: str) -> str:
-    """The domain that somebody registered (public suffix plus one label); empty for a public suffix itself."""
+    """The registrable domain (public suffix plus one label); empty for a public suffix itself."""
     return str(_suffixes().privatesuffix(host) or "")
 
 

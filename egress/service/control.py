@@ -43,7 +43,7 @@ class PoliciesRefused(ValueError):
         self.problems = problems
 
 
-class Host(Protocol):
+class ControlTarget(Protocol):
     """What the gateway can reach of the egress."""
 
     recorder: Recorder
@@ -55,12 +55,12 @@ class Host(Protocol):
     def status(self) -> dict[str, Any]: ...
 
 
-class Gateway(asyncio.Protocol):
+class ControlConnection(asyncio.Protocol):
     """One connection of a gateway."""
 
     def __init__(self, control: Control) -> None:
         self.control = control
-        self.host = control.host
+        self.target = control.target
         self.transport: asyncio.Transport | None = None
         self.buffer = bytearray()
         self.cursor = -1
@@ -107,23 +107,23 @@ class Gateway(asyncio.Protocol):
             case "hello":
                 return self.hello(message)
             case "policies":
-                self.host.apply(message)
+                self.target.apply(message)
                 return {"ok": True, "generation": message.get("generation", 0)}
             case "door":
-                self.host.doors.expect(Ticket.from_message(message))
+                self.target.doors.expect(Ticket.from_message(message))
             case "drop_door":
-                self.host.doors.drop(str(message["door"]))
+                self.target.doors.drop(str(message["door"]))
             case "keep_doors":
-                self.host.doors.keep_only(set(message["doors"]))
+                self.target.doors.keep_only(set(message["doors"]))
             case "status":
-                return {"ok": True, "status": self.host.status()}
+                return {"ok": True, "status": self.target.status()}
             case unknown:
                 raise ValueError(f"unknown op {unknown!r}")
         return {"ok": True}
 
     def hello(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Take this gateway as the one; events after its cursor follow, all of them when it knows another epoch."""
-        recorder = self.host.recorder
+        recorder = self.target.recorder
         resume = message.get("resume") or {}
         same_life = resume.get("epoch") == recorder.epoch
         self.cursor = min(int(resume.get("seq", 0)), recorder.seq) if same_life else 0
@@ -133,7 +133,7 @@ class Gateway(asyncio.Protocol):
             "epoch": recorder.epoch,
             "seq": recorder.seq,
             "version": VERSION,
-            "doors": sorted(self.host.doors.sessions),
+            "doors": sorted(self.target.doors.sessions),
         }
 
     def send(self, message: Mapping[str, Any]) -> None:
@@ -150,12 +150,12 @@ class Gateway(asyncio.Protocol):
         self.scheduled = False
         if self.transport is None or self.paused or self.cursor < 0:
             return
-        lines, self.cursor, lost = self.host.recorder.read(self.cursor)
+        lines, self.cursor, lost = self.target.recorder.read(self.cursor)
         if lost:
             self.send({"gap": sum(lost.values()), "backends": lost})
         if lines:
             self.transport.write("".join(lines).encode())
-        if self.cursor < self.host.recorder.seq:
+        if self.cursor < self.target.recorder.seq:
             self.wake()
 
     def pause_writing(self) -> None:
@@ -173,10 +173,10 @@ class Gateway(asyncio.Protocol):
 class Control:
     """The listening end for gateways."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, host: Host) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, target: ControlTarget) -> None:
         self.loop = loop
-        self.host = host
-        self.gateway: Gateway | None = None
+        self.target = target
+        self.gateway: ControlConnection | None = None
         self.questions: dict[int, asyncio.Future[str]] = {}
         self.numbers = itertools.count(1)
         self.next_question = 0.0
@@ -185,20 +185,20 @@ class Control:
     async def listen(self, path: Path) -> None:
         """Bind `egress.sock`, replacing what an earlier life left. Raises OSError."""
         remove_socket(path)
-        self.server = await self.loop.create_unix_server(lambda: Gateway(self), str(path))
+        self.server = await self.loop.create_unix_server(lambda: ControlConnection(self), str(path))
         # Who may come here is decided by the 0700 directory above, on the host.
         os.chmod(path, 0o666)  # noqa: S103
 
-    def take(self, gateway: Gateway) -> None:
+    def take(self, gateway: ControlConnection) -> None:
         if self.gateway is not None and self.gateway is not gateway:
             self.gateway.close()
         self.gateway = gateway
-        self.host.recorder.on_event = gateway.wake
+        self.target.recorder.on_event = gateway.wake
 
-    def lost(self, gateway: Gateway) -> None:
+    def lost(self, gateway: ControlConnection) -> None:
         if self.gateway is gateway:
             self.gateway = None
-            self.host.recorder.on_event = None
+            self.target.recorder.on_event = None
 
     def door_state(self, door: str, state: str, detail: str) -> None:
         """Tell the gateway that a door came, went or has something to say."""

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from egress.connection.backend import Live, Origin
+from egress.connection.backend import Live, Source
 
 MOST_WAITING = 256 * 1024 * 1024
 
 
-def too_much(origins: Iterable[Origin], most: int = MOST_WAITING) -> Iterator[tuple[str, Live]]:
+def too_much(sources: Iterable[Source], most: int = MOST_WAITING) -> Iterator[tuple[str, Live]]:
     """(backend, connection) of what has to go so that at most `most` bytes wait; usually nothing."""
     held: dict[str, list[tuple[int, Live]]] = {}
-    for origin in origins:
-        held.setdefault(origin.backend.name, []).extend((live.waiting(), live) for live in origin.live)
+    for source in sources:
+        held.setdefault(source.backend.name, []).extend((live.pending_bytes(), live) for live in source.live)
     sums = {name: sum(size for size, _ in sizes) for name, sizes in held.items()}
     excess = sum(sums.values()) - most
     if excess <= 0:

@@ -14,8 +14,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from egress.connection.backend import Backend, Live, Origin
-from egress.connection.dialer import Outside
+from egress.connection.backend import Backend, Live, Source
+from egress.connection.dialer import Dialer
+from egress.door.notes import NoteKind
 from egress.door.ports import DNS_PORT, PROXY_PORT
 from egress.doors.sessions import DoorError, Doors, ListenerKey, Ticket
 from egress.journal.record import Recorder
@@ -40,7 +41,7 @@ CONTROL_BACKEND = "_none"
 HOSTNAME_LENGTH = 12
 """An engine names a container's machine by the first digits of its ID; a backend shares the name of its door's."""
 
-Serve = Callable[["Egress", Origin, socket.socket, str], None]
+Serve = Callable[["Egress", Source, socket.socket, str], None]
 """Serves an admitted connection, which came from the address given, from now on."""
 VIA: Mapping[Serve, Via] = {serve_direct: Via.DIRECT, serve_dns_stream: Via.DNS}
 
@@ -53,7 +54,7 @@ class Egress:
         loop: asyncio.AbstractEventLoop,
         tasks: asyncio.TaskGroup,
         recorder: Recorder,
-        outside: Outside,
+        dialer: Dialer,
         *,
         own: frozenset[IP] = frozenset(),
         log_dropped: Callable[[], int] = lambda: 0,
@@ -61,13 +62,13 @@ class Egress:
         self.loop = loop
         self.tasks = tasks
         self.recorder = recorder
-        self.outside = outside
+        self.dialer = dialer
         self.own = own
         self.log_dropped = log_dropped
         self.generation = 0
         self.backends: dict[str, Backend] = {}
-        self.origins: set[Origin] = set()
-        self.names: dict[Origin, NameServer] = {}
+        self.sources: set[Source] = set()
+        self.names: dict[Source, NameServer] = {}
         self.reserve = FdReserve()
         self.most = connection_budget()
         self.open = 0
@@ -106,26 +107,26 @@ class Egress:
             problems.append({"backend": "", "path": ["surroundings"], "message": str(error)})
         if problems:
             raise PoliciesRefused(problems)
-        self.outside.surroundings = around.surroundings
-        self.outside.parent = around.parent
+        self.dialer.surroundings = around.surroundings
+        self.dialer.parent = around.parent
         self.generation = int(message.get("generation", 0))
         self.hold(policies, around.own_ports)
 
     def hold(self, policies: Mapping[str, tuple[Policy, Budget]], own_ports: Mapping[str, int]) -> None:
-        """Hold these policies and no others from now on."""
+        """Replace all policies, and revalidate every connection."""
         for name, (policy, budget) in policies.items():
             own_port = own_ports.get(name, 0)
             if name in self.backends:
                 self.backends[name].update(policy, budget, own_port)
             else:
-                self.backends[name] = Backend(name, policy, budget, self.outside.pollers.of(name), own_port)
+                self.backends[name] = Backend(name, policy, budget, self.dialer.pollers.of(name), own_port)
         for name in set(self.backends) - set(policies):
             self.backends.pop(name).update(*nothing_allowed())
-        for origin in self.origins:
-            current = self.backends.get(origin.backend.name)
+        for source in self.sources:
+            current = self.backends.get(source.backend.name)
             if current is not None:
-                origin.backend = current
-            for live in list(origin.live):
+                source.backend = current
+            for live in list(source.live):
                 live.revalidate()
         self.tasks.create_task(self.match_listeners())
 
@@ -163,36 +164,36 @@ class Egress:
 
     # --- doors
 
-    def open_door(self, ticket: Ticket) -> DoorOrigin:
+    def open_door(self, ticket: Ticket) -> DoorSource:
         backend = self.backends.get(ticket.backend)
         if backend is None:
             backend = self.backends[ticket.backend] = Backend(
-                ticket.backend, *nothing_allowed(), self.outside.pollers.of(ticket.backend)
+                ticket.backend, *nothing_allowed(), self.dialer.pollers.of(ticket.backend)
             )
-        return DoorOrigin(self, backend, ticket)
+        return DoorSource(self, backend, ticket)
 
     def door_state(self, ticket: Ticket, state: str, detail: str) -> None:
         if state == "listener_failed":
             message = f"the door of {ticket.backend} could not listen: {detail}; direct connections to it stay inside"
             self.recorder.notice("listener_taken", message, severity=Severity.ERROR, backend=ticket.backend)
-        elif state == "note":
+        elif isinstance(state, NoteKind):
             message = f"the door of {ticket.backend}: {detail}"
             self.recorder.notice("door_note", message, severity=Severity.WARNING, backend=ticket.backend)
         self.on_door_state(ticket.door, state, detail)
 
     # --- connections
 
-    def admit(self, origin: Origin, sock: socket.socket, address: str, serve: Serve) -> bool:
+    def admit(self, source: Source, sock: socket.socket, address: str, serve: Serve) -> bool:
         """Take over a new connection; False when its listener should rest a little."""
-        backend = origin.backend
+        backend = source.backend
         self.accepted += 1
         if backend.open >= min(backend.budget.connections, self.share()) or self.open >= self.most:
-            return self.turn_away(origin, sock, Reason.LIMIT_CONNECTIONS, serve)
+            return self.turn_away(source, sock, Reason.LIMIT_CONNECTIONS, serve)
         if not backend.rate.take(self.loop.time()):
-            return self.turn_away(origin, sock, Reason.LIMIT_RATE, serve)
+            return self.turn_away(source, sock, Reason.LIMIT_RATE, serve)
         backend.open += 1
         self.open += 1
-        serve(self, origin, sock, address)
+        serve(self, source, sock, address)
         return True
 
     def share(self) -> int:
@@ -200,24 +201,24 @@ class Egress:
         scarce = self.open * 2 > self.most and len(self.backends) > 1
         return max(8, (self.most - self.open) // 2 + 1) if scarce else self.most
 
-    def turn_away(self, origin: Origin, sock: socket.socket, reason: Reason, serve: Serve) -> bool:
+    def turn_away(self, source: Source, sock: socket.socket, reason: Reason, serve: Serve) -> bool:
         self.refused += 1
-        origin.backend.note_flood(origin.door, reason, VIA.get(serve, Via.PROXY))
+        source.backend.note_flood(source.door, reason, VIA.get(serve, Via.PROXY))
         if serve is serve_proxy:
-            refuse_connection(sock, origin, reason)
+            refuse_connection(sock, source, reason)
         sock.close()
         return False
 
     def released(self, backend: Backend) -> None:
-        """A connection that `admit` took is gone."""
+        """A connection that was admitted has ended."""
         backend.open -= 1
         self.open -= 1
 
     # --- names
 
-    def names_of(self, origin: Origin) -> NameServer | None:
+    def names_of(self, source: Source) -> NameServer | None:
         """The name server of that door; None in the standalone proxy."""
-        return self.names.get(origin)
+        return self.names.get(source)
 
     # --- time
 
@@ -231,21 +232,21 @@ class Egress:
                 logger.exception("a sweep failed")
 
     def sweep_once(self, now: float) -> None:
-        for origin in list(self.origins):
-            for live in list(origin.live):
+        for source in list(self.sources):
+            for live in list(source.live):
                 tick(live, now)
         for names in list(self.names.values()):
             names.tick(now)
         for backend in list(self.backends.values()):
             self.tell_floods(backend)
-        self.outside.pollers.keep({*self.backends, *(origin.backend.name for origin in self.origins)})
+        self.dialer.pollers.keep({*self.backends, *(source.backend.name for source in self.sources)})
         self.relieve_memory()
 
     def relieve_memory(self) -> None:
         """Cut what makes too many bytes wait for peers that do not read them."""
         cut = Counter[str]()
-        for backend, live in list(too_much(self.origins, self.most_waiting)):
-            live.cut(Reason.LIMIT_CONNECTIONS)
+        for backend, live in list(too_much(self.sources, self.most_waiting)):
+            live.abort_with(Reason.LIMIT_CONNECTIONS)
             cut[backend] += 1
         for backend, count in cut.items():
             message = (
@@ -256,20 +257,20 @@ class Egress:
     def tell_floods(self, backend: Backend) -> None:
         floods, backend.flooded = backend.flooded, Counter()
         for flood, count in floods.items():
-            attempt = Origin(backend, flood.door, self.recorder).attempt(via=flood.via, count=count)
+            attempt = Source(backend, flood.door, self.recorder).attempt(via=flood.via, count=count)
             attempt.count_only(flood.reason, flood.detail, flood.decision)
 
     async def drain(self, drain_s: float = DRAIN_S) -> None:
         """Accept nothing new, let what runs finish for `drain_s`, then cut the rest."""
         self.draining = True
-        for origin in list(self.origins):
-            if isinstance(origin, DoorOrigin):
-                origin.stop_accepting()
+        for source in list(self.sources):
+            if isinstance(source, DoorSource):
+                source.stop_accepting()
         deadline = self.loop.time() + drain_s
-        while any(origin.live for origin in self.origins) and self.loop.time() < deadline:  # noqa: ASYNC110
+        while any(source.live for source in self.sources) and self.loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        for origin in list(self.origins):
-            origin.cut_all(Reason.SHUTDOWN)
+        for source in list(self.sources):
+            source.cut_all(Reason.SHUTDOWN)
         await asyncio.sleep(0)
 
     def close(self) -> None:
@@ -278,7 +279,7 @@ class Egress:
         self.reserve.close()
 
 
-class DoorOrigin(Origin):
+class DoorSource(Source):
     """A door's listeners and connections."""
 
     def __init__(self, egress: Egress, backend: Backend, ticket: Ticket) -> None:
@@ -286,7 +287,7 @@ class DoorOrigin(Origin):
         self.egress = egress
         self.acceptors: dict[ListenerKey, Acceptor] = {}
         self.name_server = NameServer(egress, self, ticket.container[:HOSTNAME_LENGTH])
-        egress.origins.add(self)
+        egress.sources.add(self)
         egress.names[self] = self.name_server
 
     def add(self, key: ListenerKey, sock: socket.socket) -> None:
@@ -339,32 +340,32 @@ class DoorOrigin(Origin):
         self.acceptors.clear()
 
     def close(self) -> None:
-        """The door is gone: so is everything that came through it."""
+        """The door is gone: close everything that came through it."""
         self.stop_accepting()
         self.name_server.close()
         self.egress.names.pop(self, None)
         self.cut_all(Reason.DOOR_CLOSED)
         for task in list(self.tasks):
             task.cancel()
-        self.egress.origins.discard(self)
+        self.egress.sources.discard(self)
 
 
 def tick(live: Live, now: float) -> None:
-    """Let a connection look at its deadlines; one that is broken ends alone."""
+    """Let a connection check its deadlines; a failure ends that connection and no other."""
     try:
         live.tick(now)
     except Exception:
         logger.exception("a connection could not be looked at, and is cut")
-        live.cut(Reason.IDLE_TIMEOUT)
+        live.abort_with(Reason.IDLE_TIMEOUT)
 
 
 def nothing_allowed() -> tuple[Policy, Budget]:
-    """What holds for a backend before its policy came, and after it went."""
+    """The policy of a backend before its own has arrived, and after it was removed."""
     return parse_policy({}), Budget()
 
 
 def budget_of(policy: Policy) -> Budget:
-    """The policy's limits over the usual ones."""
+    """The policy's limits over the defaults."""
     given = {
         spec.name: value
         for spec in dataclasses.fields(policy.limits)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from egress.net.upstream import ParentProxy
 from egress.policy.decide import Surroundings
 from egress.policy.names import IP, canonical_host
+from egress.policy.parent_proxy import ParentProxy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

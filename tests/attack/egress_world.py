@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from egress.connection.dialer import Outside
+from egress.connection.dialer import Dialer
 from egress.door.door import IP_PKTINFO
 from egress.doors.sessions import Ticket
 from egress.journal.record import Recorder
@@ -70,7 +70,7 @@ async def world(port: int, capacity: int = 8192, limits: Mapping[str, float] | N
     block = {"allowed_hosts": [rule], "limits": {"rate": 100_000, "connections": 4000, **(limits or {})}}
     recorder = Recorder(epoch="life", capacity=capacity)
     async with asyncio.TaskGroup() as tasks:
-        egress = Egress(loop, tasks, recorder, Outside.unconfigured(StaticResolver({}), pollers))
+        egress = Egress(loop, tasks, recorder, Dialer.unconfigured(StaticResolver({}), pollers))
         resolve = [f"{NAME}:{port}:127.0.0.1"]
         egress.apply(
             {"backends": {LOUD: block, CALM: block}, "surroundings": {"resolve": resolve, "standalone": True}}
@@ -88,8 +88,8 @@ async def world(port: int, capacity: int = 8192, limits: Mapping[str, float] | N
             yield found
         finally:
             await egress.drain(0)
-            for origin in list(egress.origins):
-                origin.close()  # type: ignore[attr-defined]  # both are doors
+            for source in list(egress.sources):
+                source.close()  # type: ignore[attr-defined]  # both are doors
             egress.close()
     pollers.close()
     recorder.close()

@@ -14,10 +14,11 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from egress.http.exchange import Exchange
+from egress.connection import carry
 from egress.http.framing import ChunkedBody
 from egress.listener.nameserver import READS_AT_ONCE, NameServer
 from egress.net.poller import EVENTS_A_TURN, EVENTS_AT_ONCE, LATER_A_TURN
+from egress.net.stream import Stream
 from tests.attack.egress_world import CALM, LOUD, NAME, Turns, World, world
 from tests.egress.harness import OK, client_hello, http_server, upstream
 from tests.egress.sockets import LOOPS, until
@@ -161,14 +162,14 @@ async def test_a_server_that_answers_in_single_bytes_costs_no_copy_of_what_waits
 ) -> None:
     """The other side of an exchange, with a client that does not read: what waits is not copied with each byte."""
     gave: list[int] = []
-    real = Exchange.give
+    real = carry.give
 
-    async def give(exchange: Exchange, data: bytes) -> None:
-        await real(exchange, data)
-        if exchange.client.out is not None:
-            gave.append(id(exchange.client.out))
+    async def give(client: Stream, data: bytes, *, wait: bool) -> None:
+        await real(client, data, wait=wait)
+        if client.out is not None:
+            gave.append(id(client.out))
 
-    monkeypatch.setattr(Exchange, "give", give)
+    monkeypatch.setattr(carry, "give", give)
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ruamel.yaml import YAML
 from examples.demo import stage
 from examples.demo.story import Scene, client, play
 from tests.e2e import lean
-from tests.e2e.stockade_process import StockadeProcess
+from tests.e2e.stockade_process import ROOT, StockadeProcess
 from tests.observability.prometheus import ALERTS, PrometheusServer, panel_queries, running_prometheus
 
 pytestmark = [pytest.mark.docker, pytest.mark.anyio, pytest.mark.timeout(240)]
@@ -32,6 +33,18 @@ MORE = """
   looker:                   # may ask for a name that the engine itself answers, which leads to the egress: refused
     image: stockade-test-rogue:latest
     network: {allowed_hosts: [stockade-PROJECT-egress]}
+  puppet:                   # keeps a tunnel open when it is told to
+    image: stockade-test-rogue:latest
+    entrypoint: [python3, -u, /puppet.py]
+    mounts: ["./puppet.py:/puppet.py:ro"]
+    network: {mode: learn}
+"""
+TUNNEL = """
+import socket, ssl
+sock = socket.create_connection(("127.0.0.1", 3128), timeout=15)
+sock.sendall(b"CONNECT api.github.com:443 HTTP/1.1\\r\\nHost: api.github.com:443\\r\\n\\r\\n")
+assert b" 200 " in sock.recv(4096)
+held = ssl.create_default_context().wrap_socket(sock, server_hostname="api.github.com")
 """
 FILTERS = "    tools: {deny: [rogue__look_around]}\n"
 
@@ -41,6 +54,7 @@ def gateway(
     engine: docker.DockerClient, python_base: str, workspace: Path, internet: stage.Internet, run_id: str
 ) -> Iterator[StockadeProcess]:
     project = f"dash{run_id}"
+    shutil.copy(ROOT / "tests" / "e2e" / "puppet.py", workspace / "puppet.py").chmod(0o644)
     servers = lean.SERVERS + MORE.replace("PROJECT", project)
     text = f"project: {project}\n" + lean.head(internet) + servers + lean.CLIENTS + FILTERS
     with lean.running(workspace, text, engine, python_base) as process:
@@ -129,8 +143,13 @@ def test_only_the_rules_that_nothing_used_are_called_unused(
 async def test_an_open_tunnel_is_counted_while_it_is_open(
     gateway: StockadeProcess, prometheus: PrometheusServer
 ) -> None:
-    expr = 'sum(stockade_egress_connection_active{backend="rogue"})'
-    prometheus.until(lambda: prometheus.value(expr) == 0, what="no tunnel is open")
+    expr = 'sum(stockade_egress_connection_active{backend="puppet"})'
+    await attempt(gateway, "puppet__run", code="answer = 'up'")
+    assert not prometheus.value(expr)
+    await attempt(gateway, "puppet__run", code=TUNNEL)
+    prometheus.until(lambda: prometheus.value(expr) == 1, what="the open tunnel is not counted")
+    await attempt(gateway, "puppet__run", code="held.close()")
+    prometheus.until(lambda: prometheus.value(expr) == 0, what="the closed tunnel is still counted")
 
 
 async def test_a_file_that_is_refused_fires_the_reload_alert_until_it_is_mended(

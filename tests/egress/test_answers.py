@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from egress.http.error_response import sentence
+from egress.http.error_response import error_text
 from observability.events import Reason
 
 
@@ -21,7 +21,7 @@ from observability.events import Reason
     ],
 )
 def test_nobody_is_told_to_allow_what_no_rule_opens(host: str, standalone: bool, advised: bool) -> None:
-    said = sentence(
+    said = error_text(
         Reason.IP_NOT_ALLOWED, backend="fetch", standalone=standalone, host=host, port=80, detail="no rule"
     )
     assert said.startswith(f"Stockade blocked {host}:80 (ip_not_allowed): no rule.")

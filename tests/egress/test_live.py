@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from egress.connection.tunnel_connection import CarriedTunnel
+from egress.connection.tunnel_connection import TunnelConnection
 from egress.listener.direct import serve_direct
 from egress.listener.http_fast_path import serve_proxy
 from egress.net import flow
@@ -109,8 +109,8 @@ async def test_a_peer_that_never_reads_costs_bounded_memory_and_no_other_client_
                 client = await proxy.client()
                 for _ in range(20):
                     assert (await client.get(f"http://web.example.com:{other}/"))[1] == b"hello"
-                (origin,) = proxy.egress.origins
-                flows = [live.tunnel.inward for live in origin.live if hasattr(live, "tunnel")]
+                (source,) = proxy.egress.sources
+                flows = [live.tunnel.inward for live in source.live if hasattr(live, "tunnel")]
                 assert len(flows) == 1
                 assert len(flows[0].rest) < 2_000_000
 
@@ -159,8 +159,8 @@ async def test_a_thousand_connections_come_and_go_without_a_trace() -> None:
                 for _ in range(100):
                     tasks.create_task(come_and_go(proxy.port, port))
         await proxy.until(lambda: proxy.egress.open == 0)
-        (origin,) = proxy.egress.origins
-        assert not origin.live
+        (source,) = proxy.egress.sources
+        assert not source.live
         assert proxy.egress.backends["standalone"].open == 0
         phases = [event.phase for event in proxy.events()]
         assert phases.count(Phase.DECIDED) == phases.count(Phase.CLOSED)
@@ -186,7 +186,7 @@ async def test_a_client_that_leaves_during_a_lookup_leaves_nothing_behind() -> N
             return ()
 
     async with running({"allowed_hosts": ["slow.example"]}) as proxy:
-        proxy.egress.outside.resolver = Stuck()
+        proxy.egress.dialer.resolver = Stuck()
         client = await proxy.client()
         await client.send(b"CONNECT slow.example:443 HTTP/1.1\r\nHost: slow.example:443\r\n\r\n")
         await proxy.until(lambda: proxy.egress.backends["standalone"].lookups == 1)
@@ -218,7 +218,7 @@ async def test_many_that_wait_for_one_name_are_one_lookup() -> None:
             return ()
 
     async with running({"allowed_hosts": [".example"]}) as proxy:
-        proxy.egress.outside.resolver = Slow()
+        proxy.egress.dialer.resolver = Slow()
         (backend,) = proxy.egress.backends.values()
         set_budget(proxy.egress, lookups=2)
         pool = [await proxy.client() for _ in range(5)]
@@ -348,10 +348,10 @@ async def test_the_kernel_holds_little_for_a_side_that_never_reads(never_reads: 
     ):
         with socket.create_connection(("127.0.0.1", proxy.port)) as sock:
             sock.sendall(f"CONNECT {NAME}:{port} HTTP/1.1\r\nHost: {NAME}:{port}\r\n\r\n".encode())
-            (origin,) = proxy.egress.origins
-            await proxy.until(lambda: any(isinstance(live, CarriedTunnel) for live in origin.live))
-            (carried,) = origin.live
-            assert isinstance(carried, CarriedTunnel)
+            (source,) = proxy.egress.sources
+            await proxy.until(lambda: any(isinstance(live, TunnelConnection) for live in source.live))
+            (carried,) = source.live
+            assert isinstance(carried, TunnelConnection)
             tunnel = carried.tunnel
             sock.setblocking(False)
 
@@ -379,19 +379,19 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 async def test_connections_that_are_cut_as_they_arrive_give_their_places_back(turns: int, serve: Serve) -> None:
     """A door that closes while its connections are accepted; each turn of the loop brings them further."""
     async with running({"allowed_hosts": ["web.example.com"]}) as proxy:
-        (origin,) = proxy.egress.origins
+        (source,) = proxy.egress.sources
         pairs = [tcp_pair() for _ in range(20)]
         for here, _ in pairs:
             here.setblocking(False)
-            assert proxy.egress.admit(origin, here, "127.0.0.1", serve)
+            assert proxy.egress.admit(source, here, "127.0.0.1", serve)
         for _ in range(turns):
             await asyncio.sleep(0)
-        origin.cut_all(Reason.DOOR_CLOSED)
-        for task in list(origin.tasks):
+        source.cut_all(Reason.DOOR_CLOSED)
+        for task in list(source.tasks):
             task.cancel()
-        await proxy.until(lambda: not origin.tasks and not origin.live)
+        await proxy.until(lambda: not source.tasks and not source.live)
         assert proxy.egress.open == 0
-        assert origin.backend.open == 0
+        assert source.backend.open == 0
         for _, there in pairs:
             there.settimeout(5)
             assert await asyncio.to_thread(there.recv, 1) == b""

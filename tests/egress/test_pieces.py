@@ -13,18 +13,18 @@ from typing import Any, SupportsIndex
 
 import pytest
 
-from egress.connection.first_bytes import Kind, Shown, first_bytes
-from egress.connection.target_client import TargetClient
+from egress.connection.parent import read_parent_head
+from egress.connection.phases import InnerExchanging, Peeking, ReadingInner, Sniffing
+from egress.connection.steps import Denied, Named, Phase, Rejected, Step, Tunnel, Wait
 from egress.http.exchange import Exchange, RequestPlan, UpstreamFault
 from egress.http.framing import BadFraming, ChunkedBody, Framing
-from egress.http.request_head import BadRequest, parse_head
-from egress.listener.direct import DirectClient
+from egress.http.request_head import parse_head
 from egress.listener.nameserver import read_message
 from egress.net.poller import Poller
 from egress.net.stream import WRITE_AHEAD, Stream
-from egress.net.upstream import read_parent_head
 from egress.policy.budget import Budget
-from egress.service.control import Gateway
+from egress.policy.decide import Target, parse_policy
+from egress.service.control import ControlConnection
 from observability.events import Reason
 from tests.egress.hellos import openssl_hello, records
 
@@ -72,13 +72,17 @@ class Pieces:
         self.pieces = iter(pieces)
         self.buffer = Counted()
         self.sent = 0
-        self.expired = False
+        self.ended = False
 
-    async def more(self) -> bool:
+    def feed(self) -> None:
         piece = next(self.pieces, b"")
         self.buffer += piece
         self.sent += len(piece)
-        return bool(piece)
+        self.ended = not piece
+
+    async def more(self) -> bool:
+        self.feed()
+        return not self.ended
 
     def skip(self, count: int) -> None:
         del self.buffer[:count]
@@ -98,89 +102,86 @@ LONG_LINE = b"GET / HTTP/1.1\r\nHost: a.example\r\nX: " + b"v" * 16_000 + b"\r\n
 ONE_BYTE_RECORDS = records(openssl_hello("a.example")[5:], 1)
 
 
-def target_client(stream: Pieces) -> TargetClient:
-    """A client with nothing but what reading a head takes."""
-    client = TargetClient.__new__(TargetClient)
-    client.stream = stream  # type: ignore[assignment]  # it has what `read_head` uses
-    client.backend = SimpleNamespace(budget=Budget())  # type: ignore[assignment]
-    client.egress = SimpleNamespace(loop=asyncio.get_running_loop())  # type: ignore[assignment]
-    return client
+RULES = SimpleNamespace(budget=Budget(), policy=parse_policy({}))
+TARGET = Target(host="a.example", ip=None, port=80)
 
 
-@pytest.mark.anyio
+def feed(phase: Phase, pieces: Sequence[bytes]) -> tuple[Step, Pieces]:
+    """Give a phase these pieces, one after the other, until it answers with more than `Wait`."""
+    stream = Pieces(pieces)
+    while True:
+        stream.feed()
+        step = phase.received(stream.buffer, stream.ended)
+        if not isinstance(step, Wait):
+            return step, stream
+        assert not stream.ended
+
+
 @pytest.mark.parametrize("size", [1, 7, 1000])
 @pytest.mark.parametrize("data", [LONG_HEAD + b"\r\n", LONG_LINE], ids=["many lines", "a long line"])
-async def test_a_request_head_costs_the_same_however_it_is_cut(data: bytes, size: int) -> None:
-    stream = Pieces(cut(data, size))
-    head = await target_client(stream).read_head(inside=True)
-    assert head == parse_head(data, inside=True)
+def test_a_request_head_costs_the_same_however_it_is_cut(data: bytes, size: int) -> None:
+    step, stream = feed(ReadingInner(RULES, TARGET, None), cut(data, size))
+    assert isinstance(step, InnerExchanging)
+    assert step.head == parse_head(data, inside=True)
     assert_linear(stream)
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("size", [1, 5])
-async def test_a_request_head_of_too_many_lines_is_refused_while_it_comes(size: int) -> None:
-    stream = Pieces(cut(MANY_LINES, size))
-    with pytest.raises(BadRequest) as refused:
-        await target_client(stream).read_head(inside=True)
-    assert refused.value.reason is Reason.TOO_LARGE
+def test_a_request_head_of_too_many_lines_is_refused_while_it_comes(size: int) -> None:
+    step, stream = feed(ReadingInner(RULES, TARGET, None), cut(MANY_LINES, size))
+    assert isinstance(step, Rejected)
+    assert step.reason is Reason.TOO_LARGE
     assert stream.sent < 1000, "as soon as there is one line too many"
     assert_linear(stream)
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("size", [1, 5, 64])
 @pytest.mark.parametrize("data", [LONG_HEAD, MANY_LINES, LONG_LINE], ids=["unfinished", "many lines", "long line"])
-async def test_the_name_that_a_direct_connection_shows_costs_the_same_however_it_is_cut(
-    data: bytes, size: int
-) -> None:
-    stream = Pieces(cut(data, size))
-    client = DirectClient.__new__(DirectClient)
-    client.stream = stream  # type: ignore[assignment]
-    await client.shown_name(Shown(Kind.HTTP))
+def test_the_name_that_a_direct_connection_shows_costs_the_same_however_it_is_cut(data: bytes, size: int) -> None:
+    step, stream = feed(Peeking(), cut(data, size))
+    assert step == Named("a.example" if data is LONG_LINE else "")
     assert_linear(stream)
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("size", [1, 6, 100])
-async def test_a_hello_of_single_byte_records_is_read_once(size: int) -> None:
-    stream = Pieces(cut(ONE_BYTE_RECORDS, size))
-    shown = await first_bytes(stream)  # type: ignore[arg-type]
-    assert shown.kind is Kind.OTHER, "it has more records than anybody sends"
+def test_a_hello_of_single_byte_records_is_read_once(size: int) -> None:
+    step, stream = feed(Sniffing(RULES, TARGET, None), cut(ONE_BYTE_RECORDS, size))
+    assert isinstance(step, Denied)
+    assert step.reason is Reason.NOT_TLS, "it has more records than any client sends"
     assert_linear(stream)
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("size", [1, 100])
-async def test_a_hello_with_a_large_key_share_costs_the_same_however_it_is_cut(size: int) -> None:
+def test_a_hello_with_a_large_key_share_costs_the_same_however_it_is_cut(size: int) -> None:
     message = openssl_hello("a.example", alpn=["x" * 250] * 40)[5:]
-    stream = Pieces(cut(records(message, 4000), size))
-    shown = await first_bytes(stream)  # type: ignore[arg-type]
-    assert shown == Shown(Kind.TLS, "a.example")
+    step, stream = feed(Sniffing(RULES, TARGET, None), cut(records(message, 4000), size))
+    assert step == Tunnel(None)
     assert_linear(stream)
 
 
-def exchange(upstream: Pieces) -> Exchange:
-    plan = RequestPlan(method="GET", head=b"", framing=Framing.NONE)
-    return Exchange(upstream, upstream, plan)  # type: ignore[arg-type]
+def answered(stream: Pieces) -> bytes:
+    """What an exchange passes on of a response that comes in pieces. Raises UpstreamFault."""
+    exchange = Exchange(RequestPlan(method="GET", head=b"", framing=Framing.NONE))
+    data = b""
+    while not data:
+        stream.feed()
+        data = exchange.from_upstream(stream.buffer, stream.ended)
+    return data
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("size", [1, 7, 1000])
-async def test_a_response_head_costs_the_same_however_it_is_cut(size: int) -> None:
+def test_a_response_head_costs_the_same_however_it_is_cut(size: int) -> None:
     fields = b"".join(b"X-%d: %b\r\n" % (n, b"v" * 200) for n in range(250))
     stream = Pieces(cut(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n", size))
-    head = await exchange(stream).read_head()
-    assert len(head.fields) == 250
+    assert answered(stream).count(b"\r\nX-") == 250
     assert_linear(stream)
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("size", [1, 5])
-async def test_a_response_head_of_too_many_lines_is_refused_while_it_comes(size: int) -> None:
+def test_a_response_head_of_too_many_lines_is_refused_while_it_comes(size: int) -> None:
     stream = Pieces(cut(b"HTTP/1.1 200 OK\r\n" + b"a:b\r\n" * 12_000, size))
     with pytest.raises(UpstreamFault, match="header fields"):
-        await exchange(stream).read_head()
+        answered(stream)
     assert stream.sent < 2000
     assert_linear(stream)
 
@@ -241,7 +242,7 @@ async def test_dns_over_tcp_costs_the_same_however_it_is_cut() -> None:
 
 
 def test_a_large_push_of_the_gateway_is_not_searched_anew_with_each_piece() -> None:
-    gateway = Gateway(SimpleNamespace(host=None))  # type: ignore[arg-type]
+    gateway = ControlConnection(SimpleNamespace(target=None))  # type: ignore[arg-type]
     gateway.buffer = buffer = Counted()
     lines: list[bytes] = []
     gateway.answer = lines.append  # type: ignore[method-assign,assignment]

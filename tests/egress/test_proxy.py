@@ -464,7 +464,7 @@ async def test_a_denied_name_is_never_looked_up() -> None:
     async with running({"allowed_hosts": ["good.example"]}, names=PUBLIC) as proxy:
         client = await proxy.client()
         await client.connect(f"{NAME}:443")
-        resolver = proxy.egress.outside.resolver
+        resolver = proxy.egress.dialer.resolver
         assert getattr(resolver, "asked", None) == []
 
 
@@ -490,7 +490,7 @@ async def test_a_server_that_does_not_answer_is_504() -> None:
             filler.setblocking(False)
             filler.connect_ex(("127.0.0.1", port))
         async with running(allow(port), resolve=to(port)) as proxy:
-            proxy.egress.outside.connect_timeout_s = 0.2
+            proxy.egress.dialer.connect_timeout_s = 0.2
             client = await proxy.client()
             assert await client.connect(f"{NAME}:{port}") == "HTTP/1.1 504 connect_timeout"
 
@@ -519,7 +519,7 @@ async def test_a_service_of_the_host_on_loopback_only_is_explained() -> None:
                 assert asked == port
                 return "loopback"
 
-            proxy.egress.outside.ask_host_port = ask
+            proxy.egress.dialer.ask_host_port = ask
             client = await proxy.client()
             await client.send(
                 f"CONNECT host.docker.internal:{port} HTTP/1.1\r\nHost: host.docker.internal:{port}\r\n\r\n".encode()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from egress.connection.dialer import Outside
+from egress.connection.dialer import Dialer
 from egress.journal.attempt import Attempt
 from egress.journal.loglines import LineWriter
 from egress.journal.record import REMEMBERED, SCAN, Recorder
@@ -149,7 +149,7 @@ async def linked(
         link = EgressLink(directory, on_event=events.append)
         async with asyncio.TaskGroup() as tasks:
             loop = asyncio.get_running_loop()
-            egress = Egress(loop, tasks, recorder, Outside.unconfigured(StaticResolver({}), Pollers(loop)))
+            egress = Egress(loop, tasks, recorder, Dialer.unconfigured(StaticResolver({}), Pollers(loop)))
             control = Control(loop, egress)
             await control.listen(directory / "egress.sock")
             running = tasks.create_task(link.run())

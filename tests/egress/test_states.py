@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from egress.http.exchange import Exchange
-from egress.http.framing import ResponseHead
+from egress.connection import phases, steps
+from egress.connection.phases import Dialling, Exchanging, ReadingHead
+from egress.connection.work import Link
+from egress.http.exchange import Exchange, UpstreamFault
 from egress.http.head_end import MAX_HEAD
-from egress.listener import http_fast_path as proxy_module
-from egress.listener.http_fast_path import ProxyClient
-from egress.net.stream import READ_AHEAD
+from egress.listener import http_fast_path
+from egress.listener.http_fast_path import FastPath
+from egress.net.stream import READ_AHEAD, WRITE_AHEAD
 from observability.events import Decision, Phase, Reason
 from tests.egress.harness import OK, Client, Running, client_hello, echo, http_server, running, set_budget, upstream
 from tests.egress.sockets import LOOPS, WAIT_S, descriptors, reset
@@ -40,11 +42,37 @@ def to(*ports: int) -> list[str]:
     return [f"{NAME}:{port}:127.0.0.1" for port in ports]
 
 
-def only(proxy: Running) -> ProxyClient:
+def only(proxy: Running) -> FastPath:
     """The connection that is open."""
-    (live,) = [live for origin in proxy.egress.origins for live in origin.live]
-    assert isinstance(live, ProxyClient)
+    (live,) = [live for source in proxy.egress.sources for live in source.live]
+    assert isinstance(live, FastPath)
     return live
+
+
+def is_in(proxy: Running, phase: type[steps.Phase]) -> bool:
+    return isinstance(only(proxy).phase, phase)
+
+
+def read_a_part(proxy: Running) -> bool:
+    """A part of a head has come."""
+    phase = only(proxy).phase
+    return isinstance(phase, ReadingHead) and phase.reader is not None
+
+
+def link(proxy: Running) -> Link:
+    """What joins the connection that is open to its target."""
+    work = only(proxy).work
+    assert isinstance(work, Link)
+    return work
+
+
+FAULTS = [
+    (phases, "parse_whole_head"),
+    (phases, "sniff"),
+    (phases, "plan_request"),
+    (http_fast_path, "DialInProgress"),
+]
+"""Where a fault of ours may be."""
 
 
 def whole(body: bytes) -> bytes:
@@ -82,7 +110,7 @@ async def test_a_connect_leaves_no_connection_of_an_earlier_request_behind() -> 
             client = await proxy.client()
             assert (await client.get(f"http://{NAME}:{web}/"))[1] == b"hello"
             if slowly:
-                proxy.egress.outside.at_hand = lambda backend, target: None  # type: ignore[method-assign]
+                proxy.egress.dialer.at_hand = lambda backend, target: None  # type: ignore[method-assign]
             assert "200" in await client.connect(f"{NAME}:{port}")
             await client.send(client_hello(NAME))
             await client.exactly(100)
@@ -124,11 +152,11 @@ async def test_a_fault_of_ours_ends_one_connection_and_gives_its_place_back(
         raise RuntimeError("a bug")
 
     async with upstream(http_server(OK)) as port, running(allow(port), resolve=to(port)) as proxy:
-        for what in ("parse_head", "look", "plan_request", "Dialling"):
+        for module, what in FAULTS:
             with monkeypatch.context() as patch, caplog.at_level(logging.CRITICAL):
-                patch.setattr(proxy_module, what, breaks)
+                patch.setattr(module, what, breaks)
                 client = await proxy.client()
-                if what == "look":
+                if what == "sniff":
                     await client.connect(f"{NAME}:{port}")
                     await client.send(client_hello(NAME))
                 else:
@@ -184,11 +212,11 @@ async def test_a_connection_that_is_cut_just_when_its_exchange_fails_ends_at_onc
 ) -> None:
     """A TaskGroup that ends for one of its tasks swallows the cancellation that comes meanwhile."""
 
-    async def fails(exchange: Exchange) -> ResponseHead:
-        proxy.egress.loop.call_soon(only(proxy).cut, Reason.DOOR_CLOSED)
-        raise exchange.fault("it is none")
+    def fails(exchange: Exchange, buffer: bytearray, eof: bool) -> bytes:
+        proxy.egress.loop.call_soon(only(proxy).abort_with, Reason.DOOR_CLOSED)
+        raise UpstreamFault("it is none")
 
-    monkeypatch.setattr(Exchange, "read_head", fails)
+    monkeypatch.setattr(Exchange, "from_upstream", fails)
     async with upstream(http_server(OK)) as port, running(allow(port), resolve=to(port)) as proxy:
         client = await proxy.client()
         host = f"{NAME}:{port}"
@@ -203,8 +231,7 @@ async def test_a_server_that_spoke_and_was_reset_before_the_client_did_is_still_
     async with upstream(echo) as port, running(allow(port), resolve=to(port)) as proxy:
         client = await proxy.client()
         assert "200" in await client.connect(f"{NAME}:{port}")
-        server = only(proxy).upstream
-        assert server is not None
+        server = link(proxy).upstream
         server.buffer += b"too many connections"
         server._lose()
         await client.send(client_hello(NAME))
@@ -244,12 +271,15 @@ async def test_the_end_of_a_chunked_answer_that_comes_while_the_client_takes_not
         while not waits():
             writer.write(chunk(PIECE))
             sent += len(PIECE)
-            await proxy.until(lambda: waits() or (live().exchange is not None and live().exchange.received == sent))  # noqa: B023
+            await proxy.until(lambda: waits() or (received() == sent))  # noqa: B023
         writer.write(TAIL)
         await reader.read()
 
     def live() -> Any:
         return only(proxy)
+
+    def received() -> int:
+        return int(live().work.counts()[1])
 
     def waits() -> bool:
         return live().stream._drained is not None
@@ -258,7 +288,7 @@ async def test_the_end_of_a_chunked_answer_that_comes_while_the_client_takes_not
         with socket.create_connection(("127.0.0.1", proxy.port)) as sock:
             sock.settimeout(WAIT_S)
             sock.sendall(f"GET http://{NAME}:{port}/ HTTP/1.1\r\nHost: {NAME}:{port}\r\n\r\n".encode())
-            await proxy.until(lambda: sent > 0 and live().upstream.buffer.endswith(TAIL))
+            await proxy.until(lambda: sent > 0 and link(proxy).upstream.buffer.endswith(TAIL))
             heard = b""
             while not heard.endswith(TAIL):
                 heard += await asyncio.to_thread(sock.recv, 65536)
@@ -281,17 +311,39 @@ async def test_the_end_of_a_chunked_body_that_comes_while_the_server_takes_nothi
         host = f"{NAME}:{port}"
         head = f"POST http://{host}/ HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n"
         await client.send(head.encode())
-        await proxy.until(lambda: proxy.egress.open == 1 and only(proxy).exchange is not None)
-        live: Any = only(proxy)
+        await proxy.until(lambda: proxy.egress.open == 1 and is_in(proxy, Exchanging))
+        live, upstream_of = only(proxy), link(proxy).upstream
         sent = 0
-        while live.upstream._drained is None:
+        while upstream_of._drained is None:
             await client.send(chunk(PIECE))
             sent += len(PIECE)
-            await proxy.until(lambda: live.upstream._drained is not None or live.exchange.sent == sent)  # noqa: B023
+            await proxy.until(lambda: upstream_of._drained is not None or live.work.counts()[0] == sent)  # noqa: B023
         await client.send(TAIL)
         await proxy.until(lambda: live.stream.buffer.endswith(TAIL))
         reads.set()
         assert (await client.response())[1] == b"hello"
+
+
+async def test_a_client_that_asks_on_without_reading_is_asked_nothing_for_after_a_while() -> None:
+    """Small answers too: what waits for it is bounded, and no more requests go out."""
+    asked = 0
+
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            asked += 1
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(PIECE) + b"0\r\n\r\n")
+
+    async with upstream(answers) as port, running(allow(port), resolve=to(port)) as proxy:
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", proxy.port))
+            one = f"GET http://{NAME}:{port}/ HTTP/1.1\r\nHost: {NAME}:{port}\r\n\r\n".encode()
+            await asyncio.to_thread(sock.sendall, one * 400)
+            await proxy.until(lambda: only(proxy).stream._drained is not None)
+            assert only(proxy).stream.unsent() < WRITE_AHEAD + 2 * len(PIECE)
+            assert asked < 400
 
 
 async def test_what_a_server_says_unasked_never_answers_a_request_inside_a_connection() -> None:
@@ -312,6 +364,8 @@ async def places() -> AsyncIterator[tuple[Running, int, int]]:
         head = await reader.readuntil(b"\r\n\r\n")
         if head.startswith(b"GET /body"):
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+        elif head.startswith(b"GET /stream"):
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\nhalf")
         await reader.read()
 
     with socket.socket() as full, socket.socket() as first:
@@ -336,6 +390,7 @@ async def places() -> AsyncIterator[tuple[Running, int, int]]:
         ("hello", [(Phase.DECIDED, Reason.HEAD_TIMEOUT)], b""),
         ("response", [(Phase.DECIDED, None), (Phase.CLOSED, Reason.IDLE_TIMEOUT)], b"HTTP/1.1 504 idle_timeout"),
         ("body", [(Phase.DECIDED, None), (Phase.CLOSED, Reason.IDLE_TIMEOUT)], b"half"),
+        ("stream", [(Phase.DECIDED, None), (Phase.CLOSED, Reason.IDLE_TIMEOUT)], b"half"),
     ],
 )
 async def test_each_state_ends_in_time(state: str, told: list[object], answer: bytes) -> None:
@@ -366,7 +421,7 @@ async def test_a_connection_that_breaks_in_any_state_leaves_nothing(state: str, 
             await asyncio.sleep(0)
             reset(duplicate)
         elif how == "cut":
-            only(proxy).cut(Reason.SHUTDOWN)
+            only(proxy).abort_with(Reason.SHUTDOWN)
         else:
             proxy.replace({})
             if state in ("idle", "head", "dialling"):
@@ -376,7 +431,7 @@ async def test_a_connection_that_breaks_in_any_state_leaves_nothing(state: str, 
         await proxy.until(lambda: descriptors() <= before)
         closed = [event for event in proxy.events() if event.phase is Phase.CLOSED]
         assert len(closed) == decided
-        assert all(not origin.live and not origin.tasks for origin in proxy.egress.origins)
+        assert all(not source.live and not source.tasks for source in proxy.egress.sources)
 
 
 async def reach_state(proxy: Running, state: str, port: int, queue: int) -> Client:
@@ -387,15 +442,15 @@ async def reach_state(proxy: Running, state: str, port: int, queue: int) -> Clie
             await proxy.until(lambda: proxy.egress.open == 1)
         case "head":
             await client.send(b"GET http://")
-            await proxy.until(lambda: proxy.egress.open == 1 and only(proxy).task is not None)
+            await proxy.until(lambda: proxy.egress.open == 1 and read_a_part(proxy))
         case "dialling":
             await client.send(f"CONNECT {NAME}:{queue} HTTP/1.1\r\n\r\n".encode().replace(b"1.1", b"1.0"))
-            await proxy.until(lambda: proxy.egress.open == 1 and only(proxy).dialling is not None)
+            await proxy.until(lambda: proxy.egress.open == 1 and is_in(proxy, Dialling))
         case "hello":
             assert "200" in await client.connect(f"{NAME}:{port}")
-        case "response" | "body":
+        case "response" | "body" | "stream":
             await client.send(f"GET http://{NAME}:{port}/{state} HTTP/1.1\r\nHost: {NAME}:{port}\r\n\r\n".encode())
-            await proxy.until(lambda: proxy.egress.open == 1 and only(proxy).exchange is not None)
-            if state == "body":
+            await proxy.until(lambda: proxy.egress.open == 1 and is_in(proxy, Exchanging))
+            if state != "response":
                 await client.head()
     return client

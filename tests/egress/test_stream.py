@@ -152,8 +152,7 @@ async def test_what_a_server_says_at_once_is_read_though_it_came_with_the_connec
         first.connect(listener.getsockname())  # the queue is full now: what dials next has to try again
         async with polling() as poller:
             dialling = Dialling(poller, ip_address("127.0.0.1"), listener.getsockname()[1])
-            assert dialling.stream is None
-            assert dialling.error is None
+            assert dialling.outcome is None
             done = asyncio.Event()
             dialling.on_done = done.set
             listener.accept()[0].close()
@@ -161,10 +160,11 @@ async def test_what_a_server_says_at_once_is_read_though_it_came_with_the_connec
             with server:
                 server.sendall(b"220 at your service\r\n")
                 await done.wait()
-                assert dialling.stream is not None
-                await until(lambda: dialling.stream is not None and dialling.stream.buffer)
-                assert dialling.stream.take() == b"220 at your service\r\n"
-                dialling.stream.abort()
+                stream = dialling.outcome
+                assert isinstance(stream, Stream)
+                await until(lambda: stream.buffer)
+                assert stream.take() == b"220 at your service\r\n"
+                stream.abort()
 
 
 # --- what is sent

@@ -10,10 +10,10 @@ import random
 
 import pytest
 
-from egress.connection.tunnel_connection import CarriedTunnel
+from egress.connection.tunnel_connection import TunnelConnection
 from egress.journal import attempt as attempt_module
 from egress.journal.attempt import Attempt
-from egress.listener.http_fast_path import ProxyClient
+from egress.listener.http_fast_path import FastPath
 from egress.net.flow import BUSY_BYTES, Flow
 from egress.net.stream import Stream
 from egress.net.tunnel import Tunnel
@@ -37,10 +37,10 @@ async def connected(proxy: Running, port: int) -> Client:
     return client
 
 
-def only_tunnel(proxy: Running) -> CarriedTunnel:
-    (origin,) = proxy.egress.origins
-    (live,) = origin.live
-    assert isinstance(live, CarriedTunnel)
+def only_tunnel(proxy: Running) -> TunnelConnection:
+    (source,) = proxy.egress.sources
+    (live,) = source.live
+    assert isinstance(live, TunnelConnection)
     return live
 
 
@@ -122,7 +122,7 @@ async def test_a_long_transfer_tells_how_far_it_is_and_a_silent_one_does_not(mon
 
 def parts() -> list[type]:
     """Of what connections are made, all that is alive now."""
-    kinds = (Attempt, CarriedTunnel, Flow, ProxyClient, Stream, Tunnel)
+    kinds = (Attempt, TunnelConnection, Flow, FastPath, Stream, Tunnel)
     return [type(part) for part in gc.get_objects() if isinstance(part, kinds)]
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from egress.net.poller import Poller
 from egress.net.stream import Stream
-from egress.net.upstream import ParentProxy, dial
+from egress.net.upstream import dial
 from egress.policy.names import IP
+from egress.policy.parent_proxy import ParentProxy
 from observability.events import Reason
 from tests.egress.harness import OK, client_hello, echo, running, set_budget, upstream
 
@@ -132,7 +133,7 @@ async def test_what_a_joined_network_knows_is_reached_there_and_no_parent_hears_
     }
     async with upstream(echo) as database, upstream(parent_proxy) as port:
         async with running(block, upstream_proxy=f"http://127.0.0.1:{port}") as proxy:
-            proxy.egress.outside.networks = Joined()
+            proxy.egress.dialer.networks = Joined()
             client = await proxy.client()
             assert "200" in await client.connect("db:5432")
             await client.send(b"select 1")

@@ -166,7 +166,7 @@ async def test_both_ways_answer_alike_and_tell_alike(mode: str, cut: str) -> Non
             block = {"allowed_hosts": ports, "mode": mode}
             resolve = [f"{host}:{number}:127.0.0.1" for host in (NAME, OTHER) for number in (port, dead)]
             async with running(block, resolve=resolve) as quick, running(block, resolve=resolve) as slow:
-                slow.egress.outside.at_hand = lambda backend, target: None  # type: ignore[method-assign]
+                slow.egress.dialer.at_hand = lambda backend, target: None  # type: ignore[method-assign]
                 different = []
                 for name, data in conversations(port, dead).items():
                     one_piece = cut == "whole" or name == "body"  # whose server may answer before all of it is there

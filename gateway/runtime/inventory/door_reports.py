@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+
+from egress.door.notes import NoteKind
 
 
 class DoorReport(StrEnum):
@@ -12,17 +13,12 @@ class DoorReport(StrEnum):
     READY = "ready"
     CLOSED = "closed"
     LISTENER_FAILED = "listener_failed"
-    NOTE = "note"
-    NO_ROUTE = "no_route"
+    NO_ROUTE = NoteKind.NO_ROUTE
     """The engine refused the door its route: connections that ignore the proxy are refused without being seen."""
+    NOTE = "note"
+    """Anything else that the door could not do."""
 
 
-NO_ROUTE_NOTE: Final = "no AnyIP route"
-"""How the door's note of that begins (`egress.door.door`)."""
-
-
-def door_report(state: str, detail: str) -> DoorReport:
+def door_report(state: str) -> DoorReport:
     """The report in a door message; a state that this gateway does not know is a note."""
-    if state == DoorReport.NOTE and detail.startswith(f"{NO_ROUTE_NOTE}:"):
-        return DoorReport.NO_ROUTE
-    return DoorReport(state) if state in set(DoorReport) - {DoorReport.NO_ROUTE} else DoorReport.NOTE
+    return DoorReport(state) if state in set(DoorReport) else DoorReport.NOTE

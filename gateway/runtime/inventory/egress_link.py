@@ -16,7 +16,6 @@ import mmap
 import os
 import socket
 import struct
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 
 from egress.door.passing import close_all, receive_packet, send_packet
 from gateway.runtime.inventory.door_reports import DoorReport, door_report
-from observability.events import EgressEvent, NoticeEvent, Severity, event_from_json
+from observability.events import EgressEvent, NoticeEvent, Severity, event_from_json, notice
 
 logger = logging.getLogger(__name__)
 
@@ -240,7 +239,7 @@ class EgressLink:
 
     async def take_door(self, message: Mapping[str, Any]) -> None:
         door, detail = str(message["door"]), str(message.get("detail", ""))
-        report = door_report(str(message["state"]), detail)
+        report = door_report(str(message["state"]))
         async with self.changed:
             if report is DoorReport.READY:
                 self.ready.add(door)
@@ -258,17 +257,7 @@ class EgressLink:
             self.tell("events_dropped", text, Severity.WARNING, int(lost), str(backend))
 
     def tell(self, code: str, message: str, severity: Severity, count: int = 1, backend: str = "") -> None:
-        self.on_event(
-            NoticeEvent(
-                time=time.time(),
-                source="egress",
-                code=code,
-                severity=severity,
-                backend=backend,
-                message=message,
-                count=count,
-            )
-        )
+        self.on_event(notice("egress", code, message, severity, backend=backend, count=count))
 
     async def answer_host_port(self, message: Mapping[str, Any]) -> None:
         listeners = "unknown"

@@ -18,7 +18,7 @@ from typing import TypeVar
 import h11
 import trustme
 
-from egress.connection.first_bytes import Kind, look
+from egress.connection.first_bytes import Kind, sniff
 from egress.connection.sni import ClientHello, HelloReader, NotTLS, parse_client_hello
 from egress.http.framing import (
     BadFraming,
@@ -179,8 +179,8 @@ def fuzz_sni(data: bytes) -> bool:
 
 
 def read_hello(data: bytes) -> ClientHello | None:
-    """None for what is refused or incomplete; `look` must say the same."""
-    shown = look(bytearray(data))
+    """None for what is refused or incomplete; `sniff` must say the same."""
+    shown = sniff(bytearray(data))
     try:
         hello = parse_client_hello(data)
     except NotTLS:
