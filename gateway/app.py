@@ -26,7 +26,7 @@ from egress.service.surroundings import parse_around
 from gateway import listeners
 from gateway.control.apps import admin_app, control_app
 from gateway.control.auth import ADMIN_FILE, AdminToken
-from gateway.control.base import Edited, Readiness, Urls
+from gateway.control.base import Edited, GatewayState, Readiness, Urls
 from gateway.control.listen import HttpServer
 from gateway.control.running import GatewayFile, process_started
 from gateway.in_force import InForce
@@ -72,7 +72,7 @@ class Gateway:
         self._first = first
         self._ports: tuple[int, ...] = ()
         self._stopping = asyncio.Event()
-        self._ready = Readiness(ready=False, detail="The gateway is starting.")
+        self._ready = Readiness(state=GatewayState.STARTING, detail="The gateway is starting.")
         in_force = InForce(directory.persistent / IN_FORCE_FILE)
         self.live = LiveConfig(path, config, in_force, self._carry_out, self._publish)
         self.recorders = Recorders(directory.persistent, VERSION, config.gateway.history)
@@ -119,7 +119,7 @@ class Gateway:
         """What takes long while the gateway starts; `up -d` shows it."""
         logger.info("%s", line)
         if not self._ready.ready:
-            self._ready = Readiness(ready=False, detail=line)
+            self._ready = Readiness(state=GatewayState.PREPARING, detail=line)
 
     # events
 
@@ -238,14 +238,14 @@ class Gateway:
         await self.live.apply(self.config)
         await self.supervisor.wait_begun()
         await settled(self.hub, self.supervisor.keepers.values)
-        self._ready = Readiness(ready=True)
+        self._ready = Readiness(state=GatewayState.READY)
         self._first = False
         if on_ready is not None:
             on_ready(self)
 
     async def _stop(self, servers: Sequence[HttpServer]) -> None:
         """Calls in flight finish within the grace; then backends, egress and networks go."""
-        self._ready = Readiness(ready=False, detail="The gateway is stopping.")
+        self._ready = Readiness(state=GatewayState.STOPPING, detail="The gateway is stopping.")
         await self.endpoint.close(self.config.gateway.shutdown_grace_s)
         await self.supervisor.stop()
         self.hub.close()

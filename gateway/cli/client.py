@@ -118,7 +118,7 @@ def parse_events(lines: Iterator[bytes]) -> Iterator[tuple[str, Any]]:
 def _refused(status: int, raw: bytes) -> Refused:
     try:
         body = json.loads(raw)
-        error = body.get("error") or {"code": "not_ready", "message": body["detail"]}
+        error = body.get("error") or {"code": body["state"], "message": body["detail"]}
         return Refused(status, error["code"], error["message"])
     except (ValueError, KeyError, TypeError, AttributeError):
         return Refused(status, "error", f"The gateway answered {status}.")

@@ -21,6 +21,7 @@ from gateway.cli.client import Api, Refused, Unreachable, url
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place
 from gateway.cli.options import addresses, say, screen, summary
+from gateway.control.base import GatewayState
 from gateway.control.running import find_gateway
 from gateway.disk import in_words
 from gateway.runtime.inventory.rundir import persistent_root
@@ -28,8 +29,6 @@ from gateway.runtime.inventory.rundir import persistent_root
 LOG_LINES = 15
 LOOK_EVERY_S = 0.3
 MAX_LOG = 1024 * 1024
-UNSAID = ("The gateway is starting.", "The gateway is stopping.")
-"""No progress of a start: whoever waits knows the first, and what ended the start is said after the second."""
 
 
 def up_detached(where: Place, timeout_s: float) -> None:
@@ -62,7 +61,7 @@ class Progress:
     def __call__(self) -> None:
         found = find_gateway(self._path, self._project)
         detail = readiness(Api(found.directory.control_socket)) if found and found.info.alive else None
-        if detail and detail != self._shown and detail not in UNSAID:
+        if detail and detail != self._shown:
             self._shown = detail
             say(detail)
 
@@ -116,11 +115,11 @@ def first_word(
 
 
 def readiness(api: Api) -> str | None:
-    """None when the gateway is ready or does not answer yet, else what it says it is doing."""
+    """What a starting gateway says it is preparing; None in every other state, or when it does not answer yet."""
     try:
         api.get("/readyz")
     except Refused as error:
-        return str(error)
+        return str(error) if error.code == GatewayState.PREPARING else None
     except Unreachable:
         return None
     return None

@@ -72,7 +72,9 @@ def health_routes(control: Control) -> list[BaseRoute]:
 
     async def readyz(_: Request) -> Response:
         state = control.readiness()
-        return JSONResponse({"ready": state.ready, "detail": state.detail}, 200 if state.ready else 503)
+        return JSONResponse(
+            {"ready": state.ready, "state": state.state, "detail": state.detail}, 200 if state.ready else 503
+        )
 
     async def metrics(_: Request) -> Response:
         return PlainTextResponse(control.instruments.expose(), media_type="text/plain; version=0.0.4")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -34,12 +35,26 @@ class Urls:
     """`http://127.0.0.1:8421/`."""
 
 
+class GatewayState(StrEnum):
+    """How far a gateway has come."""
+
+    STARTING = "starting"
+    PREPARING = "preparing"
+    """It is making what takes long, such as images; the readiness's detail says what."""
+    READY = "ready"
+    STOPPING = "stopping"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
     """Whether clients can use the gateway now; if not, `detail` is one sentence that says why."""
 
-    ready: bool
+    state: GatewayState
     detail: str = ""
+
+    @property
+    def ready(self) -> bool:
+        return self.state is GatewayState.READY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

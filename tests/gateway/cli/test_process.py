@@ -16,7 +16,7 @@ import pytest
 
 from gateway.cli import detached
 from gateway.cli.failure import Failure
-from gateway.control.base import Readiness
+from gateway.control.base import GatewayState, Readiness
 from gateway.control.running import find_gateway, process_started
 from tests.gateway.control.fakes import CONFIG, Running, egress_event, gateway_for_cli
 
@@ -214,8 +214,13 @@ def test_a_start_that_waits_shows_each_step_once_and_not_the_end_of_a_start_that
 ) -> None:
     """`up -d` printed "The gateway is stopping." before the error, where it looked while a failed start tidied up."""
     progress = detached.Progress(work / "stockade.yaml", None)
-    for detail in ("The gateway is starting.", "Building fetch.", "Building fetch.", "The gateway is stopping."):
-        running.control.ready = Readiness(ready=False, detail=detail)
+    for state, detail in (
+        (GatewayState.STARTING, "It starts."),
+        (GatewayState.PREPARING, "Building fetch."),
+        (GatewayState.PREPARING, "Building fetch."),
+        (GatewayState.STOPPING, "It stops."),
+    ):
+        running.control.ready = Readiness(state=state, detail=detail)
         progress()
     assert capsys.readouterr().err == "Building fetch.\n"
 

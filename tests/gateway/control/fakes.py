@@ -14,7 +14,7 @@ from typing import Any
 from egress.policy.decide import Surroundings
 from gateway.connections import Limits
 from gateway.control.apps import control_app
-from gateway.control.base import Edited, Readiness, Urls
+from gateway.control.base import Edited, GatewayState, Readiness, Urls
 from gateway.control.listen import HttpServer, bind_unix
 from gateway.control.running import GatewayFile
 from gateway.mcp.view.pinned_text import Difference
@@ -157,7 +157,7 @@ class FakeControl:
         default_factory=lambda: Urls(endpoint="http://127.0.0.1:8420/mcp", admin="http://127.0.0.1:8421/")
     )
     warnings: Sequence[str] = ("The probe was not run.",)
-    ready: Readiness = field(default_factory=lambda: Readiness(ready=True))
+    ready: Readiness = field(default_factory=lambda: Readiness(state=GatewayState.READY))
     stopped: bool = False
     max_rows: int = 200_000
     on_shutdown: Any = None

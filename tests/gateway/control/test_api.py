@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from gateway.control.apps import control_app
-from gateway.control.base import Readiness
+from gateway.control.base import GatewayState, Readiness
 from gateway.control.listen import bind_unix
 from gateway.control.wire import MAX_BODY
 from gateway.runtime.sandbox.errors import EngineUnreachable
@@ -46,7 +46,7 @@ async def test_status_says_who_runs_where_and_which_overrides_are_in_force(
 
 
 async def test_readyz_says_what_is_missing(api: httpx2.AsyncClient, control: FakeControl) -> None:
-    control.ready = Readiness(ready=False, detail="Building the image of fetch.")
+    control.ready = Readiness(state=GatewayState.PREPARING, detail="Building the image of fetch.")
     response = await api.get("http://localhost/readyz")
     assert (response.status_code, response.json()["detail"]) == (503, "Building the image of fetch.")
 
