@@ -97,7 +97,7 @@ def prepare(path: Path) -> None:
         if is_of_disk(error):
             raise OSError(f"The history {path} cannot be written: {refusal(path, error)}") from error
         aside = path.with_name(path.name + ".damaged")
-        logger.error("History %s cannot be used (%s); it is now %s and a new one was begun.", path, error, aside)
+        logger.error("History %s cannot be used (%s); it is now %s and a new one was started.", path, error, aside)
         _put_aside(path, aside)
         _open_or_create(path)
 

@@ -1,4 +1,4 @@
-"""Events that were lost on the way to the history, in words: for `ps`, `egress blocked` and the page."""
+"""Reports of events that were lost on the way to the history: for `ps`, `egress blocked` and the page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 
 from observability.events import NoticeEvent, Sequenced
 
-_WHY: Final = {"egress": "The gateway was away, or too slow to read what the egress told it"}
+_WHY: Final = {"egress": "The gateway was away, or too slow to read what the egress reported"}
 _MOST: Final = 64
 """Places of loss that are told apart: there is one for each backend at most, and few others."""
 
@@ -34,7 +34,7 @@ class Loss:
         since = (
             f"at {_clock(self.first)}" if self.count == 1 else f"between {_clock(self.first)} and {_clock(self.last)}"
         )
-        return f"What is shown is not all that happened: {events} lost {since}. {self.why.rstrip('.')}."
+        return f"This view is incomplete: {events} lost {since}. {self.why.rstrip('.')}."
 
 
 class Losses:

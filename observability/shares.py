@@ -1,9 +1,9 @@
-"""Who holds how much of what is kept, so that one backend's flood does not wash away another's evidence.
+"""Divides bounded storage fairly, so that one backend's flood does not evict another's events.
 
-What is kept (the history's rows, the hub's ring, a reader's buffer) is divided by backend and by what an event is
-about: a *share*. Where something has to go, it goes from the shares that hold most, until all that is left fits. So a
-share that holds less than an equal part of the room loses nothing to the others, and a single backend may use it all.
-Denials are a share of their own: what was carried, however much it is, evicts none of them.
+Each store (the history's rows, the hub's ring, a reader's buffer) is divided by backend and by what an event is
+about: a *share*. Events are evicted from the largest shares until the rest fits. So a share below an equal part of the
+capacity loses nothing to the others, and a single backend may use all of it. Denials are a share of their own: allowed
+connections, however many, evict none of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Share(StrEnum):
-    """What an event is about, as far as its keeping goes."""
+    """The kinds of event that have a share of their own."""
 
     DENIED = "denied"
     LOOKUP = "lookup"
@@ -29,7 +29,7 @@ class Share(StrEnum):
     CARRIED = "carried"
     CALL = "call"
     STATE = "state"
-    """What became of a backend or its tools, and notices."""
+    """Changes of a backend's state or its tools, and notices."""
 
 
 Holder: TypeAlias = tuple[str, Share]
@@ -47,7 +47,7 @@ def share_of(event: Event) -> Share:
 
 
 def level(counts: Iterable[int], room: int) -> int:
-    """The most that one may hold so that all together fit into `room`; the greatest count where they fit as they are."""
+    """The largest count one may keep so that all together fit into `room`; the maximum if they already fit."""
     ascending = sorted(counts)
     for position, count in enumerate(ascending):
         left = len(ascending) - position
@@ -60,7 +60,7 @@ def level(counts: Iterable[int], room: int) -> int:
 def fairly(groups: Sequence[Sequence[T]], room: int, age: Callable[[T], int]) -> list[T]:
     """At most `room` of the groups' members, by rising `age`. Each group is newest (greatest `age`) first.
 
-    Each gets its level; what the division leaves over goes to the newest.
+    Each keeps up to its level; the remainder of the division goes to the newest.
     """
     most = level(map(len, groups), room)
     chosen = [one for group in groups for one in group[:most]]
@@ -82,7 +82,7 @@ class FairRing:
         return self._count
 
     def append(self, item: Sequenced) -> bool:
-        """Puts the newest event in; False when another had to go for it."""
+        """Puts the newest event in; False when an older one was evicted for it."""
         holder = (item.event.backend, share_of(item.event))
         own = self._held.get(holder)
         if own is None:
@@ -91,7 +91,7 @@ class FairRing:
         self._count += 1
         if self._count <= self._size:
             return True
-        # The common case costs no search: who holds more than an equal part pays for itself.
+        # The common case needs no search: a holder above an equal part gives up one of its own.
         crowded = holder if len(own) * len(self._held) > self._size else max(self._held, key=self._holds)
         self._take(crowded)
         return False

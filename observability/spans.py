@@ -5,7 +5,7 @@ to each request that was in flight on that backend; `stockade.egress.call.certai
 when there was exactly one. Requests take their parent from `params._meta` (MCP SEP-414: `traceparent`,
 `tracestate`, `baggage`, unprefixed); the HTTP request's own context is a link.
 
-Everything takes `tracer=None` for "no exporter": then one comparison is all it costs.
+Every function takes `tracer=None` for "no exporter"; the cost is then one comparison.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ATTRIBUTE_LIMIT: Final = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallInfo:
-    """What a request's span says of it; empty fields are left out."""
+    """The attributes of a request's span; empty fields are left out."""
 
     method: str
     """A method that MCP knows, else `_other` (it is in the span's name)."""
@@ -89,7 +89,7 @@ def server_span(
 
 
 def client_span(tracer: Tracer | None, call: CallInfo, *, parent: Span) -> Span:
-    """Starts the span of the request that the gateway makes to a backend because of `parent`."""
+    """Starts the span of the request to a backend that `parent` causes."""
     if tracer is None:
         return NO_SPAN
     return tracer.start_span(
@@ -291,8 +291,8 @@ def _nanoseconds(seconds: float) -> int:
 class EgressSpans:
     """A sink of the hub that makes one span of each connection: a denial's at once, a carried one's when it closes.
 
-    It keeps the calls of open connections (at most 20,000 of them, the oldest forgotten first), since those of
-    the moment of decision are the ones that count.
+    It keeps the calls of open connections (at most 20,000 of them, the oldest forgotten first), since the calls
+    in flight at the decision are the ones that matter.
     """
 
     def __init__(self, tracer: Tracer | None) -> None:

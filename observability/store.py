@@ -47,7 +47,7 @@ _BATCH: Final = 500
 
 
 class History:
-    """The kept events of one project. Open it once per process; `close` writes what is queued."""
+    """The stored events of one project. Open it once per process; `close` writes what is queued."""
 
     def __init__(
         self,
@@ -60,11 +60,11 @@ class History:
         losses: Losses | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Opens or creates `path` (mode 0600). A file that SQLite finds damaged, or of another schema, is put aside
-        as `PATH.damaged` and a new one begun. Raises OSError when the directory cannot be written.
+        """Opens or creates `path` (mode 0600). A file that SQLite finds damaged, or of another schema, is moved
+        to `PATH.damaged` and a new one is started. Raises OSError when the directory cannot be written.
 
-        `max_rows` bounds each of the two tables; who gives rows up is in `history_prune`. `on_drop(count)` is called
-        on the writer's or the recorder's thread for events that were lost, and `losses` is told why.
+        `max_rows` bounds each of the two tables; `history_prune` decides which rows go. `on_drop(count)` is called
+        on the writer's or the recorder's thread for events that were lost, and `losses` records why.
         """
         self._path = path
         self._on_drop = on_drop
@@ -74,7 +74,7 @@ class History:
         self._epoch = ""
         self._closed = False
         self.dropped = 0
-        """Events that were not kept, because the queue was full or the disk refused."""
+        """Events that were lost because the queue was full or the disk refused."""
         prepare(path)
         self._writer = threading.Thread(target=self._write_all, name="history", daemon=True)
         self._writer.start()
@@ -128,7 +128,7 @@ class History:
                     if isinstance(item.event, EgressEvent):
                         self._write_connection(db, item.id, item.event)
         except Exception as error:
-            # The top of this thread: whatever one batch holds, the next one must be kept.
+            # The top of this thread: a batch that fails must not stop the next one.
             logger.exception("History %s: %d events were not kept: %s", self._path, len(batch), error)
             of_disk = isinstance(error, sqlite3.DatabaseError) and is_of_disk(error)
             why = refusal(self._path, error) if of_disk else str(error)
@@ -156,14 +156,14 @@ class History:
             raise OSError(f"The history {self._path} cannot be read: {refusal(self._path, error)}") from error
 
     def newest(self, limit: int = 5000) -> list[Sequenced]:
-        """The newest events kept, of each backend its share, oldest first: `Hub(kept=history.newest())` goes on from
+        """The newest stored events, each backend's share of them, oldest first: `Hub(kept=history.newest())` goes on from
         them.
         """
         with self._reader() as db:
             return _sequenced(queries.newest(db, limit))
 
     def last_egress(self) -> tuple[str, int] | None:
-        """Epoch and sequence number of the newest egress event kept: where to resume the egress's stream."""
+        """Epoch and sequence number of the newest stored egress event: where to resume the egress's stream."""
         with self._reader() as db:
             row = db.execute("SELECT body FROM events WHERE kind = 'egress' ORDER BY id DESC LIMIT 1").fetchone()
         if row is None:
@@ -174,7 +174,7 @@ class History:
     def events(
         self, *, since_id: int = 0, kinds: Sequence[str] = (), backend: str = "", limit: int = 1000
     ) -> list[Sequenced]:
-        """Kept events after `since_id`, oldest first. `kinds` are those of `to_json`: egress, call, …."""
+        """Stored events after `since_id`, oldest first. `kinds` are those of `to_json`: egress, call, …."""
         with self._reader() as db:
             return _sequenced(queries.events(db, since_id=since_id, kinds=kinds, backend=backend, limit=limit))
 
@@ -199,7 +199,7 @@ class History:
         return self.blocked_list(backend=backend, since=since, limit=limit).rows
 
     def blocked_list(self, *, backend: str = "", since: float = 0.0, limit: int = 200) -> BlockedList:
-        """As `blocked`, and how many hosts there are besides."""
+        """As `blocked`, and how many more hosts there are."""
         with self._reader() as db:
             return queries.blocked(db, backend=backend, since=since, limit=limit)
 

@@ -2,7 +2,7 @@
 
 Nothing is exported, and no exporter thread runs, unless an endpoint is set (`OTEL_EXPORTER_OTLP_ENDPOINT`, or one
 per signal). Sampler, batching, limits, headers, TLS, time-outs and resource are read by the SDK from their own
-variables. Providers are ours alone: no global one is set.
+variables. The providers are private: no global one is set.
 """
 
 from __future__ import annotations

@@ -251,7 +251,7 @@ def needs(name: str, overrides: Overrides | None = None) -> list[Need]:
     targets = {split_mount(text)[1] for text in wanted.mounts}
     for point in server.mounts:
         if point.required and point.target not in targets:
-            hint = f"--mount {point.example}:{point.target} (with :ro at its end it can be read and not changed)"
+            hint = f"--mount {point.example}:{point.target} (with :ro at the end for read-only)"
             found.append(Need(kind="mount", name=point.target, description=point.description, hint=hint))
     if server.needs_host and not wanted.allow_hosts and wanted.network is None and wanted.isolated:
         hint = "--allow-host HOST:PORT"

@@ -129,7 +129,7 @@ class SecretStore:
         try:
             path.unlink()
         except FileNotFoundError:
-            hint = "`stockade secret set` keeps one"
+            hint = "Set one with `stockade secret set`"
             raise SecretError([Problem(message=f"there is no secret {name!r} in {self.folder}", hint=hint)]) from None
         except OSError as error:
             raise SecretError([Problem(file=str(path), message=f"cannot be removed: {error.strerror}")]) from error

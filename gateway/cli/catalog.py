@@ -201,7 +201,7 @@ def remove(
     where = place(context, file, project)
     target = url("backends", name, dry_run=dry_run)
     if offline.change(where, lambda api: api.delete(target), in_file, dry_run=dry_run):
-        screen.line(f"{name} is stopped and removed.")
+        screen.line(f"{name} was stopped and removed.")
 
 
 def take_over(
@@ -273,5 +273,5 @@ def foreign_servers(source: str | None) -> list[Import]:
     except ConfigError as error:
         raise Failure(str(error)) from error
     if not any(item.servers for item in found):
-        raise Failure(f"{source or 'No AI client here'} has no server to take over.")
+        raise Failure(f"{source or 'No AI client here'} has no server to import.")
     return found

@@ -95,7 +95,7 @@ def first_word(
     while not select.select([reading], [], [], min(timeout_s, LOOK_EVERY_S))[0]:
         if time.monotonic() > deadline:
             raise Failure(
-                f"The gateway is not ready after {timeout_s:g} seconds; it goes on starting. "
+                f"The gateway is not ready after {timeout_s:g} seconds; it is still starting. "
                 f"Look at `stockade ps` and at its log, {log}; `stockade down` ends it."
             )
         meanwhile()

@@ -261,7 +261,7 @@ def token(
     directory = RunDirectory.of(name).persistent
     if not new:
         made = "was made" if AdminToken(directory / ADMIN_FILE).stored() else "was not made yet"
-        screen.line(f"The admin token {made}. It is kept as a digest, so it cannot be shown again.")
+        screen.line(f"The admin token {made}. It is stored as a digest, so it cannot be shown again.")
         screen.line("A new one: stockade admin token --new")
         return
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,6 +1,6 @@
 """Options that many commands share, and the group class that turns failures into exit codes.
 
-Exit codes: 0 done, 1 it could not be done (one clear sentence on stderr), 2 wrong usage.
+Exit codes: 0 done, 1 failed (one clear sentence on stderr), 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ screen = Screen()
 
 
 def place(context: typer.Context, file: Path | None, project: str | None) -> Place:
-    """What the command's own options say, else what stood before the command (`stockade -f FILE ps`)."""
+    """The command's own options, else those before the command (`stockade -f FILE ps`)."""
     outer = context.find_root().obj
     assert isinstance(outer, Place)
     return Place(file=file or outer.file, project=project or outer.project)
@@ -62,7 +62,7 @@ def confirmed(question: str, yes: bool, *, look: str = "--dry-run") -> bool:
 
 
 def addresses(endpoint: str, admin: str, token: str | None) -> None:
-    """Where a gateway is; the admin token only when it was just made."""
+    """Print a gateway's addresses, and the admin token if it was just made."""
     screen.line(f"Endpoint  {endpoint}")
     screen.line(f"Admin     {admin}")
     if token:
@@ -70,7 +70,7 @@ def addresses(endpoint: str, admin: str, token: str | None) -> None:
 
 
 def summary(backends: Iterable[Mapping[str, Any]]) -> None:
-    """How many servers are in which state, and in full what is wrong with those that do not run."""
+    """Print how many servers are in which state, and in full what is wrong with those that do not run."""
     states = Counter(str(backend["state"]) for backend in backends)
     if states:
         screen.line(f"Servers   {', '.join(f'{count} {state}' for state, count in states.items())}")

@@ -107,7 +107,7 @@ def block_of(config: Config, name: str) -> dict[str, Any]:
 
 
 def explain_offline(config: Config, name: str, target: str) -> dict[str, Any]:
-    """`explain` without a gateway: the file decides, with its overrides; no address of this machine is known to it."""
+    """`explain` without a gateway: uses the file and its overrides, and does not know this machine's addresses."""
     from egress.policy.decide import Surroundings
     from egress.service.surroundings import parse_overrides
 
@@ -116,7 +116,7 @@ def explain_offline(config: Config, name: str, target: str) -> dict[str, Any]:
 
 
 def explain_policy(block: Mapping[str, object], target: str, around: Surroundings) -> dict[str, Any]:
-    """What a network block says of a target. Raises Failure for a bad block or target."""
+    """The decision of a network block for a target. Raises Failure for a bad block or target."""
     from egress.policy.explain import explain as explain_target
 
     policy = parsed(block)
@@ -171,7 +171,7 @@ def suggest(
 
 
 def yaml_text(data: Mapping[str, Any]) -> str:
-    """The data as a YAML file would have it."""
+    """The data as YAML text."""
     import io
 
     from ruamel.yaml import YAML

@@ -44,7 +44,7 @@ def _given(name: str) -> str:
 
 
 def _start_again(where: Place, name: str) -> None:
-    """The servers whose entries name the secret, where a gateway runs."""
+    """Restart the servers whose entries use the secret, if a gateway runs."""
     from registry.secrets import needed_by
 
     if where.running() is None:

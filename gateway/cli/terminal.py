@@ -1,7 +1,7 @@
-"""What reaches the terminal.
+"""Output to the terminal.
 
-Host names, log lines and tool descriptions are written by strangers: nothing of theirs may move the cursor, change a
-colour, hide text or be read as markup. Every string goes through `clean`; rich is given `Text` objects only.
+Host names, log lines and tool descriptions are untrusted text: it must not move the cursor, change a
+colour, hide text or be read as markup. Every string goes through `clean`; rich gets `Text` objects only.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _spell(match: re.Match[str]) -> str:
 
 
 def clean_lines(text: str) -> str:
-    """Text of ours that may hold theirs (a diff, a configuration): lines and tabs stay, all else as `clean`."""
+    """Our own text that may contain untrusted text (a diff, a configuration): lines and tabs stay, all else as `clean`."""
     return "\n".join("\t".join(clean(part) for part in line.split("\t")) for line in text.split("\n"))
 
 
@@ -57,7 +57,7 @@ class Screen:
 
     @property
     def out(self) -> TextIO:
-        """Looked up late, so that a test's runner can stand in for stdout."""
+        """Looked up at each use, so that a test's runner can replace stdout."""
         return self._out or sys.stdout
 
     @property

@@ -168,4 +168,4 @@ async def on_http_error(_: Request, error: Exception) -> Response:
 async def on_crash(request: Request, error: Exception) -> Response:
     """A fault of ours; Starlette raises it again after the answer, so that the server logs it."""
     logger.error("%s %s failed: %s", request.method, request.url.path, type(error).__name__)
-    return error_response(ApiError(500, "internal", "The gateway failed at this request; its log says more."))
+    return error_response(ApiError(500, "internal", "The gateway failed on this request; see its log."))

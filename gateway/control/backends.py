@@ -100,7 +100,7 @@ class BackendRoutes:
         name = self._name(request)
         found = [s for s in self._control.supervisor.status() if s.name == name]
         if not found:
-            raise ApiError(503, "not_started", f"The gateway is still taking up {name}. Try again in a moment.")
+            raise ApiError(503, "not_started", f"The gateway is still starting {name}. Try again in a moment.")
         server = self._control.config.servers[name]
         entry = server.model_dump(mode="json", exclude_unset=True)
         tools = [dict(tool) for tool in self._control.endpoint.tools(name)]

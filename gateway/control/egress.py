@@ -164,7 +164,7 @@ def _word(request: Request, name: str, vocabulary: Iterable[str]) -> str:
     word = request.query_params.get(name, "")
     known = list(vocabulary)
     if word and word not in known:
-        raise bad(f"`{name}` has no such word; known: {', '.join(known)}.", name)
+        raise bad(f"`{name}` has an unknown value; known: {', '.join(known)}.", name)
     return word
 
 

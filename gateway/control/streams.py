@@ -1,8 +1,8 @@
 """Event and log streams: Server-Sent Events when followed, one JSON answer when not.
 
 A stream is bounded on every side: the hub's subscription drops events when the reader is slow (and the stream
-says how many, as an `event: gap`), a peer that stops reading holds one buffer and no more, and there are at
-most `MAX_STREAMS` at once. `id:` is the hub's number, so a browser resumes by itself with `Last-Event-ID`.
+says how many, as an `event: gap`), a peer that stops reading costs one buffer, and there are at
+most `MAX_STREAMS` at once. `id:` is the hub's event number, so a browser resumes by itself with `Last-Event-ID`.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def log_json(line: LogLine) -> dict[str, Any]:
 
 
 def event_filter(request: Request) -> Callable[[Event], bool]:
-    """What `?type=&backend=&decision=` asks for; each may have several words, separated by commas.
+    """A filter from `?type=&backend=&decision=`; each may have several values, separated by commas.
 
-    Raises ApiError for a word outside the vocabulary.
+    Raises ApiError for an unknown value.
     """
     kinds = _words(request, "type", KINDS)
     decisions = _words(request, "decision", tuple(Decision))
@@ -60,13 +60,13 @@ def _words(request: Request, name: str, known: tuple[str, ...] | None) -> frozen
     words = frozenset(word for word in request.query_params.get(name, "").split(",") if word)
     for word in sorted(words) if known is not None else ():
         if word not in (known or ()):
-            raise bad(f"`{name}` has no such word; known: {', '.join(known or ())}.", name)
+            raise bad(f"`{name}` has an unknown value; known: {', '.join(known or ())}.", name)
     return words
 
 
 @dataclass(slots=True)
 class Streams:
-    """The event and log endpoints, and how many streams are open."""
+    """The event and log endpoints; counts the open streams."""
 
     control: Control
     open: int = 0
@@ -89,7 +89,7 @@ class Streams:
         return count(request, "since", 0, 10**18) if "since" in request.query_params else None
 
     async def logs(self, request: Request, backend: str) -> Response:
-        """`GET backends/N/logs`: the last lines, or those and what follows."""
+        """`GET backends/N/logs`: the last lines, and with `follow` the new ones."""
         follow = switch(request, "follow")
         lines = self.control.supervisor.logs(backend, tail=count(request, "tail", 200, 10_000), follow=follow)
         if follow:

@@ -1,4 +1,4 @@
-"""Tokens of AI clients: 256 random bits, kept in the configuration as a SHA-256 digest and nowhere as themselves."""
+"""Tokens of AI clients: 256 random bits. The configuration holds their SHA-256 digest; the token is stored nowhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON in, JSON out: reading request bodies with care, and the one shape that every error has."""
+"""JSON in, JSON out: strict reading of request bodies, and one shape for every error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_BODY = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing that is wrong with what was sent or with the file."""
+    """One problem with the request or with the file."""
 
     message: str
     path: str = ""

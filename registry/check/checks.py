@@ -184,7 +184,7 @@ def check_extra_ca(config: Config) -> Found:
         yield Finding(("extra_ca",), f"{path} cannot be read: {error.strerror}", "Correct the path")
         return
     if "PRIVATE KEY-----" in text:
-        hint = "Servers get to see this file: keep only the CERTIFICATE blocks in it"
+        hint = "Servers can read this file: keep only the CERTIFICATE blocks in it"
         yield Finding(("extra_ca",), f"{path} holds a private key", hint)
     elif "-----BEGIN CERTIFICATE-----" not in text:
         hint = "It must hold PEM blocks that start with -----BEGIN CERTIFICATE-----"

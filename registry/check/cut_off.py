@@ -54,22 +54,22 @@ def cut_off(before: Document, now: Document) -> tuple[Problem, ...]:
     found |= dict.fromkeys(lost(before, now))
     problems = [problem(now, path) for path in found]
     if (path := half_value(before, now)) is not None:
-        message = "may have been cut off in the middle: the file ends with it, and without a line break"
-        problems.append(now.problem(path, message, "If it is all there, end its line"))
+        message = "may be truncated: the file ends with it, without a line break"
+        problems.append(now.problem(path, message, "If it is complete, end its line"))
     return tuple(problems)
 
 
 def problem(now: Document, path: KeyPath) -> Problem:
     """The problem to report for one loss."""
     key = str(path[-1])
-    hint = f"If that is meant, say what holds instead: `{key}:` with its new value, and not its absence"
+    hint = f"If that is intended, write what applies instead: `{key}:` with its new value"
     if path == ("clients",):
         hint = "If every program on this machine may connect without a token, write `clients: {}`"
     if path == ("gateway", "anonymous"):
         hint = "If every program on this machine may connect without a token, write `anonymous: auto` under gateway"
     if isinstance(path[-1], int):
-        hint = f"If that is meant, write the list `{path[-2]}:` in brackets"
-    return now.problem(path, "was in force and is missing: the file may have been cut off", hint)
+        hint = f"If that is intended, write the list `{path[-2]}:` in brackets"
+    return now.problem(path, "was in force and is missing: the file may be truncated", hint)
 
 
 # who may connect

@@ -79,7 +79,7 @@ def words(item: Any, path: KeyPath) -> tuple[str, str]:
     if kind == "string_too_short":
         return "must not be empty", ""
     if kind == "string_pattern_mismatch":
-        return f"{given!r} holds a space or is otherwise not one word", "Remove the space"
+        return f"{given!r} holds a space or is not one word", "Remove the space"
     if kind == "value_error":
         return str(ctx.get("error")), ""
     return f"is not valid: {item['msg'][:1].lower()}{item['msg'][1:]}", ""

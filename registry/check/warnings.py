@@ -52,8 +52,8 @@ def warn_server(server: Server, config: Config) -> Found:
     if server.sessions is Sessions.PER_CLIENT and server.transport is Transport.HTTP:
         yield Finding(("sessions",), "per-client is for stdio; a server over http keeps sessions apart itself")
     if is_root(server.user):
-        message = "runs as root in its container, and can use up what the kernel counts for this machine's root"
-        yield Finding(("user",), message, "Leave it out, or use another number, if it can do without")
+        message = "runs as root in its container, and can exhaust the kernel's per-user limits of this machine's root"
+        yield Finding(("user",), message, "Remove it, or use another number, if the server works without")
 
 
 def warn_network(network: Network) -> Found:
@@ -90,13 +90,13 @@ def warn_rule(rule: Rule, where: KeyPath) -> Found:
     """Warnings about one entry of `allowed_hosts` that opens more, or less, than it seems to."""
     kind = rule_class(rule)
     if kind is AddressClass.METADATA or rule.host in METADATA_NAMES:
-        message = f"{rule.pattern} is where clouds hand out credentials of the machine"
+        message = f"{rule.pattern} is where clouds hand out the machine's credentials"
         yield Finding(where, message, "Hardly any server has a good reason to ask there")
     elif kind in (AddressClass.LOOPBACK, AddressClass.UNSPECIFIED):
         message = f"{rule.pattern} is the server's own container, and no rule opens it"
         yield Finding(where, message, "The machine that it runs on is host.docker.internal, with a port")
     elif is_below_public_suffix(rule):
-        message = f"{rule.pattern} allows every host below {rule.host}, which anybody can register names in"
+        message = f"{rule.pattern} allows every host below {rule.host}, where anyone can register names"
         yield Finding(where, message, "Name the hosts that the server needs")
 
 
@@ -187,8 +187,8 @@ def warn_users(config: Config) -> Found:
             servers.setdefault(user, []).append(name)
     for user, names in servers.items():
         for name in names[1:]:
-            message = f"is {user}, as of {names[0]}: what the kernel counts per user, each can take from the other"
-            yield Finding(("mcpServers", name, "user"), message, "Leave it out, or give each a number of its own")
+            message = f"is {user}, the same as {names[0]}: each can exhaust the other's per-user limits of the kernel"
+            yield Finding(("mcpServers", name, "user"), message, "Remove it, or give each a number of its own")
 
 
 def chosen_user(server: Server) -> int | None:
@@ -214,13 +214,13 @@ def warn_clients(config: Config) -> Found:
     emptied = "clients" in config.model_fields_set and not config.clients
     if emptied and not oauth and config.gateway.anonymous is Anonymous.AUTO:
         message = "is empty, so every program on this machine may connect without a token, and sees everything"
-        yield Finding(("clients",), message, "To keep it shut, set `anonymous: never` under gateway")
+        yield Finding(("clients",), message, "To require a token, set `anonymous: never` under gateway")
 
 
 def warn_gateway(config: Config) -> Found:
     open_to_all = not is_local(config.gateway.listen)
     if open_to_all and config.gateway.anonymous is Anonymous.ALWAYS:
-        message = "always, while others can reach the endpoint: anybody on the network can use every server"
+        message = "always, while others can reach the endpoint: anyone on the network can use every server"
         yield Finding(("gateway", "anonymous"), message, "Use auto, and `stockade client add NAME`")
     elif open_to_all:
         yield Finding(("gateway", "listen"), "is reachable from other machines, over plain HTTP: tokens can be read")
@@ -228,7 +228,7 @@ def warn_gateway(config: Config) -> Found:
         message = "is reachable from other machines; it can change policies"
         yield Finding(("gateway", "admin"), message, "Listen on 127.0.0.1 and forward the port with ssh")
     for index, text in enumerate(config.egress.resolve):
-        yield Finding(("egress", "resolve", index), f"{text} overrides the name service and the address check")
+        yield Finding(("egress", "resolve", index), f"{text} bypasses DNS and the address check")
 
 
 def is_local(listen: str) -> bool:

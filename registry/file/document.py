@@ -86,7 +86,9 @@ def read_text(path: Path) -> str:
 def decode(data: bytes, file: str) -> str:
     """UTF-8 text of a bounded size. Raises ConfigError for anything else."""
     if len(data) > MAX_BYTES:
-        raise ConfigError([Problem(file=file, message=f"is larger than {MAX_BYTES} bytes; no configuration is")])
+        raise ConfigError(
+            [Problem(file=file, message=f"is larger than {MAX_BYTES} bytes, the limit for a configuration")]
+        )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -240,11 +242,11 @@ class Builder:
     def build(self, node: Any, path: KeyPath, key: Any) -> Any:
         self.built += 1
         if self.built > MAX_VALUES:
-            self.fail(node, path, "unfolds to too many values", "Do without the aliases")
+            self.fail(node, path, "expands to too many values", "Remove the aliases")
             raise ConfigError(self.problems)
         self.note(node, path, key)
         if str(node.tag).removeprefix("tag:yaml.org,2002:") not in TAGS:
-            self.fail(node, path, f"has the tag {node.tag}, which means nothing here", "Remove the tag")
+            self.fail(node, path, f"has the tag {node.tag}, which is not allowed here", "Remove the tag")
             return None
         if node.id == "mapping":
             value: Any = self.mapping(node, path)

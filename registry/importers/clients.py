@@ -162,7 +162,7 @@ def borrowed(entry: Mapping[str, Any]) -> Iterator[Finding]:
     for reference in dict.fromkeys(one for text in texts for one in references(text)):
         kind, _, name = reference.partition(":")
         what = f"the environment variable {name.partition(':-')[0]}" if kind == "env" else f"the secret {name!r}"
-        yield Finding((), f"{what} of the gateway will be {where}", "Take it out if it should not be")
+        yield Finding((), f"{what} of the gateway will be {where}", "Remove it if it should not be")
     for mount in () if isinstance(source, RemoteSource) else source.mounts:
         if mount.volume:
             hint = f"For that one: {{source: {mount.source}, target: {mount.target}, accept: [foreign-volume]}} under mounts"

@@ -86,8 +86,8 @@ def take(
     elif key in KNOWN and (trusted or key in CLIENTS_OWN):
         entry[key] = value
     elif key in KNOWN:
-        message = f"left out: {written!r} is a setting of Stockade, and an imported file does not decide it"
-        notes.append(Finding((written,), message, "If it is meant, set it in stockade.yaml"))
+        message = f"left out: {written!r} is a setting of Stockade's own, which an imported file may not set"
+        notes.append(Finding((written,), message, "To apply it, set it in stockade.yaml"))
     elif key in UNREAD:
         notes.append(Finding((written,), f"{written!r} has no effect: {UNREAD[key]}"))
     elif key not in DROPPED and key not in TOOL_KEYS and key not in BEARER_KEYS:

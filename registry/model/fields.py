@@ -123,7 +123,7 @@ def parse_size(text: str) -> int:
 def to_size(value: Any) -> Any:
     size = parse_size(value) if isinstance(value, str) else value
     if isinstance(size, int) and not isinstance(size, bool) and size < 6 * 2**20:
-        raise Invalid(f"{value} is less than an engine takes", "Give 6m or more; 512m suits most servers")
+        raise Invalid(f"{value} is less than the engine accepts", "Give 6m or more; 512m suits most servers")
     return size
 
 

@@ -104,10 +104,10 @@ def refuse_never(source: str, path: str) -> None:
         raise Invalid(f"{source} is the container engine's socket, which no server gets", hint)
     never = never_trees()
     if path in NEVER_WHOLE or (below(path, never) and not below(path, REMOVABLE)):
-        hint = "A server could leave its wall by it; mount only the folder the server works on"
+        hint = "A server could use it to break out; mount only the folder the server works on"
         raise Invalid(f"{source} is not mounted into a server", hint)
     if inner := next((tree for tree in (*never, *engine_sockets()) if below(tree, (path,))), ""):
-        hint = "A server could leave its wall by it; mount a folder further down"
+        hint = "A server could use it to break out; mount a folder further down"
         raise Invalid(f"{source} is not mounted into a server: {inner} is in it", hint)
 
 

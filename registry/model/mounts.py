@@ -85,7 +85,7 @@ def make_mount(
     source: str, target: str, read_only: bool, *, base: Path, accepted: frozenset[Risk] = frozenset()
 ) -> Mount:
     if not target.startswith("/") or os.path.normpath(target) == "/":
-        raise Invalid(f"{target!r} is not a place in the container", "Give an absolute path below /, such as /data")
+        raise Invalid(f"{target!r} is not a path in the container", "Give an absolute path below /, such as /data")
     volume = "/" not in source and not source.startswith((".", "~"))
     if not volume:
         source = str(absolute(source, base))
@@ -111,7 +111,7 @@ def refuse_root_writes(mount: Mount, user: str | None) -> Invalid | None:
     """What is wrong with a folder that a server of this user may write to, if anything. Only containers read a volume."""
     if mount.volume or mount.read_only or not is_root(user) or Risk.ROOT_WRITES in mount.accepted:
         return None
-    message = f"the server runs as root and may write to {mount.source}: it could leave files of root's there"
+    message = f"the server runs as root and may write to {mount.source}: it could leave files owned by root there"
     return unaccepted(message, Risk.ROOT_WRITES, "Add :ro, or run it as another user, such as user: 1000")
 
 
@@ -124,9 +124,7 @@ def missing_source(mount: Mount) -> Invalid | None:
     except FileNotFoundError:
         return Invalid(f"{mount.source} does not exist", f"Make it (mkdir -p {mount.source}) or correct the path")
     except OSError as error:
-        return Invalid(
-            f"{mount.source} cannot be looked at: {error.strerror}", "Correct the path, or who may read it"
-        )
+        return Invalid(f"{mount.source} cannot be accessed: {error.strerror}", "Correct the path, or who may read it")
     if stat.S_ISSOCK(mode) and Risk.SOCKET not in mount.accepted:
         return unaccepted(
             f"{mount.source} is a socket, a way around the wall", Risk.SOCKET, "Mount files and folders only"

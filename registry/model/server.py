@@ -299,7 +299,7 @@ class Server(Frozen):
         if "transport" in data:
             other = data.pop("transport")
             if "type" in data and data["type"] != other:
-                raise Invalid("says the transport twice, and differently", "Keep `type`", path=("transport",))
+                raise Invalid("names the transport twice, with different values", "Keep `type`", path=("transport",))
             data["type"] = other
         if "type" not in data and ("url" in data or data.get("port") is not None):
             data["type"] = Transport.HTTP

@@ -307,7 +307,7 @@ def first_word(words: Sequence[str], tool: str, where: tuple[str | int, ...]) ->
     if not words:
         example = '"@modelcontextprotocol/server-everything"' if tool == "npx" else "mcp-server-fetch"
         hint = f"Write it as the first of args, such as args: [{example}]"
-        raise Invalid(f"{tool} is not told which package to run", hint, path=where[:1])
+        raise Invalid(f"{tool} does not say which package to run", hint, path=where[:1])
     return words[0], words[1:]
 
 

@@ -304,7 +304,7 @@ def test_what_was_lost_is_said_by_ps_and_by_blocked(running: Running, stockade: 
 
     for said in (stockade("ps").out, stockade("egress", "blocked").err):
         assert "14 events of evil were lost between " in said
-        assert "too slow to read what the egress told it." in said
+        assert "too slow to read what the egress reported." in said
         assert "33 events were lost between " in said
         assert "disk is full." in said
-    assert json.loads(stockade("ps", "--json").out)["status"]["warnings"][0].startswith("What is shown is not all")
+    assert json.loads(stockade("ps", "--json").out)["status"]["warnings"][0].startswith("This view is incomplete")

@@ -229,7 +229,7 @@ BAD = {
     "the engine's socket": (
         servers("a: {image: x, mounts: ['/var/run/docker.sock:/s']}"),
         "stockade.yaml:3:26: mcpServers.a.mounts[0]: /var/run/docker.sock is the container engine's socket, which no "
-        "server gets. Whoever reaches it owns this machine; a server that needs it cannot be isolated.",
+        "server gets. A program that reaches it controls this machine; a server that needs it cannot be isolated.",
     ),
     "a privileged container": (
         servers("a: {command: docker, args: [run, -i, --rm, --privileged, x]}"),
@@ -449,8 +449,14 @@ WARNINGS = {
     "every host": ("network: {allowed_hosts: ['*']}", "'*' is every public host on the allowed ports"),
     "a whole top-level domain": ("network: {allowed_hosts: [.com]}", ".com is every host below a top-level domain"),
     "a public suffix": ("network: {allowed_hosts: ['*.github.io']}", "*.github.io allows every host below github.io"),
-    "a metadata service": ("network: {allowed_hosts: ['169.254.169.254:80']}", "where clouds hand out credentials"),
-    "a metadata name": ("network: {allowed_hosts: [metadata.google.internal]}", "where clouds hand out credentials"),
+    "a metadata service": (
+        "network: {allowed_hosts: ['169.254.169.254:80']}",
+        "where clouds hand out the machine's credentials",
+    ),
+    "a metadata name": (
+        "network: {allowed_hosts: [metadata.google.internal]}",
+        "where clouds hand out the machine's credentials",
+    ),
     "its own machine": ("network: {allowed_hosts: ['127.0.0.1:3000']}", "127.0.0.1 is the server's own container"),
     "a huge range": ("network: {allowed_hosts: [8.0.0.0/5]}", "is a very large range"),
     "learning": ("network: {mode: learn}", "learn lets through what enforce would deny"),
@@ -520,7 +526,7 @@ def test_servers_that_the_file_makes_one_user_are_warned_about() -> None:
     }
     config = load_text(servers("\n".join(f"{name}: {entry}" for name, entry in entries.items())), Path("s.yaml"))
     assert [warning.key_path for warning in config.warnings] == ["mcpServers.c.user"]
-    assert "is 1000, as of a: what the kernel counts per user" in str(config.warnings[0])
+    assert "is 1000, the same as a: each can exhaust the other's per-user limits" in str(config.warnings[0])
 
 
 def test_a_folder_of_roots_is_given_to_a_user_that_no_other_server_has(

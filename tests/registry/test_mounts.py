@@ -32,8 +32,8 @@ def test_a_mount_is_read(text: Any, mount: Mount) -> None:
 
 REFUSED = {
     "no target": ("/data", "is not a mount"),
-    "relative target": ("/data:d", "is not a place in the container"),
-    "root as target": ("/data:/x/..", "is not a place in the container"),
+    "relative target": ("/data:d", "is not a path in the container"),
+    "root as target": ("/data:/x/..", "is not a path in the container"),
     "unknown option": ("/data:/d:rox", "unknown mount option 'rox'"),
     "not a volume": ("ä:/d", "neither a path nor a volume's name"),
     "unknown key": ({"source": "/a", "target": "/b", "ro": True}, "unknown key 'ro'"),

@@ -110,8 +110,8 @@ def test_a_url_is_a_remote_source() -> None:
 
 
 REFUSED = {
-    "no package": (["uvx"], "uvx is not told which package to run"),
-    "only options": (["npx", "-y"], "npx is not told which package to run"),
+    "no package": (["uvx"], "uvx does not say which package to run"),
+    "only options": (["npx", "-y"], "npx does not say which package to run"),
     "unknown option": (["uvx", "--zzz", "x"], "args[0]: Stockade does not know uvx's option --zzz"),
     "option without value": (["uvx", "--from"], "uvx --from has no value"),
     "an index": (["uvx", "--index-url", "https://x.example", "p"], "uvx --index-url is refused"),

@@ -340,7 +340,10 @@ def test_allow_says_what_a_host_opens_beyond_its_looks(
         request.getfixturevalue("running")
     said = stockade("egress", "allow", "fetch", ".co.uk", *dry).err
     assert "! fetch.network.allowed_hosts[1]: .co.uk allows every host below co.uk" in said
-    assert "where clouds hand out credentials" in stockade("egress", "allow", "fetch", "169.254.169.254", *dry).err
+    assert (
+        "where clouds hand out the machine's credentials"
+        in stockade("egress", "allow", "fetch", "169.254.169.254", *dry).err
+    )
     assert "!" not in stockade("egress", "allow", "fetch", "docs.python.org", *dry).err
 
 

@@ -96,7 +96,7 @@ async def test_what_hands_out_credentials_is_not_allowed_without_a_warning(site:
     await site.enter(page)
     site.control.tries("fetch", host, 80, reason=Reason.HOST_NOT_ALLOWED)
     await page.click(".blocked-rows button", "Allow this host")
-    await page.see("is where clouds hand out credentials of the machine", "dialog .meaning")
+    await page.see("is where clouds hand out the machine's credentials", "dialog .meaning")
 
 
 async def test_cancel_and_escape_write_nothing(site: Site, page: Page) -> None:
