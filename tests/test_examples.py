@@ -10,6 +10,7 @@ import pytest
 
 from egress.policy.decide import Policy, Surroundings, parse_policy
 from egress.policy.explain import explain
+from examples.demo.__main__ import gist
 from registry.config import Config
 from registry.load import load_config
 
@@ -25,7 +26,6 @@ def allowed(config: Config, server: str, target: str) -> bool:
 
 
 def test_the_demo_shows_the_gist_of_an_answer() -> None:
-    from examples.demo.__main__ import gist
 
     page = 'Content type application/json, here is the raw content:\nContents of https://a.example/:\n{"a": 1}'
     assert gist(page) == '{"a": 1}'

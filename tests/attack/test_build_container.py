@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 
 from gateway.runtime.docker.engine import DockerEngine
@@ -167,7 +168,6 @@ ATTACKS = {"looks": LOOK, "forks": FORK, "allocates": ALLOCATE, "prints": PRINT,
 @functools.cache
 def bridge_address() -> str:
     """This machine's address on the engine's bridge."""
-    import docker
 
     client = docker.from_env()
     try:

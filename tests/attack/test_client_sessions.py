@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.mcp.upstream import backend
 from tests.gateway.mcp.clients import legacy, modern
 from tests.gateway.mcp.fakes import Gateway, config, eventually, gateway, server, token_digest
 
@@ -34,7 +35,7 @@ OWN = config({"one": server(sessions="per-client")}, clients=CLIENTS)
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.mcp.upstream.backend.MAX_OWN", 4)  # then one client may have three
+    monkeypatch.setattr(backend, "MAX_OWN", 4)  # then one client may have three
 
 
 async def many(stack: contextlib.AsyncExitStack, running: Gateway, token: str, count: int) -> list[Any]:
@@ -85,7 +86,7 @@ async def test_a_client_without_sessions_is_told_at_its_next_call(monkeypatch: p
     async with gateway(OWN, COMMANDS) as running, contextlib.AsyncExitStack() as stack:
         bob = await stack.enter_async_context(modern(running.url("one"), token="bob"))
         process = await bob.text("pid")
-        monkeypatch.setattr("gateway.mcp.upstream.backend.IDLE_OWN_S", -1.0)
+        monkeypatch.setattr(backend, "IDLE_OWN_S", -1.0)
         running.endpoint._backends["one"].reap()
         await eventually(lambda: running.supervisor.released)
         said = await bob.call("pid")

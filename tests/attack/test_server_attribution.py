@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gateway.cli.egress import event_line
 from gateway.mcp.call.inflight import InFlight, InFlightCall
 from gateway.mcp.view.annotate import META_KEY, annotate_result
 from observability.events import CALLS_LIMIT, CallRef, Certainty, EgressEvent, to_json
@@ -171,7 +172,6 @@ async def hang(client: Legacy, uri: str) -> None:
 
 
 def test_the_line_for_a_person_says_how_many_calls_there_were() -> None:
-    from gateway.cli.egress import event_line
 
     inflight, _ = hanging(24)
     line = event_line(to_json(inflight.attribute(attempt())), "DENY")

@@ -19,6 +19,7 @@ from gateway.mcp.call.messages import Call
 from gateway.mcp.upstream.server_messages import ServerMessages
 from gateway.mcp.upstream.stdio import StdioPeer
 from gateway.mcp.view.pins import Pins
+from gateway.mcp.wire import http_client
 from gateway.mcp.wire.coalesce import Coalesced
 from gateway.mcp.wire.http_client import Connection, Pool
 from gateway.mcp.wire.tasks import Tasks
@@ -228,7 +229,7 @@ class Response:
 async def test_events_of_an_http_backend_are_taken_apart_turn_by_turn(
     event: bytes, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.mcp.wire.http_client.TURN_S", 0.0)  # every slice is a turn
+    monkeypatch.setattr(http_client, "TURN_S", 0.0)  # every slice is a turn
 
     async def dial(_factory: Any) -> Connection:
         raise OSError

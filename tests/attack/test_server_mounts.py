@@ -13,6 +13,7 @@ import pytest
 from gateway.runtime.plan.plans import Names, mounts_of
 from registry.config import Config
 from registry.load import load_text
+from registry.model import mount_risks
 from registry.model.errors import ConfigError, Invalid
 from registry.model.mount_risks import SYSTEM, Risk, data_root
 from registry.model.mounts import parse_mount, refuse_moved
@@ -194,7 +195,7 @@ def test_the_engines_folder_is_known_where_it_was_moved(
 ) -> None:
     (tmp_path / "daemon.json").write_text(text)
     assert data_root(tmp_path / "daemon.json") == root
-    monkeypatch.setattr("registry.model.mount_risks.data_root", lambda: root)
+    monkeypatch.setattr(mount_risks, "data_root", lambda: root)
     for source in ("/mnt/engine/volumes/x", "/mnt"):
         entry = {"source": source, "target": "/h", "accept": EVERY_RISK}
         if root:

@@ -14,6 +14,7 @@ from gateway.mcp.route.lists import MAX_INSTRUCTIONS
 from gateway.mcp.wire.errors import MAX_REASON
 from tests.attack.scripted import GREETING, script
 from tests.attack.shapes import OBJECT
+from tests.attack.test_server_lists import output
 from tests.gateway.mcp.clients import Legacy, legacy, modern
 from tests.gateway.mcp.fakes import FIXTURE, config, gateway, server
 
@@ -238,7 +239,6 @@ asyncio.run(main())
 @pytest.mark.parametrize("kind", NULLS)
 async def test_a_greeting_with_nulls_is_one_that_the_sdk_can_read(kind: str, tmp_path: Path) -> None:
     """Trials B1: `instructions: null` broke the greeting of `/servers/NAME/mcp`."""
-    from tests.attack.test_server_lists import output
 
     command = script(tmp_path, initialize=NULLS[kind], tools_list={"tools": [TOOL]})
     async with gateway(config({"one": server()}), {"one": command}) as running:

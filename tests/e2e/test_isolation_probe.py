@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from gateway.runtime.containers import door
 from gateway.runtime.containers.probe import Attempt, Probe, listening, verdict
 from gateway.runtime.sandbox.errors import BackendUnavailable
 from tests.gateway.runtime.real import Yard, yard
@@ -70,9 +72,6 @@ def test_an_engine_that_does_not_isolate_gets_no_isolated_backend(
     site: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The door's network is not empty: the probe gets out, isolated backends are refused with the way out."""
-    from dataclasses import replace
-
-    from gateway.runtime.containers import door
 
     honest = door.door_plan
 

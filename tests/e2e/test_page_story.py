@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import httpx2
 import pytest
 
 from examples.demo import stage
@@ -202,7 +203,6 @@ async def test_a_client_made_on_the_page_gets_in_and_loses_its_way_when_removed(
 
 def refused(gateway: StockadeProcess, token: str) -> bool:
     """Whether the endpoint answers 401 to this token."""
-    import httpx2
 
     with httpx2.Client(trust_env=False) as http:
         headers = {"Authorization": f"Bearer {token}"}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import json
 import socket
 import socketserver
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import docker
+import httpx2
 import pytest
 
 from examples.demo import stage
@@ -34,8 +38,6 @@ async def rogue(story: StockadeProcess, tool: str, backend: str = "rogue", **arg
 
 def host_addresses() -> list[str]:
     """Every IPv4 address of this machine, loopback left out."""
-    import fcntl
-    import struct
 
     found = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -114,7 +116,6 @@ async def test_two_clients_see_two_lists_and_what_is_hidden_cannot_be_called(sto
 
 
 async def test_a_token_nobody_has_is_refused(story: StockadeProcess) -> None:
-    import httpx2
 
     async with httpx2.AsyncClient(trust_env=False) as http:
         answer = await http.post(story.endpoint, headers={"Authorization": "Bearer nobody"}, json={})
@@ -281,7 +282,6 @@ async def test_allowing_a_host_takes_effect_without_a_restart_and_keeps_comments
 
 
 async def test_with_two_calls_in_flight_the_denial_is_only_probable(story: StockadeProcess) -> None:
-    import asyncio
 
     async with client(story.endpoint, DEVELOPER) as one, client(story.endpoint, DEVELOPER) as two:
         scene = Scene(says="", tool="everything__echo", arguments={"message": "x"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
@@ -59,3 +60,21 @@ def test_a_free_port_has_no_owner() -> None:
 def test_ipv6_addresses_work() -> None:
     with bind_tcp("[::1]:0", "gateway.listen") as listener:
         assert listener.family == socket.AF_INET6
+
+
+@pytest.mark.anyio
+async def test_answers_do_not_wait_for_acknowledgements_on_asyncios_own_loop() -> None:
+    """Nagle's algorithm is off for what is accepted; uvloop turns it off anyway, asyncio only where TCP is named."""
+    accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def look(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = writer.get_extra_info("socket")
+        accepted.set_result(peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    listener = bind_tcp("127.0.0.1:0", "gateway.listen")
+    async with await asyncio.start_server(look, sock=listener):
+        _, writer = await asyncio.open_connection(*listener.getsockname()[:2])
+        async with asyncio.timeout(30):
+            assert await accepted == 1
+        writer.close()

@@ -55,32 +55,41 @@ class Fork:
     @classmethod
     async def start(cls, arguments: list[str], environment: dict[str, str], *, piped: bool) -> Fork:
         """`arguments`: the module and what follows it."""
-        errors, error = os.pipe()
-        if piped:
-            written, read = socket.socketpair()  # as asyncio has it: an end that closes is noticed at once
-            answers, answer = os.pipe()
-            theirs = [read.detach(), answer, error]
-        else:
-            nothing = os.open(os.devnull, os.O_RDWR)
-            theirs = [nothing, nothing, error]
+        # Pairs of sockets, as uvloop has it for its own children: a file object's descriptor it would close twice.
+        pairs = [socket.socketpair() for _ in range(3 if piped else 1)]
+        ours, (error, *others) = [one for one, _ in pairs], [other.detach() for _, other in pairs]
+        theirs = [*others, error] if piped else [*[os.open(os.devnull, os.O_RDWR)] * 2, error]
         try:
             made = cls(*_fork(arguments, environment, theirs))
         finally:
             for descriptor in set(theirs):
                 os.close(descriptor)
-        made.stderr = await made._reader(errors)
-        if piped:
-            made.stdout = await made._reader(answers)
-            transport, protocol = await made._loop.connect_write_pipe(asyncio.streams.FlowControlMixin, written)
-            made._transports.append(transport)
-            made.stdin = asyncio.StreamWriter(transport, protocol, None, made._loop)
+        connecting = made._loop.create_task(made._connect(*ours))
+        try:
+            await asyncio.shield(connecting)
+        except asyncio.CancelledError:  # a pipe that uvloop connects half it closes, and so does whoever made it
+            await connecting
+            with contextlib.suppress(ProcessLookupError):
+                made.kill()
+            await made.wait()
+            made.close()
+            raise
         return made
 
-    async def _reader(self, descriptor: int) -> asyncio.StreamReader:
+    async def _connect(
+        self, errors: socket.socket, written: socket.socket | None = None, answers: socket.socket | None = None
+    ) -> None:
+        self.stderr = await self._reader(errors)
+        if answers is not None:
+            self.stdout = await self._reader(answers)
+        if written is not None:
+            transport, protocol = await self._loop.connect_write_pipe(asyncio.streams.FlowControlMixin, written)
+            self._transports.append(transport)
+            self.stdin = asyncio.StreamWriter(transport, protocol, None, self._loop)
+
+    async def _reader(self, pipe: socket.socket) -> asyncio.StreamReader:
         reader = asyncio.StreamReader(limit=LIMIT)
-        transport, _ = await self._loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", buffering=0)
-        )
+        transport, _ = await self._loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
         self._transports.append(transport)
         return reader
 

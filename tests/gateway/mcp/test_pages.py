@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.mcp.route.pages import MAX_PAGE, PAGE, Pages
@@ -33,6 +33,7 @@ def test_what_fits_is_one_page_in_the_order_of_the_backends() -> None:
     assert pages([]) == [[]]
 
 
+@settings(max_examples=30)  # each makes thousands of items
 @given(st.lists(st.tuples(st.integers(0, 2500), st.sampled_from([1, 1, 50])), max_size=6))
 def test_pages_lose_nothing_and_have_bounds(shapes: list[tuple[int, int]]) -> None:
     parts = [items(f"b{number}-", count, size) for number, (count, size) in enumerate(shapes)]

@@ -47,12 +47,13 @@ class Site:
         await sign_in(page, self.url, self.token, where)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def anyio_backend() -> str:
+    """Not for the session: a test that runs into its timeout would leave its loop to every later test of the session."""
     return "asyncio"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
     if chromium() is None:
         pytest.skip("chromium is not installed: apt-get install -y --no-install-recommends chromium")
