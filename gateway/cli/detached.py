@@ -29,7 +29,7 @@ LOG_LINES = 15
 LOOK_EVERY_S = 0.3
 MAX_LOG = 1024 * 1024
 UNSAID = ("The gateway is starting.", "The gateway is stopping.")
-"""No progress of a start: whoever waits knows the first, and what ended the start is said after the second."""
+"""No progress of a start: the user who waits knows the first, and what ended the start is said after the second."""
 
 
 def up_detached(where: Place, timeout_s: float) -> None:
