@@ -131,7 +131,7 @@ class Client:
             stream.poller.later(self.on_input)
 
     async def after_drain(self, phase: Phase) -> Step:
-        """Wait until the client has taken what it was sent."""
+        """Wait until the client has read its answers."""
         self.wait_at_most(self.backend.budget.idle_timeout_s)
         return phase if await self.stream.drain() else ENDED
 
@@ -151,7 +151,7 @@ class Client:
 
     @guarded
     def on_task_done(self, task: asyncio.Task[Step], work: Coroutine[Any, Any, Step]) -> None:
-        """Its task is done, perhaps cancelled before it began."""
+        """The task has ended; it may have been cancelled before it began."""
         work.close()
         self.source.tasks.discard(task)
         self.task = None

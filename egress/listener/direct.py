@@ -97,7 +97,7 @@ class DirectClient(TargetClient):
         return Target(host=str(self.destination), ip=self.destination, port=self.port)
 
     def connect_named(self, name: str) -> None:
-        """A name was shown: it must be one that this backend was told this address for."""
+        """A name was shown: this backend must have been answered with this address for it."""
         names = self.egress.names_of(self.source)
         network = names.told_of(name, self.destination) if names is not None else None
         if network is None:
