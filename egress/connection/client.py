@@ -12,7 +12,7 @@ import logging
 import math
 import socket
 from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from egress.connection.backend import Source
 from egress.connection.phases import LINGER_S, Lingering
@@ -29,6 +29,7 @@ from observability.events import Reason
 logger = logging.getLogger(__name__)
 
 C = TypeVar("C", bound="Client")
+Actions: TypeAlias = dict[type, Callable[[Any, Any], None]]
 P = ParamSpec("P")
 
 
@@ -40,8 +41,7 @@ def guarded(step: Callable[Concatenate[C, P], None]) -> Callable[Concatenate[C, 
         try:
             step(client, *args, **named)
         except Exception:
-            logger.exception("a connection of %s failed", client.source.door or client.backend.name)
-            client.abort()
+            client.fail()
 
     return call
 
@@ -70,25 +70,24 @@ class Client:
 
     # --- bytes and steps
 
-    @guarded
     def on_input(self) -> None:
         """The client sent something, or ended."""
-        if not self.closed:
-            self.apply(self.phase.received(self.stream.buffer, self.stream.eof))
+        if self.closed:
+            return
+        try:
+            step = self.phase.received(self.stream.buffer, self.stream.eof)
+            self.actions[type(step)](self, step)
+        except Exception:
+            self.fail()
+
+    def fail(self) -> None:
+        """A fault of ours: log it, and end this connection and no other."""
+        logger.exception("a connection of %s failed", self.source.door or self.backend.name)
+        self.abort()
 
     def apply(self, step: Step) -> None:
         """Do what comes next."""
-        match step:
-            case Wait():
-                self.wait(step.seconds)
-            case Lingering():
-                self.linger(step)
-            case Rejected():
-                self.reject(step)
-            case End():
-                self.close()
-            case _:
-                raise TypeError(f"no step of a {type(self).__name__}: {step!r}")
+        self.actions[type(step)](self, step)
 
     def wait(self, seconds: float | None) -> None:
         """Stay in this phase until more comes."""
@@ -109,7 +108,7 @@ class Client:
         """Enter a phase that reads, and wait for its first byte for `seconds`."""
         self.phase = phase
         stream = self.stream
-        self.wait_at_most(seconds)
+        self.deadline = self.egress.loop.time() + seconds
         if stream.expired:
             self.apply(phase.deadline(stream.buffer))
         elif stream.buffer or stream.eof:
@@ -120,7 +119,12 @@ class Client:
     def read_later(self, phase: Phase, seconds: float) -> None:
         """The same in a turn of its own, so that many pipelined requests do not hold up others."""
         stream = self.stream
-        if not stream.buffer and not stream.eof:
+        if not (stream.buffer or stream.eof or stream.unread):
+            self.phase = phase
+            self.deadline = self.egress.loop.time() + seconds
+            stream.on_input = self.on_input
+            stream.resume()
+        elif not stream.buffer and not stream.eof:
             self.read(phase, seconds)
         elif stream.unsent() > WRITE_AHEAD:
             self.await_step(self.after_drain(phase))
@@ -131,7 +135,7 @@ class Client:
             stream.poller.later(self.on_input)
 
     async def after_drain(self, phase: Phase) -> Step:
-        """Wait until the client has taken what it was sent."""
+        """Wait until the client has read its answers."""
         self.wait_at_most(self.backend.budget.idle_timeout_s)
         return phase if await self.stream.drain() else ENDED
 
@@ -151,7 +155,7 @@ class Client:
 
     @guarded
     def on_task_done(self, task: asyncio.Task[Step], work: Coroutine[Any, Any, Step]) -> None:
-        """Its task is done, perhaps cancelled before it began."""
+        """The task has ended; it may have been cancelled before it began."""
         work.close()
         self.source.tasks.discard(task)
         self.task = None
@@ -318,6 +322,14 @@ class Client:
         )
         self.closed = True
         self.source.live.discard(self)
+
+    actions: Actions = {
+        Wait: lambda client, step: client.wait(step.seconds),
+        Lingering: linger,
+        Rejected: reject,
+        End: lambda client, _: client.close(),
+    }
+    """How each kind of step is applied."""
 
 
 class FlushingClient:

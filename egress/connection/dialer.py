@@ -32,6 +32,7 @@ from observability.events import Reason
 HOST_NAME = "host.docker.internal"
 MAX_TRIES = 3
 PARENT_LOOKUP_S = 2.0
+NOT_DIALLED = DialError(Reason.CONNECT_FAILED, "no address was dialled")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,9 +271,13 @@ class Dialer:
         for _ in range(MAX_TRIES):
             verdict = source.backend.decisions.address(target, tuple(left), self.surroundings)
             if isinstance(verdict, Deny):
-                break
+                if failed is not None:
+                    break
+                attempt.address = str(addresses[0]) if addresses else ""
+                return refuse(source.backend, attempt, verdict)
             address = verdict.address
-            assert address is not None
+            if address is None:  # an allow decision for addresses names one; without it nothing is dialled
+                break
             source.note_allow(attempt, verdict)
             attempt.address = text_of(address)
             if kept is not None and kept.fits(target, address, network=network):
@@ -290,11 +295,7 @@ class Dialer:
                 continue
             attempt.connect_s = time.monotonic() - started
             return Reached(stream=stream, verdict=verdict, address=address)
-        if failed is None:
-            assert isinstance(verdict, Deny)
-            attempt.address = str(addresses[0]) if addresses else ""
-            return refuse(source.backend, attempt, verdict)
-        return await self.explain_failure(target, failed)
+        return await self.explain_failure(target, failed or NOT_DIALLED)
 
     async def dial(self, poller: Poller, network: str, address: IP, port: int) -> Stream:
         if network:

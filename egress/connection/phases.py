@@ -258,7 +258,7 @@ class Exchanging(Phase, Generic[H]):
         return Exchanging(self.rules, self.head, handle, parent)
 
     def ended(self, fault: UpstreamFault | ClientFault | None, *, expired: bool) -> Step:
-        """The exchange is over, well without a `fault`; `expired`: because nothing moved until the deadline."""
+        """What follows an exchange. `fault`: what went wrong, if anything. `expired`: no byte moved before the deadline."""
         if fault is None:
             return Tunnel(self.handle) if self.exchange.upgraded else self.next()
         if expired:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 
 from egress.connection.carry import carry
-from egress.connection.client import Client, guarded
+from egress.connection.client import Client
 from egress.connection.phases import Exchanging, InnerExchanging, Lingering, ReadingInner, Sniffing
 from egress.connection.steps import Broken, Denied, Misplaced, Step, Tunnel, Unused
 from egress.connection.work import Link
@@ -24,31 +24,6 @@ MANY_MISFITS = "requests inside connections that name another host; each would b
 class TargetClient(Client):
     """Carries exchanges, and serves what is inside a connection to one target."""
 
-    def apply(self, step: Step) -> None:
-        match step:
-            case Tunnel():
-                self.join(step)
-            case Sniffing():
-                self.read(step, self.backend.budget.head_timeout_s)
-            case InnerExchanging():
-                self.serve_inner(step, step.handle)
-            case Exchanging():
-                self.exchange(step, step.handle)
-            case ReadingInner():
-                self.read(step, self.backend.budget.idle_timeout_s)
-            case Misplaced():
-                self.deny_inner(step)
-            case Denied():
-                step.handle.attempt.deny(step.reason, step.detail)
-                self.close()
-            case Unused():
-                step.handle.attempt.allow(step.handle.verdict.would_deny)
-                self.close()
-            case Broken():
-                self.answer_broken(step)
-            case _:
-                super().apply(step)
-
     def join(self, step: Tunnel[Link]) -> None:
         """Both connections become one tunnel."""
         link = step.handle
@@ -56,11 +31,27 @@ class TargetClient(Client):
         link.attempt.allow(link.verdict.would_deny or step.mismatch)
         self.become_tunnel(link, opaque=step.opaque)
 
+    def read_first_bytes(self, step: Sniffing[Link]) -> None:
+        self.read(step, self.backend.budget.head_timeout_s)
+
+    def read_inner_head(self, step: ReadingInner[Link]) -> None:
+        self.read(step, self.backend.budget.idle_timeout_s)
+
+    def deny_first_bytes(self, step: Denied[Link]) -> None:
+        step.handle.attempt.deny(step.reason, step.detail)
+        self.close()
+
+    def end_unused(self, step: Unused[Link]) -> None:
+        link = step.handle
+        link.attempt.allow(link.verdict.would_deny)
+        self.close()
+
     # --- an exchange
 
-    def exchange(self, step: Exchanging[Link], link: Link) -> None:
+    def exchange(self, step: Exchanging[Link]) -> None:
         """Send the request. A response that comes whole is passed on at once; for anything else a task waits."""
-        upstream, exchange = link.upstream, step.exchange
+        link, exchange = step.handle, step.exchange
+        upstream = link.upstream
         link.attempt.allow(link.verdict.would_deny)
         self.phase = step
         self.stream.on_input = None
@@ -68,7 +59,7 @@ class TargetClient(Client):
             exchange.sent, exchange.received = link.counts()
         link.exchange = exchange
         self.bytes_moved = 0
-        self.wait_at_most(self.backend.budget.idle_timeout_s)
+        self.deadline = self.egress.loop.time() + self.backend.budget.idle_timeout_s
         upstream.write(exchange.plan.head)
         if not exchange.uploaded:
             self.await_step(self.carry(step, link))
@@ -77,21 +68,22 @@ class TargetClient(Client):
         if upstream.buffer or upstream.eof:
             self.on_response(step, link)
 
-    @guarded
     def on_response(self, step: Exchanging[Link], link: Link) -> None:
         """The response, or a part of it, or the end of the upstream."""
-        upstream, exchange = link.upstream, step.exchange
+        upstream, exchange, stream = link.upstream, step.exchange, self.stream
         upstream.on_input = None
-        if self.stream.out is None:  # else the client does not read
-            try:
-                self.stream.write(exchange.from_upstream(upstream.buffer, upstream.eof))
-            except UpstreamFault as fault:
-                self.await_step(self.conclude(step, link, fault))
-                return
-        if exchange.answered:
-            self.apply(self.finish(step, link, None))
-        else:
-            self.await_step(self.carry(step, link))
+        try:
+            if stream.out is None:  # else the client does not read
+                stream.write(exchange.from_upstream(upstream.buffer, upstream.eof))
+            if exchange.answered:
+                following = self.finish(step, link, None)
+                self.actions[type(following)](self, following)
+            else:
+                self.await_step(self.carry(step, link))
+        except UpstreamFault as fault:
+            self.await_step(self.conclude(step, link, fault))
+        except Exception:
+            self.fail()
 
     async def carry(self, step: Exchanging[Link], link: Link) -> Step:
         """Carry the exchange to its end."""
@@ -122,12 +114,13 @@ class TargetClient(Client):
 
     # --- requests inside
 
-    def serve_inner(self, step: InnerExchanging[Link], link: Link) -> None:
+    def serve_inner(self, step: InnerExchanging[Link]) -> None:
+        link = step.handle
         if link.spoke_unasked():
             self.close()
             return
         self.allow_inner(link, step.head, step.misfit)
-        self.exchange(step, link)
+        self.exchange(step)
 
     def allow_inner(self, link: Link, head: RequestHead, misfit: str) -> None:
         """Record a request inside that is carried; `misfit` is why `enforce` would deny it.
@@ -177,3 +170,16 @@ class TargetClient(Client):
             via=attempt.via,
             client_address=self.client_address,
         )
+
+    actions = {
+        **Client.actions,
+        Tunnel: join,
+        Sniffing: read_first_bytes,
+        Exchanging: exchange,
+        InnerExchanging: serve_inner,
+        ReadingInner: read_inner_head,
+        Misplaced: deny_inner,
+        Denied: deny_first_bytes,
+        Unused: end_unused,
+        Broken: answer_broken,
+    }

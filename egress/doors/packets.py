@@ -72,7 +72,7 @@ class PacketServer:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, path: Path, on_peer: Callable[[PacketConnection], None]
     ) -> None:
-        """Binds at once, replacing a socket that an earlier life left. Raises OSError."""
+        """Binds at once, replacing a socket of an earlier process. Raises OSError."""
         self.loop = loop
         self.path = path
         self.on_peer = on_peer

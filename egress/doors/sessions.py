@@ -110,7 +110,7 @@ class Session:
 
 
 async def taken(future: asyncio.Future[tuple[Message, list[int]]]) -> tuple[Message, list[int]]:
-    """The answer; who is cancelled in the moment that it comes leaves none of its descriptors open."""
+    """The answer. Cancelling the caller just as it arrives leaves none of its descriptors open."""
     try:
         return await future
     except asyncio.CancelledError:
@@ -180,7 +180,7 @@ class Doors:
             self.admit(connection, arrival, ticket, message)
 
     def admit(self, connection: PacketConnection, arrival: Arrival, ticket: Ticket, message: Message) -> None:
-        """Make the registration good: from here on its listeners accept."""
+        """Accept the registration: its listeners serve connections from here on."""
         self.hang_up(ticket.door)
         session = Session(ticket, connection, None)
         connection.on_message = lambda message, fds: self.on_message(session, message, fds)
@@ -240,7 +240,7 @@ class Doors:
         return fds[0]
 
     async def listen(self, door: str, ports: set[int]) -> None:
-        """Make the direct TCP listeners of that door be `ports`; failures are told through `on_state`."""
+        """Make the direct TCP listeners of that door be `ports`; failures are reported through `on_state`."""
         session = self.session(door)
         have = {port for proto, port in session.listening if proto == "tcp"} - OWN_PORTS
         for port in sorted(have - ports):

@@ -131,10 +131,12 @@ class Exchange:
     __slots__ = (
         "answered",
         "client_reusable",
+        "interim",
         "plan",
         "received",
         "request_body",
         "response",
+        "scan",
         "sent",
         "started",
         "upgraded",
@@ -154,7 +156,12 @@ class Exchange:
         self.request_body: Body = NO_BODY
         if not self.uploaded:
             self.request_body = ChunkedBody() if plan.framing is Framing.CHUNKED else SizedBody(plan.length)
-        self.response: ResponseReader | ResponseBody = ResponseReader(plan)
+        self.response: ResponseBody | None = None
+        """Set once the response's head has been read."""
+        self.interim = 0
+        """Heads of interim responses (1xx) that came."""
+        self.scan: HeadScan | None = None
+        """Made when a head comes in pieces."""
         self.started = False
         """A part of the response has gone to the client."""
         self.answered = False
@@ -186,30 +193,66 @@ class Exchange:
     def from_upstream(self, buffer: bytearray, eof: bool) -> bytes:
         """What of the response goes to the client now; nothing, and not `answered`: wait for more. Raises UpstreamFault.
 
-        Never nothing at the end of the upstream (`eof`), except where `ResponseBody.stopped`.
+        Never nothing at the end of the upstream (`eof`), except where `stopped`.
         """
-        response = self.response
-        if isinstance(response, ResponseBody):
-            return self.read_body(response, buffer, eof)
-        head = response.read(buffer, eof)
-        if head is None:
-            return b""
-        if head.status < 200 and head.status != 101:
-            return serialise_response(head, Framing.NONE, close=False)
-        if head.status == 101:
-            return self.switch(head)
-        return self.begin_response(head, buffer, eof)
+        if self.response is not None:
+            return self.read_body(self.response, buffer, eof)
+        plan = self.plan
+        while (head := self.read_head(buffer, eof)) is not None:
+            status = head.status
+            if status == 407 and plan.through_parent:
+                detail = "the upstream proxy does not accept our credentials (it answered 407)"
+                raise UpstreamFault(detail, reason=Reason.UPSTREAM_PROXY_FAILED)
+            if status >= 200:
+                return self.begin_response(head, buffer, eof)
+            if status == 101:
+                return self.switch(head)
+            self.interim += 1
+            if plan.minor == 1:
+                return serialise_response(head, Framing.NONE, close=False)
+        return b""
+
+    def read_head(self, buffer: bytearray, eof: bool) -> ResponseHead | None:
+        """The next head, None while it has not come."""
+        if self.interim == MAX_INTERIM:
+            raise improper("it sends interim responses without end")
+        scan = self.scan
+        end = buffer.find(END, 0, MAX_HEAD) if scan is None else scan.find(buffer)
+        if end < 0:
+            if scan is None:
+                scan = self.scan = HeadScan("response head", max_fields=MAX_HEADERS)
+            try:
+                scan.check(buffer)
+            except BadHead as error:
+                raise improper(str(error)) from None
+            if eof:
+                raise improper("it hung up before its response was complete", silent=not buffer)
+            return None
+        self.scan = None
+        data = bytes(buffer[:end])
+        del buffer[: end + len(END)]
+        try:
+            return parse_response_head(data)
+        except BadFraming as error:
+            raise improper(str(error)) from None
 
     def begin_response(self, head: ResponseHead, buffer: bytearray, eof: bool) -> bytes:
         plan = self.plan
         framing = response_framing(head, plan.method)
         outgoing = Framing.CLOSE if framing is Framing.CHUNKED and plan.minor == 0 else framing
-        self.client_reusable = plan.keep_alive and outgoing is not Framing.CLOSE and self.uploaded
+        reusable = self.client_reusable = plan.keep_alive and outgoing is not Framing.CLOSE and self.uploaded
         self.started = True
-        data = serialise_response(head, outgoing, close=not self.client_reusable)
-        body = self.response = ResponseBody(head, framing, outgoing)
-        if framing is Framing.NONE or (framing is Framing.LENGTH and len(buffer) >= (head.length or 0)):
-            return data + self.read_body(body, buffer, eof)
+        data = serialise_response(head, outgoing, close=not reusable)
+        length = head.length or 0 if framing is Framing.LENGTH else 0
+        if (framing is Framing.LENGTH or framing is Framing.NONE) and len(buffer) >= length:
+            if length:
+                data += buffer[:length]
+                del buffer[:length]
+                self.received += length
+            self.answered = True
+            self.upstream_reusable = not buffer and not eof and self.uploaded and head.keep_alive
+            return data
+        self.response = ResponseBody(head, framing, outgoing)
         return data  # it goes out even when what follows turns out to be malformed
 
     def read_body(self, response: ResponseBody, buffer: bytearray, eof: bool) -> bytes:
@@ -238,55 +281,7 @@ class Exchange:
     @property
     def stopped(self) -> bool:
         """Usable bytes of the response wait in the buffer: other connections have their turn first."""
-        return isinstance(self.response, ResponseBody) and self.response.body.stopped
-
-
-class ResponseReader:
-    """Reads heads until the final one."""
-
-    __slots__ = ("interim", "plan", "scan")
-
-    def __init__(self, plan: RequestPlan) -> None:
-        self.plan = plan
-        self.interim = 0
-        self.scan: HeadScan | None = None
-        """Made when a head comes in pieces."""
-
-    def read(self, buffer: bytearray, eof: bool) -> ResponseHead | None:
-        """The next head that the client is to see, None while it has not come. Raises UpstreamFault."""
-        while (head := self.read_head(buffer, eof)) is not None:
-            if head.status == 407 and self.plan.through_parent:
-                detail = "the upstream proxy does not accept our credentials (it answered 407)"
-                raise UpstreamFault(detail, reason=Reason.UPSTREAM_PROXY_FAILED)
-            if head.status >= 200 or head.status == 101:
-                return head
-            self.interim += 1
-            if self.plan.minor == 1:
-                return head
-        return None
-
-    def read_head(self, buffer: bytearray, eof: bool) -> ResponseHead | None:
-        if self.interim == MAX_INTERIM:
-            raise improper("it sends interim responses without end")
-        scan = self.scan
-        end = buffer.find(END, 0, MAX_HEAD) if scan is None else scan.find(buffer)
-        if end < 0:
-            if scan is None:
-                scan = self.scan = HeadScan("response head", max_fields=MAX_HEADERS)
-            try:
-                scan.check(buffer)
-            except BadHead as error:
-                raise improper(str(error)) from None
-            if eof:
-                raise improper("it hung up before its response was complete", silent=not buffer)
-            return None
-        self.scan = None
-        data = bytes(buffer[:end])
-        del buffer[: end + len(END)]
-        try:
-            return parse_response_head(data)
-        except BadFraming as error:
-            raise improper(str(error)) from None
+        return self.response is not None and self.response.body.stopped
 
 
 class ResponseBody:
@@ -308,7 +303,7 @@ class ResponseBody:
                 self.body = ChunkedBody()
             case Framing.CLOSE:
                 self.body = BodyToEnd()
-            case Framing.NONE:
+            case Framing.NONE:  # nothing is left to read: `begin_response` returned it whole
                 self.body = NO_BODY
 
 

@@ -12,7 +12,7 @@ PAUSE_S = 0.05
 
 
 class LineWriter:
-    """Writes lines to a descriptor from a thread of its own; what does not fit the queue is counted, not kept.
+    """Writes lines to a descriptor from a thread of its own; what does not fit the queue is counted and dropped.
 
     A reader of the container's log that stands still blocks that thread alone.
     """

@@ -76,7 +76,7 @@ class Recorder:
 
     @property
     def oldest(self) -> int:
-        """The lowest number that is kept (1 while nothing is)."""
+        """The lowest retained number (1 when there is none)."""
         return min((numbers[0] for numbers in self.held.values()), default=1)
 
     def number_connection(self) -> int:

@@ -60,18 +60,9 @@ class DirectClient(TargetClient):
             direct = self.source.backend.policy.direct
             self.read(self.phase, self.backend.budget.head_timeout_s if direct else PEEK_S)
 
-    def apply(self, step: Step) -> None:
-        match step:
-            case Named():
-                self.named(step.name)
-            case OpeningDirect():
-                self.phase = step
-                self.await_step(self.open(step, step.handle))
-            case _:
-                super().apply(step)
-
-    def named(self, name: str) -> None:
+    def named(self, step: Named) -> None:
         """The first bytes have shown a name, or that there is none: connect, or close."""
+        name = step.name
         self.stream.on_input = None
         self.wait_forever()
         if not self.source.backend.policy.direct:
@@ -97,7 +88,7 @@ class DirectClient(TargetClient):
         return Target(host=str(self.destination), ip=self.destination, port=self.port)
 
     def connect_named(self, name: str) -> None:
-        """A name was shown: it must be one that this backend was told this address for."""
+        """A name was shown: this backend must have been answered with this address for it."""
         names = self.egress.names_of(self.source)
         network = names.told_of(name, self.destination) if names is not None else None
         if network is None:
@@ -132,6 +123,10 @@ class DirectClient(TargetClient):
         self.begin(asking)
         self.apply(OpeningDirect(self.backend, target, asking))
 
+    def await_open(self, opening: OpeningDirect[DirectAsking]) -> None:
+        self.phase = opening
+        self.await_step(self.open(opening, opening.handle))
+
     async def open(self, opening: OpeningDirect[DirectAsking], asking: DirectAsking) -> Step:
         """A connection to the target; the end where there is none."""
         attempt, target = asking.attempt, opening.target
@@ -144,6 +139,8 @@ class DirectClient(TargetClient):
         link = Link(attempt, target, reached.verdict, reached.stream, reached.address)
         self.begin(link)
         return opening.opened(link, reached.verdict)
+
+    actions = {**TargetClient.actions, Named: named, OpeningDirect: await_open}
 
 
 class DirectAsking(Asking):

@@ -23,20 +23,12 @@ class SlowPath(TargetClient):
     kept: Kept | None = None
     """The connection of an earlier request, between requests."""
 
-    def apply(self, step: Step) -> None:
-        match step:
-            case Opening():
-                self.phase = step
-                self.wait_forever()
-                self.await_step(self.open(step, step.handle))
-            case Refused():
-                self.answer_refused(step)
-            case ReadingHead() if not step.inside:
-                self.read_later(step, self.backend.budget.idle_timeout_s)
-            case _:
-                super().apply(step)
-
     # --- a connection to the target
+
+    def await_open(self, opening: Opening[Asking]) -> None:
+        self.phase = opening
+        self.wait_forever()
+        self.await_step(self.open(opening, opening.handle))
 
     async def open(self, opening: Opening[Asking], asking: Asking) -> Step:
         """A connection to the target, or why there is none."""
@@ -108,15 +100,19 @@ class SlowPath(TargetClient):
         return await super().conclude(step, link, fault)
 
     def finish(self, step: Exchanging[Link], link: Link, fault: UpstreamFault | ClientFault | None) -> Step:
-        if fault is None and not step.exchange.upgraded and not isinstance(step, InnerExchanging):
+        if isinstance(step, InnerExchanging):
+            return super().finish(step, link, fault)
+        if fault is None and not step.exchange.upgraded:
             self.keep_or_close(step, link)
-        return super().finish(step, link, fault)
+            return step.next()
+        return step.ended(fault, expired=self.stream.expired)
 
     def keep_or_close(self, step: Exchanging[Link], link: Link) -> None:
         """Keep the upstream connection if it is fit for another request."""
         upstream, exchange = link.upstream, step.exchange
-        link.end_attempt()
-        self.begin(IDLE)
+        link.attempt.close(None, exchange.sent, exchange.received)
+        self.work = IDLE
+        self.bytes_moved = 0
         fit = exchange.upstream_reusable and exchange.client_reusable
         if fit:
             upstream.resume()  # so that what comes unasked is seen (`Kept.fits`)
@@ -126,6 +122,10 @@ class SlowPath(TargetClient):
             self.kept = link.kept or Kept(
                 target=link.target, address=link.address, stream=upstream, parent=link.parent
             )
+
+    def read_head(self, step: ReadingHead) -> None:
+        """The connection goes on with another request."""
+        self.read_later(step, self.backend.budget.idle_timeout_s)
 
     # --- the connection that is kept
 
@@ -138,6 +138,13 @@ class SlowPath(TargetClient):
         if self.kept is not None:
             self.kept.stream.abort()
             self.kept = None
+
+    actions = {
+        **TargetClient.actions,
+        Opening: await_open,
+        Refused: answer_refused,
+        ReadingHead: read_head,
+    }
 
 
 def is_plain(head: RequestHead) -> bool:

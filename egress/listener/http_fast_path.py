@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import socket
 
 from egress.connection.backend import DecisionCache, Route, Source
@@ -19,7 +20,7 @@ from egress.connection.client import guarded, stream_of
 from egress.connection.dialer import Reached
 from egress.connection.phases import Deciding, Dialling, Lingering, ReadingHead
 from egress.connection.service import ConnectionService
-from egress.connection.steps import Refusal, Step
+from egress.connection.steps import Refusal
 from egress.connection.work import Asking, Dial, Link
 from egress.http.error_response import error_response, error_text
 from egress.http.request_head import RequestHead
@@ -56,22 +57,13 @@ class FastPath(SlowPath):
 
     first = True
 
-    def apply(self, step: Step) -> None:
-        match step:
-            case Deciding():
-                self.decide(step)
-            case Dialling():
-                self.dial(step, step.handle)
-            case _:
-                super().apply(step)
-
     # --- a request
 
     def decide(self, step: Deciding) -> None:
         """A head is complete: find out whether and where the request may go."""
         self.phase = step
         self.stream.on_input = None
-        self.wait_forever()
+        self.deadline = math.inf
         head = step.head
         if not (self.first or self.backend.rate.take(self.egress.loop.time())):
             self.backend.note_flood(self.source.door, Reason.LIMIT_RATE)
@@ -79,13 +71,13 @@ class FastPath(SlowPath):
             self.linger(Lingering())
             return
         self.first = False
-        asking = Asking(self.begin_attempt(head))
-        self.work = asking
+        attempt = self.begin_attempt(head)
         route = self.egress.dialer.at_hand(self.source.backend, head.target)
         if route is None:
+            self.work = asking = Asking(attempt)
             self.apply(step.wait(asking))
         else:
-            self.go(step, asking, route)
+            self.go(step, attempt, route)
 
     def begin_attempt(self, head: RequestHead) -> Attempt:
         target = head.target
@@ -95,28 +87,29 @@ class FastPath(SlowPath):
             method=head.method, host=target.host, port=target.port, client_address=self.client_address
         )
 
-    def go(self, step: Deciding, asking: Asking, route: Route) -> None:
+    def go(self, step: Deciding, attempt: Attempt, route: Route) -> None:
         """The address is at hand: dial it, or use the connection that is kept."""
-        head, attempt, kept = step.head, asking.attempt, self.kept
+        head, kept = step.head, self.kept
         attempt.rule, attempt.rule_port, attempt.address = route.rule, route.rule_port, route.address_text
         if kept is not None and head.method != "CONNECT" and kept.fits(head.target, route.address):
             link = Link(attempt, head.target, route.verdict, kept.stream, route.address)
-            self.use(link, head)
-            self.apply(step.reuse(link))
+            link.kept, self.kept = kept, None
+            self.work = link
+            self.exchange(step.reuse(link))
         else:
             self.close_kept()
-            self.apply(step.dial(asking, route.address, route.verdict))
+            self.dial(step.dial(Asking(attempt), route.address, route.verdict))
 
     # --- a dial
 
-    def dial(self, step: Dialling[Asking], asking: Asking) -> None:
+    def dial(self, step: Dialling[Asking]) -> None:
         """Dial the address that the policy picked."""
         loop, dialer = self.egress.loop, self.egress.dialer
         decisions = self.source.backend.decisions
         started = loop.time()
         dialling = DialInProgress(self.stream.poller, step.address, step.head.target.port)
         self.phase = step
-        self.work = work = Dial(asking.attempt, dialling, started, step)
+        self.work = work = Dial(step.handle.attempt, dialling, started, step)
         if dialling.outcome is not None:
             self.dialled(work, decisions)
             return
@@ -166,3 +159,5 @@ class FastPath(SlowPath):
         self.stream.on_end = None
         work.dialling.abandon()
         self.dial_failed(work, work.dialling.late(self.egress.dialer.connect_timeout_s))
+
+    actions = {**SlowPath.actions, Deciding: decide, Dialling: dial}

@@ -70,11 +70,11 @@ class NameServer:
         self.poller = source.backend.poller
         self.sockets: list[socket.socket] = []
         self.held: dict[str, Lookup] = {}
-        """Lookups not told yet, by name."""
+        """Lookups not reported yet, by name."""
         self.proxied: dict[str, float] = {}
         """Names that came through the proxy lately."""
         self.answered: dict[str, dict[IP, tuple[float, str]]] = {}
-        """Addresses told to this backend: name → address → until when, and the joined network whose DNS knew it."""
+        """Addresses answered to this backend: name → address → until when, and the joined network whose DNS knew it."""
         self.synthetic: dict[str, IP] = {}
         self.named: dict[IP, str] = {}
 
@@ -207,7 +207,7 @@ class NameServer:
     # --- what was answered
 
     def told_of(self, name: str, address: IP) -> str | None:
-        """The joined network (empty: none) where that address is, if this backend was told it for that name."""
+        """The joined network (empty: none) where that address is, if this backend was answered with it for that name."""
         until, network = self.answered.get(name, {}).get(address, (0.0, ""))
         if until <= self.egress.loop.time() or (network and network not in self.source.backend.policy.join):
             return None
@@ -281,7 +281,7 @@ class NameServer:
 
 @dataclass(slots=True)
 class Lookup:
-    """A denied lookup that was not told yet."""
+    """A denied lookup that was not reported yet."""
 
     since: float
     qtype: str

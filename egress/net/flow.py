@@ -92,7 +92,7 @@ class Flow:
             return
         if self.pipe is not None:
             if self.busy_at != NEVER:
-                self.pump_pipe()
+                self.pump_pipe(self.pipe)
                 return
             self.close_pipe()
         scratch = self.tunnel.poller.scratch
@@ -111,8 +111,8 @@ class Flow:
             self.count += got
             if not self.give(scratch[:got]):
                 return
-            if self.count >= self.busy_at and self.get_pipe():
-                self.pump_pipe()
+            if self.count >= self.busy_at and (pipe := self.get_pipe()) is not None:
+                self.pump_pipe(pipe)
                 return
             if got < SCRATCH_BYTES and not events & ENDED:
                 return
@@ -124,7 +124,7 @@ class Flow:
             self.end()
 
     def give(self, data: memoryview | bytes) -> bool:
-        """Send; False when the sink is full now (the rest is kept) or gone."""
+        """Send; False when the sink is full now (the rest waits) or gone."""
         try:
             sent = self.sink.send(data)
         except BlockingIOError:
@@ -149,8 +149,8 @@ class Flow:
             rest, self.rest = self.rest, b""
             if not self.give(rest):
                 return
-        elif self.held:
-            if not self.empty_pipe():
+        elif self.pipe is not None and self.held:
+            if not self.empty_pipe(self.pipe):
                 return
         elif not self.ended or self.done:
             return
@@ -171,25 +171,24 @@ class Flow:
 
     # --- by the kernel
 
-    def get_pipe(self) -> bool:
+    def get_pipe(self) -> tuple[int, int] | None:
         """Use a pipe from now on, if descriptors are left for it and for other connections."""
         try:
-            self.pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            self.pipe = pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             self.busy_at = NEVER
-            return False
-        if scarce(self.pipe[1]):
+            return None
+        if scarce(pipe[1]):
             self.busy_at = NEVER
             self.close_pipe()
-            return False
+            return None
         with contextlib.suppress(OSError):
-            fcntl.fcntl(self.pipe[1], F_SETPIPE_SZ, PIPE_BYTES)
-        return True
+            fcntl.fcntl(pipe[1], F_SETPIPE_SZ, PIPE_BYTES)
+        return pipe
 
-    def pump_pipe(self) -> None:
+    def pump_pipe(self, pipe: tuple[int, int]) -> None:
         """Fill the pipe and empty it, in turns."""
-        assert self.pipe is not None
-        source, fill = self.source.fileno(), self.pipe[1]
+        source, fill = self.source.fileno(), pipe[1]
         for _ in range(ROUNDS):
             try:
                 moved = os.splice(source, fill, PIPE_BYTES, flags=FLAGS)
@@ -209,14 +208,13 @@ class Flow:
                 return
             self.count += moved
             self.held = moved
-            if not self.empty_pipe():
+            if not self.empty_pipe(pipe):
                 return
         self.go_on_later()
 
-    def empty_pipe(self) -> bool:
+    def empty_pipe(self, pipe: tuple[int, int]) -> bool:
         """Move what the pipe holds to the sink; False when that is full now, or gone."""
-        assert self.pipe is not None
-        drain, sink = self.pipe[0], self.sink.fileno()
+        drain, sink = pipe[0], self.sink.fileno()
         try:
             while self.held:
                 self.held -= os.splice(drain, sink, self.held, flags=FLAGS)
@@ -251,7 +249,7 @@ class Flow:
         return 2 * self.count - len(self.rest) - self.held
 
     def give_up(self) -> None:
-        """Nothing more can be moved."""
+        """Stop: nothing more can be sent or received."""
         self.ended = self.done = True
         self.rest, self.held = b"", 0
         self.close_pipe()

@@ -39,7 +39,7 @@ class TokenBucket:
 
 
 class FdReserve:
-    """A descriptor held back, so that at the limit a connection can still be accepted and closed.
+    """A descriptor in reserve, so that at the limit a connection can still be accepted and closed.
 
     Without it a full table leaves the connection in the queue and the listener readable for ever.
     """

@@ -12,7 +12,7 @@ from typing import Protocol
 from egress.policy.names import IP
 
 THREADS = 64
-"""Four backends' worth of lookups under way, since a thread outlives the one who waits for it (see RESOLVING)."""
+"""Enough for the lookups of four backends, since a thread outlives the connection that waits for it (see RESOLVING)."""
 LOOKUP_TIMEOUT_S = 10.0
 KEEP_S = 10.0
 KEEP_FAILURE_S = 1.0

@@ -97,7 +97,7 @@ class Stream:
     def ready(self, events: int) -> None:
         """The socket may be readable or writable."""
         if self.out is not None and events & WRITABLE:
-            self._flush()
+            self._flush(self.out)
         if events & ~WRITABLE:
             if self._paused:
                 self._missed = True
@@ -139,19 +139,18 @@ class Stream:
         elif self.on_input is not None:
             self.on_input()
 
-    def _flush(self) -> None:
+    def _flush(self, out: bytes | bytearray) -> None:
         """Send pending output; when all of it is sent, do what waited for that."""
-        assert self.out is not None
         try:
-            sent = self.sock.send(self.out)
+            sent = self.sock.send(out)
         except BlockingIOError:
             sent = 0
         except OSError:
             self.poller.loop.call_soon(self._lose)
             return
-        if sent < len(self.out):
-            self.out = bytearray(self.out) if isinstance(self.out, bytes) else self.out
-            del self.out[:sent]
+        if sent < len(out):
+            self.out = rest = bytearray(out) if isinstance(out, bytes) else out
+            del rest[:sent]
             self._watch_writable()
             return
         self.out = None
@@ -245,14 +244,14 @@ class Stream:
             return
         self.out = data
         if self.poller.corked is None:
-            self._flush()
+            self._flush(data)
         else:
             self.poller.corked.append(self)
 
     def uncork(self) -> None:
-        """Send now what was held back."""
+        """Send now what waits for the end of the batch."""
         if self.out is not None:
-            self._flush()
+            self._flush(self.out)
 
     def _watch_writable(self) -> None:
         if not self._watched:

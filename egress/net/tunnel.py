@@ -31,7 +31,7 @@ class Tunnel:
         sent: int = 0,
         received: int = 0,
     ) -> None:
-        """Join two streams, the bytes in their buffers first. `sent` and `received` were moved before."""
+        """Join two streams, the bytes in their buffers first. `sent` and `received` were counted before."""
         self.poller = client.poller
         self.on_end = on_end
         self.reason: Reason | None = None
@@ -94,7 +94,7 @@ class Tunnel:
             self.look_at(self.inward)
 
     def look_at(self, flow: Flow) -> None:
-        """Its source broke perhaps, after it had ended, so that no read tells."""
+        """Check whether its source was reset after its end, which no read reports."""
         if not self.over and flow.ended and is_reset(flow.source):
             self.broke(flow.source)
 
@@ -112,7 +112,7 @@ class Tunnel:
         self.settle()
 
     def settle(self) -> bool:
-        """Close both when nothing is left to move; whether that is so."""
+        """Close both when neither direction has anything left to send; whether that is so."""
         if self.over or not (self.outward.done and self.inward.done):
             return self.over
         self.over = True

@@ -17,7 +17,7 @@ IP: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 MAX_HOST: Final = 253
 KEPT: Final = 1024
-"""Readings remembered: the same text reads the same way. Only what is a host is kept, so each is short."""
+"""Cached readings: the same text reads the same way. Only valid hosts are cached, so each is short."""
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
 _NUMBERISH: Final = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)", re.ASCII)
 _PORT: Final = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from publicsuffixlist import PublicSuffixList
 
 HOPELESS: Final = (AddressClass.LOOPBACK, AddressClass.UNSPECIFIED, AddressClass.METADATA)
-"""Never proposed: no rule opens the first two, and who wants a metadata service names it himself."""
+"""Never proposed: no rule opens the first two, and an operator who wants a metadata service writes that rule."""
 Ports: TypeAlias = frozenset[int]
 SIBLINGS: Final = 3
 COUSINS: Final = 5
@@ -101,7 +101,7 @@ def group(hosts: Iterable[str]) -> list[str]:
 
 
 def _parent(host: str) -> str:
-    """What is left without the first label; empty where that would be a public suffix."""
+    """The name without its first label; empty where that would be a public suffix."""
     parent = host.partition(".")[2]
     return parent if registrable(parent) else ""
 

@@ -183,7 +183,7 @@ class Control:
         self.server: asyncio.AbstractServer | None = None
 
     async def listen(self, path: Path) -> None:
-        """Bind `egress.sock`, replacing what an earlier life left. Raises OSError."""
+        """Bind `egress.sock`, replacing a socket of an earlier process. Raises OSError."""
         remove_socket(path)
         self.server = await self.loop.create_unix_server(lambda: ControlConnection(self), str(path))
         # Who may come here is decided by the 0700 directory above, on the host.
@@ -235,5 +235,5 @@ class Control:
 
 
 def remove_socket(path: Path) -> None:
-    """Remove what an earlier life left there, if anything."""
+    """Remove the socket of an earlier process, if there is one."""
     path.unlink(missing_ok=True)

@@ -86,7 +86,7 @@ class Egress:
     # --- what the gateway asks for
 
     def apply(self, message: Mapping[str, Any]) -> None:
-        """Replace all policies and the surroundings at once, then cut what is not allowed any more.
+        """Replace all policies and the surroundings at once, then close what is not allowed any more.
 
         Raises PoliciesRefused, and nothing has changed then.
         """
@@ -197,7 +197,7 @@ class Egress:
         return True
 
     def share(self) -> int:
-        """The most that one backend may hold while descriptors are scarce: half of what is left to all."""
+        """The most that one backend may hold while descriptors are scarce: half of the free slots."""
         scarce = self.open * 2 > self.most and len(self.backends) > 1
         return max(8, (self.most - self.open) // 2 + 1) if scarce else self.most
 
@@ -274,7 +274,7 @@ class Egress:
         await asyncio.sleep(0)
 
     def close(self) -> None:
-        """End every door and give back what is held."""
+        """End every door and release all resources."""
         self.doors.close()
         self.reserve.close()
 
