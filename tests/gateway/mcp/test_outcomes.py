@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import uuid
 from pathlib import Path
@@ -62,7 +63,8 @@ async def test_a_call_whose_backend_answers_any_error_text_runs_exactly_once(con
         for number, text in enumerate(texts, 1):
             for code in (-32603, -32000):
                 error = json.dumps({"code": code, "message": text})
-                script(tmp_path, tools_list=TOOLS, tools_call=f'"error": {error}')
+                script(tmp_path, "next", tools_list=TOOLS, tools_call=f'"error": {error}')
+                os.replace(tmp_path / "next.json", tmp_path / "script.json")  # it is read for every line
                 before = runs(running, "tools/call")
                 said = await client.call("do")
                 assert said["error"] == {"code": code, "message": text}
