@@ -187,6 +187,8 @@ class Calls:
             opening.cancel()
         if waiting.outcome is not None:
             raise RpcError(REQUEST_CANCELLED, "Request cancelled")
+        if opening.cancelled():  # by `Tasks.close`
+            raise unavailable(backend.name, "the gateway is stopping")
         return opening.result()
 
     async def _carry(self, context: CallContext, peer: Peer) -> Outcome:

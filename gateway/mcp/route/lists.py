@@ -109,7 +109,9 @@ class Lists:
         done, late = await asyncio.wait(wanted, timeout=FIRST_PATIENCE_S if strangers else PATIENCE_S)
         missing = [self._missing(wanted[task], kind, "it did not answer in time") for task in late]
         for task in done:
-            if (error := task.exception()) is not None:
+            if task.cancelled():  # by `Tasks.close`
+                missing.append(self._missing(wanted[task], kind, "the gateway is stopping"))
+            elif (error := task.exception()) is not None:
                 why = error.message if isinstance(error, RpcError) else type(error).__name__
                 missing.append(self._missing(wanted[task], kind, why))
         return sorted(missing, key=lambda entry: entry["backend"])

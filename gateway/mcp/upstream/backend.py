@@ -208,12 +208,13 @@ class Backend:
         return await self.outcome(task)
 
     async def outcome(self, task: asyncio.Task[_T]) -> _T:
-        """The result of a shared task. Raises RpcError, also when the backend was closed meanwhile."""
+        """The result of a shared task. Raises RpcError, also when the backend or the gateway was closed meanwhile."""
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            if not task.cancelled() or not self.closed:
-                raise  # the caller was cancelled, not the task
+            caller = asyncio.current_task()
+            if not task.cancelled() or (caller is not None and caller.cancelling()):
+                raise  # the caller was cancelled
             raise unavailable(self.name, "it was stopped, or its configuration changed, meanwhile") from None
 
     def _opened(self, key: ConnectionKey, task: asyncio.Task[Line]) -> None:

@@ -212,6 +212,30 @@ async def test_calls_in_flight_are_finished_when_the_gateway_stops() -> None:
         assert (await client.post({"jsonrpc": "2.0", "id": 5, "method": "ping"})).status_code == 503
 
 
+async def test_what_waits_for_a_backend_when_the_gateway_stops_gets_an_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A backend that is still starting: its callers were cut off with an internal error of ours when all tasks ended."""
+    hang = ("env", "FAULTY_START=hang", *FAULTY)
+    async with gateway(config({"slow": server()}), {"slow": hang}) as running:
+        async with (
+            modern(running.url("slow")) as calling,
+            modern(running.url("slow")) as one,
+            modern(running.url()) as all_,
+        ):
+            call = asyncio.ensure_future(calling.call("ok"))
+            list_of_one = asyncio.ensure_future(one.request("tools/list"))
+            list_of_all = asyncio.ensure_future(all_.request("tools/list"))
+            await eventually(lambda: running.supervisor.started)
+            await asyncio.sleep(0.1)  # both wait now; if not, the test shows nothing, and does not fail
+            await running.endpoint._tasks.close()
+            said = await call
+            assert (said["error"]["data"]["backend"], calling.status) == ("slow", 200)
+            assert (await list_of_one)["error"]["data"]["backend"] == "slow"
+            assert (await list_of_all)["result"]["_meta"]["stockade/unavailable"][0]["backend"] == "slow"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_a_result_of_a_megabyte_and_unknown_fields_pass_unchanged() -> None:
     async with faulty() as running, legacy(running.url("bad")) as client:
         response = await client.post({"jsonrpc": "2.0", "id": 3, "method": "tools/list"})
