@@ -1,7 +1,8 @@
 """The egress's part of `bench/neighbour.py`: one backend floods its proxy or its name server, another one asks for a page.
 
-Without containers: an egress with two backends in a process of its own, each with its listening sockets; an upstream web
-server; a flooding process at the lowest priority, so that what is measured is the egress's work and not a full machine.
+Without containers: an egress with two backends in a process of its own, each with its listening sockets, and a web server
+for each. The egress has one CPU for itself; everything else shares the other, where the neighbour and its web server
+come first (SCHED_RR, as root): what is measured is the egress's loop, and not how a full machine schedules processes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from tests.attack.egress_world import CALM, LOUD, NAME, world
@@ -57,11 +58,20 @@ def answer_or_swallow(connection: socket.socket) -> None:
                 connection.sendall(PAGE)
 
 
-def serve_egress(port: int) -> None:
+def pin(cpu: int, *, first: bool = False) -> None:
+    """Run on that CPU only, where there are two; `first`: before everything else there, where that is allowed."""
+    cpus = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cpus[cpu % len(cpus)]})
+    if first:
+        with contextlib.suppress(PermissionError):
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+
+
+def serve_egress(ports: list[int]) -> None:
     """The real egress over two backends."""
 
     async def main() -> None:
-        async with world(port, limits={"connections": 4000, "dns_rate": 100_000}) as running:
+        async with world(*ports, limits={"connections": 4000, "dns_rate": 100_000}) as running:
             print(json.dumps([running.ports, running.dns_ports]), flush=True)
             await asyncio.Event().wait()
 
@@ -73,7 +83,6 @@ def serve_egress(port: int) -> None:
 
 def serve_flood(channel: str, proxy: int, names: int, port: int) -> None:
     """Floods until it is ended."""
-    os.nice(19)
     if channel == "egress-lookups":
         flood_lookups(names)
     elif channel == "egress-connects":
@@ -146,6 +155,18 @@ def times_of(proxy: int, port: int, seconds: float) -> list[float]:
 
 
 @contextlib.contextmanager
+def first_in_line() -> Iterator[None]:
+    """This process measures; what it starts meanwhile is not to inherit that."""
+    cpus = os.sched_getaffinity(0)
+    pin(1, first=True)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        os.sched_setaffinity(0, cpus)
+
+
+@contextlib.contextmanager
 def process(*arguments: Any) -> Any:
     """A process of this file; its standard output."""
     running = subprocess.Popen(
@@ -162,13 +183,13 @@ def process(*arguments: Any) -> Any:
 
 def measured(channel: str, seconds: float) -> tuple[list[float], list[float]]:
     """Seconds that each of the neighbour's pages took, calm and flooded."""
-    with process("upstream") as said:
-        port = int(said.readline())
-        with process("egress", port) as told:
+    with process("upstream", "first") as said, process("upstream", "") as loud_said:
+        port, loud_port = int(said.readline()), int(loud_said.readline())
+        with process("egress", port, loud_port) as told, first_in_line():
             ports, dns_ports = json.loads(told.readline())
             times_of(ports[CALM], port, seconds / 4)
             before = times_of(ports[CALM], port, seconds)
-            with process("flood", channel, ports[LOUD], dns_ports[LOUD], port) as begun:
+            with process("flood", channel, ports[LOUD], dns_ports[LOUD], loud_port) as begun:
                 begun.readline()
                 times_of(ports[CALM], port, seconds / 4)
                 return before, times_of(ports[CALM], port, seconds)
@@ -176,11 +197,15 @@ def measured(channel: str, seconds: float) -> tuple[list[float], list[float]]:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["upstream"]:
+        case ["upstream", first_]:
+            pin(1, first=bool(first_))
             serve_upstream()
-        case ["egress", port_]:
-            serve_egress(int(port_))
+        case ["egress", *ports_]:
+            pin(0)
+            serve_egress([int(port) for port in ports_])
         case ["flood", channel_, proxy_, names_, port_]:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+            pin(1)
             serve_flood(channel_, int(proxy_), int(names_), int(port_))
         case _:
             sys.exit("run bench/neighbour.py")

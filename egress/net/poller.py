@@ -14,7 +14,7 @@ Each backend has an epoll of its own, in which everything is that it can make re
 names of, its connections and what they lead to. In each turn of the loop a backend has a budget of events and of time;
 what is left waits, in the kernel, for the next turn. Its turn ends sooner when another backend has something ready: that is
 asked every few events, of an epoll in which all their epolls are. So a backend that sends the smallest pieces over as many
-connections as it may have delays itself, and has the whole budget only while it is alone.
+connections as it may have delays itself.
 """
 
 from __future__ import annotations
@@ -40,9 +40,11 @@ ENDED = select.EPOLLRDHUP | URGENT | BROKEN
 """Flags after which one read is not enough: an end, an error or more data (a read stops at an urgent mark) waits behind
 what it got, and comes without a new event."""
 LISTENING = select.EPOLLIN | select.EPOLLET
-EVENTS_AT_ONCE = 4
+EVENTS_AT_ONCE = 2
 """How many are taken from the kernel before the poller looks at the clock and for other backends."""
-EVENTS_A_TURN = 64
+EVENTS_A_TURN = 16
+ALONE_AT_ONCE, ALONE_A_TURN = 16, 64
+"""The same where there is one backend only, whose work holds up nothing but itself."""
 LATER_A_TURN = 16
 SLICE_S = 0.004
 """The longest that one backend keeps the loop while others wait, apart from the batch or piece of work in progress."""
@@ -68,11 +70,13 @@ class Poller:
         scratch: memoryview | None = None,
         clock: Callable[[], float] = time.perf_counter,
         all_epolls: select.epoll | None = None,
+        peers: Collection[str] = (),
     ) -> None:
-        """`all_epolls`: the epoll that holds the epolls of all backends; None where there is one backend only."""
+        """`all_epolls`: the epoll that holds the epolls of all backends, which are `peers`; None for one backend only."""
         self.loop = loop
         self.clock = clock
         self.all_epolls = all_epolls
+        self.peers = peers
         self.handlers: dict[int, Handler] = {}
         self.passed: set[int] = set()
         """Descriptors that another process may have a copy of."""
@@ -128,12 +132,13 @@ class Poller:
     def dispatch(self) -> None:
         """Handle what is ready, as much as one turn allows; the event loop comes back for the rest."""
         corked = self.corked = []
-        until, left = self.clock() + SLICE_S, EVENTS_A_TURN
+        until = self.clock() + SLICE_S
+        at_once, left = (ALONE_AT_ONCE, ALONE_A_TURN) if self.is_alone else (EVENTS_AT_ONCE, EVENTS_A_TURN)
         while left > 0:
-            batch = self.epoll.poll(0, EVENTS_AT_ONCE)
+            batch = self.epoll.poll(0, at_once)
             self.handle(batch)
             left -= len(batch)
-            if len(batch) < EVENTS_AT_ONCE or self.clock() >= until or self.others_wait():
+            if len(batch) < at_once or self.clock() >= until or self.others_wait():
                 break
         self.corked = None
         for one in corked:
@@ -142,9 +147,14 @@ class Poller:
             except Exception:
                 logger.exception("a connection failed")
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no other backend."""
+        return len(self.peers) < 2
+
     def others_wait(self) -> bool:
         """Whether another backend has something ready."""
-        if self.all_epolls is None:
+        if self.all_epolls is None or self.is_alone:
             return False
         own = self.epoll.fileno()
         return any(fd != own for fd, _ in self.all_epolls.poll(0, 2))
@@ -243,7 +253,7 @@ class Pollers:
     def of(self, backend: str) -> Poller:
         """Raises OSError when there is no descriptor left."""
         if backend not in self.by_name:
-            self.by_name[backend] = Poller(self.loop, self.scratch, all_epolls=self.all_epolls)
+            self.by_name[backend] = Poller(self.loop, self.scratch, all_epolls=self.all_epolls, peers=self.by_name)
         return self.by_name[backend]
 
     def keep(self, backends: Collection[str]) -> None:

@@ -62,16 +62,18 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def world(port: int, capacity: int = 8192, limits: Mapping[str, float] | None = None) -> AsyncIterator[World]:
-    """Two backends with the same policy: opaque bytes and requests to `NAME`:`port`, which is this machine."""
+async def world(*ports: int, capacity: int = 8192, limits: Mapping[str, float] | None = None) -> AsyncIterator[World]:
+    """Two backends with the same policy: opaque bytes and requests to `NAME` on these ports of this machine."""
     loop = asyncio.get_running_loop()
     pollers = Pollers(loop)
-    rule = {"host": NAME, "port": port}
-    block = {"allowed_hosts": [rule], "limits": {"rate": 100_000, "connections": 4000, **(limits or {})}}
+    block = {
+        "allowed_hosts": [{"host": NAME, "port": port} for port in ports],
+        "limits": {"rate": 100_000, "connections": 4000, **(limits or {})},
+    }
     recorder = Recorder(epoch="life", capacity=capacity)
     async with asyncio.TaskGroup() as tasks:
         egress = Egress(loop, tasks, recorder, Dialer.unconfigured(StaticResolver({}), pollers))
-        resolve = [f"{NAME}:{port}:127.0.0.1"]
+        resolve = [f"{NAME}:{port}:127.0.0.1" for port in ports]
         egress.apply(
             {"backends": {LOUD: block, CALM: block}, "surroundings": {"resolve": resolve, "standalone": True}}
         )

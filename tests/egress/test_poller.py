@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from egress.net.poller import ENDED, EVENTS_A_TURN, EVENTS_AT_ONCE, LATER_A_TURN, Poller, Pollers
+from egress.net.poller import ALONE_AT_ONCE, ENDED, EVENTS_A_TURN, EVENTS_AT_ONCE, LATER_A_TURN, Poller, Pollers
 from egress.net.stream import Stream
 from tests.egress.sockets import LOOPS, descriptors, polling, tcp_pair, turns, until
 
@@ -28,13 +28,13 @@ async def test_more_descriptors_than_one_batch_holds_are_all_told_of() -> None:
     called: set[int] = set()
     async with polling() as poller:
         with contextlib.ExitStack() as stack:
-            for number in range(2 * EVENTS_AT_ONCE + 3):
+            for number in range(2 * ALONE_AT_ONCE + 3):
                 ours, theirs = socket.socketpair()
                 stack.enter_context(ours)
                 stack.enter_context(theirs)
                 theirs.send(b"x")
                 poller.watch(ours.fileno(), lambda _, number=number: called.add(number))  # type: ignore[misc]
-            await until(lambda: len(called) == 2 * EVENTS_AT_ONCE + 3)
+            await until(lambda: len(called) == 2 * ALONE_AT_ONCE + 3)
 
 
 async def test_what_was_there_before_it_was_watched_is_told() -> None:
