@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from egress.policy.nearest import nearest
 from egress.policy.patterns import as_written, parse_pattern, split_port
 from egress.policy.rules import (
     DEFAULT_PORTS,
@@ -106,8 +106,8 @@ class _Reader:
         for key in block:
             if key in known:
                 continue
-            near = difflib.get_close_matches(str(key), known, n=1)
-            advice = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+            near = nearest(str(key), known)
+            advice = f"did you mean {near}?" if near else f"known keys: {', '.join(known)}"
             self.fault((*path, str(key)[:MAX_SHOWN]), f"unknown key; {advice}", at_key=True)
 
     def boolean(self, block: Mapping[str, object], key: str, path: Path, *, default: bool) -> bool:
@@ -121,8 +121,8 @@ class _Reader:
         value = block.get(key, default)
         if isinstance(value, str) and value in words:
             return value
-        near = difflib.get_close_matches(str(value), words, n=1)
-        advice = f"; did you mean {near[0]}?" if near else ""
+        near = nearest(str(value), words)
+        advice = f"; did you mean {near}?" if near else ""
         self.fault((key,), f"must be one of {', '.join(words)}, not {shown(value)}{advice}")
         return default
 

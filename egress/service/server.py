@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 SWEEP_S = 1.0
 DRAIN_S = 5.0
-CONTROL_BACKEND = "_none"
 HOSTNAME_LENGTH = 12
 """An engine names a container's machine by the first digits of its ID; a backend shares the name of its door's."""
 

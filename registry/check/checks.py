@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from egress.door.ports import OWN_PORTS
+from egress.policy.nearest import nearest
 from registry.check.warnings import warn
 from registry.config import Config
 from registry.file.document import Document, walk
 from registry.model.errors import ConfigError, Finding, Invalid, KeyPath, Problem
 from registry.model.fields import split_listen
 from registry.model.mounts import holds, missing_source, refuse_root_writes
-from registry.model.nearest import nearest
 from registry.model.network import carries_directly
 from registry.model.server import Server
 from registry.model.spec import ImageSource, PackageSource, Source, plan

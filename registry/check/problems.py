@@ -8,10 +8,11 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from egress.policy.nearest import nearest
 from registry.config import Config
 from registry.file.document import Document
 from registry.model.errors import Finding, Invalid, KeyPath, Problem
-from registry.model.nearest import nearest, nearest_key
+from registry.model.nearest import nearest_key
 
 KINDS = {
     "string_type": "text",

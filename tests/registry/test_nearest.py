@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from egress.policy.nearest import nearest
 from registry.importers.entry import convert
-from registry.model.nearest import nearest, nearest_key
+from registry.model.nearest import nearest_key
 
 
 @pytest.mark.parametrize(

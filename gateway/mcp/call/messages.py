@@ -14,9 +14,19 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from opentelemetry.trace import Span, Tracer
 
-from gateway.mcp.call.outcome import CallFailed, ErrorKind, Outcome, Result, answered, broken, error_type, refused
+from gateway.mcp.call.outcome import (
+    CallFailed,
+    ErrorKind,
+    Failure,
+    Outcome,
+    Result,
+    answered,
+    broken,
+    error_type,
+    refused,
+)
 from gateway.mcp.wire import codec
-from gateway.mcp.wire.errors import REQUEST_CANCELLED, REQUEST_TIMEOUT, RpcError
+from gateway.mcp.wire.errors import INTERNAL_ERROR, REQUEST_CANCELLED, REQUEST_TIMEOUT, RpcError
 from gateway.mcp.wire.wakeup import Wakeup
 from observability import spans
 from observability.labels import METHODS, one_of
@@ -197,11 +207,20 @@ class Call:
 
     def cancel(self, reason: str) -> None:
         """The client cancelled the call: notify the backend and end it."""
-        self.refuse_questions(RpcError(REQUEST_CANCELLED, "Request cancelled"))
+        error = RpcError(REQUEST_CANCELLED, "Request cancelled")
+        self._give_up(reason, error, refused(error, ErrorKind.CANCELLED))
+
+    def abandon(self, why: str) -> None:
+        """No client waits any more: notify the backend and end the call."""
+        self._give_up(why, RpcError(INTERNAL_ERROR, why), broken(self.backend, why))
+
+    def _give_up(self, reason: str, error: RpcError, outcome: Failure) -> None:
+        """Refuse what was asked with `error`; a call in flight ends with `outcome`, and its backend hears `reason`."""
+        self.refuse_questions(error)
         if self.outcome is None:
             if self.peer is not None:
                 self.peer.cancel(self, reason)
-            self.end(refused(RpcError(REQUEST_CANCELLED, "Request cancelled"), ErrorKind.CANCELLED))
+            self.end(outcome)
 
     def refuse_questions(self, error: RpcError) -> None:
         """Refuse all open questions that were asked during the call."""

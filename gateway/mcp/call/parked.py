@@ -108,7 +108,7 @@ class ParkingLot:
     def _expire(self, number: str) -> None:
         parked = self._parked.pop(number, None)
         if parked is not None:
-            abandon(parked.call, "the client did not answer in time")
+            parked.call.abandon("the client did not answer in time")
             self._on_expired(parked.record)
 
     def clear(self) -> None:
@@ -116,11 +116,3 @@ class ParkingLot:
         for number in list(self._parked):
             self._parked[number].timer.cancel()
             self._expire(number)
-
-
-def abandon(call: Call, why: str) -> None:
-    """Give the call up: refuse its questions, notify its backend, and end it."""
-    call.refuse_questions(RpcError(INTERNAL_ERROR, why))
-    if call.peer is not None and call.outcome is None:
-        call.peer.cancel(call, why)
-    call.fail(why)

@@ -30,7 +30,7 @@ from gateway.mcp.call.eras import (
 from gateway.mcp.call.inflight import InFlight, InFlightCall
 from gateway.mcp.call.messages import Call, Peer
 from gateway.mcp.call.outcome import Failure, Outcome, Result, refused
-from gateway.mcp.call.parked import ParkingLot, Seal, abandon, binding
+from gateway.mcp.call.parked import ParkingLot, Seal, binding
 from gateway.mcp.call.sessions import Cancellable
 from gateway.mcp.upstream.backend import Backend
 from gateway.mcp.view.annotate import annotate_error, annotate_result, short
@@ -187,9 +187,7 @@ class Calls:
             opening.cancel()
         if waiting.outcome is not None:
             raise RpcError(REQUEST_CANCELLED, "Request cancelled")
-        if opening.cancelled():  # by `Tasks.close`
-            raise unavailable(backend.name, "the gateway is stopping")
-        return opening.result()
+        return await backend.outcome(opening)
 
     async def _carry(self, context: CallContext, peer: Peer) -> Outcome:
         """The outcome on the backend's side. Raises RpcError, ClientGone."""
@@ -241,7 +239,7 @@ class Calls:
                 session.calls.pop(caller.request_id, None)
             if not parked:
                 if call.outcome is None:
-                    abandon(call, "the client went away")
+                    call.abandon("the client went away")
                 self.inflight.finish(record)
 
     async def _send(self, context: CallContext, call: Call, peer: Peer) -> None:
