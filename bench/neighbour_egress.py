@@ -64,7 +64,7 @@ def pin(cpu: int, *, first: bool = False) -> None:
     os.sched_setaffinity(0, {cpus[cpu % len(cpus)]})
     if first:
         with contextlib.suppress(PermissionError):
-            os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
 
 def serve_egress(ports: list[int]) -> None:
@@ -156,7 +156,7 @@ def times_of(proxy: int, port: int, seconds: float) -> list[float]:
 
 @contextlib.contextmanager
 def first_in_line() -> Iterator[None]:
-    """This process measures; what it starts meanwhile does not inherit that."""
+    """This process measures; what it starts meanwhile is not to inherit that."""
     cpus = os.sched_getaffinity(0)
     pin(1, first=True)
     try:
@@ -204,6 +204,7 @@ if __name__ == "__main__":
             pin(0)
             serve_egress([int(port) for port in ports_])
         case ["flood", channel_, proxy_, names_, port_]:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
             pin(1)
             serve_flood(channel_, int(proxy_), int(names_), int(port_))
         case _:
