@@ -42,7 +42,7 @@ what it got, and comes without a new event."""
 LISTENING = select.EPOLLIN | select.EPOLLET
 EVENTS_AT_ONCE = 2
 """How many are taken from the kernel before the poller looks at the clock and for other backends."""
-EVENTS_A_TURN = 16
+EVENTS_A_TURN = 4
 ALONE_AT_ONCE, ALONE_A_TURN = 16, 64
 """The same where there is one backend only, whose work holds up nothing but itself."""
 LATER_A_TURN = 16
