@@ -2,9 +2,10 @@
 
 Without containers: the flooding server is a process that speaks the engine's attach protocol itself (or HTTP), so its bytes
 take the way that a container's take, through the real endpoint in a process of its own. For each channel the neighbour's
-calls are measured calm, then flooded with the smallest pieces, and that three times, each with new processes. What is printed
-is the median of the three: a pause of the machine in one of them says nothing about the gateway. The egress has a part of its
-own (`bench/neighbour_egress.py`). With `--check`, exits 1 where a ratio is above the bar.
+calls are measured calm, then flooded with the smallest pieces, and that three times, each with new processes. What is
+printed is the median of the three: a pause of the machine in one of them says nothing about the gateway. The egress has a
+part of its own (`bench/neighbour_egress.py`). With `--check`, exits 1 where a ratio is above the bar.
+
 The gateway has one CPU for itself; on the other one the calm server and its client come first (SCHED_RR, as root): what is
 measured is the gateway's loop, and not how a full machine schedules processes.
 """

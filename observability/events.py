@@ -1,7 +1,7 @@
 """The events that all parts of Stockade exchange, and the closed vocabularies they use.
 
 This module is imported by the egress container too, so it stands on the standard library alone. An event is
-a value: it is made once, never changed, and travels as one JSON object (`to_json`, `event_from_json`).
+a value: it is made once, never changed, and travels as one JSON object (`observability.event_json`).
 
 One egress connection makes two `EgressEvent`s with the same `connection`: one when it is decided, one when it
 closes. The egress process numbers its events from 1 (`seq`) within one run of the process (`epoch`), so a
@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from operator import attrgetter
 from typing import Any, Final, TypeAlias
@@ -379,82 +379,10 @@ _LIMITS: Final[dict[type[Any], _Limits]] = {
 
 Event: TypeAlias = EgressEvent | CallEvent | BackendEvent | ToolEvent | NoticeEvent
 
-_KINDS: dict[str, type[Any]] = {
-    "egress": EgressEvent,
-    "call": CallEvent,
-    "backend": BackendEvent,
-    "tool": ToolEvent,
-    "notice": NoticeEvent,
-}
-_KIND_OF = {cls: kind for kind, cls in _KINDS.items()}
-_ENUMS: dict[tuple[str, str], type[StrEnum]] = {
-    ("egress", "phase"): Phase,
-    ("egress", "via"): Via,
-    ("egress", "decision"): Decision,
-    ("egress", "reason"): Reason,
-    ("backend", "state"): BackendState,
-    ("tool", "change"): ToolChange,
-    ("notice", "severity"): Severity,
-}
-
-
-def kind_of(event: Event) -> str:
-    """`egress`, `call`, `backend`, `tool` or `notice`."""
-    return _KIND_OF[type(event)]
-
-
-def to_json(event: Event) -> dict[str, Any]:
-    """The event as a JSON object; `kind` says which class it is, fields at their default are left out."""
-    data: dict[str, Any] = {"kind": _KIND_OF[type(event)]}
-    for spec in dataclasses.fields(event):
-        value = getattr(event, spec.name)
-        if value == spec.default and spec.name != "decision":
-            continue
-        if spec.name == "calls":
-            data["calls"] = [ref_json(call) for call in value]
-        elif isinstance(value, tuple):
-            data[spec.name] = list(value)
-        else:
-            data[spec.name] = value
-    return data
-
-
-def ref_json(call: CallRef) -> dict[str, str]:
-    """A reference as a JSON object, without the fields at their default."""
-    return {one.name: value for one in dataclasses.fields(call) if (value := getattr(call, one.name)) != one.default}
-
-
-def event_from_json(data: Mapping[str, Any]) -> Event:
-    """The event that `to_json` wrote. Unknown fields are ignored (a newer writer).
-
-    Raises ValueError for an unknown kind, a missing field or a word outside a vocabulary.
-    """
-    kind = data.get("kind")
-    cls = _KINDS.get(kind) if isinstance(kind, str) else None
-    if cls is None or not isinstance(kind, str):
-        raise ValueError(f"unknown event kind {kind!r}")
-    values: dict[str, Any] = {}
-    for spec in dataclasses.fields(cls):
-        if spec.name not in data:
-            continue
-        value = data[spec.name]
-        enum = _ENUMS.get((kind, spec.name))
-        if enum is not None and value is not None:
-            value = enum(value)
-        elif spec.name == "calls":
-            value = tuple(CallRef(**call) for call in value)
-        elif spec.name == "denied":
-            value = tuple(value)
-        values[spec.name] = value
-    try:
-        return cls(**values)  # type: ignore[no-any-return]  # every class in _KINDS is an Event
-    except TypeError as error:
-        raise ValueError(f"{kind} event: {error}") from None
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sequenced:
     """An event with the number that the gateway's hub gave it (rising, never reused within one history)."""
 
     id: int
-    event: Event = field()
+    event: Event

@@ -10,7 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from observability.events import EgressEvent, Event, Phase, Sequenced, ref_json, to_json
+from observability.event_json import ref_json, to_json
+from observability.events import EgressEvent, Event, Phase, Sequenced
 from observability.shares import share_of
 from observability.text import encodable
 

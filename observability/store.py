@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Final
 
 from observability import history_queries as queries
-from observability.events import EgressEvent, Event, Sequenced, event_from_json
+from observability.event_json import event_from_json
+from observability.events import EgressEvent, Event, Sequenced
 from observability.history_file import (
     CLOSE_STALE,
     INSERT_EVENT,

@@ -10,14 +10,16 @@ import asyncio
 import itertools
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from egress.door.notes import NoteKind
 from egress.door.passing import Message, close_all
 from egress.door.ports import OWN_PORTS
 from egress.doors.packets import PacketConnection
+from egress.doors.states import DoorState, state_of_note
+from egress.doors.ticket import Ticket
 
 ANSWER_TIMEOUT_S = 10.0
 MAX_SOCKETS = 2100
@@ -25,32 +27,6 @@ MAX_SOCKETS = 2100
 
 class DoorError(Exception):
     """Raised when a door is not there or could not do what it was asked; the text is a sentence."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ticket:
-    """What the gateway announced: a door (or connector) with this name will come with this nonce."""
-
-    door: str
-    backend: str
-    nonce: str
-    container: str = ""
-    generation: int = 0
-    role: str = "door"
-    """`door` or `connector`."""
-    network: str = ""
-    """For a connector: the network it stands on, as `join` names it."""
-
-    @classmethod
-    def from_message(cls, message: Mapping[str, Any]) -> Ticket:
-        """Raises ValueError or TypeError when a field is missing or of a wrong type."""
-        values = {name: message[name] for name in cls.__dataclass_fields__ if name in message}
-        ticket = cls(**values)
-        if not all(isinstance(value, str) for value in (ticket.door, ticket.backend, ticket.nonce)):
-            raise ValueError("door, backend and nonce are strings")
-        if len(ticket.nonce) < 16:
-            raise ValueError("the nonce is too short")
-        return ticket
 
 
 ListenerKey = tuple[str, str, int]
@@ -130,8 +106,10 @@ class Arrival:
 class Doors:
     """All tickets and sessions."""
 
-    def __init__(self, open_door: Callable[[Ticket], DoorLife], on_state: Callable[[Ticket, str, str], None]) -> None:
-        """`on_state(ticket, state, detail)` is called with `ready`, `listener_failed`, `closed`, or a `NoteKind`."""
+    def __init__(
+        self, open_door: Callable[[Ticket], DoorLife], on_state: Callable[[Ticket, DoorState, str], None]
+    ) -> None:
+        """`on_state(ticket, state, detail)` is called for each change, and for each thing that the door could not do."""
         self.open_door = open_door
         self.on_state = on_state
         self.tickets: dict[str, Ticket] = {}
@@ -195,10 +173,10 @@ class Doors:
         connection.send({"ok": True})
         for note in message.get("notes", []):
             kind, text = note
-            self.on_state(ticket, NoteKind(kind), str(text))
+            self.on_state(ticket, state_of_note(NoteKind(kind)), str(text))
         for failure in message.get("failures", []):
-            self.on_state(ticket, "listener_failed", str(failure))
-        self.on_state(ticket, "ready", "")
+            self.on_state(ticket, DoorState.LISTENER_FAILED, str(failure))
+        self.on_state(ticket, DoorState.READY, "")
 
     def adopt(self, session: Session, key: ListenerKey, fd: int) -> None:
         proto, _, port = key
@@ -221,7 +199,7 @@ class Doors:
         if self.sessions.get(session.ticket.door) is session:
             del self.sessions[session.ticket.door]
         session.end()
-        self.on_state(session.ticket, "closed", "")
+        self.on_state(session.ticket, DoorState.CLOSED, "")
 
     def session(self, door: str) -> Session:
         """Raises DoorError when that door is not registered now."""
@@ -255,7 +233,7 @@ class Doors:
         try:
             answer, fds = await session.ask({"op": "listen", "proto": "tcp", "port": port})
         except DoorError as error:
-            self.on_state(session.ticket, "listener_failed", f"tcp port {port}: {error}")
+            self.on_state(session.ticket, DoorState.LISTENER_FAILED, f"tcp port {port}: {error}")
             return
         if len(fds) != 1:
             close_all(fds)

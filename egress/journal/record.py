@@ -33,7 +33,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 
-from observability.events import Severity, notice, to_json
+from observability.event_json import to_json
+from observability.events import Severity, notice
 
 RING = 8192
 REMEMBERED = 32 * 1024

@@ -69,14 +69,12 @@ class Poller:
         loop: asyncio.AbstractEventLoop,
         scratch: memoryview | None = None,
         clock: Callable[[], float] = time.perf_counter,
-        all_epolls: select.epoll | None = None,
-        peers: Collection[str] = (),
+        others: Pollers | None = None,
     ) -> None:
-        """`all_epolls`: the epoll that holds the epolls of all backends, which are `peers`; None for one backend only."""
+        """`others`: the pollers of all backends, of which this is one; None where there is one backend only."""
         self.loop = loop
         self.clock = clock
-        self.all_epolls = all_epolls
-        self.peers = peers
+        self.others = others
         self.handlers: dict[int, Handler] = {}
         self.passed: set[int] = set()
         """Descriptors that another process may have a copy of."""
@@ -92,8 +90,8 @@ class Poller:
         self.waiting: deque[Callable[[], None]] = deque()
         """Work that goes on in a later turn."""
         self.epoll = select.epoll()
-        if all_epolls is not None:
-            all_epolls.register(self.epoll.fileno(), select.EPOLLIN)
+        if others is not None:
+            others.epoll.register(self.epoll.fileno(), select.EPOLLIN)
         loop.add_reader(self.epoll.fileno(), self.dispatch)
 
     def watch(self, fd: int, handler: Handler, *, writable: bool = False, passed: bool = False) -> None:
@@ -150,14 +148,14 @@ class Poller:
     @property
     def is_alone(self) -> bool:
         """Whether there is no other backend."""
-        return len(self.peers) < 2
+        return self.others is None or len(self.others.by_name) < 2
 
     def others_wait(self) -> bool:
         """Whether another backend has something ready."""
-        if self.all_epolls is None or self.is_alone:
+        if self.others is None or len(self.others.by_name) < 2:
             return False
         own = self.epoll.fileno()
-        return any(fd != own for fd, _ in self.all_epolls.poll(0, 2))
+        return any(fd != own for fd, _ in self.others.epoll.poll(0, 2))
 
     def handle(self, batch: list[tuple[int, int]]) -> None:
         handlers = self.handlers
@@ -205,7 +203,7 @@ class Poller:
                 sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        self.all_epolls = None  # work that was put off may still come
+        self.others = None  # work that was put off may still come
         self.loop.remove_reader(self.epoll.fileno())
         self.epoll.close()
         self.handlers.clear()
@@ -247,13 +245,14 @@ class Pollers:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
-        self.all_epolls = select.epoll()
+        self.epoll = select.epoll()
+        """In which all their epolls are."""
         self.by_name: dict[str, Poller] = {}
 
     def of(self, backend: str) -> Poller:
         """Raises OSError when there is no descriptor left."""
         if backend not in self.by_name:
-            self.by_name[backend] = Poller(self.loop, self.scratch, all_epolls=self.all_epolls, peers=self.by_name)
+            self.by_name[backend] = Poller(self.loop, self.scratch, others=self)
         return self.by_name[backend]
 
     def keep(self, backends: Collection[str]) -> None:
@@ -266,4 +265,4 @@ class Pollers:
         for poller in self.by_name.values():
             poller.close()
         self.by_name.clear()
-        self.all_epolls.close()
+        self.epoll.close()

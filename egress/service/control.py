@@ -23,7 +23,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from egress.doors.sessions import Doors, Ticket
+from egress.doors.sessions import Doors
+from egress.doors.states import DoorState
+from egress.doors.ticket import Ticket
 from egress.journal.record import Recorder
 
 logger = logging.getLogger(__name__)
@@ -200,7 +202,7 @@ class Control:
             self.gateway = None
             self.target.recorder.on_event = None
 
-    def door_state(self, door: str, state: str, detail: str) -> None:
+    def door_state(self, door: str, state: DoorState, detail: str) -> None:
         """Tell the gateway that a door came, went or has something to say."""
         if self.gateway is not None:
             self.gateway.send({"door": door, "state": state, "detail": detail})

@@ -16,9 +16,10 @@ from typing import Any
 
 from egress.connection.backend import Backend, Live, Source
 from egress.connection.dialer import Dialer
-from egress.door.notes import NoteKind
 from egress.door.ports import DNS_PORT, PROXY_PORT
-from egress.doors.sessions import DoorError, Doors, ListenerKey, Ticket
+from egress.doors.sessions import DoorError, Doors, ListenerKey
+from egress.doors.states import DoorState
+from egress.doors.ticket import Ticket
 from egress.journal.record import Recorder
 from egress.listener.direct import serve_direct
 from egress.listener.http_fast_path import refuse_connection, serve_proxy
@@ -79,7 +80,7 @@ class Egress:
         self.draining = False
         self.matching = asyncio.Lock()
         self.doors = Doors(self.open_door, self.door_state)
-        self.on_door_state: Callable[[str, str, str], None] = lambda door, state, detail: None
+        self.on_door_state: Callable[[str, DoorState, str], None] = lambda door, state, detail: None
         self.started = time.time()
 
     # --- what the gateway asks for
@@ -171,11 +172,11 @@ class Egress:
             )
         return DoorSource(self, backend, ticket)
 
-    def door_state(self, ticket: Ticket, state: str, detail: str) -> None:
-        if state == "listener_failed":
+    def door_state(self, ticket: Ticket, state: DoorState, detail: str) -> None:
+        if state is DoorState.LISTENER_FAILED:
             message = f"the door of {ticket.backend} could not listen: {detail}; direct connections to it stay inside"
             self.recorder.notice("listener_taken", message, severity=Severity.ERROR, backend=ticket.backend)
-        elif isinstance(state, NoteKind):
+        elif state in (DoorState.NO_ROUTE, DoorState.NOTE):
             message = f"the door of {ticket.backend}: {detail}"
             self.recorder.notice("door_note", message, severity=Severity.WARNING, backend=ticket.backend)
         self.on_door_state(ticket.door, state, detail)

@@ -19,7 +19,8 @@ from starlette.responses import JSONResponse, Response
 from gateway.control.base import Control, Hub
 from gateway.control.wire import ApiError, bad, count, switch
 from gateway.runtime.sandbox.log_ring import LogLine
-from observability.events import Decision, EgressEvent, Event, Sequenced, kind_of, to_json
+from observability.event_json import kind_of, to_json
+from observability.events import Decision, EgressEvent, Event, Sequenced
 
 MAX_STREAMS = 64
 BUFFER = 1000

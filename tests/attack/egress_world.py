@@ -13,7 +13,7 @@ import pytest
 
 from egress.connection.dialer import Dialer
 from egress.door.door import IP_PKTINFO
-from egress.doors.sessions import Ticket
+from egress.doors.ticket import Ticket
 from egress.journal.record import Recorder
 from egress.net.poller import Poller, Pollers
 from egress.net.resolver import StaticResolver

@@ -15,7 +15,8 @@ import pytest
 from gateway.cli.egress import event_line
 from gateway.mcp.call.inflight import InFlight, InFlightCall
 from gateway.mcp.view.annotate import META_KEY, annotate_result
-from observability.events import CALLS_LIMIT, CallRef, Certainty, EgressEvent, to_json
+from observability.event_json import to_json
+from observability.events import CALLS_LIMIT, CallRef, Certainty, EgressEvent
 from observability.logs import canonical
 from tests.gateway.mcp.clients import Legacy, legacy
 from tests.gateway.mcp.fakes import config, eventually, gateway, server, token_digest

@@ -21,6 +21,7 @@ import pytest
 from gateway.control.running import process_started
 from gateway.control.streams import event_json
 from observability import events as vocabulary
+from observability.event_json import to_json
 from observability.events import (
     BackendEvent,
     CallEvent,
@@ -35,7 +36,6 @@ from observability.events import (
     ToolChange,
     ToolEvent,
     Via,
-    to_json,
 )
 from observability.history_queries import ConnectionFilter
 from observability.hub import Hub

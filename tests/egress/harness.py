@@ -15,7 +15,8 @@ from typing import Any
 from egress.net.resolver import StaticResolver
 from egress.serve import listening_socket, push, serve
 from egress.service.server import Egress
-from observability.events import EgressEvent, Event, event_from_json
+from observability.event_json import event_from_json
+from observability.events import EgressEvent, Event
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 WAIT_S = 30.0

@@ -16,7 +16,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.runtime.inventory.egress_link import DoorTicket, EgressLink
+from egress.doors.ticket import Ticket
+from gateway.runtime.inventory.egress_link import EgressLink
 from observability.events import EgressEvent, NoticeEvent
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +114,7 @@ class Site:
         container: str = "",
     ) -> subprocess.Popen[bytes]:
         """A door in a namespace of its own, ready."""
-        await self.link.expect_door(DoorTicket(door=name, backend=backend or name, nonce=NONCE, container=container))
+        await self.link.expect_door(Ticket(door=name, backend=backend or name, nonce=NONCE, container=container))
         environment = {**self.environment, "STOCKADE_DOOR": name, "STOCKADE_NONCE": NONCE, "STOCKADE_PORTS": ports}
         command = [*wrap, sys.executable, "-m", "egress.door.door"]
         door = self.spawn(command, environment)

@@ -19,7 +19,8 @@ import pytest
 
 from egress.door.passing import send_packet
 from egress.doors.packets import PacketConnection
-from egress.doors.sessions import Session, Ticket
+from egress.doors.sessions import Session
+from egress.doors.ticket import Ticket
 from tests.egress.harness import Client
 
 pytestmark = pytest.mark.anyio

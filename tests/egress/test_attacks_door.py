@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from egress.door.passing import receive_packet, send_packet
+from egress.doors.ticket import Ticket
 from egress.listener.nameserver import MAX_HELD, MAX_NAME_KEPT, OTHER_NAMES
-from gateway.runtime.inventory.egress_link import DoorTicket
 from observability.events import Decision, EgressEvent, Reason, Via
 from tests.egress.harness import client_hello
 from tests.egress.site import NONCE, OUTSIDE, PRELUDE, enter, site
@@ -89,7 +89,7 @@ def register(path: Path, message: dict[str, object]) -> dict[str, object]:
 async def test_a_door_is_not_replaced_without_its_nonce() -> None:
     async with site({"one": {"allowed_hosts": ["web.example"]}, "two": {}}) as running:
         await running.start_door("one")
-        await running.link.expect_door(DoorTicket(door="two", backend="two", nonce="2" * 32))
+        await running.link.expect_door(Ticket(door="two", backend="two", nonce="2" * 32))
         path = running.directory / "doors" / "doors.sock"
         for message in (
             registration("one", "2" * 32),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from egress.door.netns import Refusals, acknowledgement, parse_snmp, route_request
-from gateway.runtime.inventory.egress_link import DoorTicket
+from egress.doors.ticket import Ticket
 from observability.events import Decision, EgressEvent, Phase, Reason, Via
 from tests.egress.site import NONCE, OUTSIDE, enter, site
 
@@ -336,7 +336,7 @@ print(http("other.internal:5432").splitlines()[0])
 """
     rule = {"host": "app.internal", "port": 5432, "protocol": "tcp", "private": True}
     async with site({"fetch": {"allowed_hosts": [rule], "join": ["app_default"]}}) as running:
-        ticket = DoorTicket(door="join/app", backend="", nonce=NONCE, role="connector", network="app_default")
+        ticket = Ticket(door="join/app", backend="", nonce=NONCE, role="connector", network="app_default")
         await running.link.expect_door(ticket)
         (running.directory / "hosts").write_text(hosts)
         script = (

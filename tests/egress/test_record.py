@@ -23,7 +23,8 @@ from egress.net.resolver import StaticResolver
 from egress.service.control import Control
 from egress.service.server import Egress
 from gateway.runtime.inventory.egress_link import READ_AT_ONCE, EgressLink, PolicyRejected
-from observability.events import EgressEvent, NoticeEvent, Reason, Via, event_from_json, to_json
+from observability.event_json import event_from_json, to_json
+from observability.events import EgressEvent, NoticeEvent, Reason, Via
 from tests.observability.samples import decided
 
 

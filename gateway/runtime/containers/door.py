@@ -7,10 +7,10 @@ import time
 from dataclasses import replace
 from typing import Final
 
+from egress.doors.ticket import Ticket
 from gateway.runtime.engine.base import ContainerPlan
 from gateway.runtime.engine.errors import CapabilityRefused
 from gateway.runtime.inventory.context import RuntimeContext, owned, start_watched
-from gateway.runtime.inventory.egress_link import DoorTicket
 from gateway.runtime.inventory.record import Owned, Role
 from gateway.runtime.inventory.users import door_holder
 from gateway.runtime.plan.plans import DOOR_CAPABILITIES, door_plan
@@ -98,9 +98,9 @@ class Door:
         self.context.exits.forget(self.container)
 
 
-def door_ticket(recorded: Owned, network: str = "") -> DoorTicket:
+def door_ticket(recorded: Owned, network: str = "") -> Ticket:
     """What the egress needs to recognize a door, or the connector on `network`."""
-    return DoorTicket(
+    return Ticket(
         role="connector" if network else "door",
         network=network,
         door=recorded.instance,

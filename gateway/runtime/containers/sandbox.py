@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from egress.doors.states import DoorState
 from gateway.runtime.containers.backend_instance import BackendInstance
 from gateway.runtime.containers.connectors import Connectors
 from gateway.runtime.containers.door import door_ticket
@@ -24,7 +25,6 @@ from gateway.runtime.containers.probe import PROBE_BACKEND
 from gateway.runtime.engine.base import ContainerPlan, Engine, EngineInfo
 from gateway.runtime.images.images import Images
 from gateway.runtime.inventory.context import Exits, Link, RuntimeContext
-from gateway.runtime.inventory.door_reports import DoorReport
 from gateway.runtime.inventory.exit_watch import ExitWatch
 from gateway.runtime.inventory.host import AddressChanges
 from gateway.runtime.inventory.ownership import Ownership
@@ -261,9 +261,9 @@ class ContainerSandbox:
 
     # -- what is heard
 
-    def door_reported(self, door: str, report: DoorReport, detail: str) -> None:
+    def door_reported(self, door: str, state: DoorState, detail: str) -> None:
         """What the egress reports of a door (`EgressLink.on_door`)."""
-        if report is DoorReport.NO_ROUTE:
+        if state is DoorState.NO_ROUTE:
             self.sees_direct = False
 
     def notice(self, code: str, message: str, severity: Severity = Severity.WARNING) -> None:

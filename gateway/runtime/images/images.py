@@ -283,9 +283,9 @@ async def run(*command: str) -> None:
 
 
 def egress_source() -> Mapping[str, bytes]:
-    """The source in the egress image: package `egress`, and of `observability` the event and attribute names."""
+    """The source in the egress image: package `egress`, and of `observability` events, their JSON and attribute names."""
     source = dict(python_files(files("egress"), "egress"))
-    for name in ("__init__.py", "events.py", "semconv.py"):
+    for name in ("__init__.py", "event_json.py", "events.py", "semconv.py"):
         source[f"observability/{name}"] = files("observability").joinpath(name).read_bytes()
     return source
 

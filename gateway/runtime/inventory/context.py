@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from egress.doors.states import DoorState
+from egress.doors.ticket import Ticket
 from gateway.runtime.engine.base import ContainerEngine, Engine
-from gateway.runtime.inventory.door_reports import DoorReport
-from gateway.runtime.inventory.egress_link import DoorTicket
 from gateway.runtime.inventory.ownership import Ownership
 from gateway.runtime.inventory.record import Owned, Role
 from gateway.runtime.inventory.rundir import RunDirectory
@@ -23,14 +23,14 @@ class Link(Protocol):
     """What a sandbox needs of the link to the egress (`egress_link.EgressLink`)."""
 
     on_event: Callable[[EgressEvent | NoticeEvent], None]
-    on_door: Callable[[str, DoorReport, str], None] | None
+    on_door: Callable[[str, DoorState, str], None] | None
 
     async def run(self) -> None: ...
     async def wait_connected(self, timeout_s: float) -> None: ...
     async def push_policies(
         self, backends: Mapping[str, Mapping[str, object]], surroundings: Mapping[str, object]
     ) -> int: ...
-    async def expect_door(self, ticket: DoorTicket) -> None: ...
+    async def expect_door(self, ticket: Ticket) -> None: ...
     async def wait_door(self, door: str, timeout_s: float) -> None: ...
     async def drop_door(self, door: str) -> None: ...
     async def connect_inside(self, door: str, port: int, timeout_s: float = 5) -> socket.socket: ...

@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from egress.door.passing import close_all, receive_packet, send_packet
-from gateway.runtime.inventory.door_reports import DoorReport, door_report
-from observability.events import EgressEvent, NoticeEvent, Severity, event_from_json, notice
+from egress.doors.states import DoorState, door_state
+from egress.doors.ticket import Ticket
+from observability.event_json import event_from_json
+from observability.events import EgressEvent, NoticeEvent, Severity, notice
 
 logger = logging.getLogger(__name__)
 
@@ -46,23 +48,6 @@ class EgressUnavailable(ConnectionError):
     """Raised when the egress is not connected, or went away while it was asked."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DoorTicket:
-    """A door (or connector) that will connect to the egress, and the nonce that it will present."""
-
-    door: str
-    """The door's id: the backend's name, or `NAME/SESSION`."""
-    backend: str
-    nonce: str
-    """At least 16 characters that cannot be guessed."""
-    container: str = ""
-    generation: int = 0
-    role: str = "door"
-    """`door`, or `connector` for one that stands on a network that a backend joins."""
-    network: str = ""
-    """For a connector: the network, as the policy's `join` names it."""
-
-
 @dataclass(slots=True)
 class Push:
     """The policies that should hold."""
@@ -81,12 +66,12 @@ class EgressLink:
         *,
         on_event: Callable[[EgressEvent | NoticeEvent], None],
         host_listeners: Callable[[int], Awaitable[str]] | None = None,
-        on_door: Callable[[str, DoorReport, str], None] | None = None,
+        on_door: Callable[[str, DoorState, str], None] | None = None,
         known: tuple[str, int] | None = None,
         on_known: Callable[[EgressEvent | NoticeEvent], None] | None = None,
     ) -> None:
-        """`host_listeners(port)` answers `none`, `loopback` or `all`; `on_door(door, report, detail)` is
-        called for each report of a door. `known` are the epoch and number up to which an earlier
+        """`host_listeners(port)` answers `none`, `loopback` or `all`; `on_door(door, state, detail)` is
+        called for each state of a door. `known` are the epoch and number up to which an earlier
         gateway stored the events: an egress that outlived it sends them again, and only `on_known` gets those."""
         self.control_dir = control_dir
         self.on_event = on_event
@@ -100,7 +85,7 @@ class EgressLink:
         self.announced = 0
         """How many of the missing events the egress has reported as lost."""
         self.push: Push | None = None
-        self.tickets: dict[str, DoorTicket] = {}
+        self.tickets: dict[str, Ticket] = {}
         self.ready: set[str] = set()
         self.changed = asyncio.Condition()
         """Notified when the connection, the doors or `seq` changed."""
@@ -239,15 +224,15 @@ class EgressLink:
 
     async def take_door(self, message: Mapping[str, Any]) -> None:
         door, detail = str(message["door"]), str(message.get("detail", ""))
-        report = door_report(str(message["state"]))
+        state = door_state(str(message["state"]))
         async with self.changed:
-            if report is DoorReport.READY:
+            if state is DoorState.READY:
                 self.ready.add(door)
-            elif report is DoorReport.CLOSED:
+            elif state is DoorState.CLOSED:
                 self.ready.discard(door)
             self.changed.notify_all()
         if self.on_door is not None:
-            self.on_door(door, report, detail)
+            self.on_door(door, state, detail)
 
     def take_gap(self, message: Mapping[str, Any]) -> None:
         """Events were lost: report how many, for each backend."""
@@ -329,7 +314,7 @@ class EgressLink:
             }
         )
 
-    async def expect_door(self, ticket: DoorTicket) -> None:
+    async def expect_door(self, ticket: Ticket) -> None:
         """Announce a door; it replaces an earlier one of the same id."""
         self.tickets[ticket.door] = ticket
         self.ready.discard(ticket.door)

@@ -8,6 +8,8 @@ import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from egress.doors.states import DoorState
+from egress.doors.ticket import Ticket
 from gateway.pace import Pace
 from gateway.runtime.engine.base import (
     BuildContext,
@@ -22,8 +24,6 @@ from gateway.runtime.engine.base import (
     NetworkPlan,
 )
 from gateway.runtime.engine.errors import NameTaken
-from gateway.runtime.inventory.door_reports import DoorReport
-from gateway.runtime.inventory.egress_link import DoorTicket
 from gateway.runtime.sandbox.errors import BuildError, EngineError
 from gateway.runtime.sandbox.log_ring import LogLine
 from observability.events import EgressEvent, NoticeEvent
@@ -267,9 +267,9 @@ class FakeLink:
 
     log: list[str] = field(default_factory=list)
     pushes: list[tuple[dict[str, object], dict[str, object]]] = field(default_factory=list)
-    tickets: dict[str, DoorTicket] = field(default_factory=dict)
+    tickets: dict[str, Ticket] = field(default_factory=dict)
     on_event: Callable[[EgressEvent | NoticeEvent], None] = lambda event: None
-    on_door: Callable[[str, DoorReport, str], None] | None = None
+    on_door: Callable[[str, DoorState, str], None] | None = None
     deaf: bool = False
     """Doors never become ready."""
 
@@ -286,7 +286,7 @@ class FakeLink:
         self.pushes.append((dict(backends), dict(surroundings)))
         return len(self.pushes)
 
-    async def expect_door(self, ticket: DoorTicket) -> None:
+    async def expect_door(self, ticket: Ticket) -> None:
         self.log.append(f"expect {ticket.door}")
         self.tickets[ticket.door] = ticket
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -131,18 +134,33 @@ async def test_one_image_is_built_once_however_many_ask() -> None:
     assert engine.log.count("build stockade-package-mcp-server-time") == 1
 
 
-def test_the_egress_image_has_the_egress_and_of_observability_two_modules() -> None:
+def test_the_egress_image_has_the_egress_and_of_observability_three_modules() -> None:
     paths = set(egress_source())
-    assert {
-        "egress/__main__.py",
-        "egress/door/door.py",
+    assert {"egress/__main__.py", "egress/door/door.py"} <= paths
+    assert {p for p in paths if p.startswith("observability/")} == {
+        "observability/__init__.py",
+        "observability/event_json.py",
         "observability/events.py",
         "observability/semconv.py",
-    } <= paths
-    assert {p for p in paths if p.startswith("observability/")} == {
-        "observability/__init__.py", "observability/events.py", "observability/semconv.py",
-    }  # fmt: skip
+    }
     assert all(path.endswith(".py") for path in paths)
+
+
+@pytest.mark.parametrize("program", ["egress.__main__", "egress.serve", "egress.door.door", "egress.door.connector"])
+def test_what_the_egress_image_holds_is_all_its_programs_import(program: str, tmp_path: Path) -> None:
+    for path, text in egress_source().items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(text)
+    ours = ("egress", "observability", "gateway", "registry")
+    code = (
+        f"import importlib, sys; sys.path.insert(0, {str(tmp_path)!r}); importlib.import_module({program!r}); "
+        f"print(*{{m.__file__ for n, m in sys.modules.items() if n.split('.')[0] in {ours!r}}})"
+    )
+    said = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False
+    )
+    assert said.returncode == 0, said.stderr
+    assert {Path(name).relative_to(tmp_path).parts[0] for name in said.stdout.split()} <= {"egress", "observability"}
 
 
 def test_the_hosts_own_mirror_is_used(tmp_path: Any) -> None:

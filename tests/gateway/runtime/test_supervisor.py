@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from egress.doors.states import DoorState
 from gateway.runtime.containers import backend_instance, policies
 from gateway.runtime.containers.sandbox import ContainerSandbox
 from gateway.runtime.engine.base import Change, ContainerChange
@@ -18,7 +19,6 @@ from gateway.runtime.images.build_settings import BuildSettings
 from gateway.runtime.images.images import Images
 from gateway.runtime.images.recipes import python_base_tag
 from gateway.runtime.inventory import exit_watch
-from gateway.runtime.inventory.door_reports import DoorReport
 from gateway.runtime.inventory.record import Owned, Record, Role
 from gateway.runtime.inventory.rundir import RunDirectory
 from gateway.runtime.plan.plans import Names
@@ -554,7 +554,7 @@ async def test_an_engine_that_refuses_the_capability_gets_a_door_without_it(stag
         await supervisor.instance("clock")
         assert "NET_ADMIN" not in stage.engine.named("stockade-p-b-clock-door").plan.capabilities
         assert stage.link.on_door is not None
-        stage.link.on_door("clock", DoorReport.NO_ROUTE, "no AnyIP route: Operation not permitted")
+        stage.link.on_door("clock", DoorState.NO_ROUTE, "no AnyIP route: Operation not permitted")
         assert supervisor.status()[0].direct_supported is False
 
 
