@@ -8,7 +8,7 @@ import dataclasses
 import ipaddress
 import json
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +17,8 @@ from egress.serve import listening_socket, push, serve
 from egress.service.server import Egress
 from observability.event_json import event_from_json
 from observability.events import EgressEvent, Event
+from tests.serving import Handler, serving
 
-Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 WAIT_S = 30.0
 
 
@@ -161,30 +161,8 @@ async def running(
             stop.set()
 
 
-@contextlib.asynccontextmanager
-async def upstream(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """A server on 127.0.0.1; its port. Its connections are closed at the end."""
-    writers: set[asyncio.StreamWriter] = set()
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.add(writer)
-        try:
-            await handler(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
-            pass
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for writer in writers:
-            with contextlib.suppress(AttributeError):  # which asyncio raises where it is closed already
-                writer.transport.abort()
-        await server.wait_closed()
-        await asyncio.sleep(0)
+upstream = serving
+"""What the proxy leads to."""
 
 
 def http_server(response: bytes, seen: list[bytes] | None = None, *, times: int = 1000) -> Handler:

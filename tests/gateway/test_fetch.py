@@ -12,6 +12,7 @@ import pytest
 import trustme
 
 from gateway.fetch import MAX_BODY, fetch
+from tests.serving import serving
 
 pytestmark = pytest.mark.anyio
 Answering = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
@@ -22,17 +23,11 @@ async def listening(answering: Answering, context: ssl.SSLContext | None = None)
     """A server that reads one head and lets `answering` write the rest."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            await answering(head, writer)
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
+        head = await reader.readuntil(b"\r\n\r\n")
+        await answering(head, writer)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    async with asyncio.timeout(60), server:
-        yield server.sockets[0].getsockname()[1]
+    async with asyncio.timeout(60), serving(serve, context) as port:
+        yield port
 
 
 class Recorder:

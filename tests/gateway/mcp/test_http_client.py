@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gateway.mcp.wire.http_client import Connection, Pool, dial_url
+from tests.serving import serving
 
 pytestmark = pytest.mark.anyio
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
@@ -43,12 +44,10 @@ async def pool() -> AsyncIterator[Pool]:
         await reader.read(1)
         writer.close()
 
-    listening = await asyncio.start_server(once, "127.0.0.1", 0)
-    made = Pool(dial_url("127.0.0.1", listening.sockets[0].getsockname()[1], None))
-    yield made
-    made.close()
-    listening.close()
-    await listening.wait_closed()
+    async with serving(once) as port:
+        made = Pool(dial_url("127.0.0.1", port, None))
+        yield made
+        made.close()
 
 
 async def exchange(connection: Connection) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -95,6 +96,8 @@ async def wire(tmp_path: Path) -> AsyncIterator[Wire]:
     yield found
     if found.writer is not None:
         found.writer.close()
+        with contextlib.suppress(OSError):
+            await found.writer.wait_closed()
     server.close()
     await server.wait_closed()
 
