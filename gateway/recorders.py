@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from egress.policy.decide import Policy, parse_policy
+from observability.event_log import EventLog
 from observability.hub import Hub
 from observability.instruments import Instruments
-from observability.logs import log_event
 from observability.losses import Losses
 from observability.store import History
 from observability.telemetry import resource_attributes, setup
@@ -33,12 +33,13 @@ class Recorders:
             on_drop=lambda count: self.instruments.events_dropped("history", count),
             losses=self.losses,
         )
+        self.log = EventLog(on_drop=lambda count: self.instruments.events_dropped("log", count))
         self.hub = Hub(
             kept=self.history.newest(),
             on_drop=lambda count: self.instruments.events_dropped("hub", count),
         )
         self.telemetry = setup(version=version, instruments=self.instruments)
-        sinks = (self.instruments.on_sequenced, self.losses.on_sequenced, self.history.record, log_event)
+        sinks = (self.instruments.on_sequenced, self.losses.on_sequenced, self.history.record, self.log.record)
         for sink in (*sinks, *self.telemetry.sinks):
             self.hub.attach(sink)
 
@@ -56,6 +57,7 @@ class Recorders:
         """Writes out what is pending. Blocks."""
         self.telemetry.shutdown()
         self.history.close()
+        self.log.close()
 
 
 def named_ports(policy: Policy) -> Sequence[int]:

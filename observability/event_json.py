@@ -32,6 +32,10 @@ _KINDS: dict[str, type[Any]] = {
     "notice": NoticeEvent,
 }
 _KIND_OF = {cls: kind for kind, cls in _KINDS.items()}
+_FIELDS = {
+    kind: [(spec.name, spec.default) for spec in dataclasses.fields(kind)] for kind in (*_KINDS.values(), CallRef)
+}
+"""Name and default of each field: this runs for each event."""
 _ENUMS: dict[tuple[str, str], type[StrEnum]] = {
     ("egress", "phase"): Phase,
     ("egress", "via"): Via,
@@ -51,22 +55,22 @@ def kind_of(event: Event) -> str:
 def to_json(event: Event) -> dict[str, Any]:
     """The event as a JSON object; `kind` says which class it is, fields at their default are left out."""
     data: dict[str, Any] = {"kind": _KIND_OF[type(event)]}
-    for spec in dataclasses.fields(event):
-        value = getattr(event, spec.name)
-        if value == spec.default and spec.name != "decision":
+    for name, default in _FIELDS[type(event)]:
+        value = getattr(event, name)
+        if value == default and name != "decision":
             continue
-        if spec.name == "calls":
+        if name == "calls":
             data["calls"] = [ref_json(call) for call in value]
         elif isinstance(value, tuple):
-            data[spec.name] = list(value)
+            data[name] = list(value)
         else:
-            data[spec.name] = value
+            data[name] = value
     return data
 
 
 def ref_json(call: CallRef) -> dict[str, str]:
     """A reference as a JSON object, without the fields at their default."""
-    return {one.name: value for one in dataclasses.fields(call) if (value := getattr(call, one.name)) != one.default}
+    return {name: value for name, default in _FIELDS[CallRef] if (value := getattr(call, name)) != default}
 
 
 def event_from_json(data: Mapping[str, Any]) -> Event:

@@ -45,8 +45,8 @@ METHODS: Final = frozenset(
 )
 PROTOCOL_VERSIONS: Final = frozenset({"2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"})
 TRANSPORTS: Final = frozenset({"tcp", "pipe"})
-SOURCES: Final = ("egress", "gateway", "hub", "history")
-"""Where events can be lost: in the egress's ring, on the way, by a slow reader, by the history's writer."""
+SOURCES: Final = ("egress", "gateway", "hub", "history", "log")
+"""Where events can be lost: in the egress's ring, on the way, by a slow reader, by the writers of history and log."""
 _JSONRPC_CODES: Final = frozenset(
     {"-32700", "-32600", "-32601", "-32602", "-32603", "-32000", "-32001", "-32002", "-32003", "-32004", "-32042"}
 )

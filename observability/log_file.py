@@ -12,13 +12,15 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Final
 
+from observability.logs import LineHandler
+
 MAX_BYTES: Final = 8 * 1024 * 1024
 KEPT: Final = 4
 """Earlier files that are kept: `gateway.log.1` is the newest of them."""
 
 
-class RotatingLog(RotatingFileHandler):
-    """Appends to a file (mode 0600) of at most `max_bytes`, by one line; then begins another."""
+class RotatingLog(LineHandler, RotatingFileHandler):
+    """Appends to a file (mode 0600) of at most `max_bytes`, by one line or batch of lines; then begins another."""
 
     def __init__(
         self, path: Path, *, max_bytes: int = MAX_BYTES, kept: int = KEPT, captured: tuple[int, ...] = (1, 2)
@@ -32,6 +34,10 @@ class RotatingLog(RotatingFileHandler):
         for captured in self._captured:
             os.dup2(descriptor, captured)
         return os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
+
+    def before_lines(self) -> None:
+        if self.shouldRollover(None):
+            self.doRollover()
 
     def shouldRollover(self, record: object) -> bool:  # the library's name
         """Looks at the size alone: to know the line's length would mean to format it twice."""

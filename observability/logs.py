@@ -6,14 +6,17 @@ JSON string in the line, so it can forge neither a line nor a field. A line has 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import logging
+import re
 import time
-from collections.abc import Mapping
-from typing import Final, TextIO
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, TextIO, TypeGuard
 
 from observability import semconv
-from observability.events import CallEvent, CallRef, Certainty, Decision, EgressEvent, Phase, Sequenced, cut
+from observability.events import CallEvent, CallRef, Certainty, Decision, EgressEvent, Event, Phase, cut
 
 CONNECTION_EVENT: Final = "stockade.egress.connection"
 CALL_EVENT: Final = "stockade.mcp.call"
@@ -24,6 +27,8 @@ EXCEPTION_LIMIT: Final = 8000
 """Characters of a traceback: its end, which says what happened."""
 
 Fields = Mapping[str, object]
+_BARE: Final = re.compile(r"[!#-<>-\[\]-~]+")
+"""A value that needs no quotes: printable ASCII without blank, `"`, `=` and backslash."""
 
 event_logger: Final = logging.getLogger("stockade.events")
 """The canonical lines; everything else logs under its module's name."""
@@ -92,20 +97,49 @@ def severity(event: EgressEvent | CallEvent) -> int:
     return logging.WARNING if event.error else logging.INFO
 
 
-def is_progress(event: EgressEvent | CallEvent) -> bool:
-    """Whether it only says how far a connection has got: no line of the log, which has one at the beginning and the end."""
-    return isinstance(event, EgressEvent) and event.phase is Phase.PROGRESS
+def has_line(event: Event) -> TypeGuard[EgressEvent | CallEvent]:
+    """Whether the log has a line for it: for a request, and for the beginning and the end of a connection."""
+    if isinstance(event, EgressEvent):
+        return event.phase is not Phase.PROGRESS
+    return isinstance(event, CallEvent)
 
 
-def log_event(item: Sequenced) -> None:
-    """The hub's sink: writes the canonical line of an egress or call event to `stockade.events`."""
-    event = item.event
-    if not isinstance(event, (EgressEvent, CallEvent)) or is_progress(event):
-        return
-    level = severity(event)
-    if event_logger.isEnabledFor(level):
-        fields = canonical(event)
-        event_logger.log(level, "%s", fields["event"], extra={"fields": fields})
+def event_record(event: EgressEvent | CallEvent) -> logging.LogRecord:
+    """Its canonical line as a record of `stockade.events`, at the event's own time."""
+    fields = canonical(event)
+    record = logging.LogRecord(event_logger.name, severity(event), "", 0, str(fields["event"]), None, None)
+    record.created = event.time
+    record.fields = fields
+    return record
+
+
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes lines to a stream; many of them with one write (`emit_all`)."""
+
+    def emit_all(self, records: Sequence[logging.LogRecord]) -> None:
+        """As `handle` for each of them. The handler is locked for the write only, not while they are formatted."""
+        records = [record for record in records if record.levelno >= self.level and self.filter(record)]
+        if not records:
+            return
+        try:
+            text = "".join(self.format(record) + self.terminator for record in records)
+            with self._locked():
+                self.before_lines()
+                self.stream.write(text)
+                self.flush()
+        except Exception:
+            self.handleError(records[-1])  # as the library does: a log that fails stops nothing
+
+    def before_lines(self) -> None:
+        """Called with the lock held, before lines are written."""
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
 
 
 class JsonFormatter(logging.Formatter):
@@ -143,7 +177,7 @@ def configure(
     *, as_json: bool, level: int = logging.INFO, stream: TextIO | None = None, handler: logging.Handler | None = None
 ) -> None:
     """Sends all logs to `handler`, else to `stream` (standard error), replacing what handlers the root logger had."""
-    handler = handler or logging.StreamHandler(stream)
+    handler = handler or LineHandler(stream)
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -163,8 +197,13 @@ def _end(traceback: str) -> str:
 
 
 def _timestamp(seconds: float) -> str:
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
+    whole = int(seconds)
+    return f"{_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
+
+
+@functools.lru_cache(maxsize=16)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def _one_line(text: str) -> str:
@@ -178,6 +217,6 @@ def _printable(text: str) -> str:
 
 def _plain(value: object) -> str:
     text = str(value)
-    if text and text.isascii() and text.isprintable() and not set(text) & set(' "=\\'):
+    if _BARE.fullmatch(text):
         return text
     return json.dumps(value if isinstance(value, (str, list)) else text)

@@ -11,8 +11,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from opentelemetry.util.types import AnyValue
 
-from observability.events import CallEvent, EgressEvent, Sequenced
-from observability.logs import canonical, is_progress, severity
+from observability.events import Sequenced
+from observability.logs import canonical, has_line, severity
 from observability.text import encodable
 
 
@@ -24,7 +24,7 @@ class EventLogs:
 
     def on_sequenced(self, item: Sequenced) -> None:
         event = item.event
-        if not isinstance(event, (EgressEvent, CallEvent)) or is_progress(event):
+        if not has_line(event):
             return
         fields = canonical(event)
         name = str(fields.pop("event"))

@@ -7,7 +7,7 @@ or the disk refuses, the event is lost, counted (`dropped`) and noted in `Losses
 one row per egress connection, updated when it closes, which the queries read.
 
 Queries open a connection of their own, so they may run on any thread; they block on the disk, so call them from
-async code through `asyncio.to_thread`. They see what was committed (a few milliseconds behind `record`).
+async code through `asyncio.to_thread`. They see what was recorded before: they wait until it is committed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Final
 
 from observability import history_queries as queries
 from observability.event_json import event_from_json
+from observability.event_queue import EventQueue
 from observability.events import EgressEvent, Event, Sequenced
 from observability.history_file import (
     CLOSE_STALE,
@@ -39,12 +40,13 @@ from observability.history_file import (
 )
 from observability.history_prune import Pruner
 from observability.history_queries import Blocked, BlockedList, By, ConnectionFilter, ConnectionRow, Lookup, TopRow
-from observability.history_queue import Waiting
 from observability.losses import Losses
 
 logger = logging.getLogger(__name__)
 
 _BATCH: Final = 500
+_READ_PATIENCE_S: Final = 2.0
+"""How long a query waits for events that are queued: then it answers without them."""
 
 
 class History:
@@ -70,7 +72,7 @@ class History:
         self._path = path
         self._on_drop = on_drop
         self._losses = losses
-        self._waiting = Waiting(queue_size)
+        self._queue = EventQueue(queue_size)
         self._pruner = Pruner(max_rows=max_rows, max_s=max_days * 86400, now=now)
         self._epoch = ""
         self._closed = False
@@ -84,22 +86,22 @@ class History:
 
     def record(self, item: Sequenced) -> None:
         """The hub's sink: queues the event for the writer. Never blocks; after `close` the event is lost."""
-        if not self._waiting.put(item):
-            behind = f"is {self._waiting.size} events behind: the disk is too slow"
+        if not self._queue.put(item):
+            behind = f"is {self._queue.size} events behind: the disk is too slow"
             self._lost(1, f"The history {self._path} {'is closed' if self._closed else behind}.")
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Waits until everything recorded before is committed; False when that took longer than `timeout_s`."""
         if self._closed:
             return True
-        return self._waiting.flushed().wait(timeout_s)
+        return self._queue.flushed().wait(timeout_s)
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Writes what is queued and stops the writer; waits at most `timeout_s`."""
         if self._closed:
             return
         self._closed = True
-        self._waiting.close()
+        self._queue.close()
         self._writer.join(timeout_s)
 
     def _lost(self, count: int, why: str) -> None:
@@ -114,7 +116,7 @@ class History:
             self._pruner.prune(db)
             more = True
             while more:
-                taken, flushes, more = self._waiting.take()
+                taken, flushes, more = self._queue.take()
                 items = iter(taken)
                 while batch := list(islice(items, _BATCH)):
                     self._write(db, batch)
@@ -147,6 +149,7 @@ class History:
 
     @contextmanager
     def _reader(self) -> Iterator[sqlite3.Connection]:
+        self.flush(_READ_PATIENCE_S)
         try:
             with closing(connect(self._path)) as db:
                 db.execute("PRAGMA query_only = ON")

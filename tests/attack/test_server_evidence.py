@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
-import logging
 import os
 import sqlite3
 import sys
@@ -39,7 +37,7 @@ from observability.events import (
 )
 from observability.history_queries import ConnectionFilter
 from observability.hub import Hub
-from observability.logs import JsonFormatter, log_event
+from observability.logs import JsonFormatter, event_record, has_line
 from observability.store import History
 from tests.gateway.cli.conftest import home, stockade, work  # noqa: F401  # fixtures
 from tests.gateway.control.fakes import FakeControl, Running
@@ -219,16 +217,7 @@ def test_no_event_is_large_wherever_it_goes(tmp_path: Path, kind: type[Any], tex
 
 
 def logged(item: Sequenced) -> str:
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonFormatter())
-    logger = logging.getLogger("stockade.events")
-    logger.addHandler(handler)
-    try:
-        log_event(item)
-    finally:
-        logger.removeHandler(handler)
-    return stream.getvalue()
+    return JsonFormatter().format(event_record(item.event)) if has_line(item.event) else ""
 
 
 SHOUTER = r"""
