@@ -233,8 +233,8 @@ class ContainerSandbox:
                 adopted.append(found)
             else:
                 await self.link.drop_door(instance)
-                await self.ownership.remove_instance(instance)
-        await self.ownership.remove_all(Role.PROBE, Role.PROBE_NETWORK, Role.OWNER)
+                await self.ownership.tidy_instance(instance)
+        await self.ownership.tidy_all(Role.PROBE, Role.PROBE_NETWORK, Role.OWNER)
         self.users.purge()
         return adopted
 

@@ -23,6 +23,7 @@ from gateway.runtime.images.build_errors import explain_failure
 from gateway.runtime.images.build_settings import BuildSettings
 from gateway.runtime.images.package_builds import BUILD_TIMEOUT_S, PackageBuild
 from gateway.runtime.images.recipes import Recipe
+from gateway.runtime.images.stages import tidy_stages
 from gateway.runtime.sandbox.errors import BuildError, EngineError, EngineUnreachable
 from registry.model.errors import sentence
 from registry.model.spec import PackageSource
@@ -63,7 +64,7 @@ class Images:
 
         Every start begins with it, so stages that a killed build left behind are removed here too.
         """
-        await self.engine.remove_stages(recipes.STAGE_LABEL, older_than="1h")
+        await tidy_stages(self.engine, recipes.STAGE_LABEL, older_than="1h")
         base, base_id = await self.python_base()
         packages = recipes.egress_packages(base, base_id)
         packages_info = await self.make(packages)
@@ -206,7 +207,7 @@ class Images:
         except BuildError as error:
             raise BuildError(explain_failure(wanted.subject, str(error))) from None
         finally:
-            await self.engine.remove_stages(f"{recipes.STAGE_LABEL}={stage}")
+            await tidy_stages(self.engine, f"{recipes.STAGE_LABEL}={stage}")
 
     async def bootstrap(self, tag: str) -> None:
         """Makes the Python base from Debian packages. Raises BuildError, with what to do where it cannot."""
