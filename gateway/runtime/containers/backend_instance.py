@@ -23,12 +23,12 @@ from gateway.runtime.engine.base import Attachment, ContainerPlan
 from gateway.runtime.inventory.context import RuntimeContext, owned, start_watched
 from gateway.runtime.inventory.record import Role
 from gateway.runtime.inventory.users import uid_of
+from gateway.runtime.plan.homes import numeric_uid
 from gateway.runtime.plan.plans import (
     backend_network_plan,
     check_hardening,
     check_image_user,
     check_mounts,
-    numeric_uid,
 )
 from gateway.runtime.sandbox.base import ExitInfo, transport_of
 from gateway.runtime.sandbox.errors import BackendUnavailable, EngineError

@@ -12,12 +12,14 @@ from typing import Any, Final
 
 from gateway.disk import naming
 from gateway.runtime.containers.backend_instance import Wanted
-from gateway.runtime.engine.base import ContainerPlan
+from gateway.runtime.engine.base import ContainerPlan, ImageInfo
 from gateway.runtime.images.build_settings import certificates
 from gateway.runtime.images.images import Images
+from gateway.runtime.images.inside import Inside, look_inside
 from gateway.runtime.inventory.context import RuntimeContext
 from gateway.runtime.inventory.users import backend_holder, instance_holder
-from gateway.runtime.plan.plans import CaBundle, backend_plan, check_image_user, check_own_port, numeric_uid, user_of
+from gateway.runtime.plan.homes import command_line, numeric_uid, user_of
+from gateway.runtime.plan.plans import CaBundle, backend_plan, check_image_user, check_own_port
 from gateway.runtime.plan.policy_ports import policy_ports
 from gateway.runtime.sandbox.errors import EngineError
 from gateway.runtime.sandbox.secrets import Secrets
@@ -41,6 +43,9 @@ class Planner:
         self.images = images
         self.secrets = secrets
         self.ca_file = ca_file
+        self.looking = asyncio.Lock()
+        self.looked: dict[tuple[str, tuple[str, ...]], Inside] = {}
+        """By the image's ID and the command."""
 
     def key(self, server: Server, extra_ca: Path | None) -> str:
         """A hash of what the server's containers are made from (secrets as they are now)."""
@@ -120,7 +125,18 @@ class Planner:
             door=door,
             nofile=self.context.nofile(),
             own=own,
+            inside=await self.inside(image, source, info),
         )
+
+    async def inside(self, image: str, source: PackageSource | ImageSource, info: ImageInfo) -> Inside:
+        """What is in an image that the user named, looked at once; of ours everything is known."""
+        if isinstance(source, PackageSource):
+            return Inside()
+        command = command_line(source, info)
+        async with self.looking:
+            if (info.id, command) not in self.looked:
+                self.looked[info.id, command] = await look_inside(self.context.engine, image, info, command)
+            return self.looked[info.id, command]
 
     async def own_user(self, instance: str, source: PackageSource | ImageSource) -> str:
         """The user and group of an instance; all sessions of a backend share its group."""

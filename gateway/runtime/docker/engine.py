@@ -35,7 +35,7 @@ from gateway.runtime.docker.host import (
     translated,
 )
 from gateway.runtime.docker.refusals import CONFLICT
-from gateway.runtime.docker.streams import follow_build, log_line, pump_changes
+from gateway.runtime.docker.streams import first_bytes, follow_build, log_line, pump_changes
 from gateway.runtime.engine.base import (
     PROJECT_LABEL,
     USER_LABEL,
@@ -285,7 +285,7 @@ class DockerEngine:
         return frozenset(int(text) for text in texts if text.isdecimal())
 
     async def remove(self, container: str) -> None:
-        """Kills and removes it with its volumes; absent is fine. Where it is being removed already, waits until it is gone."""
+        """Kills and removes it with its volumes; absent is fine. One that is being removed is waited for."""
 
         def remove(api: Any) -> None:
             try:
@@ -312,6 +312,17 @@ class DockerEngine:
                 return None
 
         return await self.call(f"look at container {container[:12]}", look)
+
+    async def archive(self, container: str, path: str, most: int) -> bytes | None:
+        """The first `most` bytes of a tar archive of that path; None where the container has none."""
+
+        def read(api: Any) -> bytes | None:
+            try:
+                return first_bytes(api.get_archive(container, path)[0], most)
+            except docker.errors.NotFound:
+                return None
+
+        return await self.call(f"read {path} of container {container[:12]}", read)
 
     async def logs(self, container: str, tail: int) -> Sequence[LogLine]:
         """The last lines that the engine kept; standard output and error come as one."""
