@@ -15,6 +15,7 @@ from typing import Final
 from gateway.runtime.sandbox.backoff import COOL_S, Backoff
 from gateway.runtime.sandbox.base import ManagedInstance
 from gateway.runtime.sandbox.errors import BackendUnavailable, BuildError, EngineError, PlanError
+from gateway.runtime.sandbox.last_words import last_words
 from observability.events import BackendState
 from registry.model.errors import sentence as as_sentence
 
@@ -122,7 +123,7 @@ class InstanceKeeper:
                 await start
         except TimeoutError:
             printed = self.instance.printed if self.instance else ()
-            said = f" It printed: {' / '.join(printed)}." if printed else ""
+            said = f" {as_sentence(last_words(list(printed)))}" if printed else ""
             sentence = (
                 f"Backend {self.backend} did not start within {self.start_timeout_s:g} s.{said} "
                 "Raise `start_timeout_s` if it needs longer."
