@@ -88,6 +88,12 @@ class Planner:
             plan=lambda door: self.plan_backend(instance, server, source, image, door, extra_ca),
         )
 
+    def try_again(self, server: Server) -> None:
+        """The next `wanted` of it builds its image even if that failed before."""
+        source = plan_source(server)
+        if isinstance(source, PackageSource):
+            self.images.try_again(source)
+
     async def image_of(self, source: PackageSource | ImageSource) -> str:
         """The image that runs it, built or pulled if need be."""
         if isinstance(source, PackageSource):

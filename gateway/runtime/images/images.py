@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -58,6 +59,8 @@ class Images:
         self.installs = asyncio.Semaphore(4)
         """Separate from `builds`: code of packages runs in these, and may take long."""
         self.locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.failed: dict[str, str] = {}
+        """Builds of packages that failed: minutes that no call should wait for again."""
 
     async def egress(self) -> str:
         """The name of the image of the egress and the doors, made if need be.
@@ -73,6 +76,22 @@ class Images:
         return made.reference
 
     async def package(self, source: PackageSource) -> str:
+        """The name of a packaged server's image, made if need be. Raises BuildError, once it failed without another try."""
+        key = made_from(source)
+        async with self.locks[f"package {key}"]:
+            if failure := self.failed.get(key):
+                raise BuildError(failure)
+            try:
+                return await self.packaged(source)
+            except BuildError as error:
+                self.failed[key] = str(error)
+                raise
+
+    def try_again(self, source: PackageSource) -> None:
+        """The next `package` of it builds even if the last one failed."""
+        self.failed.pop(made_from(source), None)
+
+    async def packaged(self, source: PackageSource) -> str:
         """The name of a packaged server's image, made if need be. Raises BuildError."""
         runtime, builder = await self.prepared(source)
         wanted = recipes.package_image(source, runtime, builder)
@@ -224,6 +243,11 @@ class Images:
             await asyncio.to_thread(slim, tree)
             await run("tar", "--numeric-owner", "-C", str(tree), "-cf", str(tarball), ".")
             await self.engine.import_tree(str(tarball), tag)
+
+
+def made_from(source: PackageSource) -> str:
+    """What an image is made from, as a key: the package without how it is run."""
+    return repr(replace(source, args=(), env={}, mounts=(), user=None))
 
 
 def bootstrap_problem() -> str:
