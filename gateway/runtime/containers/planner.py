@@ -15,7 +15,7 @@ from gateway.runtime.containers.backend_instance import Wanted
 from gateway.runtime.engine.base import ContainerPlan, ImageInfo
 from gateway.runtime.images.build_settings import certificates
 from gateway.runtime.images.images import Images
-from gateway.runtime.images.inside import Inside, look_inside
+from gateway.runtime.images.inside import Inside, above, look_inside
 from gateway.runtime.inventory.context import RuntimeContext
 from gateway.runtime.inventory.users import backend_holder, instance_holder
 from gateway.runtime.plan.homes import command_line, numeric_uid, user_of
@@ -44,8 +44,8 @@ class Planner:
         self.secrets = secrets
         self.ca_file = ca_file
         self.looking = asyncio.Lock()
-        self.looked: dict[tuple[str, tuple[str, ...]], Inside] = {}
-        """By the image's ID and the command."""
+        self.looked: dict[tuple[str, tuple[str, ...], tuple[str, ...]], Inside] = {}
+        """By the image's ID, the command and where the entry mounts something."""
 
     def key(self, server: Server, extra_ca: Path | None) -> str:
         """A hash of what the server's containers are made from (secrets as they are now)."""
@@ -136,13 +136,14 @@ class Planner:
 
     async def inside(self, image: str, source: PackageSource | ImageSource, info: ImageInfo) -> Inside:
         """What is in an image that the user named, looked at once; of ours everything is known."""
+        targets = tuple(mount.target for mount in source.mounts)
         if isinstance(source, PackageSource):
-            return Inside()
-        command = command_line(source, info)
+            return Inside(closed=("/root",) if "/root" in above(targets) else ())
+        key = (info.id, command_line(source, info), targets)
         async with self.looking:
-            if (info.id, command) not in self.looked:
-                self.looked[info.id, command] = await look_inside(self.context.engine, image, info, command)
-            return self.looked[info.id, command]
+            if key not in self.looked:
+                self.looked[key] = await look_inside(self.context.engine, image, info, *key[1:])
+            return self.looked[key]
 
     async def own_user(self, instance: str, source: PackageSource | ImageSource) -> str:
         """The user and group of an instance; all sessions of a backend share its group."""

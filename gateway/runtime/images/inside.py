@@ -12,7 +12,7 @@ import re
 import secrets
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.runtime.engine.base import Builder, ContainerPlan, ImageInfo
@@ -51,10 +51,17 @@ class Inside:
     """The image's WORKDIR is its user's, and nothing lies in it."""
     starts_in_root: bool = False
     """The command names a file of the image's `/` by a relative path."""
+    closed: tuple[str, ...] = ()
+    """Folders above the entry's mounts that only root can enter: in most images /root, which is 0700."""
 
 
-async def look_inside(engine: Builder, image: str, info: ImageInfo, command: Sequence[str]) -> Inside:
-    """What an image holds; `command` is the program with its arguments. Nothing is known where the engine refuses."""
+async def look_inside(
+    engine: Builder, image: str, info: ImageInfo, command: Sequence[str], targets: Sequence[str] = ()
+) -> Inside:
+    """What an image holds; `command` is the program with its arguments, `targets` where the entry mounts something.
+
+    Nothing is known where the engine refuses.
+    """
     plan = ContainerPlan(
         name=f"stockade-build-look-{secrets.token_hex(6)}",
         image=image,
@@ -67,7 +74,8 @@ async def look_inside(engine: Builder, image: str, info: ImageInfo, command: Seq
         logger.warning("image %s could not be looked into: %s", image, error)
         return Inside()
     try:
-        return await found_in(engine, container, info, command)
+        found = await found_in(engine, container, info, command)
+        return replace(found, closed=await closed_in(engine, container, targets))
     except EngineError as error:
         logger.warning("image %s could not be looked into: %s", image, error)
         return Inside()
@@ -99,6 +107,25 @@ async def found_in(engine: Builder, container: str, info: ImageInfo, command: Se
         empty_workdir=workdir is not None and owner(workdir) == uid and not holds_files(workdir),
         starts_in_root=starts_in_root,
     )
+
+
+async def closed_in(engine: Builder, container: str, targets: Sequence[str]) -> tuple[str, ...]:
+    """The outermost folders above these paths that only root can enter. Raises EngineError."""
+    found: list[str] = []
+    for folder in above(targets):
+        if not any(folder.startswith(f"{outer}/") for outer in found):
+            top = next(entries(await engine.archive(container, folder, 1024) or b""), None)
+            if top is not None and top.isdir() and top.uid == 0 and not top.mode & 0o001:
+                found.append(folder)
+    return tuple(found)
+
+
+def above(targets: Sequence[str]) -> list[str]:
+    """Every folder above these paths but `/`, outer ones first."""
+    folders = {
+        "/".join(parts[:end]) for path in targets for parts in [path.split("/")] for end in range(2, len(parts))
+    }
+    return sorted(folders, key=lambda folder: (folder.count("/"), folder))
 
 
 def has_own_user(info: ImageInfo) -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import secrets
+import shutil
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,13 +36,14 @@ def source(**entry: Any) -> ImageSource | PackageSource:
     return found
 
 
-def archive(*names: str, uid: int = 0, text: str = "") -> bytes:
+def archive(*names: str, uid: int = 0, text: str = "", mode: int = 0o755) -> bytes:
     """A tar archive: names that end with `/` are folders."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         for name in names:
             entry = tarfile.TarInfo(name.rstrip("/"))
             entry.type = tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
+            entry.mode = mode
             entry.uid, entry.size = uid, 0 if name.endswith("/") else len(text)
             tar.addfile(entry, io.BytesIO(text.encode()))
     return out.getvalue()
@@ -151,6 +155,24 @@ def test_every_server_has_a_writable_home(
         assert (f"mode=0700,uid={uid}," if uid is not None else "mode=1777") in tmpfs[path]
 
 
+@pytest.mark.anyio
+async def test_folders_that_only_root_can_enter_are_found_above_the_mounts() -> None:
+    engine = FakeEngine()
+    engine.inside = {path: archive(f"{path.rpartition('/')[2]}/", mode=mode) for path, mode in MODES.items()}
+    found = await look_inside(engine, "x", INFO, (), ("/root/a/b", "/srv/x", "/home/me/in/deep", "/var"))
+    assert found.closed == ("/root", "/home/me")
+
+
+MODES = {"/root": 0o700, "/root/a": 0o700, "/srv": 0o755, "/home": 0o755, "/home/me": 0o750, "/home/me/in": 0o700}
+
+
+@pytest.mark.parametrize(("user", "open"), [("70001:70000", True), ("0:0", False)])
+def test_a_closed_folder_above_a_mount_is_a_way_through(user: str, open: bool) -> None:
+    mounted = source(mounts=["kept:/root/projects"])
+    tmpfs = dict(tmpfs_of(mounted, INFO, Inside(closed=("/root",)), user, HOME))
+    assert ("uid=70001," in tmpfs.get("/root", "")) is open
+
+
 def test_what_the_entry_mounts_at_the_home_stays() -> None:
     mounted = source(mounts=["kept:/home/app"])
     assert "/home/app" not in dict(tmpfs_of(mounted, APP, EMPTY, "app", "/home/app"))
@@ -187,7 +209,11 @@ RELATIVE = ("filled", "relative")
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Yard]:
-    """A server of each of these images."""
+    """A server of each of these images; one with a folder mounted below /root."""
+    folder = Path("/var/tmp") / f"stockade-test-{secrets.token_hex(4)}"
+    folder.mkdir(mode=0o755)
+    folder.chmod(0o755)
+    (folder / "readme").write_text("hello")
     with yard() as found:
         tags = {name: f"stockade-test-home-{name}:latest" for name in IMAGES}
         for name, tag in tags.items():
@@ -195,17 +221,17 @@ def site() -> Iterator[Yard]:
             found.portal.call(found.engine.build, context, tag, print)
         program = {name: ["rogue.py"] if name in RELATIVE else ["-c", ROGUE] for name in IMAGES}
         try:
-            found.up(
-                {
-                    name: {"image": tags[name], "entrypoint": ["python3", "-u"], "args": program[name]}
-                    for name in IMAGES
-                }
-            )
+            servers: dict[str, Any] = {
+                name: {"image": tags[name], "entrypoint": ["python3", "-u"], "args": program[name]} for name in IMAGES
+            }
+            servers["root"]["mounts"] = [f"{folder}:/root/projects/one:ro"]
+            found.up(servers)
             yield found
         finally:
             found.down()
             for tag in tags.values():
                 found.portal.call(found.engine.remove_image, tag)
+            shutil.rmtree(folder)
 
 
 WRITE = """
@@ -237,3 +263,8 @@ def test_a_real_server_writes_in_its_home(site: Yard, image: str, home: str, fol
 @pytest.mark.parametrize("image", ["named", "number", "workdir", "root"])
 def test_a_real_server_writes_relative_files(site: Yard, image: str) -> None:
     assert site.ask("answer = open('notes.txt', 'w').write('hello')", image) == 5
+
+
+@pytest.mark.docker
+def test_a_folder_that_is_mounted_below_roots_home_can_be_read(site: Yard) -> None:
+    assert site.ask("answer = open('/root/projects/one/readme').read()", "root") == "hello"
