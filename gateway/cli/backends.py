@@ -21,6 +21,7 @@ from gateway.cli.options import (
     place,
     say,
     screen,
+    shown_state,
     troubles,
 )
 from gateway.cli.terminal import Cell, clean
@@ -57,13 +58,22 @@ def _row(backend: Mapping[str, Any]) -> list[object]:
     )
     return [
         backend["name"],
-        Cell(backend["state"], STATE_STYLE.get(backend["state"], "")),
+        Cell(
+            shown_state(backend) if backend["state"] != "stopped" else "stopped",
+            STATE_STYLE.get(backend["state"], ""),
+        ),
         isolated,
         backend["transport"],
         backend["restarts"],
         _ago(backend["since"]),
-        Cell("see below" if is_troubled(backend) else clean(backend["detail"], 60)),
+        Cell(_detail(backend)),
     ]
+
+
+def _detail(backend: Mapping[str, Any]) -> str:
+    if not is_troubled(backend):
+        return clean(backend["detail"], 60)
+    return f"exited {_ago(backend['ended'])} ago, see below" if backend.get("ended") else "see below"
 
 
 def _remarks(status: Mapping[str, Any], backends: list[Mapping[str, Any]]) -> None:

@@ -13,14 +13,14 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gateway.cli.client import Api, Refused, Unreachable, url
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place
-from gateway.cli.options import addresses, say, screen, summary
+from gateway.cli.options import addresses, failed, say, screen, summary
 from gateway.control.base import GatewayState
 from gateway.control.running import find_gateway
 from gateway.disk import in_words
@@ -47,7 +47,14 @@ def up_detached(where: Place, timeout_s: float) -> None:
     addresses(told["endpoint"], told["admin"], told.get("token"))
     screen.line(f"Log       {told['log']}")
     if found := find_gateway(path, where.project):
-        summary(Api(found.directory.control_socket).get(url("backends"))["backends"])
+        told_of(Api(found.directory.control_socket).get(url("backends"))["backends"])
+
+
+def told_of(backends: Sequence[Mapping[str, Any]]) -> None:
+    """Print how the servers are. Raises Failure when some failed: the gateway runs, and the others with it."""
+    summary(backends)
+    if names := failed(backends):
+        raise Failure(f"{', '.join(names)} did not start (see above). The gateway runs, with all other servers.")
 
 
 class Progress:

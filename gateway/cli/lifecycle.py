@@ -81,7 +81,9 @@ def _already(where: Place, running: Running, detach: bool) -> None:
     api.post(url("reload"))
     say("It is already running; the configuration was read again.")
     addresses(info.endpoint, info.admin, None)
-    summary(api.get(url("backends"))["backends"])
+    from gateway.cli.detached import told_of
+
+    told_of(api.get(url("backends"))["backends"])
 
 
 def _up_here(where: Place, announce_fd: int | None, log: Path | None) -> None:

@@ -71,11 +71,23 @@ def addresses(endpoint: str, admin: str, token: str | None) -> None:
 
 def summary(backends: Iterable[Mapping[str, Any]]) -> None:
     """Print how many servers are in which state, and in full what is wrong with those that do not run."""
-    states = Counter(str(backend["state"]) for backend in backends)
+    states = Counter(shown_state(backend) for backend in backends)
     if states:
         screen.line(f"Servers   {', '.join(f'{count} {state}' for state, count in states.items())}")
     for text in troubles(backends):
         say(text)
+
+
+def shown_state(backend: Mapping[str, Any]) -> str:
+    """A server's state in people's words."""
+    if backend["state"] == "stopped" and backend["detail"]:
+        return str(backend["detail"])  # disabled, or: starts at first call
+    return "restarting" if backend["state"] == "backoff" else str(backend["state"])
+
+
+def failed(backends: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The servers that do not run and should: failed, or crashing again and again."""
+    return [str(backend["name"]) for backend in backends if backend["state"] in TROUBLED]
 
 
 def troubles(backends: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from egress.policy.addresses import AddressClass, classify
 from egress.policy.decide import Mode, Rule, RuleKind
+from registry.check.unreadable import warn_unreadable
 from registry.config import Config
 from registry.file.document import Document
 from registry.model.errors import Finding, KeyPath, Problem
@@ -131,6 +132,8 @@ def warn_mounts(server: Server, config: Config) -> Found:
             yield Finding(where, f"shows {config.path.name} to the server")
         if not mount.read_only:
             yield from warn_unwritable(server, mount.source, where)
+        else:
+            yield from warn_unreadable(server, mount.source, where)
     targets = [mount.target for mount in server.mounts]
     for index, text in enumerate(server.args if server.command else ()):
         path = os.path.expanduser(text)

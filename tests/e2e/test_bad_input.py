@@ -283,7 +283,8 @@ def mixed(engine: docker.DockerClient, python_base: str, workspace: Path) -> Ite
     stage.build_rogue(engine, python_base, "stockade-test-rogue:latest")
     process = stockade(workspace, MIXED)
     try:
-        said = process.run("up", "-d", str(process.config), timeout_s=600)
+        said = process.run("up", "-d", str(process.config), check=False, timeout_s=600)
+        assert said.returncode == 1, "servers failed"
         until(lambda: all(state(process)[name]["state"] == "failed" for name in FAILURES), "every failure is final")
         yield process, said.stdout + said.stderr
     finally:

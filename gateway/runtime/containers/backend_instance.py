@@ -12,7 +12,8 @@ import contextlib
 import re
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,21 +24,22 @@ from gateway.runtime.engine.base import Attachment, ContainerPlan
 from gateway.runtime.inventory.context import RuntimeContext, owned, start_watched
 from gateway.runtime.inventory.record import Role
 from gateway.runtime.inventory.users import uid_of
+from gateway.runtime.plan.homes import numeric_uid
 from gateway.runtime.plan.plans import (
     backend_network_plan,
     check_hardening,
     check_image_user,
     check_mounts,
-    numeric_uid,
 )
 from gateway.runtime.sandbox.base import ExitInfo, transport_of
 from gateway.runtime.sandbox.errors import BackendUnavailable, EngineError
+from gateway.runtime.sandbox.last_words import KEPT_LINES as TELLING_LINES
+from gateway.runtime.sandbox.last_words import last_words
 from gateway.runtime.sandbox.log_ring import LogLine, LogRing
 from registry.model.server import Server
 from registry.model.spec import ImageSource, PackageSource
 
 POLL_FIRST_S, POLL_LONGEST_S = 0.02, 0.5
-TELLING_LINES: Final = 5
 LAST_LINES_S: Final = 1.0
 DEAF_GRACE_S: Final = 5.0
 DEAF: Final = "Backend {} closed stdin/stdout but kept running, so it was killed."
@@ -81,7 +83,7 @@ class BackendInstance:
         """The user that it runs as, once known."""
         self.attachment: Attachment | None = None
         self.started_at = 0.0
-        self.printed: list[str] = []
+        self.printed: deque[str] = deque(maxlen=TELLING_LINES)
         """The last lines on standard error."""
         self.ended: asyncio.Future[int] | None = None
         self.was_deaf = False
@@ -128,7 +130,11 @@ class BackendInstance:
                 info = await self.context.engine.inspect(self.container)
                 out_of_memory = info is not None and info.out_of_memory
         listened = self.wanted.ports | OWN_PORTS if self.door is not None else frozenset()
-        return exit_sentence(self.backend, code, self.printed, out_of_memory=out_of_memory, listened=listened)
+        source = self.wanted.source
+        packages = source.system_packages if isinstance(source, PackageSource) else None
+        return exit_sentence(
+            self.backend, code, list(self.printed), out_of_memory=out_of_memory, listened=listened, packages=packages
+        )
 
     # -- up
 
@@ -224,7 +230,7 @@ class BackendInstance:
     def take_line(self, line: LogLine) -> None:
         """One line that the backend printed."""
         self.ring.add(LogLine(time=line.time, stream=line.stream, text=line.text, instance=self.id))
-        self.printed = [*self.printed[1 - TELLING_LINES :], line.text[:500]]
+        self.printed.append(line.text[:500])
 
     # -- its end
 
@@ -271,7 +277,7 @@ class BackendInstance:
         """Restarts the same containers: the door stands, the backend ended (or is an adopted one on stdio)."""
         await self.release()
         await self.context.engine.stop(self.container, 1)
-        self.printed = []
+        self.printed.clear()
         await self.start_backend()
 
     @property
@@ -321,16 +327,20 @@ def exit_sentence(
     *,
     out_of_memory: bool = False,
     listened: frozenset[int] = frozenset(),
+    packages: Sequence[str] | None = (),
 ) -> str:
-    """How a backend ended, in words, with its last lines. `listened`: the ports that its door listens on."""
+    """How a backend ended, in words, with the lines that tell why. `listened`: the ports that its door listens on;
+    `packages`: the Debian packages that its entry adds, None where its image is not made by us."""
     if out_of_memory:
         how = "ran out of memory (raise `resources.memory`)"
     elif code == KILLED:
         how = "was killed"
     else:
         how = f"exited with code {code}"
-    last = f" It printed: {' / '.join(printed)}" if printed else " It printed nothing on standard error."
-    return f"Backend {backend} {how}.{last}{taken_port(printed, listened)}"
+    last = last_words(printed, builds=packages is not None, packages=packages or ())
+    return (
+        f"Backend {backend} {how}. {last or 'It printed nothing on standard error.'}{taken_port(printed, listened)}"
+    )
 
 
 def taken_port(printed: list[str], listened: frozenset[int]) -> str:

@@ -12,12 +12,14 @@ from typing import Any, Final
 
 from gateway.disk import naming
 from gateway.runtime.containers.backend_instance import Wanted
-from gateway.runtime.engine.base import ContainerPlan
+from gateway.runtime.engine.base import ContainerPlan, ImageInfo
 from gateway.runtime.images.build_settings import certificates
 from gateway.runtime.images.images import Images
+from gateway.runtime.images.inside import Inside, above, look_inside
 from gateway.runtime.inventory.context import RuntimeContext
 from gateway.runtime.inventory.users import backend_holder, instance_holder
-from gateway.runtime.plan.plans import CaBundle, backend_plan, check_image_user, check_own_port, numeric_uid, user_of
+from gateway.runtime.plan.homes import command_line, numeric_uid, user_of
+from gateway.runtime.plan.plans import CaBundle, backend_plan, check_image_user, check_own_port
 from gateway.runtime.plan.policy_ports import policy_ports
 from gateway.runtime.sandbox.errors import EngineError
 from gateway.runtime.sandbox.secrets import Secrets
@@ -41,6 +43,9 @@ class Planner:
         self.images = images
         self.secrets = secrets
         self.ca_file = ca_file
+        self.looking = asyncio.Lock()
+        self.looked: dict[tuple[str, tuple[str, ...], tuple[str, ...]], Inside] = {}
+        """By the image's ID, the command and where the entry mounts something."""
 
     def key(self, server: Server, extra_ca: Path | None) -> str:
         """A hash of what the server's containers are made from (secrets as they are now)."""
@@ -83,6 +88,12 @@ class Planner:
             plan=lambda door: self.plan_backend(instance, server, source, image, door, extra_ca),
         )
 
+    def try_again(self, server: Server) -> None:
+        """The next `wanted` of it builds its image even if that failed before."""
+        source = plan_source(server)
+        if isinstance(source, PackageSource):
+            self.images.try_again(source)
+
     async def image_of(self, source: PackageSource | ImageSource) -> str:
         """The image that runs it, built or pulled if need be."""
         if isinstance(source, PackageSource):
@@ -120,7 +131,19 @@ class Planner:
             door=door,
             nofile=self.context.nofile(),
             own=own,
+            inside=await self.inside(image, source, info),
         )
+
+    async def inside(self, image: str, source: PackageSource | ImageSource, info: ImageInfo) -> Inside:
+        """What is in an image that the user named, looked at once; of ours everything is known."""
+        targets = tuple(mount.target for mount in source.mounts)
+        if isinstance(source, PackageSource):
+            return Inside(closed=("/root",) if "/root" in above(targets) else ())
+        key = (info.id, command_line(source, info), targets)
+        async with self.looking:
+            if key not in self.looked:
+                self.looked[key] = await look_inside(self.context.engine, image, info, *key[1:])
+            return self.looked[key]
 
     async def own_user(self, instance: str, source: PackageSource | ImageSource) -> str:
         """The user and group of an instance; all sessions of a backend share its group."""

@@ -170,7 +170,7 @@ class Probe:
         except (EngineError, OSError) as error:
             return Attempt(heard=frozenset(listeners.heard), problem=str(error))
         finally:
-            await self.context.ownership.remove(name)
+            await self.context.ownership.tidy(name)
 
     async def run(self, listeners: ProbeListeners, network: str, targets: list[str]) -> Attempt:
         """Runs the container to its end, then waits a moment for packets in flight."""
@@ -193,7 +193,7 @@ class Probe:
         except TimeoutError:
             return Attempt(heard=frozenset(listeners.heard), problem=f"It did not end within {RUN_TIMEOUT_S:g} s.")
         finally:
-            await self.context.ownership.remove(plan.name)
+            await self.context.ownership.tidy(plan.name)
             self.context.exits.forget(container)
 
 

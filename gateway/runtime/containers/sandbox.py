@@ -222,6 +222,10 @@ class ContainerSandbox:
         wanted = await self.planner.wanted(instance, server, self.config.extra_ca)
         return BackendInstance(wanted, instance.partition("/")[0], self.context, ring)
 
+    def try_again(self, server: Server) -> None:
+        """The next `prepare` of it builds its image even if that failed before."""
+        self.planner.try_again(server)
+
     async def adopt(self, wanted: Mapping[str, Server], ring: Callable[[str], LogRing]) -> list[BackendInstance]:
         """Takes over running backends that are exactly what is wanted; removes everything else of ours."""
         record, adopted = self.ownership.record, []
@@ -233,8 +237,8 @@ class ContainerSandbox:
                 adopted.append(found)
             else:
                 await self.link.drop_door(instance)
-                await self.ownership.remove_instance(instance)
-        await self.ownership.remove_all(Role.PROBE, Role.PROBE_NETWORK, Role.OWNER)
+                await self.ownership.tidy_instance(instance)
+        await self.ownership.tidy_all(Role.PROBE, Role.PROBE_NETWORK, Role.OWNER)
         self.users.purge()
         return adopted
 

@@ -76,5 +76,5 @@ async def give_volumes(context: RuntimeContext, instance: str, user: str, volume
     except TimeoutError:
         raise EngineError(f"The volumes of {instance} were not looked at within {GIVE_TIMEOUT_S:g} s.") from None
     finally:
-        await context.ownership.remove(plan.name)
+        await context.ownership.tidy(plan.name)
         context.exits.forget(container)

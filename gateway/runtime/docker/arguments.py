@@ -150,6 +150,7 @@ def image_info(found: Mapping[str, Any]) -> ImageInfo:
         labels=config.get("Labels") or {},
         size_bytes=int(found.get("Size") or 0),
         volumes=tuple(sorted(config.get("Volumes") or ())),
+        working_dir=config.get("WorkingDir") or "",
     )
 
 

@@ -13,6 +13,7 @@ import io
 import os
 import tarfile
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,7 +34,8 @@ from gateway.runtime.docker.host import (
     require_this_kernel,
     translated,
 )
-from gateway.runtime.docker.streams import follow_build, log_line, pump_changes
+from gateway.runtime.docker.refusals import CONFLICT
+from gateway.runtime.docker.streams import first_bytes, follow_build, log_line, pump_changes
 from gateway.runtime.engine.base import (
     PROJECT_LABEL,
     USER_LABEL,
@@ -56,6 +58,8 @@ T = TypeVar("T")
 
 OLDEST_API: Final = (1, 40)
 THREADS: Final = 16
+REMOVAL_S: Final = 10.0
+REMOVAL_LOOK_S: Final = 0.1
 BUILD_MEMORY: Final = 2 * 1024**3
 BUILD_SILENCE_S: Final = 900
 """The longest that a build by the engine may print nothing."""
@@ -199,7 +203,7 @@ class DockerEngine:
             api.prune_containers(filters=filters)
             api.prune_images(filters={**filters, "dangling": True})
 
-        await self.call("remove build stages", remove)
+        await self.call("remove build stages", remove, abandon=threading.Event())
 
     async def build(self, context: BuildContext, reference: str, on_line: Callable[[str], None]) -> None:
         """Builds an image with the classic builder. Raises BuildError with what the engine said.
@@ -281,11 +285,16 @@ class DockerEngine:
         return frozenset(int(text) for text in texts if text.isdecimal())
 
     async def remove(self, container: str) -> None:
-        """Kills and removes it with its volumes; absent is fine."""
-        await self.call(
-            f"remove container {container[:12]}",
-            lambda api: ignore_missing(lambda: api.remove_container(container, v=True, force=True), also=(409,)),
-        )
+        """Kills and removes it with its volumes; absent is fine. One that is being removed is waited for."""
+
+        def remove(api: Any) -> None:
+            try:
+                ignore_missing(lambda: api.remove_container(container, v=True, force=True))
+            except docker.errors.APIError as error:
+                if error.status_code != CONFLICT or not is_gone_soon(api, container):
+                    raise
+
+        await self.call(f"remove container {container[:12]}", remove)
 
     async def commit(self, container: str, labels: Mapping[str, str]) -> str:
         """An untagged image of what the container's file system is now; its ID. What is mounted is not in it."""
@@ -303,6 +312,17 @@ class DockerEngine:
                 return None
 
         return await self.call(f"look at container {container[:12]}", look)
+
+    async def archive(self, container: str, path: str, most: int) -> bytes | None:
+        """The first `most` bytes of a tar archive of that path; None where the container has none."""
+
+        def read(api: Any) -> bytes | None:
+            try:
+                return first_bytes(api.get_archive(container, path)[0], most)
+            except docker.errors.NotFound:
+                return None
+
+        return await self.call(f"read {path} of container {container[:12]}", read)
 
     async def logs(self, container: str, tail: int) -> Sequence[LogLine]:
         """The last lines that the engine kept; standard output and error come as one."""
@@ -379,6 +399,18 @@ def split_reference(reference: str) -> tuple[str, str]:
         return reference, ""
     name, colon, tag = reference.rpartition(":")
     return (name, tag) if colon and "/" not in tag else (reference, "latest")
+
+
+def is_gone_soon(api: Any, container: str) -> bool:
+    """Whether a container that is being removed is gone within `REMOVAL_S`. Blocks."""
+    deadline = time.monotonic() + REMOVAL_S
+    while time.monotonic() < deadline:
+        try:
+            api.inspect_container(container)
+        except docker.errors.NotFound:
+            return True
+        time.sleep(REMOVAL_LOOK_S)
+    return False
 
 
 def ignore_missing(work: Callable[[], object], also: tuple[int, ...] = ()) -> None:

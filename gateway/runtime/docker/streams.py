@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -86,6 +86,16 @@ def pump_changes(stream: Iterator[Mapping[str, Any]], say: Callable[[ContainerCh
         pass
     finally:
         say(None)
+
+
+def first_bytes(chunks: Iterable[bytes], most: int) -> bytes:
+    """The beginning of a stream, which is read no further."""
+    found = bytearray()
+    for chunk in chunks:
+        found += chunk
+        if len(found) >= most:
+            break
+    return bytes(found[:most])
 
 
 def log_line(line: str) -> LogLine:

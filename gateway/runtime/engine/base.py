@@ -147,6 +147,7 @@ class ImageInfo:
     size_bytes: int = 0
     volumes: tuple[str, ...] = ()
     """Paths that the image declares as volumes."""
+    working_dir: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +231,10 @@ class ContainerEngine(Protocol):
     async def kill(self, container: str) -> None: ...
     async def remove(self, container: str) -> None: ...
     async def inspect(self, container: str) -> ContainerInfo | None: ...
+    async def archive(self, container: str, path: str, most: int) -> bytes | None:
+        """The first `most` bytes of a tar archive of a path in a container (running or not); None where there is none."""
+        ...
+
     async def logs(self, container: str, tail: int) -> Sequence[LogLine]: ...
     async def attach(
         self, container: str, *, stdin: bool, on_line: LineSink, stdout_lines: bool, pace: Pace | None = None

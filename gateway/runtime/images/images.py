@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -23,6 +24,7 @@ from gateway.runtime.images.build_errors import explain_failure
 from gateway.runtime.images.build_settings import BuildSettings
 from gateway.runtime.images.package_builds import BUILD_TIMEOUT_S, PackageBuild
 from gateway.runtime.images.recipes import Recipe
+from gateway.runtime.images.stages import tidy_stages
 from gateway.runtime.sandbox.errors import BuildError, EngineError, EngineUnreachable
 from registry.model.errors import sentence
 from registry.model.spec import PackageSource
@@ -57,13 +59,15 @@ class Images:
         self.installs = asyncio.Semaphore(4)
         """Separate from `builds`: code of packages runs in these, and may take long."""
         self.locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.failed: dict[str, str] = {}
+        """Builds of packages that failed: minutes that no call should wait for again."""
 
     async def egress(self) -> str:
         """The name of the image of the egress and the doors, made if need be.
 
         Every start begins with it, so stages that a killed build left behind are removed here too.
         """
-        await self.engine.remove_stages(recipes.STAGE_LABEL, older_than="1h")
+        await tidy_stages(self.engine, recipes.STAGE_LABEL, older_than="1h")
         base, base_id = await self.python_base()
         packages = recipes.egress_packages(base, base_id)
         packages_info = await self.make(packages)
@@ -72,6 +76,22 @@ class Images:
         return made.reference
 
     async def package(self, source: PackageSource) -> str:
+        """The name of a packaged server's image, made if need be. Raises BuildError, once it failed without another try."""
+        key = made_from(source)
+        async with self.locks[f"package {key}"]:
+            if failure := self.failed.get(key):
+                raise BuildError(failure)
+            try:
+                return await self.packaged(source)
+            except BuildError as error:
+                self.failed[key] = str(error)
+                raise
+
+    def try_again(self, source: PackageSource) -> None:
+        """The next `package` of it builds even if the last one failed."""
+        self.failed.pop(made_from(source), None)
+
+    async def packaged(self, source: PackageSource) -> str:
         """The name of a packaged server's image, made if need be. Raises BuildError."""
         runtime, builder = await self.prepared(source)
         wanted = recipes.package_image(source, runtime, builder)
@@ -206,7 +226,7 @@ class Images:
         except BuildError as error:
             raise BuildError(explain_failure(wanted.subject, str(error))) from None
         finally:
-            await self.engine.remove_stages(f"{recipes.STAGE_LABEL}={stage}")
+            await tidy_stages(self.engine, f"{recipes.STAGE_LABEL}={stage}")
 
     async def bootstrap(self, tag: str) -> None:
         """Makes the Python base from Debian packages. Raises BuildError, with what to do where it cannot."""
@@ -223,6 +243,11 @@ class Images:
             await asyncio.to_thread(slim, tree)
             await run("tar", "--numeric-owner", "-C", str(tree), "-cf", str(tarball), ".")
             await self.engine.import_tree(str(tarball), tag)
+
+
+def made_from(source: PackageSource) -> str:
+    """What an image is made from, as a key: the package without how it is run."""
+    return repr(replace(source, args=(), env={}, mounts=(), user=None))
 
 
 def bootstrap_problem() -> str:

@@ -26,6 +26,7 @@ from gateway.runtime.images import recipes
 from gateway.runtime.images.build_errors import InstallFailed, OutOfMemory, OutOfTime, explain_failure
 from gateway.runtime.images.build_settings import INSIDE, BuildSettings
 from gateway.runtime.images.recipes import Recipe, Step
+from gateway.runtime.images.stages import housekeeping, tidy_stages
 from gateway.runtime.sandbox.errors import BuildError
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class PackageBuild:
             except BuildError as error:
                 raise BuildError(explain_failure(self.wanted.subject, str(error))) from None
             finally:
-                await self.engine.remove_stages(f"{recipes.STAGE_LABEL}={stage}")
+                await tidy_stages(self.engine, f"{recipes.STAGE_LABEL}={stage}")
 
     def context(self, installed: str) -> BuildContext:
         """What the engine's builder does in the end: it copies, and runs nothing of the package."""
@@ -90,7 +91,8 @@ class PackageBuild:
             await self.end_of(container)
             return await self.engine.commit(container, dict(plan.labels))
         finally:
-            await self.engine.remove(container)
+            with housekeeping(f"the container of a build, {container[:12]},"):
+                await self.engine.remove(container)
             await asyncio.to_thread(shutil.rmtree, given, ignore_errors=True)
 
     async def end_of(self, container: str) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.runtime.engine.base import ContainerInfo, ContainerPlan, Machinery, NetworkInfo, NetworkPlan
 from gateway.runtime.engine.errors import NameTaken
 from gateway.runtime.inventory.record import Owned, Record, Role
+from gateway.runtime.sandbox.errors import EngineError
+
+logger = logging.getLogger(__name__)
 
 MARK_LABEL: Final = "stockade.mark"
 
@@ -20,13 +24,18 @@ class Ownership:
     record: Record
 
     async def create(self, plan: ContainerPlan, owned: Owned) -> str:
-        """Makes a container; a recorded one of that name goes first. Raises NameTaken for one that is not ours."""
-        await self.remove(plan.name)
+        """Makes a container; a recorded one of that name goes first. Raises NameTaken for one that is not ours, and
+        EngineError for one of ours that the engine does not remove."""
+        refusal = await self.tidy(plan.name)
+        before = self.record.owned.get(plan.name)
         marked = self.record.intend(owned)
         labelled = replace(plan, labels=(*plan.labels, (MARK_LABEL, marked.mark)))
         try:
             identity = await self.engine.create(labelled)
         except NameTaken:
+            if before is not None and refusal is not None:
+                self.record.restore(before)
+                raise refusal from None
             self.record.forget(plan.name)
             raise taken("container", plan.name, "docker rm -f") from None
         self.record.made(plan.name, identity)
@@ -74,17 +83,38 @@ class Ownership:
             await self.engine.remove(container.id)
         self.record.forget(name)
 
-    async def remove_instance(self, instance: str) -> None:
-        """Removes everything of one backend instance: the backend, then its door, then its network."""
+    async def tidy(self, *names: str) -> EngineError | None:
+        """`remove` as housekeeping: what the engine refuses is logged, stays in the record for the next time, and is
+        returned (the first of them)."""
+        first: EngineError | None = None
+        for name in names:
+            try:
+                await self.remove(name)
+            except EngineError as error:
+                logger.warning("%s is not removed for now: %s", name, error)
+                first = first or error
+        return first
+
+    async def tidy_instance(self, instance: str) -> EngineError | None:
+        """`tidy` for everything of one backend instance: the backend, then its door, then its network."""
         order = [Role.BACKEND, Role.CONNECTOR, Role.DOOR, Role.BACKEND_NETWORK]
         mine = [owned for owned in self.record.all(*order) if owned.instance == instance]
-        for owned in sorted(mine, key=lambda o: order.index(o.role)):
-            await self.remove(owned.name)
+        return await self.tidy(*(owned.name for owned in sorted(mine, key=lambda o: order.index(o.role))))
+
+    async def tidy_all(self, *roles: Role) -> EngineError | None:
+        """`tidy` for everything of these roles (all when none is given); networks last."""
+        order = sorted(self.record.all(*roles), key=lambda o: (o.role.is_network, o.role is Role.EGRESS))
+        return await self.tidy(*(owned.name for owned in order))
+
+    async def remove_instance(self, instance: str) -> None:
+        """As `tidy_instance`. Raises EngineError in the end if the engine refused something."""
+        if refusal := await self.tidy_instance(instance):
+            raise refusal
 
     async def remove_all(self, *roles: Role) -> None:
-        """Removes everything of these roles (all when none is given); networks last."""
-        for owned in sorted(self.record.all(*roles), key=lambda o: (o.role.is_network, o.role is Role.EGRESS)):
-            await self.remove(owned.name)
+        """As `tidy_all`. Raises EngineError in the end if the engine refused something."""
+        if refusal := await self.tidy_all(*roles):
+            raise refusal
 
 
 def is_ours(owned: Owned, identity: str, mark: str | None) -> bool:

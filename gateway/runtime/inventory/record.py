@@ -107,6 +107,11 @@ class Record:
         self.owned[name] = replace(self.owned[name], id=identity)
         self.note()
 
+    def restore(self, owned: Owned) -> None:
+        """Writes a thing down again as it was before `intend`: it is still there."""
+        self.owned[owned.name] = owned
+        self.note()
+
     def forget(self, name: str) -> None:
         """Drops a thing that no longer exists."""
         if self.owned.pop(name, None) is not None:

@@ -6,7 +6,6 @@ Nothing here asks an engine; what the engine knows about an image (its user) is 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +21,13 @@ from gateway.runtime.engine.base import (
     ImageInfo,
     Mount,
     NetworkPlan,
-    inside,
+)
+from gateway.runtime.engine.base import (
+    inside as namespace_of,
 )
 from gateway.runtime.engine.seccomp import backend_profile
-from gateway.runtime.images.recipes import HOME
+from gateway.runtime.images.inside import Inside
+from gateway.runtime.plan.homes import home_of, numeric_uid, tmpfs_of, user_of, workdir_of
 from gateway.runtime.sandbox.base import transport_of
 from gateway.runtime.sandbox.errors import PlanError
 from registry.model.errors import Invalid
@@ -56,8 +58,7 @@ EGRESS_SYSCTLS: Final = (
 )
 """All backends' connections to one host share the egress's own ports: as many as there are, and soon free again."""
 FORBIDDEN_MOUNTS: Final = re.compile(rf"({'|'.join(map(re.escape, ENGINE_SOCKETS))})$")
-TMP_OPTIONS: Final = "rw,nosuid,nodev,exec,size=256m,mode=1777"
-OWN_OPTIONS: Final = "rw,nosuid,nodev,exec,size={size},mode=0700,uid={uid},gid={gid}"
+UNKNOWN: Final = Inside()
 
 
 def bounded(name: str, suffix: str = "") -> str:
@@ -253,18 +254,19 @@ def backend_plan(
     door: str,
     nofile: int,
     own: str,
+    inside: Inside = UNKNOWN,
 ) -> ContainerPlan:
     """The server's own container. `env` has its secrets filled in; `door` is the door's container ID; `own` is the
     user and group for a server that names none.
 
     Raises PlanError for what no backend gets.
     """
-    network = inside(door) if server.isolated else names.network(instance)
-    user, home = user_of(source, info) or own, home_of(source, info)
+    network = namespace_of(door) if server.isolated else names.network(instance)
+    user, home = user_of(source, info) or own, home_of(source, info, inside)
     environment = {
         **(proxy_variables() if server.isolated else {}),
         **(ca_variables() if ca else {}),
-        **({"HOME": home} if home else {}),
+        "HOME": home,
         **env,
     }
     return ContainerPlan(
@@ -276,7 +278,7 @@ def backend_plan(
         user=user,
         labels=names.labels("backend", instance, numeric_uid(user)),
         network=network,
-        tmpfs=tmpfs_of(user, home, unmounted_volumes(source, info)),
+        tmpfs=tmpfs_of(source, info, inside, user, home),
         mounts=mounts_of(names, source, ca),
         memory_bytes=server.resources.memory,
         socket_bytes=server.resources.memory,
@@ -286,7 +288,7 @@ def backend_plan(
         stdin=transport_of(server) == "stdio",
         keep_output=transport_of(server) == "http",
         seccomp=backend_profile(),
-        working_dir=source.workdir if isinstance(source, ImageSource) else "",
+        working_dir=workdir_of(source, info, inside, home),
         revision=ca.digest if ca else "",
     )
 
@@ -296,49 +298,6 @@ def command_of(source: PackageSource | ImageSource) -> tuple[str, ...] | None:
     if isinstance(source, PackageSource):
         return source.args
     return source.command or None
-
-
-def user_of(source: PackageSource | ImageSource, info: ImageInfo) -> str:
-    """The user that the entry names, else the image's own if that is not root; empty: it gets one of its own."""
-    if source.user:
-        return source.user
-    keeps = isinstance(source, ImageSource) and info.user.partition(":")[0].strip("0") not in ("", "root")
-    return info.user if keeps else ""
-
-
-def home_of(source: PackageSource | ImageSource, info: ImageInfo) -> str:
-    """The home that we make; empty for an image's own user, who has one there."""
-    return HOME if source.user or not user_of(source, info) else ""
-
-
-def numeric_uid(user: str) -> int | None:
-    """The uid in `UID` or `UID:GID`; None for a name, which only the image can explain."""
-    uid = user.partition(":")[0]
-    return int(uid) if uid.isdecimal() else None
-
-
-def tmpfs_of(user: str, home: str, volumes: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """A place for temporary files, a home for a user without one, and what stands in for the image's volumes."""
-    found = {path: volume_options(user) for path in volumes} | {"/tmp": TMP_OPTIONS}  # noqa: S108
-    if home:
-        uid, _, gid = user.partition(":")
-        found[home] = OWN_OPTIONS.format(size="64m", uid=uid, gid=gid or uid)
-    return tuple(found.items())
-
-
-def volume_options(user: str) -> str:
-    """For a volume that the image declares: the server's own, or everybody's in there where its user is a name."""
-    uid, _, gid = user.partition(":")
-    if not uid.isdecimal() or (gid and not gid.isdecimal()):
-        return TMP_OPTIONS
-    return OWN_OPTIONS.format(size="256m", uid=uid, gid=gid or uid)
-
-
-def unmounted_volumes(source: PackageSource | ImageSource, info: ImageInfo) -> tuple[str, ...]:
-    """The volumes that the image declares and that the entry does not mount something at. The engine would make each a
-    directory on the host's disk, as large as that, and gone with the container."""
-    mounted = {mount.target for mount in source.mounts}
-    return tuple(path for path in map(os.path.normpath, info.volumes) if path not in mounted)
 
 
 def proxy_variables() -> dict[str, str]:

@@ -154,6 +154,10 @@ class Sandbox(Protocol):
         """An instance with its image at hand, not started. Raises BuildError, PlanError, ConfigError too."""
         ...
 
+    def try_again(self, server: Server) -> None:
+        """A person wants another try: the next `prepare` builds an image even if that failed before."""
+        ...
+
     async def adopt(self, wanted: Mapping[str, Server], ring: Callable[[str], LogRing]) -> Sequence[ManagedInstance]:
         """Takes over what an earlier gateway left running where it is exactly what is wanted, and removes the rest."""
         ...

@@ -15,6 +15,7 @@ from typing import Final
 from gateway.runtime.sandbox.backoff import COOL_S, Backoff
 from gateway.runtime.sandbox.base import ManagedInstance
 from gateway.runtime.sandbox.errors import BackendUnavailable, BuildError, EngineError, PlanError
+from gateway.runtime.sandbox.last_words import last_words
 from observability.events import BackendState
 from registry.model.errors import sentence as as_sentence
 
@@ -24,6 +25,7 @@ Prepare = Callable[[str], Awaitable[ManagedInstance]]
 """From an instance's id to an instance with its image at hand, not started."""
 YOUNG_S: Final = 5.0
 """An incarnation that has lasted for less may end as the one before."""
+BUILT_ONCE: Final = "It is not built again by itself: `stockade restart {}` tries once more."
 NO_RETRY: Final = (BuildError, PlanError, ValueError)
 RETRY: Final = (EngineError, BackendUnavailable, OSError)
 
@@ -60,6 +62,8 @@ class InstanceKeeper:
         """Set to end a pause at once."""
         self.last_end = ""
         """How the last incarnation ended; empty before any did."""
+        self.ended = 0.0
+        """Unix time of that."""
         self.stopping = asyncio.Event()
         self.done = asyncio.Event()
         self.grace_s = 0.0
@@ -93,6 +97,8 @@ class InstanceKeeper:
                 if self.once:
                     await self.enter(BackendState.FAILED, sentence)
                     return
+                if isinstance(failure, BuildError):
+                    sentence = f"{sentence}\n{BUILT_ONCE.format(self.backend)}"
                 await self.pause(sentence, permanent=permanent)
         except Exception:
             logger.exception("backend %s: its keeper failed", self.id)
@@ -122,7 +128,7 @@ class InstanceKeeper:
                 await start
         except TimeoutError:
             printed = self.instance.printed if self.instance else ()
-            said = f" It printed: {' / '.join(printed)}." if printed else ""
+            said = f" {as_sentence(last_words(list(printed)))}" if printed else ""
             sentence = (
                 f"Backend {self.backend} did not start within {self.start_timeout_s:g} s.{said} "
                 "Raise `start_timeout_s` if it needs longer."
@@ -137,15 +143,28 @@ class InstanceKeeper:
     @property
     def trouble(self) -> str:
         """What is wrong with it: its state's reason or, while an incarnation is young, how the last one ended."""
-        young = self.state is BackendState.RUNNING and time.time() - self.since < YOUNG_S
-        beginning = young or self.state in (BackendState.BUILDING, BackendState.STARTING)
+        beginning = self.is_young or self.state in (BackendState.BUILDING, BackendState.STARTING)
         return self.detail or (self.last_end if beginning else "")
+
+    @property
+    def is_young(self) -> bool:
+        """Whether it runs, and may end as the last incarnation did: each crash in a row makes that time longer."""
+        for_s = YOUNG_S * max(1, self.backoff.crashes)
+        return self.state is BackendState.RUNNING and time.time() - self.since < for_s
+
+    @property
+    def shown_state(self) -> BackendState:
+        """Its state for people: one that crashed and has just started again does not count as running yet."""
+        again = self.is_young or self.state is BackendState.STARTING
+        return BackendState.BACKOFF if again and self.last_end and self.backoff.crashes else self.state
 
     async def pause(self, sentence: str, *, permanent: bool) -> None:
         """After a crash or a failed start: waits, or gives up until `wake`."""
         self.last_end = sentence
         started_at = self.instance.started_at if self.instance else 0.0
         ran_s = time.monotonic() - started_at if started_at else 0.0
+        if ran_s:
+            self.ended = time.time()
         if self.instance is not None and not self.instance.can_restart:
             await self.take_down(0)
         self.restarts += 1

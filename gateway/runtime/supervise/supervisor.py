@@ -310,6 +310,7 @@ class Supervisor:
                 await self.stop_backends([backend])
                 if server is None:
                     raise BackendUnavailable(backend, f"There is no backend {backend} that runs here.")
+                self.sandbox.try_again(server)
                 self.start_early(backend, server)
 
     def status(self) -> list[BackendStatus]:

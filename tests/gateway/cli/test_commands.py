@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.cli.detached import told_of
+from gateway.cli.failure import Failure
 from gateway.mcp.view.pinned_text import Difference
-from observability.events import CallRef, Decision, EgressEvent, Phase, Reason, Via
+from gateway.runtime.supervise.status import BackendStatus
+from observability.events import BackendState, CallRef, Decision, EgressEvent, Phase, Reason, Via
 from registry.load import load_config
 from tests.gateway.control.fakes import CONFIG, Running, egress_event
 
@@ -31,6 +35,61 @@ def test_ps_shows_states_isolation_warnings_and_overrides(stockade: Any, running
         "! Trust override (egress.resolve): api.github.com:443 is always reached at 10.0.0.9, without a lookup and "
         "without the address check."
     ]
+
+
+def seen(state: BackendState, **more: Any) -> BackendStatus:
+    common: dict[str, Any] = {"transport": "stdio", "image": "i", "containers": (), "restarts": 0, "isolated": True}
+    return BackendStatus(**{"name": "clock", "state": state, "detail": "", "since": 1.0, **common, **more})
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "detail"),
+    [
+        pytest.param(
+            seen(BackendState.BACKOFF, detail="It crashed.", restarts=2, ended=time.time() - 3),
+            "restarting",
+            r"exited \d+s ago, see below",
+            id="a crash loop",
+        ),
+        pytest.param(seen(BackendState.FAILED, detail="No image."), "failed", "see below", id="failed"),
+        pytest.param(
+            seen(BackendState.STOPPED, detail="starts at first call"), "stopped", "starts at first call", id="lazy"
+        ),
+    ],
+)
+def test_ps_says_how_a_server_really_is(
+    stockade: Any, running: Running, monkeypatch: pytest.MonkeyPatch, status: BackendStatus, state: str, detail: str
+) -> None:
+    monkeypatch.setattr(running.control.supervisor, "status", lambda: [status])
+    row = stockade("ps").out.splitlines()[2]
+    assert row.split()[1] == state
+    assert re.search(f"{detail}$", row)
+
+
+def test_up_counts_what_starts_later_and_fails_with_what_failed(
+    capsys: pytest.CaptureFixture[str], home: Path
+) -> None:
+    row = {"name": "a", "detail": "", "restarts": 0}
+    good = [
+        {**row, "state": "running"},
+        {**row, "state": "stopped", "detail": "starts at first call"},
+        {**row, "state": "stopped", "detail": "disabled"},
+    ]
+    told_of(good)
+    assert capsys.readouterr().out == "Servers   1 running, 1 starts at first call, 1 disabled\n"
+    for state, word in (("failed", "failed"), ("backoff", "restarting")):
+        with pytest.raises(Failure, match=r"^a did not start"):
+            told_of([*good, {**row, "state": state, "detail": "Why."}])
+        assert f"1 {word}" in capsys.readouterr().out
+
+
+def test_ps_as_json_names_package_and_version(
+    stockade: Any, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = seen(BackendState.RUNNING, source="npm", package="@a/b", version="1.0", ended=5.0)
+    monkeypatch.setattr(running.control.supervisor, "status", lambda: [named])
+    (backend,) = json.loads(stockade("ps", "--json").out)["backends"]
+    assert [backend[key] for key in ("source", "package", "version", "ended")] == ["npm", "@a/b", "1.0", 5.0]
 
 
 def test_ps_as_json(stockade: Any, running: Running) -> None:

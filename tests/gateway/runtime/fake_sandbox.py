@@ -116,6 +116,9 @@ class FakeSandbox:
         self.made.append(FakeInstance(instance, self.log))
         return self.made[-1]
 
+    def try_again(self, server: Server) -> None:
+        self.log.append("try again")
+
     async def adopt(self, wanted: Mapping[str, Server], ring: Callable[[str], LogRing]) -> Sequence[ManagedInstance]:
         self.log.append(f"adopt {' '.join(self.left)}".strip())
         found = [FakeInstance(one, self.log) for one in self.left if one in wanted]

@@ -86,6 +86,8 @@ class FakeEngine:
     nets: dict[str, NetworkPlan] = field(default_factory=dict)
     images: dict[str, ImageInfo] = field(default_factory=dict)
     watchers: list[asyncio.Queue[ContainerChange]] = field(default_factory=list)
+    inside: dict[str, bytes] = field(default_factory=dict)
+    """What every container has at a path, as an archive."""
     exits_at_once: set[str] = field(default_factory=set)
     """Names of containers that end as soon as they start."""
     create_fails: set[str] = field(default_factory=set)
@@ -214,6 +216,9 @@ class FakeEngine:
 
     async def bounds_sockets(self, container: str) -> bool:
         return True
+
+    async def archive(self, container: str, path: str, most: int) -> bytes | None:
+        return self.inside.get(path, b"")[:most] if path in self.inside else None
 
     async def logs(self, container: str, tail: int) -> Sequence[LogLine]:
         return []

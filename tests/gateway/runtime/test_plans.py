@@ -108,7 +108,7 @@ def test_extra_ca_is_mounted_read_only_and_named_to_every_client() -> None:
     [
         pytest.param({"image": "x"}, "", "70001:70000", True, id="an image that runs as root gets a user of its own"),
         pytest.param({"image": "x"}, "root:root", "70001:70000", True, id="root by name too"),
-        pytest.param({"image": "x"}, "node", "node", False, id="an image's own user is kept, with its home"),
+        pytest.param({"image": "x"}, "node", "node", True, id="an image's own user is kept"),
         pytest.param({"image": "x", "user": 1000}, "node", "1000", True, id="the entry's user wins"),
         pytest.param(TIME, "65532:65532", "70001:70000", True, id="a package gets a user of its own"),
     ],
@@ -130,7 +130,7 @@ def test_a_server_without_a_user_owns_its_home_alone() -> None:
         pytest.param("", "mode=0700,uid=70001,gid=70000", id="for a server with a user of its own"),
         pytest.param("1000:100", "mode=0700,uid=1000,gid=100", id="for an image's user in numbers"),
         pytest.param("node", "mode=1777", id="for an image's user by name, whose number is not known"),
-        pytest.param("1000:node", "mode=1777", id="for a group by name"),
+        pytest.param("1000:node", "mode=0700,uid=1000,gid=1000", id="for a group by name"),
     ],
 )
 def test_declared_volumes_are_memory_of_a_size(image_user: str, owner: str) -> None:

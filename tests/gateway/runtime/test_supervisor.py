@@ -23,6 +23,7 @@ from gateway.runtime.inventory.record import Owned, Record, Role
 from gateway.runtime.inventory.rundir import RunDirectory
 from gateway.runtime.plan.plans import Names
 from gateway.runtime.sandbox.errors import BackendUnavailable, EngineError
+from gateway.runtime.supervise.status import origin
 from gateway.runtime.supervise.supervisor import Supervisor
 from observability.events import BackendEvent, BackendState, Event
 from registry.config import Config
@@ -235,6 +236,75 @@ async def test_a_build_that_fails_is_not_tried_again(stage: Stage) -> None:
             await supervisor.instance("clock")
         assert stage.engine.log.count("build stockade-package-mcp-server-time") == 1
         assert stage.states("clock") == [BackendState.BUILDING, BackendState.FAILED]
+
+
+async def test_a_failing_image_is_built_once_for_every_instance_call_and_restart_of_a_gateways_servers(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.engine.builds_fail = "package-mcp-server-time"
+    built = "build stockade-package-mcp-server-time"
+    monkeypatch.setattr("gateway.runtime.sandbox.backoff.COOL_S", 0.0)
+    twin = {**TIME, "env": {"OTHER": "1"}}
+    async with stage.running(config({"clock": TIME, "twin": twin})) as supervisor:
+        for name in ("clock", "clock", "twin"):
+            with pytest.raises(BackendUnavailable, match=r"could not be built[^$]*stockade restart"):
+                await supervisor.instance(name)
+        with pytest.raises(BackendUnavailable, match=r"could not be built"):
+            await supervisor.instance("clock", "a-session")
+        assert stage.engine.log.count(built) == 1
+        stage.engine.builds_fail = ""
+        with pytest.raises(BackendUnavailable, match=r"could not be built"):
+            await supervisor.instance("clock")
+        await supervisor.restart("clock")
+        await supervisor.instance("clock")
+        assert stage.engine.log.count(built) == 2
+
+
+async def test_a_backend_that_crashes_again_and_again_is_not_shown_as_running(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stage.running(config({"clock": TIME})) as supervisor:
+        await supervisor.instance("clock")
+        assert supervisor.status()[0].state is BackendState.RUNNING
+        stage.engine.die("stockade-p-b-clock", 3)
+        await stage.until(lambda: stage.engine.named("stockade-p-b-clock").starts == 2)
+        await stage.until(lambda: supervisor.keepers["clock"].state is BackendState.RUNNING)
+        shown = supervisor.status()[0]
+        assert shown.state is BackendState.BACKOFF
+        assert "exited with code 3" in shown.detail
+        assert shown.ended > 0
+        monkeypatch.setattr("gateway.runtime.supervise.keeper.YOUNG_S", 0.0)
+        assert supervisor.status()[0].state is BackendState.RUNNING, "it has held by now"
+
+
+@pytest.mark.parametrize(
+    ("entry", "image", "source", "package", "version"),
+    [
+        (TIME, "mcp-server-time", "pypi", "mcp-server-time", ""),
+        (
+            {"command": "uvx", "args": ["mcp-server-time==1.2"]},
+            "mcp-server-time==1.2",
+            "pypi",
+            "mcp-server-time",
+            "==1.2",
+        ),
+        ({"command": "npx", "args": ["-y", "@a/b@1.0", "x"]}, "@a/b@1.0", "npm", "@a/b", "1.0"),
+        ({"command": "docker", "args": ["run", "-i", "--rm", "some/image:2"]}, "some/image:2", "image", "", ""),
+        (WEB, "example/web:1", "image", "", ""),
+        ({"url": "https://a.example/mcp"}, "https://a.example/mcp", "remote", "", ""),
+    ],
+)
+def test_a_status_names_what_a_server_is_made_from(
+    entry: dict[str, Any], image: str, source: str, package: str, version: str
+) -> None:
+    found = origin(config({"x": entry}).servers["x"])
+    assert (found["image"], found["source"]) == (image, source)
+    assert (found.get("package", ""), found.get("version", "").lstrip("=")) == (package, version.lstrip("="))
+
+
+async def test_a_lazy_backend_says_when_it_starts(stage: Stage) -> None:
+    async with stage.running(config({"lazy": LAZY, "off": {**TIME, "disabled": True}})) as supervisor:
+        assert [one.detail for one in supervisor.status()] == ["starts at first call", "disabled"]
 
 
 async def test_a_failed_start_leaves_no_door_behind(stage: Stage) -> None:

@@ -1,0 +1,38 @@
+"""Warnings about read-only mounts that a server's user cannot read: a folder of mode 0700, as `~/.aws` and `~/.kube` are."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+
+from registry.model.errors import Finding, KeyPath
+from registry.model.server import Server
+
+NOBODY = -1
+"""A uid that no file has: that of a server with a user of its own."""
+PACKAGED = ("uvx", "npx", "uv", "pipx", "npm", "pnpm", "bunx")
+
+
+def warn_unreadable(server: Server, source: str, where: KeyPath) -> Iterator[Finding]:
+    """A file or folder that the server may not read. (An image's own user is not known.)"""
+    if server.user is None and server.command not in PACKAGED:
+        return
+    user, _, group = (server.user or "").partition(":")
+    try:
+        found = os.stat(source)
+    except OSError:  # it disappeared after it was found
+        return
+    if may_read(found, int(user or NOBODY), int(group or 0)):
+        return
+    who = f"as user {user}" if user else "as a user of its own"
+    others = f"Let others read it (chmod -R o+rX {source})"
+    hint = f'{others}, or write user: "{found.st_uid}:{found.st_gid}"' if found.st_uid else others
+    yield Finding(where, f"the server runs {who}, who may not read {source}", hint)
+
+
+def may_read(found: os.stat_result, user: int, group: int) -> bool:
+    """Whether the mode lets this user, who has no capability, read a file, or list and enter a folder."""
+    shift = 6 if user == found.st_uid else 3 if group == found.st_gid else 0
+    needed = 0o5 if stat.S_ISDIR(found.st_mode) else 0o4
+    return user == 0 == found.st_uid or (found.st_mode >> shift) & needed == needed
