@@ -14,6 +14,7 @@ from pathlib import Path
 from registry.model.errors import Invalid, KeyPath
 from registry.model.mounts import Mount, make_mount, parse_mount
 from registry.model.options import Grammar, Options, Place, read_options
+from registry.model.references import fill_path, from_own, refuse_references
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,9 @@ REFUSED = {
 HARMLESS = {("--network", "none"), ("--net", "none"), ("--security-opt", "no-new-privileges")}
 HARMLESS_FLAGS = "--read-only"
 HARMLESS_VALUES = "--cap-drop"
+FILLED = frozenset("-e --env -v --volume --mount --entrypoint".split())
+"""The options in whose values references are filled in."""
+IGNORED = frozenset(f"{DROPPED} {DROPPED_VALUES} {HARMLESS_FLAGS} {HARMLESS_VALUES}".split())
 FLAGS = frozenset(f"{DROPPED} {HARMLESS_FLAGS} --privileged -P --publish-all".split())
 GRAMMAR = Grammar(
     flags=FLAGS,
@@ -76,13 +80,14 @@ def read_docker_run(words: Sequence[str], env: Mapping[str, str], *, place: Plac
     if not options.rest:
         raise Invalid("docker run is not told which image to run", "Add the image to args", path=("args",))
     image, *command = options.rest
+    refuse_references(image, "it names the image", place(options.end))
     entrypoint = options.last("--entrypoint")
     return DockerRun(
         image=image,
         command=tuple(command),
         entrypoint=(entrypoint,) if entrypoint else (),
         env=variables(options, env, place),
-        mounts=mounts(options, place),
+        mounts=mounts(options, variables(options, env, place), place),
         user=user(options, place),
         workdir=options.last("-w", "--workdir"),
     )
@@ -90,6 +95,8 @@ def read_docker_run(words: Sequence[str], env: Mapping[str, str], *, place: Plac
 
 def refuse(options: Options, place: Place) -> None:
     for name, value, index in options.given:
+        if name not in FILLED and name not in IGNORED:
+            refuse_references(value, f"{name} is read before the server starts", place(index))
         if name not in REFUSED or (name, value.removesuffix(":true")) in HARMLESS or value == "false":
             continue
         raise Invalid(f"docker run {name} is refused: {REFUSED[name]}", f"Remove {name}", path=place(index))
@@ -104,26 +111,26 @@ def variables(options: Options, env: Mapping[str, str], place: Place) -> dict[st
         key, equals, value = text.partition("=")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", key):
             raise Invalid(f"{key!r} is not an environment variable's name", "Write -e NAME=VALUE", path=place(index))
-        found[key] = value if equals else env.get(key, f"${{env:{key}}}")
+        found[key] = from_own(value, env) if equals else env.get(key, f"${{env:{key}}}")
     return {**found, **env}
 
 
-def mounts(options: Options, place: Place) -> tuple[Mount, ...]:
+def mounts(options: Options, env: Mapping[str, str], place: Place) -> tuple[Mount, ...]:
     found = []
     for name, text, index in options.given:
         if name in ("-v", "--volume", "--mount"):
-            found.append(one_mount(text, place(index), long=name == "--mount"))
+            found.append(one_mount(text, env, place(index), long=name == "--mount"))
     return tuple(found)
 
 
-def one_mount(text: str, where: KeyPath, *, long: bool) -> Mount:
+def one_mount(text: str, env: Mapping[str, str], where: KeyPath, *, long: bool) -> Mount:
     """A mount of `-v` or `--mount`; a relative path has no meaning here, since Docker takes it from the shell."""
     try:
         if not long:
             if text.startswith("."):
                 raise Invalid(f"{text!r} is relative to nothing", "Give an absolute path, or use `mounts:`")
-            return parse_mount(text, Path("/"))
-        return long_mount(text)
+            return parse_mount(text, Path("/"), env)
+        return long_mount(fill_path(text, env))
     except Invalid as error:
         finding = error.findings[0]
         raise Invalid(finding.message, finding.hint, path=where) from None

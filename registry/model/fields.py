@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt, ValidationInfo, WithJsonSchema
 
 from registry.model.errors import Invalid
+from registry.model.references import REFERENCE, check_references, references
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,29}[a-z0-9])?")
 NAME_RULE = "lower-case letters, digits and single inner hyphens, at most 31"
@@ -160,6 +161,22 @@ def check_url(text: str) -> str:
     return text
 
 
+def check_server_url(text: str) -> str:
+    """A URL with references in it, filled in when the server starts: what can be checked before."""
+    if not (found := references(text)):
+        return check_url(text)
+    if finding := check_references(text):
+        raise Invalid(finding.message, finding.hint)
+    plain = REFERENCE.sub("x", text)
+    whole = "" if re.match(r"https?://", plain) or not text.startswith(f"${{{found[0]}}}") else "https://"
+    try:
+        check_url(whole + plain)
+    except Invalid as error:
+        finding = error.findings[0]
+        raise Invalid(finding.message.replace(repr(whole + plain), repr(text)), finding.hint) from None
+    return text
+
+
 def check_glob(text: str) -> str:
     if not text or re.search(r"\s", text):
         raise Invalid(f"{text!r} is not a name or pattern", "Write one such as search_* or *delete*")
@@ -200,6 +217,7 @@ Texts = Annotated[tuple[Text, ...], BeforeValidator(to_tuple)]
 Glob = Annotated[str, AfterValidator(check_glob)]
 Globs = Annotated[tuple[Glob, ...], BeforeValidator(to_tuple)]
 Url = Annotated[str, AfterValidator(check_url), Field(json_schema_extra={"format": "uri"})]
+ServerUrl = Annotated[str, AfterValidator(check_server_url)]
 Listen = Annotated[str, AfterValidator(check_listen), Field(json_schema_extra={"examples": ["127.0.0.1:8420"]})]
 Size = Annotated[
     int, BeforeValidator(to_size), WithJsonSchema({"type": ["string", "integer"], "examples": ["512m", "2g"]})
