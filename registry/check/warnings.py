@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from egress.policy.addresses import AddressClass, classify
 from egress.policy.decide import Mode, Rule, RuleKind
+from egress.policy.suggest import public_suffixes
 from registry.config import Config
 from registry.file.document import Document
 from registry.model.errors import Finding, KeyPath, Problem
@@ -115,9 +116,7 @@ def is_below_public_suffix(rule: Rule) -> bool:
     """Whether a rule is for all names below something like co.uk or github.io. (Of .com the policy itself warns.)"""
     if rule.kind not in (RuleKind.SUFFIX, RuleKind.SUBDOMAIN) or "." not in rule.host or rule.host in NOT_FOR_ALL:
         return False
-    from publicsuffixlist import PublicSuffixList
-
-    return bool(PublicSuffixList().is_public(rule.host))
+    return bool(public_suffixes().is_public(rule.host))
 
 
 def warn_mounts(server: Server, config: Config) -> Found:
