@@ -20,6 +20,7 @@ from registry.model.errors import sentence
 from registry.model.fields import Flag, Texts, Transport, check_name, to_tuple
 from registry.model.mounts import split_mount
 from registry.model.network import PortEntry, host_text
+from registry.model.plain_secrets import secret_name
 from registry.model.server import Frozen
 
 
@@ -237,11 +238,6 @@ def host_rule(text: str, protocol: str | None) -> str | dict[str, Any]:
     if protocol is None or host == text:
         return text
     return {"host": host, "port": int(text.rpartition(":")[2]), "protocol": protocol}
-
-
-def secret_name(name: str) -> str:
-    """The secret's name for a variable: GITHUB_TOKEN is stored as `github-token`."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def needs(name: str, overrides: Overrides | None = None) -> list[Need]:
