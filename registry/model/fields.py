@@ -133,10 +133,17 @@ def split_listen(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not port.isdecimal() or not bare or ("[" not in host and ":" in bare):
-        raise Invalid(f"{text!r} is not an address to listen on", "Write HOST:PORT, such as 127.0.0.1:8420")
+        alone = text.lstrip(":").strip()
+        known = alone if alone.isdecimal() and int(alone) <= 65535 else "8420"
+        raise Invalid(f"{text!r} is not an address to listen on", f"Write HOST:PORT, such as 127.0.0.1:{known}")
     if int(port) > 65535:
         raise Invalid(f"{port} is not a port", "Ports go from 0 (any free one) to 65535")
     return bare, int(port)
+
+
+def to_listen(value: Any) -> Any:
+    """A port alone, as a number, gets the same advice as one in quotes."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def check_listen(text: str) -> str:
@@ -218,7 +225,12 @@ Glob = Annotated[str, AfterValidator(check_glob)]
 Globs = Annotated[tuple[Glob, ...], BeforeValidator(to_tuple)]
 Url = Annotated[str, AfterValidator(check_url), Field(json_schema_extra={"format": "uri"})]
 ServerUrl = Annotated[str, AfterValidator(check_server_url)]
-Listen = Annotated[str, AfterValidator(check_listen), Field(json_schema_extra={"examples": ["127.0.0.1:8420"]})]
+Listen = Annotated[
+    str,
+    BeforeValidator(to_listen),
+    AfterValidator(check_listen),
+    Field(json_schema_extra={"examples": ["127.0.0.1:8420"]}),
+]
 Size = Annotated[
     int, BeforeValidator(to_size), WithJsonSchema({"type": ["string", "integer"], "examples": ["512m", "2g"]})
 ]
