@@ -21,7 +21,8 @@ from registry.model.fields import Flag, Texts, Transport, check_name, to_tuple
 from registry.model.mounts import split_mount
 from registry.model.network import PortEntry, host_text
 from registry.model.plain_secrets import secret_name
-from registry.model.server import Frozen
+from registry.model.server import Frozen, Server
+from registry.model.spec import PackageSource, plan
 
 
 class CatalogError(LookupError):
@@ -45,6 +46,13 @@ class MountPoint(Frozen):
     description: str
     required: Flag = False
     example: str = "./data"
+
+
+class Volume(Frozen):
+    """Storage that the server keeps its own files in, unless the user mounts something there."""
+
+    name: str
+    target: str
 
 
 class AllowedHost(Frozen):
@@ -101,6 +109,7 @@ class CatalogServer(Frozen):
     inputs: tuple[Variable, ...] = ()
     """Secrets that stand in its arguments."""
     mounts: tuple[MountPoint, ...] = ()
+    volumes: tuple[Volume, ...] = ()
     network: DefaultNetwork = DefaultNetwork()
     network_note: str = ""
     needs_host: Flag = False
@@ -110,7 +119,8 @@ class CatalogServer(Frozen):
     @property
     def source(self) -> str:
         """The package or image, for display."""
-        return self.image or next((word for word in self.args if not word.startswith("-")), "")
+        found = plan(Server.model_validate({"command": self.command, "image": self.image, "args": self.args}))
+        return found.package if isinstance(found, PackageSource) else self.image or ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,8 +207,10 @@ def entry(name: str, overrides: Overrides | None = None) -> dict[str, Any]:
         result["packages"] = list(server.packages)
     if env := environment(server, wanted):
         result["env"] = env
-    if wanted.mounts:
-        result["mounts"] = list(wanted.mounts)
+    targets = {split_mount(text)[1] for text in wanted.mounts}
+    kept = [f"{volume.name}:{volume.target}" for volume in server.volumes if volume.target not in targets]
+    if mounts := [*kept, *wanted.mounts]:
+        result["mounts"] = mounts
     result["network"] = network(server, wanted)
     return {key: value for key, value in result.items() if value != []}
 

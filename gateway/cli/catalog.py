@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -135,6 +137,7 @@ def run(
         mounts=mount or (),
         args=arg or (),
     )
+    overrides = _complete(name, overrides, dry_run=dry_run, yes=yes)
     entry = catalog.entry(name, overrides)
     screen.block(hide(yaml_text({called or name: entry}), plain_secrets(entry)))
     _remark(called or name, entry)
@@ -142,6 +145,27 @@ def run(
     if not dry_run and not confirmed(f"Add {called or name} with these settings?", yes):
         raise Failure("Nothing was changed.")
     add(where, called or name, entry, dry_run=dry_run, start=start)
+
+
+def _complete(name: str, overrides: Overrides, *, dry_run: bool, yes: bool) -> Overrides:
+    """With the folders and variables that the server cannot work without: asked for on a terminal, else a Failure."""
+    from registry import catalog
+
+    missing = [need for need in catalog.needs(name, overrides) if need.kind in ("mount", "env")]
+    if dry_run or not missing:
+        return overrides
+    if yes or not sys.stdin.isatty():
+        lines = [f"{name} cannot work without {need.kind} {need.name}: {need.description}" for need in missing]
+        raise Failure("\n".join([*lines, f"Add {' '.join(need.hint.partition(' (')[0] for need in missing)}"]))
+    mounts, env = list(overrides.mounts), dict(overrides.env or {})
+    for need in missing:
+        what = f"Folder for {need.name}" if need.kind == "mount" else need.name
+        given = typer.prompt(f"{what} ({need.description.rstrip('.')})")
+        if need.kind == "mount":
+            mounts.append(f"{given}:{need.name}")
+        else:
+            env[need.name] = given
+    return dataclasses.replace(overrides, mounts=mounts, env=env)
 
 
 def _pairs(items: list[str]) -> dict[str, str]:
