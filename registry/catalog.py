@@ -20,7 +20,9 @@ from registry.model.errors import sentence
 from registry.model.fields import Flag, Texts, Transport, check_name, to_tuple
 from registry.model.mounts import split_mount
 from registry.model.network import PortEntry, host_text
-from registry.model.server import Frozen
+from registry.model.plain_secrets import secret_name
+from registry.model.server import Frozen, Server
+from registry.model.spec import PackageSource, plan
 
 
 class CatalogError(LookupError):
@@ -44,6 +46,13 @@ class MountPoint(Frozen):
     description: str
     required: Flag = False
     example: str = "./data"
+
+
+class Volume(Frozen):
+    """Storage that the server keeps its own files in, unless the user mounts something there."""
+
+    name: str
+    target: str
 
 
 class AllowedHost(Frozen):
@@ -100,6 +109,7 @@ class CatalogServer(Frozen):
     inputs: tuple[Variable, ...] = ()
     """Secrets that stand in its arguments."""
     mounts: tuple[MountPoint, ...] = ()
+    volumes: tuple[Volume, ...] = ()
     network: DefaultNetwork = DefaultNetwork()
     network_note: str = ""
     needs_host: Flag = False
@@ -109,7 +119,8 @@ class CatalogServer(Frozen):
     @property
     def source(self) -> str:
         """The package or image, for display."""
-        return self.image or next((word for word in self.args if not word.startswith("-")), "")
+        found = plan(Server.model_validate({"command": self.command, "image": self.image, "args": self.args}))
+        return found.package if isinstance(found, PackageSource) else self.image or ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,8 +207,10 @@ def entry(name: str, overrides: Overrides | None = None) -> dict[str, Any]:
         result["packages"] = list(server.packages)
     if env := environment(server, wanted):
         result["env"] = env
-    if wanted.mounts:
-        result["mounts"] = list(wanted.mounts)
+    targets = {split_mount(text)[1] for text in wanted.mounts}
+    kept = [f"{volume.name}:{volume.target}" for volume in server.volumes if volume.target not in targets]
+    if mounts := [*kept, *wanted.mounts]:
+        result["mounts"] = mounts
     result["network"] = network(server, wanted)
     return {key: value for key, value in result.items() if value != []}
 
@@ -237,11 +250,6 @@ def host_rule(text: str, protocol: str | None) -> str | dict[str, Any]:
     if protocol is None or host == text:
         return text
     return {"host": host, "port": int(text.rpartition(":")[2]), "protocol": protocol}
-
-
-def secret_name(name: str) -> str:
-    """The secret's name for a variable: GITHUB_TOKEN is stored as `github-token`."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def needs(name: str, overrides: Overrides | None = None) -> list[Need]:

@@ -14,8 +14,8 @@ import difflib
 import fcntl
 import os
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,6 +29,7 @@ from registry.importers.adopt import OURS, is_foreign, names_of, section
 from registry.load import load_text
 from registry.model.errors import ConfigError, Problem
 from registry.model.network import covers, host_text
+from registry.model.plain_secrets import Plain, hide, plain_secrets
 
 EMPTY = "version: 1\n"
 
@@ -53,6 +54,8 @@ class Edit:
     """What the file will mean."""
     warnings: tuple[Problem, ...]
     """Warnings that the change brings with it."""
+    secrets: tuple[Plain, ...] = field(default=(), repr=False)
+    """Secrets that stand in either text as they are; `diff` does not show them."""
 
     @property
     def worth_knowing(self) -> tuple[str, ...]:
@@ -67,10 +70,10 @@ class Edit:
 
     @property
     def diff(self) -> str:
-        """The change as a unified diff; empty when there is none."""
+        """The change as a unified diff, secrets hidden; empty when there is none."""
         before, after = self.before.splitlines(keepends=True), self.after.splitlines(keepends=True)
         lines = difflib.unified_diff(before, after, f"a/{self.path.name}", f"b/{self.path.name}")
-        return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
+        return hide("".join(line if line.endswith("\n") else f"{line}\n" for line in lines), self.secrets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +135,24 @@ def edit_config(path: Path | str, change: Change) -> Edit:
     change(Tree(new, str(path), is_foreign(document)))
     after = before if new == document.value else rewritten(document, new)
     config = load_text(after or EMPTY, path)
-    return Edit(path=path, before=before, after=after, config=config, warnings=new_warnings(document, config, path))
+    return Edit(
+        path=path,
+        before=before,
+        after=after,
+        config=config,
+        warnings=new_warnings(document, config, path),
+        secrets=(*secrets_in(document.value), *secrets_in(new)),
+    )
+
+
+def secrets_in(value: Mapping[str, Any]) -> Iterator[Plain]:
+    """The secrets that stand in a file's servers as they are."""
+    here: Any = value
+    for part in section(value) or ("mcpServers",):
+        here = here.get(part) if isinstance(here, Mapping) else None
+    for entry in here.values() if isinstance(here, Mapping) else ():
+        if isinstance(entry, Mapping):
+            yield from plain_secrets(entry)
 
 
 def rewritten(document: Document, new: dict[str, Any]) -> str:
@@ -279,6 +299,16 @@ def add_server(name: str, entry: Mapping[str, Any]) -> Change:
     return change
 
 
+def add_servers(entries: Mapping[str, Mapping[str, Any]]) -> Change:
+    """Adds several servers as one change. Raises EditError when a name is taken."""
+
+    def change(tree: Tree) -> None:
+        for name, entry in entries.items():
+            add_server(name, entry)(tree)
+
+    return change
+
+
 def replace_server(name: str, entry: Mapping[str, Any]) -> Change:
     """Replaces a server's whole entry."""
 
@@ -344,6 +374,7 @@ __all__ = [
     "EditError",
     "add_client",
     "add_server",
+    "add_servers",
     "allow_host",
     "apply",
     "edit_config",

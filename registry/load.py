@@ -82,20 +82,34 @@ def validate(document: Document, base: Path) -> tuple[Config | None, list[Proble
         return Config.model_validate(raw, context={"base": base}), []
     except ValidationError as error:
         problems = problems_of(error, raw, document)
-        sound = without(raw, [locate(item["loc"], raw) for item in error.errors(include_url=False)])
-    try:
-        return Config.model_validate(sound, context={"base": base}), problems
-    except ValidationError:
-        return None, problems
+        wrong = [locate(item["loc"], raw) for item in error.errors(include_url=False)]
+    for depth in (
+        3,
+        2,
+    ):  # without the wrong keys alone as much as possible is looked at; without all of an entry, the rest
+        try:
+            return Config.model_validate(without(raw, wrong, depth), context={"base": base}), problems
+        except ValidationError:
+            continue
+    return None, problems
 
 
-def without(raw: dict[str, Any], paths: list[KeyPath]) -> dict[str, Any]:
-    """The raw configuration without each section, server or client that one of the paths leads into."""
+BEARING = frozenset({"command", "image", "url", "args", "entrypoint", "env", "type", "port"})
+"""Keys of a server that others depend on: without one of them, more would seem to be wrong than is."""
+
+
+def without(raw: dict[str, Any], paths: list[KeyPath], depth: int) -> dict[str, Any]:
+    """The raw configuration without what the paths lead to: with `depth` 3 the key of a server or client, with 2 all of it;
+    elsewhere the whole section."""
     pruned = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
     for path in paths:
         match path:
-            case ("mcpServers" | "clients" as section, name, *_) if isinstance(pruned.get(str(section)), dict):
-                pruned[str(section)].pop(name, None)
+            case ("mcpServers" | "clients" as section, name, *keys) if isinstance(pruned.get(str(section)), dict):
+                entry = pruned[str(section)].get(name)
+                if depth == 3 and keys and keys[0] not in BEARING and isinstance(entry, dict):
+                    pruned[str(section)][name] = {key: value for key, value in entry.items() if key != keys[0]}
+                else:
+                    pruned[str(section)].pop(name, None)
             case (section, *_):
                 pruned.pop(str(section), None)
             case _:

@@ -19,12 +19,10 @@ from typing import Any
 
 from registry.config import Config
 from registry.file.document import walk
-from registry.model.errors import ConfigError, Finding, KeyPath, Problem, render_path
+from registry.model.errors import ConfigError, KeyPath, Problem, render_path
+from registry.model.references import ENV_NAME, REFERENCE, SECRET_NAME, check_references, from_own, references
 from registry.model.server import Server
 
-REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}")
-SECRET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
-ENV_NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 MAX_BYTES = 64 * 1024
 
 
@@ -57,26 +55,6 @@ def keyring_lookup(name: str) -> str | None:
     except errors.KeyringError:
         return None
     return value
-
-
-def references(text: str) -> list[str]:
-    """What stands between `${` and `}` in the text, in order."""
-    return [match[1] for match in REFERENCE.finditer(text) if match[1] is not None]
-
-
-def check_references(text: str) -> Finding | None:
-    """What is wrong with the references in a text, if anything."""
-    for reference in references(text):
-        kind, colon, name = reference.partition(":")
-        if colon and kind == "secret" and SECRET_NAME.fullmatch(name):
-            continue
-        if colon and kind == "env" and ENV_NAME.fullmatch(name):
-            continue
-        hint = "Write ${secret:NAME} or ${env:NAME}; for a literal ${ write $${"
-        if ENV_NAME.fullmatch(reference):
-            hint = f"Write ${{secret:{reference.lower()}}} or ${{env:{reference}}}; for a literal ${{ write $${{"
-        return Finding((), f"${{{reference}}} is not a reference", hint)
-    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,10 +196,11 @@ class SecretStore:
         for name, server in config.servers.items():
             if server.disabled:
                 continue
-            for path, text in walk(_with_references(server)):
+            for path, text in walk(with_references(server)):
                 where: KeyPath = ("mcpServers", name, *path)
+                own = {} if path[0] in ("env", "headers", "auth") else server.env
                 try:
-                    self.resolve_text(text, where)
+                    self.resolve_text(from_own(text, own), where)
                 except SecretError as error:
                     problems += [config.problem(where, item.message, item.hint) for item in error.problems]
         try:
@@ -237,10 +216,10 @@ def needed_by(config: Config, name: str) -> list[str]:
     return [
         server
         for server, entry in config.servers.items()
-        if any(f"secret:{name}" in references(text) for _, text in walk(_with_references(entry)))
+        if any(f"secret:{name}" in references(text) for _, text in walk(with_references(entry)))
     ]
 
 
-def _with_references(server: Server) -> dict[str, Any]:
+def with_references(server: Server) -> dict[str, Any]:
     """The parts of an entry that may hold references."""
-    return server.model_dump(mode="json", include={"env", "headers", "args", "auth"})
+    return server.model_dump(mode="json", include={"env", "headers", "url", "args", "entrypoint", "auth"})

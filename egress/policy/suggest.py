@@ -108,11 +108,12 @@ def _parent(host: str) -> str:
 
 def registrable(host: str) -> str:
     """The registrable domain (public suffix plus one label); empty for a public suffix itself."""
-    return str(_suffixes().privatesuffix(host) or "")
+    return str(public_suffixes().privatesuffix(host) or "")
 
 
 @lru_cache(maxsize=1)
-def _suffixes() -> PublicSuffixList:
+def public_suffixes() -> PublicSuffixList:
+    """The list of public suffixes, read once in the life of the process: that takes a tenth of a second."""
     from publicsuffixlist import PublicSuffixList
 
     return PublicSuffixList()

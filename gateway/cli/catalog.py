@@ -1,15 +1,16 @@
-"""Commands that add servers to the file, from the catalog or from AI clients' own files, and remove them."""
+"""Commands that add servers of the catalog to the file, and remove servers."""
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gateway.cli import offline
-from gateway.cli.client import Refused, url
+from gateway.cli.client import url
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place
 from gateway.cli.options import (
@@ -28,7 +29,6 @@ from gateway.cli.terminal import Cell, clean
 
 if TYPE_CHECKING:
     from registry.catalog import CatalogServer, Overrides
-    from registry.importers.clients import Import
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +36,6 @@ def register(app: typer.Typer) -> None:
     app.command()(info)
     app.command()(run)
     app.command(name="rm")(remove)
-    app.command(name="import")(take_over)
 
 
 def search(
@@ -126,6 +125,7 @@ def run(
 ) -> None:
     """Add a server from the catalog with the safe policy it comes with, and start it."""
     from registry import catalog
+    from registry.model.plain_secrets import hide, plain_secrets
 
     where = place(context, file, project)
     catalog_server(name)
@@ -137,13 +137,35 @@ def run(
         mounts=mount or (),
         args=arg or (),
     )
+    overrides = _complete(name, overrides, dry_run=dry_run, yes=yes)
     entry = catalog.entry(name, overrides)
-    screen.block(yaml_text({called or name: entry}))
+    screen.block(hide(yaml_text({called or name: entry}), plain_secrets(entry)))
     _remark(called or name, entry)
     _needs(name, overrides)
     if not dry_run and not confirmed(f"Add {called or name} with these settings?", yes):
         raise Failure("Nothing was changed.")
     add(where, called or name, entry, dry_run=dry_run, start=start)
+
+
+def _complete(name: str, overrides: Overrides, *, dry_run: bool, yes: bool) -> Overrides:
+    """With the folders and variables that the server cannot work without: asked for on a terminal, else a Failure."""
+    from registry import catalog
+
+    missing = [need for need in catalog.needs(name, overrides) if need.kind in ("mount", "env")]
+    if dry_run or not missing:
+        return overrides
+    if yes or not sys.stdin.isatty():
+        lines = [f"{name} cannot work without {need.kind} {need.name}: {need.description}" for need in missing]
+        raise Failure("\n".join([*lines, f"Add {' '.join(need.hint.partition(' (')[0] for need in missing)}"]))
+    mounts, env = list(overrides.mounts), dict(overrides.env or {})
+    for need in missing:
+        what = f"Folder for {need.name}" if need.kind == "mount" else need.name
+        given = typer.prompt(f"{what} ({need.description.rstrip('.')})")
+        if need.kind == "mount":
+            mounts.append(f"{given}:{need.name}")
+        else:
+            env[need.name] = given
+    return dataclasses.replace(overrides, mounts=mounts, env=env)
 
 
 def _pairs(items: list[str]) -> dict[str, str]:
@@ -202,76 +224,3 @@ def remove(
     target = url("backends", name, dry_run=dry_run)
     if offline.change(where, lambda api: api.delete(target), in_file, dry_run=dry_run):
         screen.line(f"{name} was stopped and removed.")
-
-
-def take_over(
-    context: typer.Context,
-    source: Annotated[
-        str | None,
-        typer.Argument(help="An AI client's name, or its file (default: look for all).", show_default=False),
-    ] = None,
-    dry_run: DryRunOption = False,
-    yes: YesOption = False,
-    file: FileOption = None,
-    project: ProjectOption = None,
-) -> None:
-    """Import the servers in an AI client's own file: each is isolated and may connect to nothing yet.
-
-    Stockade's own settings in such a file (network, mounts, …) are ignored, and each one is reported.
-    """
-    where = place(context, file, project)
-    imports = foreign_servers(source)
-    found = {name: entry for item in imports for name, entry in item.servers.items()}
-    for item in imports:
-        say(f"From {item.path}:")
-        for note in item.notes:
-            say(f"! {note}")
-    screen.block(yaml_text({"mcpServers": found}))
-    say(_what_walls_hold(found))
-    if not dry_run and not confirmed(f"Add {len(found)} server(s)?", yes):
-        raise Failure("Nothing was changed.")
-    left = [name for name, entry in found.items() if not _taken(where, name, entry, dry_run)]
-    if left:
-        raise Failure(f"{len(left)} of {len(found)} servers were not imported: {', '.join(left)}.")
-
-
-def _what_walls_hold(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """How far these servers will be isolated: a remote one is not."""
-    remote = [name for name, entry in found.items() if "url" in entry]
-    if not remote:
-        return "Each will be isolated and reach nothing until its policy names a host."
-    elsewhere = f"Not isolated, since they run elsewhere: {', '.join(remote)}."
-    if len(remote) == len(found):
-        return elsewhere
-    return f"{elsewhere} Every other server will be isolated and reach nothing until its policy names a host."
-
-
-def _taken(where: Place, name: str, entry: Mapping[str, Any], dry_run: bool) -> bool:
-    """Whether a server could be added. A refusal is reported, so that the others still follow."""
-    try:
-        add(where, name, entry, dry_run=dry_run, start=False)
-    except Refused as error:
-        say(f"! {name}: {error}")
-    except Failure as error:
-        say(f"! {name}: {error}")
-    else:
-        return True
-    return False
-
-
-def foreign_servers(source: str | None) -> list[Import]:
-    """The servers in one client's file, or in all that are found. Raises Failure when there are none."""
-    from gateway.connect.clients import BY_NAME
-    from registry.importers import clients
-    from registry.model.errors import ConfigError
-
-    try:
-        if source is None:
-            found = clients.find(folder=Path.cwd())
-        else:
-            found = [clients.read(BY_NAME[source].file() if source in BY_NAME else Path(source))]
-    except ConfigError as error:
-        raise Failure(str(error)) from error
-    if not any(item.servers for item in found):
-        raise Failure(f"{source or 'No AI client here'} has no server to import.")
-    return found

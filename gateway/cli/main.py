@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from gateway.cli import backends, bridge, catalog, clients, connect, egress, inspect, lifecycle, secrets
+from gateway.cli import backends, bridge, catalog, clients, connect, egress, importing, inspect, lifecycle, secrets
 from gateway.cli.locate import Place
 from gateway.cli.options import FileOption, Group, ProjectOption
 
@@ -13,7 +13,7 @@ def build() -> typer.Typer:
     """The whole command tree."""
     app = _typer("An MCP gateway that keeps every local MCP server behind a wall.")
     app.callback()(root)
-    for module in (lifecycle, backends, inspect, catalog, connect, bridge):
+    for module in (lifecycle, backends, inspect, catalog, importing, connect, bridge):
         module.register(app)
     for name, about, register in (
         ("egress", "What servers connect to, and what they may connect to.", egress.register),

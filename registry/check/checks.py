@@ -15,9 +15,10 @@ from registry.model.errors import ConfigError, Finding, Invalid, KeyPath, Proble
 from registry.model.fields import split_listen
 from registry.model.mounts import holds, missing_source, refuse_root_writes
 from registry.model.network import carries_directly
+from registry.model.references import check_references
 from registry.model.server import Server
 from registry.model.spec import ImageSource, PackageSource, Source, plan
-from registry.secrets import check_references, default_folder
+from registry.secrets import default_folder, with_references
 
 __all__ = ["check_config", "check_document", "warn"]
 
@@ -67,7 +68,7 @@ def check_server(name: str, server: Server, config: Config, path: Path) -> Found
 
 
 def check_secrets(server: Server) -> Found:
-    for where, text in walk(server.model_dump(mode="json", include={"env", "headers", "args", "auth"})):
+    for where, text in walk(with_references(server)):
         if finding := check_references(text):
             yield Finding(where, finding.message, finding.hint)
 

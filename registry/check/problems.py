@@ -70,6 +70,8 @@ def words(item: Any, path: KeyPath) -> tuple[str, str]:
     """Message and next step for one of pydantic's own error types."""
     given, kind, ctx = item["input"], item["type"], item.get("ctx", {})
     if kind == "extra_forbidden":
+        if section := belongs_under(path):
+            return f"unknown key {str(path[-1])!r}", f"It belongs under `{section}:`"
         return unknown_key(str(path[-1]), known_keys(path[:-1]))
     if kind == "missing":
         return "is missing", "Add it"
@@ -142,6 +144,12 @@ def known_keys(path: KeyPath) -> list[str]:
     for part in path:
         here = step(here, part)
     return [field.alias or name for name, field in here.model_fields.items()] if is_model(here) else []
+
+
+def belongs_under(path: KeyPath) -> str:
+    """The section beside an unknown key that has a key of this very name; empty if there is none."""
+    beside = known_keys(path[:-1])
+    return next((section for section in beside if path[-1] in known_keys((*path[:-1], section))), "")
 
 
 def step(annotation: Any, part: str | int) -> Any:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 import stat
 import zlib
 from collections.abc import Iterator
 
 from egress.policy.addresses import AddressClass, classify
 from egress.policy.decide import Mode, Rule, RuleKind
+from egress.policy.suggest import public_suffixes
+from registry.check.inside import warn_inside, warn_shell
 from registry.check.unreadable import warn_unreadable
 from registry.config import Config
 from registry.file.document import Document
@@ -18,13 +19,13 @@ from registry.model.errors import Finding, KeyPath, Problem
 from registry.model.fields import Anonymous, Sessions, Transport, split_listen
 from registry.model.mounts import holds, is_root
 from registry.model.network import Network
+from registry.model.plain_secrets import plain_secrets, secret_name
 from registry.model.server import OWN_USERS, Server
 from registry.model.spec import RemoteSource, plan_source
 
 Found = Iterator[Finding]
 NOBODY = -1
 """A uid that no file has."""
-SECRET_WORDS = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|PRIVATE_?KEY|CREDENTIALS?|AUTHORIZATION)$", re.I)
 
 
 def warn(config: Config, document: Document) -> list[Problem]:
@@ -46,9 +47,13 @@ def warn(config: Config, document: Document) -> list[Problem]:
 def warn_server(server: Server, config: Config) -> Found:
     if server.remote:
         yield Finding(("url",), "runs elsewhere: it is outside of the network isolation; filters and telemetry apply")
+        yield from warn_shell([(("headers", key), text) for key, text in server.headers.items()])
     else:
         yield from warn_network(server.network)
         yield from warn_mounts(server, config)
+        source = plan_source(server)
+        assert not isinstance(source, RemoteSource)
+        yield from warn_inside(server, source)
     yield from warn_plain_secrets(server)
     if server.sessions is Sessions.PER_CLIENT and server.transport is Transport.HTTP:
         yield Finding(("sessions",), "per-client is for stdio; a server over http keeps sessions apart itself")
@@ -116,9 +121,7 @@ def is_below_public_suffix(rule: Rule) -> bool:
     """Whether a rule is for all names below something like co.uk or github.io. (Of .com the policy itself warns.)"""
     if rule.kind not in (RuleKind.SUFFIX, RuleKind.SUBDOMAIN) or "." not in rule.host or rule.host in NOT_FOR_ALL:
         return False
-    from publicsuffixlist import PublicSuffixList
-
-    return bool(PublicSuffixList().is_public(rule.host))
+    return bool(public_suffixes().is_public(rule.host))
 
 
 def warn_mounts(server: Server, config: Config) -> Found:
@@ -134,13 +137,6 @@ def warn_mounts(server: Server, config: Config) -> Found:
             yield from warn_unwritable(server, mount.source, where)
         else:
             yield from warn_unreadable(server, mount.source, where)
-    targets = [mount.target for mount in server.mounts]
-    for index, text in enumerate(server.args if server.command else ()):
-        path = os.path.expanduser(text)
-        if not path.startswith("/") or covered(path, targets) or path == "/" or not os.path.exists(path):
-            continue
-        message = f"{text} is on this machine, and the server's container does not see it"
-        yield Finding(("args", index), message, f'Add it: mounts: ["{text}:{path}:ro"]')
 
 
 def warn_unwritable(server: Server, source: str, where: KeyPath) -> Found:
@@ -169,17 +165,11 @@ def may_write(found: os.stat_result, user: int, group: int) -> bool:
     return bool(found.st_mode & (stat.S_IWGRP if group == found.st_gid else stat.S_IWOTH))
 
 
-def covered(path: str, targets: list[str]) -> bool:
-    return any(path == target or path.startswith(f"{target}/") for target in targets)
-
-
 def warn_plain_secrets(server: Server) -> Found:
     """Values that look like secrets and stand in the file as they are."""
-    for section in ("env", "headers"):
-        for key, text in getattr(server, section).items():
-            if SECRET_WORDS.search(key) and len(text) >= 8 and "${" not in text and not text.startswith("/"):
-                name = re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-")
-                yield Finding((section, key), "stands here in plain text", f"Keep it as a secret: ${{secret:{name}}}")
+    for plain in plain_secrets(server.model_dump(include={"env", "headers", "args", "url"})):
+        what = "stands here in plain text" if plain.path[0] in ("env", "headers") else "holds a secret in plain text"
+        yield Finding(plain.path, what, f"Keep it as a secret: ${{secret:{secret_name(plain.key)}}}")
 
 
 def warn_users(config: Config) -> Found:

@@ -20,9 +20,9 @@ from pydantic import ValidationError
 from registry.file.document import Document, compose_json, parse, read_text
 from registry.importers.adopt import adopt_servers, section
 from registry.model.errors import ConfigError, Finding, Invalid, Problem
+from registry.model.references import references
 from registry.model.server import Server
 from registry.model.spec import RemoteSource, plan
-from registry.secrets import references
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +158,7 @@ def borrowed(entry: Mapping[str, Any]) -> Iterator[Finding]:
         return
     where = f"sent to {entry['url']}" if isinstance(source, RemoteSource) else "given to the server"
     given = source.headers if isinstance(source, RemoteSource) else source.env
-    texts = [*given.values(), *(() if isinstance(source, RemoteSource) else source.args)]
+    texts = [*given.values(), *([source.url] if isinstance(source, RemoteSource) else source.args)]
     for reference in dict.fromkeys(one for text in texts for one in references(text)):
         kind, _, name = reference.partition(":")
         what = f"the environment variable {name.partition(':-')[0]}" if kind == "env" else f"the secret {name!r}"

@@ -67,7 +67,7 @@ def convert(raw: Mapping[str, Any], *, variables: Mapping[str, str] | None = Non
     if entry.get("url") and entry.get("type") == "stdio":
         del entry["type"]
     known = variables or {}
-    for key in ("env", "headers", "args"):
+    for key in ("env", "headers", "args", "url"):
         if key in entry:
             change = partial(translate, variables=known, key=key, notes=notes, trusted=trusted)
             entry[key] = deep(entry[key], change)

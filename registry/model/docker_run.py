@@ -7,13 +7,15 @@ what would break the isolation is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry.model.errors import Invalid, KeyPath
+from registry.model.errors import Finding, Invalid, KeyPath
 from registry.model.mounts import Mount, make_mount, parse_mount
 from registry.model.options import Grammar, Options, Place, read_options
+from registry.model.references import fill_path, from_own, refuse_references
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,9 @@ REFUSED = {
 HARMLESS = {("--network", "none"), ("--net", "none"), ("--security-opt", "no-new-privileges")}
 HARMLESS_FLAGS = "--read-only"
 HARMLESS_VALUES = "--cap-drop"
+FILLED = frozenset("-e --env -v --volume --mount --entrypoint".split())
+"""The options in whose values references are filled in."""
+IGNORED = frozenset(f"{DROPPED} {DROPPED_VALUES} {HARMLESS_FLAGS} {HARMLESS_VALUES}".split())
 FLAGS = frozenset(f"{DROPPED} {HARMLESS_FLAGS} --privileged -P --publish-all".split())
 GRAMMAR = Grammar(
     flags=FLAGS,
@@ -72,58 +77,81 @@ GRAMMAR = Grammar(
 def read_docker_run(words: Sequence[str], env: Mapping[str, str], *, place: Place) -> DockerRun:
     """The words after `docker run`; `env` is the entry's own. Raises Invalid with what is refused and why."""
     options = read_options(words, GRAMMAR, tool="docker run", refused={}, place=place)
-    refuse(options, place)
-    if not options.rest:
-        raise Invalid("docker run is not told which image to run", "Add the image to args", path=("args",))
-    image, *command = options.rest
+    wrong = list(refused(options, place))
+    found: dict[str, str] = {}
+    for text, index in given(options, "-e", "--env"):
+        with noting(wrong):
+            key, value = variable(text, env, place(index))
+            found[key] = value
+    found |= env
+    mounts: list[Mount] = []
+    for name, text, index in options.given:
+        if name in ("-v", "--volume", "--mount"):
+            with noting(wrong):
+                mounts.append(one_mount(text, found, place(index), long=name == "--mount"))
+    with noting(wrong):
+        user = user_of(options, place)
+    with noting(wrong):
+        if not options.rest:
+            raise Invalid("docker run is not told which image to run", "Add the image to args", path=("args",))
+        refuse_references(options.rest[0], "it names the image", place(options.end))
+    if wrong:
+        raise Invalid.all(wrong)
     entrypoint = options.last("--entrypoint")
     return DockerRun(
-        image=image,
-        command=tuple(command),
+        image=options.rest[0],
+        command=options.rest[1:],
         entrypoint=(entrypoint,) if entrypoint else (),
-        env=variables(options, env, place),
-        mounts=mounts(options, place),
-        user=user(options, place),
+        env=found,
+        mounts=tuple(mounts),
+        user=user,
         workdir=options.last("-w", "--workdir"),
     )
 
 
-def refuse(options: Options, place: Place) -> None:
+def given(options: Options, *names: str) -> Iterator[tuple[str, int]]:
+    """The values of these options, and where each stands."""
+    return ((value, index) for name, value, index in options.given if name in names)
+
+
+@contextmanager
+def noting(wrong: list[Finding]) -> Iterator[None]:
+    """Keeps what is wrong with one option, so that the others are looked at too."""
+    try:
+        yield
+    except Invalid as error:
+        wrong += error.findings
+
+
+def refused(options: Options, place: Place) -> Iterator[Finding]:
+    """What no server gets, and references where none is filled in."""
     for name, value, index in options.given:
+        if name not in FILLED and name not in IGNORED:
+            problems: list[Finding] = []
+            with noting(problems):
+                refuse_references(value, f"{name} is read before the server starts", place(index))
+            yield from problems
         if name not in REFUSED or (name, value.removesuffix(":true")) in HARMLESS or value == "false":
             continue
-        raise Invalid(f"docker run {name} is refused: {REFUSED[name]}", f"Remove {name}", path=place(index))
+        yield Finding(place(index), f"docker run {name} is refused: {REFUSED[name]}", f"Remove {name}")
 
 
-def variables(options: Options, env: Mapping[str, str], place: Place) -> dict[str, str]:
-    """`-e KEY=VALUE`, and `-e KEY` from the entry's env or, as Docker does it, from the environment; env wins."""
-    found: dict[str, str] = {}
-    for name, text, index in options.given:
-        if name not in ("-e", "--env"):
-            continue
-        key, equals, value = text.partition("=")
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", key):
-            raise Invalid(f"{key!r} is not an environment variable's name", "Write -e NAME=VALUE", path=place(index))
-        found[key] = value if equals else env.get(key, f"${{env:{key}}}")
-    return {**found, **env}
+def variable(text: str, env: Mapping[str, str], where: KeyPath) -> tuple[str, str]:
+    """`-e KEY=VALUE`, or `-e KEY` from the entry's env or, as Docker does it, from the environment."""
+    key, equals, value = text.partition("=")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", key):
+        raise Invalid(f"{key!r} is not an environment variable's name", "Write -e NAME=VALUE", path=where)
+    return key, from_own(value, env) if equals else env.get(key, f"${{env:{key}}}")
 
 
-def mounts(options: Options, place: Place) -> tuple[Mount, ...]:
-    found = []
-    for name, text, index in options.given:
-        if name in ("-v", "--volume", "--mount"):
-            found.append(one_mount(text, place(index), long=name == "--mount"))
-    return tuple(found)
-
-
-def one_mount(text: str, where: KeyPath, *, long: bool) -> Mount:
+def one_mount(text: str, env: Mapping[str, str], where: KeyPath, *, long: bool) -> Mount:
     """A mount of `-v` or `--mount`; a relative path has no meaning here, since Docker takes it from the shell."""
     try:
         if not long:
             if text.startswith("."):
                 raise Invalid(f"{text!r} is relative to nothing", "Give an absolute path, or use `mounts:`")
-            return parse_mount(text, Path("/"))
-        return long_mount(text)
+            return parse_mount(text, Path("/"), env)
+        return long_mount(fill_path(text, env))
     except Invalid as error:
         finding = error.findings[0]
         raise Invalid(finding.message, finding.hint, path=where) from None
@@ -139,7 +167,7 @@ def long_mount(text: str) -> Mount:
     return make_mount(source, target, read_only, base=Path("/"))
 
 
-def user(options: Options, place: Place) -> str | None:
+def user_of(options: Options, place: Place) -> str | None:
     text = options.last("-u", "--user")
     if not text:
         return None

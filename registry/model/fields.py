@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt, ValidationInfo, WithJsonSchema
 
 from registry.model.errors import Invalid
+from registry.model.references import REFERENCE, check_references, references
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,29}[a-z0-9])?")
 NAME_RULE = "lower-case letters, digits and single inner hyphens, at most 31"
@@ -132,10 +133,17 @@ def split_listen(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not port.isdecimal() or not bare or ("[" not in host and ":" in bare):
-        raise Invalid(f"{text!r} is not an address to listen on", "Write HOST:PORT, such as 127.0.0.1:8420")
+        alone = text.lstrip(":").strip()
+        known = alone if alone.isdecimal() and int(alone) <= 65535 else "8420"
+        raise Invalid(f"{text!r} is not an address to listen on", f"Write HOST:PORT, such as 127.0.0.1:{known}")
     if int(port) > 65535:
         raise Invalid(f"{port} is not a port", "Ports go from 0 (any free one) to 65535")
     return bare, int(port)
+
+
+def to_listen(value: Any) -> Any:
+    """A port alone, as a number, gets the same advice as one in quotes."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def check_listen(text: str) -> str:
@@ -157,6 +165,22 @@ def check_url(text: str) -> str:
         raise Invalid(f"{text!r} is not an http(s) URL", "Write one such as https://mcp.example.com/mcp")
     if parts.username or parts.password:
         raise Invalid("holds a password in the URL", "Put it into headers, as ${secret:NAME}")
+    return text
+
+
+def check_server_url(text: str) -> str:
+    """A URL with references in it, filled in when the server starts: what can be checked before."""
+    if not (found := references(text)):
+        return check_url(text)
+    if finding := check_references(text):
+        raise Invalid(finding.message, finding.hint)
+    plain = REFERENCE.sub("x", text)
+    whole = "" if re.match(r"https?://", plain) or not text.startswith(f"${{{found[0]}}}") else "https://"
+    try:
+        check_url(whole + plain)
+    except Invalid as error:
+        finding = error.findings[0]
+        raise Invalid(finding.message.replace(repr(whole + plain), repr(text)), finding.hint) from None
     return text
 
 
@@ -200,7 +224,13 @@ Texts = Annotated[tuple[Text, ...], BeforeValidator(to_tuple)]
 Glob = Annotated[str, AfterValidator(check_glob)]
 Globs = Annotated[tuple[Glob, ...], BeforeValidator(to_tuple)]
 Url = Annotated[str, AfterValidator(check_url), Field(json_schema_extra={"format": "uri"})]
-Listen = Annotated[str, AfterValidator(check_listen), Field(json_schema_extra={"examples": ["127.0.0.1:8420"]})]
+ServerUrl = Annotated[str, AfterValidator(check_server_url)]
+Listen = Annotated[
+    str,
+    BeforeValidator(to_listen),
+    AfterValidator(check_listen),
+    Field(json_schema_extra={"examples": ["127.0.0.1:8420"]}),
+]
 Size = Annotated[
     int, BeforeValidator(to_size), WithJsonSchema({"type": ["string", "integer"], "examples": ["512m", "2g"]})
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from registry.model.errors import Invalid
 from registry.model.fields import absolute
 from registry.model.mount_risks import Risk, real, refuse_forbidden, unaccepted
+from registry.model.references import fill_path
 
 VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
@@ -33,18 +35,21 @@ class Mount:
     """The source without links, as it was when the configuration was read; empty for a volume."""
 
 
-def parse_mount(value: Any, base: Path) -> Mount:
-    """A mount from `SOURCE:TARGET[:ro|:rw]`, or a mapping of source, target and read_only. Raises Invalid."""
+def parse_mount(value: Any, base: Path, env: Mapping[str, str] | None = None) -> Mount:
+    """A mount from `SOURCE:TARGET[:ro|:rw]`, or a mapping of source, target and read_only. Raises Invalid.
+
+    `${env:NAME}` in it is filled in now, from the entry's own `env`, then from the environment.
+    """
     if isinstance(value, Mount):
         return value
     if isinstance(value, str):
-        return make_mount(*split_mount(value), base=base)
+        return make_mount(*split_mount(fill_path(value, env or {})), base=base)
     if not isinstance(value, dict):
         raise Invalid("must be text or a mapping", "Write SOURCE:TARGET:ro")
-    return from_mapping(value, base)
+    return from_mapping(value, base, env or {})
 
 
-def from_mapping(value: dict[str, Any], base: Path) -> Mount:
+def from_mapping(value: dict[str, Any], base: Path, env: Mapping[str, str]) -> Mount:
     if unknown := sorted(value.keys() - {"source", "target", "read_only", "accept"}):
         hint = "A mount has source, target, read_only and accept"
         raise Invalid(f"unknown key {unknown[0]!r}", hint, path=(unknown[0],), at_key=True)
@@ -54,9 +59,8 @@ def from_mapping(value: dict[str, Any], base: Path) -> Mount:
     read_only = value.get("read_only", False)
     if not isinstance(read_only, bool):
         raise Invalid("must be true or false", path=("read_only",))
-    return make_mount(
-        value["source"], value["target"], read_only, base=base, accepted=to_risks(value.get("accept", ()))
-    )
+    source, target = fill_path(value["source"], env), fill_path(value["target"], env)
+    return make_mount(source, target, read_only, base=base, accepted=to_risks(value.get("accept", ())))
 
 
 def to_risks(value: Any) -> frozenset[Risk]:

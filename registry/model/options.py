@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from registry.model.errors import Invalid, KeyPath
+from registry.model.errors import Finding, Invalid, KeyPath
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,7 @@ def read_options(
 ) -> Options:
     """The options before the first plain word or `--`. Raises Invalid for one that is refused or not known."""
     given: list[tuple[str, str, int]] = []
+    wrong: list[Finding] = []
     index = 0
     while index < len(words) and words[index].startswith("-") and words[index] != "-":
         if words[index] == "--":
@@ -51,9 +52,11 @@ def read_options(
         found, used = one_option(words, index, grammar, tool, place)
         for name, value in found:
             if name in refused:
-                raise Invalid(f"{tool} {name} is refused: {refused[name]}", f"Remove {name}", path=place(index))
+                wrong.append(Finding(place(index), f"{tool} {name} is refused: {refused[name]}", f"Remove {name}"))
             given.append((name, value, index))
         index += used
+    if wrong:
+        raise Invalid.all(wrong)
     return Options(tuple(given), tuple(words[index:]), index)
 
 

@@ -30,6 +30,7 @@ from registry.model.fields import (
     Port,
     PositiveInt,
     Seconds,
+    ServerUrl,
     Sessions,
     Size,
     Spares,
@@ -70,7 +71,7 @@ def to_rules(value: Any) -> Any:
 
 
 def to_mount(value: Any, info: ValidationInfo) -> Any:
-    return parse_mount(value, base_folder(info))
+    return parse_mount(value, base_folder(info), info.data.get("env") or {})
 
 
 MOUNT_SCHEMA = {
@@ -246,7 +247,7 @@ class Server(Frozen):
     """A container image, such as ghcr.io/owner/name:tag."""
     entrypoint: Texts = ()
     """With `image`: the program to run instead of the image's own."""
-    url: Url | None = None
+    url: ServerUrl | None = None
     """A remote server. It runs elsewhere, so it is not isolated; filters and telemetry still apply."""
     headers: Mapping[str, Text] = {}
     """With `url`: HTTP headers to send, such as `Authorization: Bearer ${secret:NAME}`."""

@@ -8,14 +8,15 @@ unknown command is an error, since a container has no such program.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from registry.model.docker_run import read_docker_run
 from registry.model.errors import ConfigError, Invalid, Problem, render_path
 from registry.model.mounts import Mount
-from registry.model.options import Grammar, read_options
+from registry.model.options import Grammar, Options, read_options
+from registry.model.references import from_own, refuse_references
 from registry.model.server import RemoteAuth, Server
 
 
@@ -139,7 +140,8 @@ def plan_source(server: Server) -> Source:
 def plan(server: Server) -> Source:
     """As `plan_source`, raising Invalid."""
     if server.url is not None:
-        return RemoteSource(url=server.url, headers=dict(server.headers), auth=server.auth)
+        url = from_own(server.url, server.env)
+        return RemoteSource(url=url, headers=dict(server.headers), auth=server.auth)
     if server.image is not None:
         return image_source(server)
     kind, words = unwrap(server)
@@ -150,12 +152,19 @@ def plan(server: Server) -> Source:
     return docker_source(server, words)
 
 
+def own_values(words: Iterable[str], env: Mapping[str, str]) -> tuple[str, ...]:
+    """Arguments with what their references take from the entry's own variables; the rest is filled in at the start."""
+    return tuple(from_own(word, env) for word in words)
+
+
 def image_source(server: Server) -> ImageSource:
+    refuse_references(server.image or "", "it names the image", ("image",))
+    args = own_values(server.args, server.env)
     return ImageSource(
         image=server.image or "",
-        command=server.args,
-        args=server.args,
-        entrypoint=server.entrypoint,
+        command=args,
+        args=args,
+        entrypoint=own_values(server.entrypoint, server.env),
         env=dict(server.env),
         mounts=server.mounts,
         user=server.user,
@@ -231,6 +240,7 @@ REQUIREMENT = re.compile(
 
 def uvx_source(server: Server, words: Words) -> PackageSource:
     options = read_options(words.rest, UVX, tool="uvx", refused=UVX_REFUSED, place=words.place)
+    refuse_in_options(words, options)
     target, args = first_word(options.rest, "uvx", words.place(options.end))
     wanted = options.last("--from") or target
     where = words.place(options.index("--from", options.end))
@@ -244,7 +254,7 @@ def uvx_source(server: Server, words: Words) -> PackageSource:
         package=name,
         version=version,
         executable=command,
-        args=tuple(args),
+        args=own_values(args, server.env),
         requirement=requirement,
         extra_requirements=options.all("--with", "-w"),
         python=options.last("--python", "-p"),
@@ -279,6 +289,7 @@ NPM = re.compile(r"(?P<name>(?:@[a-z0-9~-][a-z0-9._~-]*/)?[a-zA-Z0-9~-][a-zA-Z0-
 
 def npx_source(server: Server, words: Words) -> PackageSource:
     options = read_options(words.rest, NPX, tool="npx", refused=NPX_REFUSED, place=words.place)
+    refuse_in_options(words, options)
     target, args = first_word(options.rest, "npx", words.place(options.end))
     packages = options.all("-p", "--package")
     wanted = packages[0] if packages else target
@@ -293,7 +304,7 @@ def npx_source(server: Server, words: Words) -> PackageSource:
         package=match["name"],
         version=version,
         executable=target if packages else "",
-        args=tuple(args),
+        args=own_values(args, server.env),
         requirement=f"{match['name']}@{version}" if version else match["name"],
         extra_requirements=packages[1:],
         system_packages=server.packages,
@@ -301,6 +312,12 @@ def npx_source(server: Server, words: Words) -> PackageSource:
         mounts=server.mounts,
         user=server.user,
     )
+
+
+def refuse_in_options(words: Words, options: Options) -> None:
+    """References among what decides which package is installed, which happens before anything is filled in."""
+    for index, word in enumerate(words.rest[: options.end + 1]):
+        refuse_references(word, "it decides what is installed", words.place(index))
 
 
 def first_word(words: Sequence[str], tool: str, where: tuple[str | int, ...]) -> tuple[str, Sequence[str]]:
@@ -315,9 +332,9 @@ def docker_source(server: Server, words: Words) -> ImageSource:
     run = read_docker_run(words.rest, server.env, place=words.place)
     return ImageSource(
         image=run.image,
-        command=run.command,
-        args=run.command,
-        entrypoint=run.entrypoint,
+        command=own_values(run.command, run.env),
+        args=own_values(run.command, run.env),
+        entrypoint=own_values(run.entrypoint, run.env),
         env=run.env,
         mounts=(*run.mounts, *server.mounts),
         user=server.user or run.user,

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from gateway.cli.main import build
 from registry.importers.clients import find, read
 from registry.load import load_config
+from registry.model.references import references
 from registry.model.server import Server
-from registry.secrets import references
 from tests.gateway.cli.conftest import Result
 
 

@@ -80,6 +80,23 @@ def test_secrets_are_references_and_what_is_missing_is_said() -> None:
     assert [need.kind for need in needs("postgres")] == ["secret", "host"]
 
 
+def test_a_server_that_keeps_files_gets_a_volume_unless_a_folder_is_mounted_there() -> None:
+    written = entry("memory")
+    assert written["mounts"] == ["memory:/data"]
+    assert written["env"]["MEMORY_FILE_PATH"].startswith("/data/")
+    assert entry("memory", Overrides(mounts=["./m:/data"]))["mounts"] == ["./m:/data"]
+    assert not any("/tmp" in str(entry(name)) for name in servers())
+
+
+def test_the_package_that_a_server_runs_is_named() -> None:
+    assert info("sqlite").source == "mcp-server-sqlite"
+    assert info("memory").source == "@modelcontextprotocol/server-memory"
+    assert info("github").source == "ghcr.io/github/github-mcp-server"
+    source = plan_source(load_text(f"mcpServers: {{a: {entry('sqlite')}}}", "s.yaml").servers["a"])
+    assert isinstance(source, PackageSource)
+    assert source.extra_requirements == ("mcp<2",)
+
+
 def test_the_written_entry_loads_again(tmp_path: Path) -> None:
     (tmp_path / "r").mkdir()
     edit = edit_config(tmp_path / "s.yaml", add_server("git", entry("git", Overrides(mounts=["./r:/repo"]))))

@@ -363,6 +363,7 @@ def test_everything_wrong_is_said_at_once_in_file_order() -> None:
         "mcpServers.Bad.comand",
         "mcpServers.b.command",
         "mcpServers.c.port",
+        "clients.cursor.servers[0]",
         "clients.cursor.token_sha256",
         "clients.other.servers[0]",
     ]

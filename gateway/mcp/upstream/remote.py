@@ -7,7 +7,7 @@ import json
 import re
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -17,12 +17,16 @@ from gateway.mcp.upstream.site import Site
 from gateway.mcp.wire.errors import PeerClosed
 from gateway.mcp.wire.http_client import Pool, dial_url
 from registry.config import Config
-from registry.model.errors import ConfigError, KeyPath, Problem
+from registry.model.errors import ConfigError, Invalid, KeyPath, Problem
+from registry.model.fields import check_url
 from registry.model.server import ClientCredentials, Server
+from registry.model.spec import RemoteSource, plan_source
 
 _EARLY_S: Final = 30.0
 _DEFAULT_LIFETIME_S: Final = 300.0
 _GRANT: Final = "client_secret"
+_CLIENT: Final = "client_id"
+_URL: Final = "url"
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 """RFC 9110 5.5"""
 
@@ -79,8 +83,9 @@ class Credentials:
 
 def remote_site(server: Server, secrets: Secrets | None, extra_ca: Path | None) -> Site:
     """The site of a remote server, with its headers filled in. Raises registry.config.ConfigError."""
-    assert server.url is not None
-    parts = urlsplit(server.url)
+    fill = secrets.resolve if secrets is not None else dict
+    url = _filled_url(server, fill)
+    parts = urlsplit(url)
     assert parts.hostname is not None
     context = ssl.create_default_context()
     if extra_ca is not None:
@@ -88,15 +93,29 @@ def remote_site(server: Server, secrets: Secrets | None, extra_ca: Path | None) 
     port = parts.port or (443 if parts.scheme == "https" else 80)
     pool = Pool(dial_url(parts.hostname, port, context if parts.scheme == "https" else None))
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    headers = secrets.resolve(server.headers) if secrets is not None else dict(server.headers)
+    headers = fill(server.headers)
     _check(headers)
     site = Site(pool, path, parts.netloc, headers)
     grant = server.auth.client_credentials if server.auth is not None else None
     if grant is not None:
-        given = {_GRANT: grant.client_secret}
-        secret = (secrets.resolve(given) if secrets is not None else given)[_GRANT]
-        site.authorize = Credentials(grant, secret, server.url, context).headers
+        given = fill({_GRANT: grant.client_secret, _CLIENT: grant.client_id})
+        known = grant.model_copy(update={"client_id": given[_CLIENT]})
+        resource = url if url == server.url else url.partition("?")[0]  # a key in it is for the server alone
+        site.authorize = Credentials(known, given[_GRANT], resource, context).headers
     return site
+
+
+def _filled_url(server: Server, fill: Callable[[Mapping[str, str]], dict[str, str]]) -> str:
+    """The server's URL with its references filled in. Raises ConfigError, which never has the filled URL."""
+    source = plan_source(server)
+    assert isinstance(source, RemoteSource)
+    url = fill({_URL: source.url})[_URL]
+    try:
+        return check_url(url)
+    except Invalid as error:
+        hint = "Its references are filled in when it starts: correct their values"
+        message = error.findings[0].message.replace(repr(url), repr(server.url))
+        raise ConfigError([Problem(key_path=_URL, message=message, hint=hint)]) from None
 
 
 def _check(headers: Mapping[str, str]) -> None:
@@ -123,5 +142,7 @@ def placed_site(name: str, config: Config, secrets: Secrets | None) -> Site:
 def _placed(name: str, config: Config, problem: Problem) -> Problem:
     if problem.file:
         return problem
-    inner: KeyPath = ("auth", "client_credentials") if problem.key_path == _GRANT else ("headers",)
+    inner: KeyPath = ("auth", "client_credentials") if problem.key_path in (_GRANT, _CLIENT) else ("headers",)
+    if problem.key_path == _URL:
+        inner = ()
     return config.problem(("mcpServers", name, *inner, problem.key_path), problem.message, problem.hint)

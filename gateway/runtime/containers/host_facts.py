@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from gateway.runtime.inventory.host import IP
 from registry.config import Config
-from registry.secrets import REFERENCE
+from registry.model.references import REFERENCE
 
 
 def ports_of_listen(*listens: str) -> list[int]:

@@ -7,8 +7,10 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from gateway.disk import naming
 from gateway.runtime.containers.backend_instance import Wanted
@@ -23,7 +25,7 @@ from gateway.runtime.plan.plans import CaBundle, backend_plan, check_image_user,
 from gateway.runtime.plan.policy_ports import policy_ports
 from gateway.runtime.sandbox.errors import EngineError
 from gateway.runtime.sandbox.secrets import Secrets
-from registry.model.errors import ConfigError
+from registry.model.errors import ConfigError, Problem
 from registry.model.server import Server
 from registry.model.spec import ImageSource, PackageSource, RemoteSource, plan_source
 
@@ -32,6 +34,17 @@ RUN_FIELDS: Final = (
     "user", "sessions", "start_timeout_s", "disabled",
 )  # fmt: skip
 """The fields of a server that its containers are made from; a change of any other needs no new container."""
+
+
+Local: TypeAlias = PackageSource | ImageSource
+
+
+def given_by(given: Server | Local) -> dict[str, Mapping[str, str]]:
+    """What a server gets in which references are filled in, each text under a name for messages."""
+    args = {f"args[{index}]": text for index, text in enumerate(given.args)}
+    program = () if isinstance(given, PackageSource) else given.entrypoint
+    entrypoint = {f"entrypoint[{index}]": text for index, text in enumerate(program)}
+    return {"env": given.env, "args": args, "entrypoint": entrypoint}
 
 
 class Planner:
@@ -52,7 +65,7 @@ class Planner:
         parts: dict[str, Any] = server.model_dump(mode="json", include=set(RUN_FIELDS))
         parts["isolated"] = server.isolated
         with contextlib.suppress(ConfigError, ValueError):
-            parts["env"] = self.secrets.resolve(server.env)
+            parts |= {key: self.secrets.resolve(values) for key, values in given_by(server).items()}
         parts["ca"] = ca.digest if (ca := self.ca_bundle(extra_ca)) else ""
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -76,9 +89,7 @@ class Planner:
         ports = policy_ports(server.network.block, server.port)
         if server.isolated:
             check_own_port(instance.partition("/")[0], server.port)
-        await asyncio.to_thread(
-            self.secrets.resolve, source.env
-        )  # a missing one is reported before minutes of building
+        await asyncio.to_thread(self.filled, source)  # a missing secret is reported before minutes of building
         image = await self.image_of(source)
         return Wanted(
             instance=instance,
@@ -94,7 +105,24 @@ class Planner:
         if isinstance(source, PackageSource):
             self.images.try_again(source)
 
-    async def image_of(self, source: PackageSource | ImageSource) -> str:
+    def filled(self, source: Local) -> tuple[Local, Mapping[str, str]]:
+        """The source with its references filled in, and its variables. Raises ConfigError with every one that is missing."""
+        problems: list[Problem] = []
+        found: dict[str, Mapping[str, str]] = {}
+        for key, values in given_by(source).items():
+            try:
+                found[key] = self.secrets.resolve(values)
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+        args = tuple(found["args"].values())
+        if isinstance(source, PackageSource):
+            return replace(source, args=args), found["env"]
+        entrypoint = tuple(found["entrypoint"].values())
+        return replace(source, args=args, command=args, entrypoint=entrypoint), found["env"]
+
+    async def image_of(self, source: Local) -> str:
         """The image that runs it, built or pulled if need be."""
         if isinstance(source, PackageSource):
             return await self.images.package(source)
@@ -105,7 +133,7 @@ class Planner:
         self,
         instance: str,
         server: Server,
-        source: PackageSource | ImageSource,
+        source: Local,
         image: str,
         door: str,
         extra_ca: Path | None,
@@ -114,7 +142,7 @@ class Planner:
         info = await self.context.engine.image(image)
         if info is None:
             raise EngineError(f"Image {image} is gone from the engine.")
-        env = await asyncio.to_thread(self.secrets.resolve, source.env)
+        source, env = await asyncio.to_thread(self.filled, source)
         user = user_of(source, info)
         own = "" if user else await self.own_user(instance, source)
         if not source.user:
@@ -134,7 +162,7 @@ class Planner:
             inside=await self.inside(image, source, info),
         )
 
-    async def inside(self, image: str, source: PackageSource | ImageSource, info: ImageInfo) -> Inside:
+    async def inside(self, image: str, source: Local, info: ImageInfo) -> Inside:
         """What is in an image that the user named, looked at once; of ours everything is known."""
         targets = tuple(mount.target for mount in source.mounts)
         if isinstance(source, PackageSource):
@@ -145,7 +173,7 @@ class Planner:
                 self.looked[key] = await look_inside(self.context.engine, image, info, *key[1:])
             return self.looked[key]
 
-    async def own_user(self, instance: str, source: PackageSource | ImageSource) -> str:
+    async def own_user(self, instance: str, source: Local) -> str:
         """The user and group of an instance; all sessions of a backend share its group."""
         group = await self.context.users.of(backend_holder(instance.partition("/")[0]))
         return f"{await self.context.users.of(instance_holder(instance, source.mounts))}:{group}"

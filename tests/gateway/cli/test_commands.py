@@ -567,6 +567,31 @@ def test_run_begins_a_file_where_there_is_none(stockade: Any, work: Path) -> Non
     assert list(load_config(work / "stockade.yaml").servers) == ["time"]
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("sqlite", (), "sqlite cannot work without mount /data"),
+        ("filesystem", (), "Add --mount ./projects:/projects"),
+        ("slack", (), "slack cannot work without env SLACK_TEAM_ID"),
+        ("git", ("--mount", "./r:/elsewhere"), "git cannot work without mount /repo"),
+    ],
+)
+def test_run_refuses_what_cannot_work(
+    stockade: Any, work: Path, name: str, options: tuple[str, ...], said: str
+) -> None:
+    found = stockade("run", name, "-y", "--no-start", *options)
+    assert found.code == 1
+    assert said in found.err
+    assert not (work / "stockade.yaml").exists()
+    assert stockade("run", name, "--dry-run").code == 0
+
+
+def test_run_takes_what_it_needs_as_options(stockade: Any, work: Path) -> None:
+    (work / "data").mkdir()
+    assert stockade("run", "sqlite", "-y", "--no-start", "--mount", "./data:/data").code == 0
+    assert load_config(work / "stockade.yaml").servers["sqlite"].mounts[0].source == str(work / "data")
+
+
 def test_import_takes_over_a_clients_servers_isolated(stockade: Any, work: Path, home: Path) -> None:
     (home / ".cursor").mkdir()
     servers = {
@@ -593,8 +618,8 @@ def test_import_leaves_out_what_cannot_be_taken_over_and_goes_on(
     }
     (work / "theirs.json").write_text(json.dumps({"mcpServers": servers}))
     said = stockade("import", "theirs.json", "--yes")
-    left = "2 of 4 servers were not imported: local, fetch." if runs else "1 of 3 servers were not imported: local."
-    assert (said.code, said.err.splitlines()[-1]) == (1, f"Error: {left}")
+    assert (said.code, said.err.splitlines()[-1]) == (1, "Error: 1 of 3 servers were not imported: local.")
+    assert ("In ./stockade.yaml already, and left as they are: fetch." in said.err) == runs
     assert "! local: " in said.err
     assert "'local.py' is a program of this machine" in said.err
     assert {"clock", "far"} <= set(load_config(work / "stockade.yaml").servers)

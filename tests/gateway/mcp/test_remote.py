@@ -30,6 +30,7 @@ class Remote:
         self.sessions = 0
         self.calls: list[dict[str, Any]] = []
         self.headers: dict[str, str] = {}
+        self.query = ""
         self.forms: list[Mapping[str, list[str]]] = []
         self.open = False
         """Without OAuth: any header will do."""
@@ -42,6 +43,7 @@ class Remote:
             if not message.get("more_body"):
                 break
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        self.query = scope["query_string"].decode()
         if scope["path"] == "/token":
             await self.token(headers, body, send)
         elif not self.open and headers.get("authorization") != f"Bearer {self.valid}":
@@ -165,6 +167,26 @@ async def test_a_remote_server_without_its_secret_says_so_and_the_others_go_on()
                 assert await client.text("far__hello") == "hello"
             assert far.headers["x-key"] == "key s3cret x"
             assert running.endpoint.trouble("far") == ""
+
+
+async def test_a_url_is_requested_with_its_references_filled_in_and_never_shown_filled() -> None:
+    far = Remote()
+    far.open = True
+    async with serving(far.app) as port:
+        entry = {"url": "http://${env:WHERE}/mcp?key=${secret:app}"}
+        known = SecretStore(env={"STOCKADE_SECRET_APP": "s3cret", "WHERE": f"127.0.0.1:{port}"}, keyring=None)
+        async with gateway(config({"far": entry}), secrets=known) as running, legacy(running.url()) as client:
+            assert await client.text("far__hello") == "hello"
+            assert far.query == "key=s3cret"
+        lost = SecretStore(env={"WHERE": "127.0.0.1:1"}, folder=Path("/nonexistent"), keyring=None)
+        async with gateway(config({"far": entry}), secrets=lost) as running, legacy(running.url()) as client:
+            said = (await client.call("far__hello"))["error"]["message"]
+            assert "mcpServers.far.url: the secret 'app' is not set" in said
+        bad = SecretStore(env={"STOCKADE_SECRET_APP": "s3 cret", "WHERE": "127.0.0.1:1"}, keyring=None)
+        async with gateway(config({"far": entry}), secrets=bad) as running, legacy(running.url()) as client:
+            said = (await client.call("far__hello"))["error"]["message"]
+            assert "mcpServers.far.url: 'http://${env:WHERE}/mcp?key=${secret:app}' is not an http(s) URL" in said
+            assert "s3 cret" not in said
 
 
 @pytest.mark.parametrize("value", ["two\nlines", "snow ☃"])

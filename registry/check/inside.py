@@ -1,0 +1,246 @@
+"""What a server would not find in its container, or would lose with it: this machine's files, programs and `localhost`.
+
+All of it works as written outside of a container, so it is what people have in their files; each warning has the lines to
+write instead. Folders that `mounts` would refuse are not advised, nor is anything about options of `docker run`, whose paths
+are the container's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+
+from registry.model.errors import Finding, Invalid, KeyPath
+from registry.model.mount_risks import refuse_forbidden
+from registry.model.references import SHELL
+from registry.model.server import Server
+from registry.model.spec import ImageSource, PackageSource
+
+Found = Iterator[Finding]
+Local = PackageSource | ImageSource
+Texts = list[tuple[KeyPath, str]]
+
+
+def warn_inside(server: Server, source: Local) -> Found:
+    """The warnings about a server that runs in a container; paths are relative to its entry."""
+    args = program_args(server, source)
+    env: Texts = [(("env", key), text) for key, text in server.env.items()]
+    yield from warn_shell([*args, *env])
+    yield from warn_known(server, source)
+    bridge = list(warn_remote(source, args))
+    yield from bridge
+    yield from warn_paths(server, source, [*args, *env])
+    if server.isolated and not bridge:
+        yield from warn_localhost(server, [*args, *env])
+
+
+def program_args(server: Server, source: Local) -> Texts:
+    """The program's own arguments, which stand at the end of `args`: what the entry runs it with is before them."""
+    first = len(server.args) - len(source.args)
+    return [(("args", index), text) for index, text in enumerate(server.args) if index >= first]
+
+
+def warn_shell(texts: Texts) -> Found:
+    """Variables as a shell writes them: no shell reads this file."""
+    for where, text in texts:
+        match = SHELL.search(text)
+        if match and match[1].isupper() and (match.start() == 0 or not text[match.start() - 1].isalnum()):
+            message = f"the server gets ${match[1]} as it is written, since no shell reads this"
+            yield Finding(where, message, f"Write ${{env:{match[1]}}}, or ${{secret:NAME}} for a secret")
+
+
+BRIDGES = frozenset({"mcp-remote", "mcp-proxy", "supergateway"})
+"""Packages that make a stdio server of a remote one."""
+
+
+def warn_remote(source: Local, args: Texts) -> Found:
+    """A bridge to a remote server: from its container it reaches nothing, and the gateway can reach that server itself."""
+    if not isinstance(source, PackageSource) or source.package not in BRIDGES:
+        return
+    url = next(((where, text) for where, text in args if re.match(r"https?://", text)), None)
+    if url is not None:
+        message = (
+            f"{source.package} would run in a container and reach nothing; Stockade connects to remote servers itself"
+        )
+        hint = "Write `url:` with this address instead of command and args, and what follows --header under `headers`"
+        yield Finding(url[0], message, f"{hint} (a sign-in in a browser is not possible)")
+
+
+CHROMIUM = "add packages: [chromium], and these arguments: --headless --isolated"
+LACKING = {
+    "mcp-server-git": ("git", "add packages: [git], and mount the repository"),
+    "@playwright/mcp": ("chromium", f"{CHROMIUM} --no-sandbox --executable-path /usr/bin/chromium"),
+    "chrome-devtools-mcp": ("chromium", f"{CHROMIUM} --executablePath=/usr/bin/chromium --chromeArg=--no-sandbox"),
+}
+"""Well-known packages that start a program which their image does not have: its Debian package, and what to write."""
+
+
+def warn_known(server: Server, source: Local) -> Found:
+    """What well-known packages do not say until they are used."""
+    if not isinstance(source, PackageSource):
+        return
+    if source.package in LACKING and LACKING[source.package][0] not in source.system_packages:
+        program, hint = LACKING[source.package]
+        message = f"{source.package} starts {program}, which its image does not have"
+        yield Finding(("args",), message, f"{hint[0].upper()}{hint[1:]}")
+    if source.package == "@modelcontextprotocol/server-memory" and "MEMORY_FILE_PATH" not in server.env:
+        message = "it keeps what it learns beside its own program, where nothing can be written"
+        hint = 'Add env: {MEMORY_FILE_PATH: /data/memory.jsonl} and mounts: ["memory:/data"]'
+        yield Finding(("args",), message, hint)
+
+
+# this machine's files
+
+
+WRITTEN = re.compile(
+    r"(?:db|database|data|storage|store|cache|output|out|log|logs|memory|history|save|write)(?:[-_]|$)", re.I
+)
+"""In the names of options and variables for what the server writes."""
+PROGRAMS = {
+    "chrome": "chromium",
+    "google-chrome": "chromium",
+    "google-chrome-stable": "chromium",
+    "chromium-browser": "chromium",
+}
+"""Debian packages that are called otherwise than their program."""
+
+
+def warn_paths(server: Server, source: Local, texts: Texts) -> Found:
+    """Paths of this machine that nothing shows to the server."""
+    targets = [mount.target for mount in source.mounts]
+    before = ""
+    for where, text in texts:
+        name, path = split_path(text)
+        written = WRITTEN.search(name or (before if where[0] == "args" else str(where[1])))
+        before = text if text.startswith("-") else ""
+        if path and (finding := warn_path(server, where, path, targets, bool(written))):
+            yield finding
+
+
+def split_path(text: str) -> tuple[str, str]:
+    """The option's name and the path in `PATH`, `--option=PATH` or `NAME=PATH`; no path: empty."""
+    match = re.fullmatch(r"(?:(?P<name>-{0,2}[A-Za-z_][\w.-]*)=)?(?P<path>~?/[^\s,;$*?]*)", text)
+    return (match["name"] or "", match["path"]) if match else ("", "")
+
+
+def warn_path(server: Server, where: KeyPath, text: str, targets: list[str], written: bool) -> Finding | None:
+    path = os.path.normpath(os.path.expanduser(text))
+    if path == "/" or path.startswith("//") or covered(path, targets) or is_refused(path):
+        return None
+    if server.image is not None and not covered(path, [os.path.expanduser("~")]):
+        return None  # the image has files of its own
+    if is_program(path) and not written:
+        return warn_program(server, where, path)
+    if os.path.exists(path):
+        message = f"{text} is on this machine, and the server's container does not see it"
+        return Finding(where, message, mount_hint(path, path, read_only=not written))
+    parent = os.path.dirname(path)
+    if parent == "/" or is_refused(parent) or not (text.startswith("~") or os.path.isdir(parent)):
+        return None
+    message = f"the server's container has no {parent}, and nothing can be written there"
+    if text.startswith("~"):
+        message = f"{text} would be in the container's memory, and gone at its next start"
+    return Finding(where, message, mount_hint(parent, path, read_only=False))
+
+
+def mount_hint(source: str, path: str, *, read_only: bool) -> str:
+    """The line that mounts a folder, and what to write instead of `path`. No server's user sees an image's /root."""
+    option = ":ro" if read_only else ""
+    home = os.path.expanduser("~")
+    if path == home:
+        example = f'mounts: ["~/projects:/projects{option}"]'
+        return f"Mount only the folder that it works on, such as {example}, and write /projects here"
+    if source == home:
+        name = os.path.basename(path)
+        return f'Make a folder for it, such as ~/data, add mounts: ["~/data:/data"], and write /data/{name} here'
+    if not source.startswith("/root/"):
+        return f'Add it: mounts: ["{source}:{source}{option}"]'
+    target = f"/mnt/{os.path.basename(source)}"
+    return f'Add it: mounts: ["{source}:{target}{option}"], and write {target}{path[len(source) :]} here'
+
+
+def warn_program(server: Server, where: KeyPath, path: str) -> Finding | None:
+    name = os.path.basename(path)
+    package = PROGRAMS.get(name, name)
+    if package in server.packages or server.command in ("docker", "podman", "nerdctl"):
+        return None
+    message = f"{path} is a program of this machine, and the server's container does not have it"
+    hint = f"If Debian has it, add packages: [{package}], and write where Debian keeps it, such as /usr/bin/{package}"
+    return Finding(where, message, hint)
+
+
+def covered(path: str, targets: list[str]) -> bool:
+    return any(path == target or path.startswith(f"{target}/") for target in targets)
+
+
+PROGRAM_FOLDERS = ("/bin/", "/usr/bin/", "/usr/local/bin/", "/opt/", "/snap/")
+
+
+def is_program(path: str) -> bool:
+    return path.startswith(PROGRAM_FOLDERS) and os.path.isfile(path) and os.access(path, os.X_OK)
+
+
+def is_refused(path: str) -> bool:
+    """Whether `mounts` would refuse the path, so that nothing is advised. For a program and the home folder there is other
+    advice than that."""
+    if is_program(path) or path == os.path.expanduser("~"):
+        return False
+    try:
+        refuse_forbidden(path)
+    except Invalid:
+        return True
+    return False
+
+
+# this machine's ports
+
+
+LOCALHOST = re.compile(
+    r"(?:(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[^\s/@]*@)?|(?<![\w./-]))"
+    r"(?P<host>localhost|127\.0\.0\.1|\[::1\])(?![\w.-])(?::(?P<port>\d{1,5}))?",
+    re.I,
+)
+USUAL_PORTS = {
+    "postgres": 5432, "postgresql": 5432, "mysql": 3306, "mariadb": 3306, "mongodb": 27017, "redis": 6379, "rediss": 6379,
+    "amqp": 5672, "bolt": 7687, "neo4j": 7687, "clickhouse": 9000, "http": 80, "https": 443, "ws": 80, "wss": 443,
+}  # fmt: skip
+WEB = frozenset({"http", "https", "ws", "wss"})
+OWN_PROXY = 3128
+NO_SERVICE = re.compile(r"NO_PROXY|ORIGIN|REDIRECT|CALLBACK|BIND|LISTEN", re.I)
+"""In the names of variables and options for addresses that the server does not connect to."""
+
+
+def warn_localhost(server: Server, texts: Texts) -> Found:
+    """`localhost` and its addresses: to an isolated server that is its own container."""
+    for where, text in texts:
+        key = str(where[1]) if where[0] == "env" else ""
+        match = LOCALHOST.search(text)
+        if match is None or match["port"] == str(OWN_PROXY) or NO_SERVICE.search(key or text[: match.start()]):
+            continue
+        port = int(match["port"]) if match["port"] else guessed_port(match["scheme"], key, server)
+        if server.port is not None and (port in (None, server.port) or not match["scheme"]):
+            continue  # where a server over http listens itself
+        yield Finding(
+            where, f"{match['host']} is the server's own container, not this machine", host_hint(match, port)
+        )
+
+
+def guessed_port(scheme: str | None, key: str, server: Server) -> int | None:
+    """The scheme's usual port, or the variable's beside it: OBSIDIAN_HOST and OBSIDIAN_PORT."""
+    beside = server.env.get(re.sub(r"HOST(NAME)?$", "PORT", key)) if key.endswith(("HOST", "HOSTNAME")) else None
+    if beside is not None and beside.isdecimal():
+        return int(beside)
+    return USUAL_PORTS.get((scheme or "").lower().partition("+")[0])
+
+
+def host_hint(match: re.Match[str], port: int | None) -> str:
+    """What to write for a service of this machine."""
+    number = port or "PORT"
+    lines = (
+        f"network: {{direct: allow, allowed_hosts: [{{host: host.docker.internal, port: {number}, protocol: tcp}}]}}"
+    )
+    if (match["scheme"] or "").lower() in WEB:
+        lines = f"network: {{allowed_hosts: {json.dumps([f'host.docker.internal:{number}'])}}}"
+    return f"If a service of this machine is meant, write host.docker.internal here, and {lines}"
