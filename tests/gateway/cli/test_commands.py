@@ -225,7 +225,7 @@ def test_what_is_blocked_comes_with_the_command_that_allows_it(stockade: Any, ru
 
     running.publish(egress_event(time=time.time(), reason=Reason.EMPTY_POLICY))
     assert "stockade egress allow fetch evil.example:443" in stockade("egress", "blocked").out
-    stockade("egress", "allow", "fetch", "evil.example:443")
+    stockade("egress", "allow", "fetch", "evil.example:443", "--yes")
     said = stockade("egress", "blocked").out
     assert "it is allowed now" in said
     assert "stockade egress allow" not in said
@@ -294,7 +294,7 @@ def test_allow_through_the_gateway_writes_and_is_in_force(stockade: Any, running
     dry = stockade("egress", "allow", "fetch", "example.com", "--dry-run")
     assert (dry.code, "+" in dry.out) == (0, True)
     assert (work / "stockade.yaml").read_text() == CONFIG
-    done = stockade("egress", "allow", "fetch", "example.com")
+    done = stockade("egress", "allow", "fetch", "example.com", "--yes")
     assert done.code == 0
     assert "In force now." in done.err
     assert "example.com" in running.control.config.servers["fetch"].network.allowed_hosts
@@ -306,11 +306,58 @@ def test_allow_through_the_gateway_writes_and_is_in_force(stockade: Any, running
 
 def test_allow_works_on_the_file_when_no_gateway_runs(stockade: Any, work: Path) -> None:
     (work / "stockade.yaml").write_text(CONFIG)
-    result = stockade("egress", "allow", "fetch", "example.com:8443")
+    result = stockade("egress", "allow", "fetch", "example.com:8443", "-y")
     assert result.code == 0
     assert "+" in result.out
     assert "example.com:8443" in load_config(work / "stockade.yaml").servers["fetch"].network.allowed_hosts
     assert "In force" not in result.err
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_allow_asks_with_the_diff_before_it_opens_anything(
+    stockade: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, online: bool
+) -> None:
+    work: Path = request.getfixturevalue("work")
+    (work / "stockade.yaml").write_text(CONFIG)
+    if online:
+        request.getfixturevalue("running")
+    asked: list[str] = []
+    monkeypatch.setattr("gateway.cli.allow.confirmed", lambda question, yes: asked.append(question) or len(asked) > 1)
+    no = stockade("egress", "allow", "fetch", "example.com")
+    assert (no.code, "+" in no.out, no.err) == (1, True, "Error: Nothing was written.\n")
+    assert (work / "stockade.yaml").read_text() == CONFIG
+    yes = stockade("egress", "allow", "fetch", "example.com")
+    assert (yes.code, yes.out) == (0, no.out)
+    assert "example.com" in load_config(work / "stockade.yaml").servers["fetch"].network.allowed_hosts
+    assert asked == ["Allow fetch to connect to example.com?"] * 2
+
+
+def test_allow_without_a_terminal_says_how_to_say_yes(stockade: Any, work: Path) -> None:
+    (work / "stockade.yaml").write_text(CONFIG)
+    result = stockade("egress", "allow", "fetch", "example.com")
+    assert result.code == 1
+    assert "add --yes to do it, or --dry-run to only show it" in result.err
+    assert (work / "stockade.yaml").read_text() == CONFIG
+
+
+RISKS = ["*", "*:443", "0.0.0.0/0", "::/0", "169.254.169.254", "169.254.169.254:80", "169.254.0.0/16", "169.254.7.7",
+         "fe80::1", "[fd00:ec2::254]:80", "metadata.google.internal", "64:ff9b::a9fe:a9fe"]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", RISKS)
+def test_allow_stops_hard_where_yes_is_not_enough(stockade: Any, work: Path, target: str) -> None:
+    (work / "stockade.yaml").write_text(CONFIG)
+    result = stockade("egress", "allow", "fetch", target, "--yes")
+    assert result.code == 1
+    assert "Nothing was written. If you mean it, add --accept-risk." in result.err
+    assert (work / "stockade.yaml").read_text() == CONFIG
+
+
+def test_allow_with_the_risk_accepted_still_asks(stockade: Any, work: Path) -> None:
+    (work / "stockade.yaml").write_text(CONFIG)
+    assert "add --yes" in stockade("egress", "allow", "fetch", "169.254.169.254", "--accept-risk").err
+    assert (work / "stockade.yaml").read_text() == CONFIG
+    assert stockade("egress", "allow", "fetch", "169.254.169.254", "--accept-risk", "-y").code == 0
 
 
 @pytest.mark.parametrize("target", ["https://api.github.com/", "a b", "example.com:70000", "example.com:x"])
@@ -330,7 +377,7 @@ def test_allow_refuses_what_is_no_host(
 
 
 @pytest.mark.parametrize("online", [True, False])
-@pytest.mark.parametrize("dry", [["--dry-run"], []])
+@pytest.mark.parametrize("dry", [["--dry-run"], ["--yes", "--accept-risk"]])
 def test_allow_says_what_a_host_opens_beyond_its_looks(
     stockade: Any, request: pytest.FixtureRequest, dry: list[str], online: bool
 ) -> None:
@@ -356,7 +403,7 @@ def test_allow_says_what_a_host_opens_beyond_its_looks(
     ],
 )  # fmt: skip
 def test_a_target_is_split_into_host_and_port(target: str, expected: tuple[str, int | None]) -> None:
-    from gateway.cli.policy import split_target
+    from gateway.cli.allow import split_target
 
     assert split_target(target) == expected
 
