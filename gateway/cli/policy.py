@@ -76,16 +76,18 @@ def explain_offline(config: Config, name: str, target: str) -> dict[str, Any]:
     from egress.service.surroundings import parse_overrides
 
     around = Surroundings(overrides=parse_overrides(config.egress.resolve))
-    return explain_policy(block_of(config, name), target, around)
+    return explain_policy(block_of(config, name), target, around, server=name)
 
 
-def explain_policy(block: Mapping[str, object], target: str, around: Surroundings) -> dict[str, Any]:
+def explain_policy(
+    block: Mapping[str, object], target: str, around: Surroundings, *, server: str = ""
+) -> dict[str, Any]:
     """The decision of a network block for a target. Raises Failure for a bad block or target."""
     from egress.policy.explain import explain as explain_target
 
     policy = parsed(block)
     try:
-        found = explain_target(policy, target, around)
+        found = explain_target(policy, target, around, server=server)
     except ValueError as error:
         raise Failure(str(error)) from error
     rule = found.rule.text if found.rule else ""
@@ -207,6 +209,11 @@ def read_policy(path: Path) -> dict[str, Any]:
         raise Failure(f"{path} cannot be read: {error.strerror}") from error
     except (YAMLError, ValueError) as error:
         raise Failure(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if isinstance(data, dict) and not data.keys().isdisjoint(("servers", "mcpServers")):
+        raise Failure(
+            f"{path} is a whole file of servers; this command checks one network block. "
+            f"Use: stockade -f {path} egress explain NAME HOST:PORT, or stockade -f {path} validate"
+        )
     block = data.get("network", data) if isinstance(data, dict) else data
     if not isinstance(block, dict):
         raise Failure(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -204,12 +205,86 @@ def test_egress_tail_narrows(stockade: Any, running: Running) -> None:
     running.publish(egress_event(seq=2, connection=2, backend="other"))
     assert len(stockade("egress", "tail", "--backend", "other").out.splitlines()) == 1
     assert len(stockade("egress", "tail", "-n", "1").out.splitlines()) == 1
-    assert stockade("egress", "tail", "--decision", "nope").code == 1
+
+
+@pytest.mark.parametrize("args", [["tail", "--decision"], ["top", "--decision"], ["top", "--by"]])
+def test_a_word_that_an_option_does_not_have_is_wrong_usage(stockade: Any, running: Running, args: list[str]) -> None:
+    result = stockade("egress", *args, "nope")
+    assert result.code == 2
+    assert "'host'" in result.err if "--by" in args else "'deny'" in result.err
+
+
+@pytest.mark.parametrize("args", [["tail", "--backend"], ["top", "--backend"], ["blocked"]])
+def test_a_server_that_is_not_there_is_wrong_usage_and_the_nearest_is_named(
+    stockade: Any, running: Running, args: list[str]
+) -> None:
+    result = stockade("egress", *args, "fetsh")
+    assert result.code == 2
+    assert "there is no server 'fetsh'. Did you mean fetch?" in " ".join(result.err.replace("│", " ").split())
+    assert stockade("egress", *args, "fetch").code == 0
+
+
+def test_what_a_removed_server_did_can_still_be_seen(stockade: Any, running: Running) -> None:
+    running.publish(egress_event(time=time.time(), backend="gone"))
+    assert stockade("egress", "tail", "--backend", "gone").code == 0
+    said = stockade("egress", "blocked", "gone").out
+    assert "not in the file any more" in said
+    assert "stockade egress allow" not in said
+
+
+ADVICE: list[tuple[dict[str, Any], list[str]]] = [
+    ({"via": Via.DNS, "host": "api.github.com", "port": 53, "method": "A", "reason": Reason.DIRECT_ATTEMPT},
+     ["api.github.com (lookup)", "direct: allow"]),
+    ({"via": Via.DNS, "host": "slack.example", "port": 53, "method": "A", "reason": Reason.DIRECT_ATTEMPT},
+     ["slack.example (lookup)", "direct: allow, and stockade egress allow fetch slack.example"]),
+    ({"via": Via.DNS, "host": "host.docker.internal", "port": 53, "method": "A", "reason": Reason.DIRECT_ATTEMPT},
+     ["host.docker.internal (lookup)", "{host: host.docker.internal, port: PORT, protocol: tcp}"]),
+    ({"via": Via.DIRECT, "host": "api.github.com", "reason": Reason.DIRECT_ATTEMPT}, ["api.github.com", "direct: allow"]),
+    ({"via": Via.DIRECT, "host": "db.example", "port": 5432, "reason": Reason.NOT_TLS},
+     ["{host: db.example, port: 5432, protocol: tcp}"]),
+    ({"via": Via.DIRECT, "host": "", "port": 0, "phase": Phase.COUNTED, "reason": Reason.DIRECT_ATTEMPT},
+     ["other ports", "{host: HOST, port: PORT, protocol: tcp}"]),
+    ({"host": "127.0.0.1", "port": 27124, "reason": Reason.IP_NOT_ALLOWED},
+     ["{host: host.docker.internal, port: 27124, protocol: tcp}"]),
+    ({"host": "api.example", "reason": Reason.HTTPS_WITHOUT_CONNECT}, ["update the program", "HTTPS_PROXY"]),
+    ({"host": "db.example", "port": 5432, "reason": Reason.ADDRESS_PRIVATE},
+     ["{host: db.example, port: 5432, private: true}"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "words"), ADVICE)
+def test_blocked_says_the_line_that_mends_it(
+    stockade: Any, running: Running, changes: dict[str, Any], words: list[str]
+) -> None:
+    running.publish(egress_event(time=time.time(), **changes))
+    (_, row) = stockade("egress", "blocked", "fetch").out.splitlines()
+    assert all(word in row for word in words), row
+
+
+def test_a_whole_file_is_not_checked_as_a_policy(stockade: Any, work: Path) -> None:
+    (work / "stockade.yaml").write_text(CONFIG)
+    result = stockade("egress", "check", "stockade.yaml", "api.github.com")
+    assert (result.code, "is a whole file" in result.err, "unknown key" in result.err) == (1, True, False)
+    assert "egress explain NAME" in result.err
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_explain_prints_the_command_and_says_which_way_it_means(
+    stockade: Any, request: pytest.FixtureRequest, online: bool
+) -> None:
+    work: Path = request.getfixturevalue("work")
+    (work / "stockade.yaml").write_text(CONFIG)
+    if online:
+        request.getfixturevalue("running")
+    denied = stockade("egress", "explain", "fetch", "evil.example").out
+    assert "To allow it: stockade egress allow fetch evil.example" in " ".join(denied.split())
+    allowed = " ".join(stockade("egress", "explain", "fetch", "api.github.com").out.split())
+    assert "This holds if the program uses the proxy; else it needs `direct: allow` too." in allowed
+    local = " ".join(stockade("egress", "explain", "fetch", "127.0.0.1:27124").out.split())
+    assert "allowed_hosts: [{host: host.docker.internal, port: 27124, protocol: tcp}]" in local
 
 
 def test_top_and_blocked(stockade: Any, running: Running) -> None:
-    import time
-
     event: EgressEvent = egress_event(time=time.time(), host=HOSTILE)
     running.publish(event)
     assert stockade("egress", "top").out.splitlines()[1].split()[1:3] == ["1", "1"]
@@ -221,10 +296,9 @@ def test_top_and_blocked(stockade: Any, running: Running) -> None:
 
 
 def test_what_is_blocked_comes_with_the_command_that_allows_it(stockade: Any, running: Running) -> None:
-    import time
-
     running.publish(egress_event(time=time.time(), reason=Reason.EMPTY_POLICY))
-    assert "stockade egress allow fetch evil.example:443" in stockade("egress", "blocked").out
+    said = stockade("egress", "blocked").out
+    assert said.splitlines()[1].endswith("stockade egress allow fetch evil.example"), "as in the call's result"
     stockade("egress", "allow", "fetch", "evil.example:443", "--yes")
     said = stockade("egress", "blocked").out
     assert "it is allowed now" in said
@@ -232,8 +306,6 @@ def test_what_is_blocked_comes_with_the_command_that_allows_it(stockade: Any, ru
 
 
 def test_what_no_host_lifts_is_never_called_allowed(stockade: Any, running: Running) -> None:
-    import time
-
     running.publish(egress_event(time=time.time(), host="api.github.com", reason=Reason.SNI_MISMATCH))
     running.publish(egress_event(seq=2, connection=2, time=time.time(), host="::1", reason=Reason.IP_NOT_ALLOWED))
     said = stockade("egress", "blocked").out
@@ -247,8 +319,6 @@ def test_nothing_blocked_and_nothing_reached_is_said_in_words(stockade: Any, run
 
 
 def test_connections_that_were_all_allowed_are_not_called_none(stockade: Any, running: Running) -> None:
-    import time
-
     running.publish(egress_event(time=time.time(), decision=Decision.ALLOW, reason=None))
     assert "evil.example" in stockade("egress", "top").out
     assert stockade("egress", "top", "--by", "reason").err == "Nothing was denied in the last 24 hours.\n"
