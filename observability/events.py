@@ -91,6 +91,8 @@ class Reason(StrEnum):
     """The egress itself or the gateway's own ports; nothing opens these."""
     # what the caller sent
     BAD_REQUEST = "bad_request"
+    HTTPS_WITHOUT_CONNECT = "https_without_connect"
+    """An https URL in the request line of the proxy, as old versions of axios send it."""
     TOO_LARGE = "too_large"
     SNI_MISMATCH = "sni_mismatch"
     SNI_MISSING = "sni_missing"

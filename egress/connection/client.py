@@ -227,10 +227,18 @@ class Client:
 
     def reject(self, step: Rejected) -> None:
         """Answer what is no proper request."""
-        attempt = self.source.attempt(client_address=self.client_address)
-        attempt.deny(step.reason, step.detail)
-        self.say(step.reason, step.detail, close=True)
+        self.record_rejected(step)
+        target = step.target
+        host, port = (target.host, target.port) if target is not None else ("", 0)
+        self.say(step.reason, step.detail, host, port, close=True)
         self.linger(Lingering())
+
+    def record_rejected(self, step: Rejected) -> None:
+        """It has an event of its own, with what it names."""
+        attempt = self.source.attempt(method=step.method, client_address=self.client_address)
+        if step.target is not None:
+            attempt.host, attempt.port = step.target.host, step.target.port
+        attempt.deny(step.reason, step.detail)
 
     def refuse(self, attempt: Attempt, refusal: Refusal) -> None:
         """Record a refusal."""

@@ -62,9 +62,17 @@ def mismatch(target: Target, first: FirstBytes) -> tuple[Reason, str] | None:
         case Kind.TLS:
             return name_mismatch(target, first.server_name)
         case Kind.OTHER:
-            return Reason.NOT_TLS, "neither TLS nor plain HTTP; a rule with `protocol: tcp` allows other protocols"
+            return Reason.NOT_TLS, f"neither TLS nor plain HTTP; the rule {tcp_rule(target)} carries other protocols"
         case Kind.NOTHING:
-            return Reason.HEAD_TIMEOUT, "no complete first message came"
+            return (
+                Reason.HEAD_TIMEOUT,
+                f"no complete first message came; where the server speaks first, it needs {tcp_rule(target)}",
+            )
+
+
+def tcp_rule(target: Target) -> str:
+    """The rule that carries any protocol to that target."""
+    return f"{{host: {target.host}, port: {target.port}, protocol: tcp}}"
 
 
 def name_mismatch(target: Target, name: str | None) -> tuple[Reason, str] | None:

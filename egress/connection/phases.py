@@ -38,9 +38,10 @@ from egress.connection.steps import (
     Unused,
     Wait,
 )
+from egress.http.bad_request import BadRequest, describe
 from egress.http.exchange import ClientFault, Exchange, UpstreamFault
 from egress.http.plan import has_body, plan_request
-from egress.http.request_head import BadRequest, HeadReader, RequestHead, parse_whole_head
+from egress.http.request_head import HeadReader, RequestHead, parse_whole_head
 from egress.net.dial_error import DialError
 from egress.policy.decide import Allow, Mode, Target
 from egress.policy.decide import Protocol as RuleProtocol
@@ -56,6 +57,8 @@ RETRIABLE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"
 H = TypeVar("H")
 L = TypeVar("L")
 NOTHING: Final = FirstBytes(Kind.NOTHING)
+HTTP: Final = FirstBytes(Kind.HTTP)
+OTHER: Final = FirstBytes(Kind.OTHER)
 
 
 class ReadingHead(Phase):
@@ -80,20 +83,28 @@ class ReadingHead(Phase):
                 self.reader = HeadReader(inside=self.inside)
                 head = self.reader.read(buffer)
         except BadRequest as error:
-            return Rejected(error.reason, error.detail)
+            return self.bad(error)
         if head is not None:
             del buffer[: head.size]
             self.reader = None
             return self.complete(head)
         if eof:
-            return Rejected(Reason.BAD_REQUEST, "the connection ended in the middle of a request head")
+            return self.unfinished(buffer, Reason.BAD_REQUEST, "the connection ended in the middle of a request head")
         return Wait(self.rules.budget.head_timeout_s) if reader is None else KEEP_WAITING
 
     def deadline(self, buffer: bytearray) -> Step:
         if not buffer:
             return ENDED
         seconds = self.rules.budget.head_timeout_s
-        return Rejected(Reason.HEAD_TIMEOUT, f"no complete request head in {seconds:g} s")
+        return self.unfinished(buffer, Reason.HEAD_TIMEOUT, f"no complete request head in {seconds:g} s")
+
+    def unfinished(self, buffer: bytearray, reason: Reason, detail: str) -> Step:
+        error = BadRequest(reason, detail)
+        describe(error, buffer)
+        return self.bad(error)
+
+    def bad(self, error: BadRequest) -> Step:
+        return Rejected(error.reason, error.detail, error.method, error.target)
 
     def complete(self, head: RequestHead) -> Step:
         return Deciding(self.rules, head)
@@ -208,30 +219,43 @@ class Sniffing(Phase, Generic[H]):
     def judge(self, first: FirstBytes) -> Step:
         if first.kind is Kind.HTTP:
             return ReadingInner(self.rules, self.target, self.handle)
-        no = mismatch(self.target, first)
-        if no is None:
-            return Tunnel(self.handle)
-        reason, detail = no
-        if self.rules.policy.mode is Mode.ENFORCE or first.kind is Kind.NOTHING:
-            return Denied(self.handle, reason, detail)
-        return Tunnel(self.handle, mismatch=reason)
+        return judge(self.rules, self.target, self.handle, first)
+
+
+def judge(rules: Rules, target: Target, handle: H, first: FirstBytes) -> Denied[H] | Tunnel[H]:
+    """What becomes of a connection to one target that begins like this, and not with plain HTTP."""
+    no = mismatch(target, first)
+    if no is None:
+        return Tunnel(handle)
+    reason, detail = no
+    if rules.policy.mode is Mode.ENFORCE or first.kind is Kind.NOTHING:
+        return Denied(handle, reason, detail)
+    return Tunnel(handle, mismatch=reason)
 
 
 class ReadingInner(ReadingHead, Generic[H]):
     """Plain HTTP on a connection to one target: the Host of each request must be that target."""
 
-    __slots__ = ("handle", "target")
+    __slots__ = ("first", "handle", "target")
     inside = True
 
     def __init__(self, rules: Rules, target: Target, handle: H) -> None:
         super().__init__(rules)
         self.target = target
         self.handle = handle
+        self.first = True
+        """No request has come yet."""
+
+    def bad(self, error: BadRequest) -> Step:
+        if self.first and error.foreign:  # it only began like HTTP
+            return judge(self.rules, self.target, self.handle, OTHER)
+        return Rejected(error.reason, error.detail, error.method, self.target)
 
     def complete(self, head: RequestHead) -> Step:
+        self.first = False
         asked, target, misfit = head.target, self.target, ""
         if (asked.host, asked.port) != (target.host, target.port):
-            misfit = f"the request inside names {asked.host}:{asked.port}; the connection is to {target.host}"
+            misfit = f"the request inside names {asked.authority}; the connection is to {target.authority}"
             if self.rules.policy.mode is Mode.ENFORCE:
                 return Misplaced(self.handle, head, misfit)
         return InnerExchanging(self.rules, head, self.handle, self, misfit)
@@ -321,27 +345,24 @@ class Peeking(Phase):
 
     def received(self, buffer: bytearray, eof: bool) -> Step:
         first = sniff(buffer, self.hello)
-        name: str | None = None
-        if first is not None and first.kind is Kind.HTTP:
-            name = self.host(buffer)
-        elif first is not None:
-            name = first.server_name or ""
-        if name is not None:
-            return Named(name)
-        return Named("") if eof else KEEP_WAITING
+        if first is not None:
+            named = self.request(buffer) if first.kind is Kind.HTTP else Named(first.server_name or "", first)
+            if named is not None:
+                return named
+        return Named("", NOTHING) if eof else KEEP_WAITING
 
     def deadline(self, buffer: bytearray) -> Step:
-        return Named("")
+        return Named("", NOTHING)
 
-    def host(self, buffer: bytearray) -> str | None:
-        """The Host of the request that has begun, None while its head is incomplete."""
+    def request(self, buffer: bytearray) -> Named | None:
+        """What the request that has begun shows, None while its head is incomplete."""
         try:
             head = self.reader.read(buffer)
-        except BadRequest:
-            return ""
+        except BadRequest as error:
+            return Named("", OTHER if error.foreign else HTTP)
         if head is None:
             return None
-        return head.target.host if head.target.ip is None else ""
+        return Named(head.target.host if head.target.ip is None else "", HTTP)
 
 
 class OpeningDirect(Phase, Generic[H]):

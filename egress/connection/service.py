@@ -19,6 +19,9 @@ class AnsweredNames(Protocol):
     def told_of(self, name: str, address: IP) -> str | None:
         """The network on which that name was answered with that address; None when it was not."""
 
+    def name_given(self, address: IP) -> str:
+        """A name that was answered with that address; empty when none was."""
+
     def note_proxied(self, name: str) -> None:
         """A request for that name came through the proxy."""
 

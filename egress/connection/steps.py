@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeAlias, TypeVar
 
+from egress.connection.first_bytes import FirstBytes
 from egress.http.request_head import RequestHead
 from egress.policy.budget import Budget
-from egress.policy.decide import Policy
+from egress.policy.decide import Policy, Target
 from observability.events import Reason
 
 H = TypeVar("H")
@@ -38,6 +39,9 @@ class Rejected:
 
     reason: Reason
     detail: str
+    method: str = ""
+    target: Target | None = None
+    """What the request names, where it can be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +116,7 @@ class Named:
     """What a direct connection shows of its target: a server name or Host, empty when there is none."""
 
     name: str
+    first: FirstBytes
 
 
 class Phase:

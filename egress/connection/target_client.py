@@ -11,11 +11,12 @@ import functools
 from egress.connection.carry import carry
 from egress.connection.client import Client
 from egress.connection.phases import Exchanging, InnerExchanging, Lingering, ReadingInner, Sniffing
-from egress.connection.steps import Broken, Denied, Misplaced, Step, Tunnel, Unused
+from egress.connection.steps import Broken, Denied, Misplaced, Rejected, Step, Tunnel, Unused
 from egress.connection.work import Link
 from egress.http.exchange import ClientFault, UpstreamFault
 from egress.http.request_head import RequestHead
 from egress.journal.attempt import Attempt
+from egress.policy.decide import Target
 from observability.events import Decision, Reason
 
 MANY_MISFITS = "requests inside connections that name another host; each would be denied"
@@ -41,6 +42,17 @@ class TargetClient(Client):
         step.handle.attempt.deny(step.reason, step.detail)
         self.close()
 
+    def record_rejected(self, step: Rejected) -> None:
+        """Inside a connection: its own denial if nothing was carried yet, else one beside it."""
+        link = self.work
+        if not isinstance(link, Link) or step.target is None:
+            super().record_rejected(step)
+            return
+        attempt = link.attempt
+        if attempt.carried:
+            attempt = self.beside(attempt, step.method, step.target)
+        attempt.deny(step.reason, step.detail)
+
     def end_unused(self, step: Unused[Link]) -> None:
         link = step.handle
         link.attempt.allow(link.verdict.would_deny)
@@ -56,9 +68,10 @@ class TargetClient(Client):
         self.phase = step
         self.stream.on_input = None
         if link.exchange is not None:
-            exchange.sent, exchange.received = link.counts()
+            sent, exchange.received = link.counts()
+            exchange.sent += sent
         link.exchange = exchange
-        self.bytes_moved = 0
+        self.bytes_moved = exchange.sent + exchange.received
         self.deadline = self.egress.loop.time() + self.backend.budget.idle_timeout_s
         upstream.write(exchange.plan.head)
         if not exchange.uploaded:
@@ -163,10 +176,13 @@ class TargetClient(Client):
 
     def inner_attempt(self, attempt: Attempt, head: RequestHead) -> Attempt:
         """One for a request inside, beside that of its connection."""
+        return self.beside(attempt, head.method, head.target)
+
+    def beside(self, attempt: Attempt, method: str, target: Target) -> Attempt:
         return self.source.attempt(
-            method=head.method,
-            host=head.target.host,
-            port=head.target.port,
+            method=method,
+            host=target.host,
+            port=target.port,
             via=attempt.via,
             client_address=self.client_address,
         )

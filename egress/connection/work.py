@@ -20,7 +20,7 @@ class Work(Protocol):
     """What a connection is busy with."""
 
     def counts(self) -> tuple[int, int]:
-        """Bytes of bodies, sent and received."""
+        """Bytes, sent and received: of what was sent all, of what was received the bodies."""
 
     def progress(self, now: float) -> None:
         """Report the bytes of an open connection, now and then."""

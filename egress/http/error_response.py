@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from egress.policy.liftable import liftable
+from egress.policy.remedy import Kind, remedy
 from observability.events import Reason
 
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 STATUS: dict[Reason, int] = {
     Reason.BAD_REQUEST: 400,
+    Reason.HTTPS_WITHOUT_CONNECT: 400,
     Reason.TOO_LARGE: 400,
     Reason.HEAD_TIMEOUT: 408,
     Reason.LIMIT_RATE: 429,
@@ -47,17 +48,20 @@ def error_response(reason: Reason, text: str, *, close: bool, with_body: bool = 
 def error_text(
     reason: Reason, *, backend: str, standalone: bool, host: str, port: int, detail: str, port_named: bool = False
 ) -> str:
-    """What happened to a request for `host`:`port` and what to do about it, for a person.
+    """What happened to a request for `host`:`port` and what to do about it.
+
+    A program's errors end in a tool's result, so behind a door it is written for a model: it names no command to run.
 
     `port_named`: the policy names that port.
     """
     place = f"{host}:{port}" if host else "the request"
     verb = "could not reach" if STATUS.get(reason, 403) in (502, 504) else "blocked"
     text = f"Stockade {verb} {place} ({reason})" + (f": {detail}" if detail else "") + "."
-    if liftable(reason, host, standalone=standalone):
-        name = host if port_named and reason is not Reason.PORT_NOT_ALLOWED else f"{host}:{port}"
-        if standalone:
-            text += f"\nTo allow it, add {name} to allowed_hosts in the policy file."
-        else:
-            text += f"\nTo allow it: stockade egress allow {backend} {name}"
+    found = remedy(reason, host, port, port_named=port_named, standalone=standalone)
+    if found is None or found.kind is Kind.HTTPS:  # the detail says it
+        return text
+    if not standalone:
+        return f"{text}\n{found.for_model(backend)}"
+    if found.kind is Kind.HOST:
+        text += f"\nTo allow it, add {found.target} to allowed_hosts in the policy file."
     return text

@@ -147,8 +147,8 @@ class Exchange:
     def __init__(self, plan: RequestPlan, *, sent: int = 0, received: int = 0) -> None:
         """`sent` and `received` were counted on this connection before."""
         self.plan = plan
-        self.sent = sent
-        """Bytes of body that went out."""
+        self.sent = sent + len(plan.head)
+        """Bytes that went out: the head too, since a URL carries as much as a body, and how chunks are framed."""
         self.received = received
         """Bytes of body that came back."""
         self.uploaded = plan.framing is Framing.NONE
@@ -180,13 +180,13 @@ class Exchange:
             content = body.decode(buffer)
         except BadFraming as error:
             raise ClientFault(str(error)) from None
-        self.sent += len(content)
         self.uploaded = body.done
         if eof and not content and not body.done and not body.stopped:
             raise ClientFault("")
-        if not isinstance(body, ChunkedBody):
-            return content
-        return encode_chunk(content) + (encode_last_chunk(body.trailers) if body.done else b"")
+        if isinstance(body, ChunkedBody):
+            content = encode_chunk(content) + (encode_last_chunk(body.trailers) if body.done else b"")
+        self.sent += len(content)
+        return content
 
     # --- the response
 

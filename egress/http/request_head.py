@@ -6,7 +6,7 @@ A proxy that decides by what it parsed, and forwards what it received, is only a
 parsers. So nothing received is forwarded: `parse_head` takes a head apart and refuses whatever leaves room for a second
 reading (RFC 9112 leaves much of that to the recipient's choice), and `serialise` builds a new one from the parts. What is
 refused: bare CR or LF, NUL and other controls, obs-fold, blanks around a field name, a second Host, Content-Length or
-Transfer-Encoding, both of the latter together, a transfer coding other than `chunked`, a Host that is not the target,
+Transfer-Encoding, both of the latter together, a transfer coding other than `chunked`, a Host that names another host,
 userinfo, fragments, any version but 1.0 and 1.1.
 
 Two places, two forms. To the proxy a request is `CONNECT HOST:PORT` or in absolute form (RFC 9112 3.2.2, 3.2.3); inside a
@@ -21,14 +21,15 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final, TypeAlias
 
+from egress.http.bad_request import MAX_LINE, NOT_HTTP_1, WITHOUT_CONNECT, BadRequest, describe, is_http_1, skipped
 from egress.http.fields import HOP_BY_HOP, REWRITTEN
 from egress.http.head_end import END, MAX_HEAD, BadHead, HeadScan, HeadTooLarge, count_lines
+from egress.http.host_field import is_another, named_host
 from egress.policy.names import Target, parse_authority
 from observability.events import Reason
 
 Header: TypeAlias = tuple[bytes, bytes]
 
-MAX_LINE: Final = 16 * 1024
 MAX_HEADERS: Final = 128
 MAX_LENGTH_DIGITS: Final = 18
 KEPT_BLOCK: Final = 2048
@@ -65,17 +66,6 @@ class BodyFraming(StrEnum):
     NONE = "none"
     LENGTH = "length"
     CHUNKED = "chunked"
-
-
-class BadRequest(ValueError):
-    """Raised for a head that is not taken; the connection cannot be used any further."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        """BAD_REQUEST or TOO_LARGE."""
-        self.detail = detail
-        """One sentence for a person; never has what the caller sent in it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -117,23 +107,36 @@ def parse_head(data: bytes | bytearray, *, inside: bool = False) -> RequestHead 
 
 def parse_whole_head(data: bytes | bytearray, *, inside: bool = False) -> RequestHead | None:
     """As `parse_head`, None for any head that is incomplete, even one that would be refused. Raises BadRequest."""
-    start = _start(data)
+    start = skipped(data)
     end = data.find(END, start, start + MAX_HEAD)
-    return None if end < 0 else _parse(data, start, end, inside)
+    try:
+        return None if end < 0 else _parse(data, start, end, inside)
+    except BadRequest as error:
+        describe(error, data)
+        raise
 
 
 class HeadReader:
     """A request head that comes in pieces: each byte is looked at once, however they are cut."""
 
-    __slots__ = ("inside", "scan")
+    __slots__ = ("inside", "line_seen", "scan")
 
     def __init__(self, *, inside: bool = False) -> None:
         self.inside = inside
+        self.line_seen = False
+        """The first line is complete, and one of HTTP/1."""
         self.scan = HeadScan("request head", max_fields=MAX_HEADERS, max_line=MAX_LINE)
 
     def read(self, data: bytes | bytearray) -> RequestHead | None:
         """As `parse_head`; `data` begins with what it was the last time."""
-        start = _start(data)
+        try:
+            return self._read(data)
+        except BadRequest as error:
+            describe(error, data)
+            raise
+
+    def _read(self, data: bytes | bytearray) -> RequestHead | None:
+        start = skipped(data)
         end = self.scan.find(data, start)
         if end >= 0:
             return _parse(data, start, end, self.inside)
@@ -144,11 +147,12 @@ class HeadReader:
         except BadHead as error:
             large = isinstance(error, HeadTooLarge)
             raise BadRequest(Reason.TOO_LARGE if large else Reason.BAD_REQUEST, str(error)) from None
+        if self.scan.lines and not self.line_seen:
+            # Another protocol may send one line and wait for an answer: it is refused now, and not after a deadline.
+            if not is_http_1(bytes(data[start : data.find(b"\r\n", start)])):
+                raise _bad(NOT_HTTP_1)
+            self.line_seen = True
         return None
-
-
-def _start(data: bytes | bytearray) -> int:
-    return 2 if data[:2] == b"\r\n" else 0
 
 
 def _parse(data: bytes | bytearray, start: int, end: int, inside: bool) -> RequestHead:
@@ -247,7 +251,7 @@ def _request_line(line: bytes) -> tuple[str, bytes, tuple[int, int]]:
         raise BadRequest(Reason.TOO_LARGE, f"the request line is longer than {MAX_LINE} bytes")
     match = _REQUEST_LINE.fullmatch(line)
     if match is None:
-        raise _bad("the request line is not METHOD TARGET HTTP/1.1")
+        raise _bad(NOT_HTTP_1)
     version = (int(match[3]), int(match[4]))
     if version not in ((1, 0), (1, 1)):
         raise _bad("the version is not HTTP/1.0 or HTTP/1.1")
@@ -274,7 +278,7 @@ def _target(method: str, raw: bytes, named: dict[bytes, list[bytes]], inside: bo
         return _origin_form(method, raw, named)
     if method == "CONNECT":
         return Form.AUTHORITY, _authority(raw, None), b""
-    return _absolute_form(method, raw)
+    return _absolute_form(method, raw, named)
 
 
 def _origin_form(method: str, raw: bytes, named: dict[bytes, list[bytes]]) -> tuple[Form, Target, bytes]:
@@ -285,14 +289,15 @@ def _origin_form(method: str, raw: bytes, named: dict[bytes, list[bytes]]) -> tu
     return Form.ORIGIN, _authority(_one(named, b"host"), HTTP_PORT), raw
 
 
-def _absolute_form(method: str, raw: bytes) -> tuple[Form, Target, bytes]:
+def _absolute_form(method: str, raw: bytes, named: dict[bytes, list[bytes]]) -> tuple[Form, Target, bytes]:
     match = _HTTP_URL.fullmatch(raw)
     if match is None:
         if raw[:1] in (b"/", b"*"):
-            raise _bad("this is a proxy: the request target must be a URL such as http://api.github.com/")
+            detail = "this is a proxy: the request target must be a URL such as http://api.github.com/"
+            raise BadRequest(Reason.BAD_REQUEST, detail, named_host(named.get(b"host", [])))
         scheme = _SCHEME.match(raw)
-        if scheme is not None and scheme[1].lower() == b"https":
-            raise _bad("https goes through CONNECT, not as a URL in the request line")
+        if scheme is not None and scheme[1].lower() in (b"https", b"wss"):
+            raise BadRequest(Reason.HTTPS_WITHOUT_CONNECT, WITHOUT_CONNECT)
         raise _bad("the request target is not an http:// URL")
     target = _authority(match[1], HTTP_PORT)
     rest = match[2]
@@ -317,11 +322,10 @@ def _one(named: dict[bytes, list[bytes]], name: bytes) -> bytes:
 
 
 def _check_host(form: Form, target: Target, version: tuple[int, int], named: dict[bytes, list[bytes]]) -> None:
-    """Host must be there (in HTTP/1.1), once, and be the target (stricter than RFC 9112 3.2.2, which ignores it)."""
+    """Host must be there (in HTTP/1.1), once, and must not name another host."""
     if form is Form.ORIGIN or (version == (1, 0) and b"host" not in named):
         return
-    host = _authority(_one(named, b"host"), target.port if form is Form.AUTHORITY else HTTP_PORT)
-    if (host.host, host.port) != (target.host, target.port):
+    if is_another(_authority(_one(named, b"host"), target.port), target):
         raise _bad("the Host field is not the host of the request target")
 
 

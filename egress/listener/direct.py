@@ -12,6 +12,7 @@ import socket
 
 from egress.connection.backend import Source
 from egress.connection.client import guarded, stream_of
+from egress.connection.first_bytes import FirstBytes, mismatch
 from egress.connection.phases import OpeningDirect, Peeking
 from egress.connection.service import ConnectionService
 from egress.connection.steps import ENDED, Named, Refusal, Step
@@ -19,7 +20,7 @@ from egress.connection.target_client import TargetClient
 from egress.connection.work import Asking, Link
 from egress.journal.attempt import Attempt
 from egress.net.stream import Stream
-from egress.policy.decide import Allow, Protocol, Target, decide_name
+from egress.policy.decide import Allow, Deny, Protocol, Target, decide_name
 from egress.policy.names import IP
 from observability.events import Reason, Via
 
@@ -70,7 +71,7 @@ class DirectClient(TargetClient):
         elif name:
             self.connect_named(name)
         else:
-            self.connect(self.literal(), Via.DIRECT, self.destination)
+            self.connect_address(step.first)
 
     def opaque_target(self) -> Target | None:
         """The target when a `protocol: tcp` rule has it: by the address made up for its name, or as a literal."""
@@ -96,7 +97,27 @@ class DirectClient(TargetClient):
             return
         self.connect(Target(host=name, ip=None, port=self.port), Via.DIRECT, self.destination, network)
 
-    def deny(self, name: str, detail: str) -> None:
+    def connect_address(self, first: FirstBytes) -> None:
+        """No name was shown: the address counts. Where no rule has it, the name that it was answered for explains why."""
+        source, target = self.source, self.literal()
+        names = self.egress.names_of(source)
+        no = source.backend.decisions.name(target, self.egress.dialer.surroundings)
+        name = names.name_given(self.destination) if names is not None and isinstance(no, Deny) else ""
+        if not name:
+            self.connect(target, Via.DIRECT, self.destination)
+            return
+        meant = Target(host=name, ip=None, port=self.port)
+        denied = source.backend.decisions.name(meant, self.egress.dialer.surroundings)
+        if isinstance(denied, Deny):
+            self.deny(name, denied.detail, denied.reason)
+        else:
+            reason, detail = mismatch(meant, first) or (
+                Reason.IP_NOT_ALLOWED,
+                f"the request names no host; {name} was looked up",
+            )
+            self.deny(name, detail, reason)
+
+    def deny(self, name: str, detail: str, reason: Reason = Reason.DIRECT_ATTEMPT) -> None:
         host = name or str(self.destination)
         attempt = self.source.attempt(
             via=Via.DIRECT,
@@ -106,7 +127,7 @@ class DirectClient(TargetClient):
             client_address=self.client_address,
             destination=f"{self.destination}:{self.port}",
         )
-        attempt.deny(Reason.DIRECT_ATTEMPT, detail)
+        attempt.deny(reason, detail)
         self.close()
 
     def connect(self, target: Target, via: Via, only: IP | None, network: str = "") -> None:

@@ -91,8 +91,11 @@ class SlowPath(TargetClient):
             link.upstream.abort()
             if isinstance(reached, Reached):
                 link = self.link_to(head, attempt, reached)
+                sent = step.exchange.sent
                 step = step.again(link, reached.parent)
+                step.exchange.sent += sent
                 link.exchange = step.exchange
+                self.bytes_moved = sum(link.counts())
                 self.phase = step
                 self.wait_at_most(self.backend.budget.idle_timeout_s)
                 link.upstream.write(step.exchange.plan.head)

@@ -48,6 +48,8 @@ TTL_S = 30
 SYNTHETIC = ipaddress.ip_network("198.18.0.0/15")
 MAX_SYNTHETIC = 4096
 OTHER_NAMES = "(more names)"
+LOOKED_UP = "looked up, and not asked of the proxy afterwards"
+ALLOWED_BY_NAME = "{} is allowed, but this program does not use the proxy: `direct: allow` lets it connect by itself"
 
 
 TRANSIENT = frozenset({errno.ECONNREFUSED, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.EHOSTUNREACH})
@@ -213,6 +215,13 @@ class NameServer:
             return None
         return network
 
+    def name_given(self, address: IP) -> str:
+        """The name that was answered last with that address; empty when none was."""
+        now = self.egress.loop.time()
+        known = [(told[address][0], name) for name, told in self.answered.items() if address in told]
+        until, name = max(known, default=(0.0, ""))
+        return name if until > now else ""
+
     def synthetic_address(self, name: str) -> IP | None:
         """The address made up for a name; None when there are too many."""
         if name not in self.synthetic and len(self.synthetic) < MAX_SYNTHETIC:
@@ -233,7 +242,8 @@ class NameServer:
             name = OTHER_NAMES
         held = self.held.get(name)
         if held is None:
-            self.held[name] = Lookup(since=now, qtype=query.qtype, client=client, asked=asked)
+            is_host = query.is_host and name == query.name
+            self.held[name] = Lookup(since=now, qtype=query.qtype, client=client, asked=asked, is_host=is_host)
         else:
             held.count += 1
 
@@ -267,7 +277,13 @@ class NameServer:
             destination=f"{held.asked}:53" if held.asked else "",
             count=held.count,
         )
-        attempt.deny(Reason.DIRECT_ATTEMPT, "looked up, and not asked of the proxy afterwards")
+        attempt.deny(
+            Reason.DIRECT_ATTEMPT, ALLOWED_BY_NAME.format(name) if self.is_allowed(name, held) else LOOKED_UP
+        )
+
+    def is_allowed(self, name: str, held: Lookup) -> bool:
+        """Whether the proxy would have carried a request for it."""
+        return held.is_host and any(isinstance(verdict, Allow) for verdict in self.verdicts(name))
 
     def close(self) -> None:
         for sock in self.sockets:
@@ -288,6 +304,8 @@ class Lookup:
     client: str
     asked: str
     """The server address that the program meant to ask."""
+    is_host: bool = False
+    """It is a whole host name."""
     count: int = 1
 
 

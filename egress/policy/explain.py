@@ -12,6 +12,7 @@ from egress.policy.decide import Allow, Deny, Surroundings, decide, decide_name,
 from egress.policy.liftable import NAMED_BY_HOST
 from egress.policy.names import IP, Target, canonical_host, parse_host, parse_port
 from egress.policy.patterns import split_port
+from egress.policy.remedy import remedy
 from egress.policy.rules import HOST_NAME, Policy, Protocol, Rule, RuleKind
 from observability.events import Decision, Reason
 
@@ -50,11 +51,13 @@ class Explanation:
     sentence: str
 
 
-def explain(policy: Policy, where: str, surroundings: Surroundings, *, addresses: Sequence[IP] = ()) -> Explanation:
+def explain(
+    policy: Policy, where: str, surroundings: Surroundings, *, addresses: Sequence[IP] = (), server: str = ""
+) -> Explanation:
     """What the policy says of a URL, `HOST:PORT` or `HOST` (port 443). Looks nothing up.
 
     `addresses`: what the name is taken to resolve to; without them the sentence says what is still checked. Raises
-    ValueError, with advice, for text that names no host.
+    ValueError, with advice, for text that names no host. `server`: its name, for the command in the advice.
     """
     target = read_target(where)
     known = addresses or _known_addresses(target, surroundings)
@@ -66,14 +69,16 @@ def explain(policy: Policy, where: str, surroundings: Surroundings, *, addresses
             rule=verdict.rule,
             reason=verdict.reason,
             sentence=f"{target.authority} is denied ({verdict.reason}): {verdict.detail}."
-            + (_never(target, verdict, known, surroundings) or _advice(policy, target, verdict)),
+            + (_never(target, verdict, known, surroundings) or _advice(policy, target, verdict, server)),
         )
     return Explanation(
         target=target,
         decision=Decision.ALLOW if verdict.would_deny is None else Decision.REPORT,
         rule=verdict.rule,
         reason=verdict.would_deny,
-        sentence=_allowed(policy, target, verdict) + _still_checked(target, verdict, bool(known)),
+        sentence=_allowed(policy, target, verdict)
+        + _still_checked(target, verdict, bool(known))
+        + _way(policy, verdict, surroundings),
     )
 
 
@@ -118,17 +123,32 @@ def _still_checked(target: Target, verdict: Allow, known: bool) -> str:
     return f"{address}. The connection must carry {inside}."
 
 
+def _way(policy: Policy, verdict: Allow, around: Surroundings) -> str:
+    """That an allowed host is not all that some programs need."""
+    opaque = verdict.rule is not None and verdict.rule.protocol is Protocol.TCP
+    if policy.direct or opaque or around.standalone:
+        return ""
+    return " This holds if the program uses the proxy; else it needs `direct: allow` too."
+
+
 def _never(target: Target, denied: Deny, known: Sequence[IP], around: Surroundings) -> str:
     """That not even a rule for this very target would open it, and why."""
     if denied.reason not in NAMED_BY_HOST or not known:
         return ""
     verdict = decide(parse_policy({"allowed_hosts": [target.authority]}), target, known, around)
     if isinstance(verdict, Deny) and verdict.reason in _ABOVE_RULES:
-        return f" No rule would: {verdict.detail}."
+        instead = ""
+        if verdict.reason is not Reason.ADDRESS_SELF and not around.standalone:
+            rule = f"{{host: {HOST_NAME}, port: {target.port}, protocol: tcp}}"
+            instead = f" If a service of this machine is meant: allowed_hosts: [{rule}]."
+        return f" No rule would: {verdict.detail}.{instead}"
     return ""
 
 
-def _advice(policy: Policy, target: Target, verdict: Deny) -> str:
+def _advice(policy: Policy, target: Target, verdict: Deny, server: str) -> str:
+    found = remedy(verdict.reason, target.host, target.port, port_named=policy.names_port(target.port))
+    if server and found is not None:
+        return f" To allow it: {found.for_people(server)}"
     match verdict.reason:
         case Reason.EMPTY_POLICY | Reason.HOST_NOT_ALLOWED | Reason.IP_NOT_ALLOWED:
             plain = policy.names_port(target.port) and target.host != HOST_NAME

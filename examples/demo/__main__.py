@@ -73,7 +73,7 @@ async def tell_the_story() -> bool:
         console.print(f"\nTwo clients, two views: developer sees {len(ours)} tools, reviewer {sorted(theirs)}")
         good &= theirs < ours
         console.print("\nNow the policy changes, while everything runs:")
-        await asyncio.to_thread(stockade, "egress", "allow", "fetch", "evil.example")
+        await asyncio.to_thread(stockade, "egress", "allow", "fetch", "evil.example", "--yes")
         after = story.Scene(
             says="The call that was blocked now passes; nothing was restarted",
             tool="fetch__fetch",

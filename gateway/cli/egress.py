@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
+from egress.policy.nearest import nearest
 from gateway.cli import policy
-from gateway.cli.client import url
+from gateway.cli.client import Api, url
 from gateway.cli.options import (
     FileNoShort,
     FileOption,
@@ -22,10 +23,21 @@ from gateway.cli.options import (
     screen,
 )
 from gateway.cli.terminal import Cell, clean
+from observability.events import Decision
 
+DecisionOption = Annotated[Decision | None, typer.Option(help="Limit to one decision.", show_default=False)]
 MOST_OF_ONE = 5000
 """Blocked hosts of one server that are listed."""
-HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+class By(StrEnum):
+    """How `top` groups connections."""
+
+    HOST = "host"
+    BACKEND = "backend"
+    RULE = "rule"
+    REASON = "reason"
+    TOOL = "tool"
 
 
 def register(app: typer.Typer) -> None:
@@ -34,12 +46,24 @@ def register(app: typer.Typer) -> None:
     policy.register(app)
 
 
+def known_server(api: Api, name: str, where: str) -> None:
+    """Refuse a name that no server has, as wrong usage. Of a server that was removed there may still be events to show."""
+    if not name:
+        return
+    names = [str(one["name"]) for one in api.get(url("backends"))["backends"]]
+    if name in names:
+        return
+    like = nearest(name, names)
+    hint = f"Did you mean {like}?" if like else f"There are: {', '.join(names) or 'none'}."
+    raise typer.BadParameter(f"there is no server {clean(name)!r}. {hint}", param_hint=where)
+
+
 def tail(
     context: typer.Context,
     follow: FollowOption = False,
     count: Annotated[int, typer.Option("--tail", "-n", help="How many earlier events to print first.")] = 20,
     backend: Annotated[str, typer.Option(help="Limit to this server (default: all).")] = "",
-    decision: Annotated[str, typer.Option(help="Limit to one decision: allow, deny or report.")] = "",
+    decision: DecisionOption = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Also show normal closes, and the progress of long connections.")
     ] = False,
@@ -52,6 +76,8 @@ def tail(
     wanted = {"type": "egress", "backend": backend or None, "decision": decision or None}
     answer = api.get(url("events", limit=min(count * 4, 5000), **wanted))
     shown = [event for event in answer["events"] if _wanted(event, everything)][-count:] if count else []
+    if not answer["events"]:
+        known_server(api, backend, "--backend")
     for event in shown:
         _event(event, as_json)
     if not (shown or follow or as_json):
@@ -126,9 +152,9 @@ def called_by(calls: list[Mapping[str, Any]], more: int = 0) -> str:
 
 def top(
     context: typer.Context,
-    by: Annotated[str, typer.Option(help="Group by host, backend, rule, reason or tool.")] = "host",
+    by: Annotated[By, typer.Option(help="Group by this.")] = By.HOST,
     backend: Annotated[str, typer.Option(help="Limit to this server (default: all).")] = "",
-    decision: Annotated[str, typer.Option(help="Limit to one decision: allow, deny or report.")] = "",
+    decision: DecisionOption = None,
     hours: Annotated[float, typer.Option(help="How far back to look.")] = 24,
     limit: Annotated[int, typer.Option("--limit", "-n", help="How many rows to show.")] = 20,
     file: FileOption = None,
@@ -140,6 +166,8 @@ def top(
     since = f"{time.time() - hours * 3600:.0f}"
     narrow = {"backend": backend or None, "decision": decision or None}
     rows = api.get(url("egress", "top", by=by, since=since, limit=limit, **narrow))["top"]
+    if not rows:
+        known_server(api, backend, "--backend")
     if as_json:
         screen.json(rows)
         return
@@ -171,10 +199,13 @@ def blocked(
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what was blocked, each with the command that would allow it."""
+    """Show what was blocked, each with the command or the line of the file that would allow it."""
     narrow = {"backend": name, "limit": MOST_OF_ONE} if name else {}
-    found = place(context, file, project).api().get(url("egress", "blocked", **narrow))
+    api = place(context, file, project).api()
+    found = api.get(url("egress", "blocked", lookups=True, **narrow))
     rows = found["blocked"]
+    if not rows:
+        known_server(api, name, "NAME")
     if as_json:
         screen.json(rows)
     elif rows:
@@ -188,19 +219,16 @@ def blocked(
 
 
 def _blocked_row(row: Mapping[str, Any]) -> list[object]:
-    from egress.policy.liftable import liftable
-
-    hint = ""
-    if row["allowed_now"]:
+    hint = row["remedy"]
+    if not row["in_file"]:
+        hint = "(the server is not in the file any more)"
+    elif row["allowed_now"]:
         hint = "(it is allowed now)"
-    elif any(liftable(one, row["host"]) for one in row["reasons"]) and HOST.fullmatch(
-        row["host"]
-    ):  # people paste it into a shell
-        hint = f"stockade egress allow {row['backend']} {row['host']}:{row['port']}"
+    host = f"{clean(row['host'], 80)} (lookup)" if row["via"] == "dns" else clean(row["host"], 80)
     return [
-        row["backend"],
-        Cell(clean(row["host"], 80)),
-        row["port"],
+        clean(row["backend"]),
+        Cell(host or "other ports"),
+        row["port"] or "",
         row["count"],
         row["reason"],
         hint,

@@ -45,14 +45,16 @@ def edit_file(path: Path, wanted: Change, *, dry_run: bool) -> Edit:
     return edit
 
 
-def show_change(edited: Mapping[str, Any], path: Path, *, dry_run: bool) -> None:
-    """Print the diff of a change and its warnings."""
+def show_change(edited: Mapping[str, Any], path: Path, *, dry_run: bool | None) -> None:
+    """Print the diff of a change and its warnings. `dry_run` None: whether it is written is asked next."""
     if not edited["diff"]:
         say(f"{display(path)} already says so; nothing to change.")
         return
     screen.diff(str(edited["diff"]))
     for warning in edited["warnings"]:
         say(f"! {warning}")
+    if dry_run is None:
+        return
     say(f"Not written (dry run): {display(path)}" if dry_run else f"Written: {display(path)}")
 
 

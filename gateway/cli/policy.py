@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from egress.policy.names import suggest_host
 from gateway.cli import offline
+from gateway.cli.allow import allow
 from gateway.cli.client import url
 from gateway.cli.failure import Failure
 from gateway.cli.options import (
@@ -33,42 +33,6 @@ Server = Annotated[str, typer.Argument(help="The server.")]
 def register(app: typer.Typer) -> None:
     for command in (allow, explain, suggest, serve, check):
         app.command()(command)
-
-
-def split_target(target: str) -> tuple[str, int | None]:
-    """`HOST`, `HOST:PORT`, `[IPV6]:PORT`; an IPv6 address or network without brackets has no port. Raises Failure."""
-    if "://" in target:
-        raise Failure(f"{target!r} is a URL; keep only the host: {suggest_host(target, keep_port=True)}")
-    host, colon, port = target.rpartition(":")
-    if not colon or (":" in host and not host.endswith("]")):
-        return target.strip("[]"), None
-    if not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
-        raise Failure(f"{port!r} is not a port (1 to 65535). Write HOST or HOST:PORT, such as api.github.com:443")
-    return host.strip("[]"), int(port)
-
-
-def allow(
-    context: typer.Context,
-    name: Server,
-    target: Annotated[str, typer.Argument(metavar="HOST[:PORT]", help="The host it may connect to.")],
-    dry_run: DryRunOption = False,
-    file: FileOption = None,
-    project: ProjectOption = None,
-) -> None:
-    """Allow a server to connect to one host. The file changes (comments stay) and the rule applies at once."""
-    where = place(context, file, project)
-    host, port = split_target(target)
-    body = {"host": host, "port": port, "dry_run": dry_run}
-
-    def in_file() -> Any:
-        from registry.edit import allow_host
-
-        return allow_host(name, host, port)
-
-    if offline.change(
-        where, lambda api: api.post(url("backends", name, "egress", "allow"), body), in_file, dry_run=dry_run
-    ):
-        say("In force now.")
 
 
 def explain(
@@ -112,16 +76,18 @@ def explain_offline(config: Config, name: str, target: str) -> dict[str, Any]:
     from egress.service.surroundings import parse_overrides
 
     around = Surroundings(overrides=parse_overrides(config.egress.resolve))
-    return explain_policy(block_of(config, name), target, around)
+    return explain_policy(block_of(config, name), target, around, server=name)
 
 
-def explain_policy(block: Mapping[str, object], target: str, around: Surroundings) -> dict[str, Any]:
+def explain_policy(
+    block: Mapping[str, object], target: str, around: Surroundings, *, server: str = ""
+) -> dict[str, Any]:
     """The decision of a network block for a target. Raises Failure for a bad block or target."""
     from egress.policy.explain import explain as explain_target
 
     policy = parsed(block)
     try:
-        found = explain_target(policy, target, around)
+        found = explain_target(policy, target, around, server=server)
     except ValueError as error:
         raise Failure(str(error)) from error
     rule = found.rule.text if found.rule else ""
@@ -243,6 +209,11 @@ def read_policy(path: Path) -> dict[str, Any]:
         raise Failure(f"{path} cannot be read: {error.strerror}") from error
     except (YAMLError, ValueError) as error:
         raise Failure(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if isinstance(data, dict) and not data.keys().isdisjoint(("servers", "mcpServers")):
+        raise Failure(
+            f"{path} is a whole file of servers; this command checks one network block. "
+            f"Use: stockade -f {path} egress explain NAME HOST:PORT, or stockade -f {path} validate"
+        )
     block = data.get("network", data) if isinstance(data, dict) else data
     if not isinstance(block, dict):
         raise Failure(

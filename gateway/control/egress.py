@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from egress.policy.decide import Policy, parse_policy
+from egress.policy.decide import parse_policy
 from egress.policy.explain import explain
 from egress.policy.liftable import NAMED_BY_HOST
 from egress.policy.suggest import suggest
 from gateway.control.backends import need_backend, need_isolated
 from gateway.control.base import Control
+from gateway.control.blocked import as_blocked, with_advice
 from gateway.control.wire import bad, count, read_object, switch, text
 from observability.events import Decision, Reason, Via
-from observability.history_queries import Blocked, By, ConnectionFilter, ConnectionRow, Lookup
+from observability.history_queries import By, ConnectionFilter, ConnectionRow, Lookup
 
 MAX_ROWS = 5000
 INSIDE = Reason.INNER_HOST_MISMATCH
@@ -29,12 +31,6 @@ def connection_json(row: ConnectionRow) -> dict[str, Any]:
     """One connection with the fields of an egress event, as of its latest event."""
     phase = "decided" if row.closed is None else "closed"
     return {"kind": "egress", "phase": phase, **row.to_json()}
-
-
-def blocked_json(row: Blocked) -> dict[str, Any]:
-    """A blocked host; `reason`, `via` and `tool` are one text each, for display."""
-    joined = {"reason": ", ".join(row.reasons), "via": ", ".join(row.via), "tool": ", ".join(row.tools)}
-    return {**row.to_json(), **joined}
 
 
 def lookup_json(row: Lookup) -> dict[str, Any]:
@@ -90,24 +86,20 @@ class EgressRoutes:
         return JSONResponse({"by": by, "top": [row.to_json() for row in rows]})
 
     async def blocked(self, request: Request) -> Response:
-        """Denied hosts grouped by backend, host and port; `more` were found; `lost` reports unrecorded events."""
-        found = await asyncio.to_thread(self._control.history.blocked_list, **self._narrow(request))
+        """Denied hosts grouped by backend, host and port; `more` were found; `lost` reports unrecorded events.
+
+        With `lookups`, names that were only looked up are among them.
+        """
+        narrow = self._narrow(request)
+        found = await asyncio.to_thread(self._control.history.blocked_list, **narrow)
+        rows = list(found.rows)
+        if switch(request, "lookups"):
+            rows += map(as_blocked, await asyncio.to_thread(self._control.history.lookups, **narrow))
+            rows.sort(key=attrgetter("last"), reverse=True)
         policies = {name: parse_policy(one.network.block) for name, one in self._control.config.servers.items()}
-        rows = [self._blocked(row, policies.get(row.backend)) for row in found.rows]
-        return JSONResponse({"blocked": rows, "more": found.more, "lost": self._control.losses.lines()})
-
-    def _blocked(self, row: Blocked, policy: Policy | None) -> dict[str, Any]:
-        """With `allowed_now`: whether the policy allows by now what it denied then."""
-        allowed_now = policy is not None and set(row.reasons) <= NAMED_BY_HOST and self._passes(policy, row)
-        return {**blocked_json(row), "allowed_now": allowed_now}
-
-    def _passes(self, policy: Policy, row: Blocked) -> bool:
-        host = f"[{row.host}]" if ":" in row.host else row.host
-        try:
-            found = explain(policy, f"{host}:{row.port}", self._control.surroundings())
-        except ValueError:  # an invalid host: the server chose the text
-            return False
-        return found.decision is Decision.ALLOW
+        around = self._control.surroundings()
+        told = [with_advice(row, policies, around) for row in rows]
+        return JSONResponse({"blocked": told, "more": found.more, "lost": self._control.losses.lines()})
 
     async def lookups(self, request: Request) -> Response:
         """Names that servers looked up themselves and never asked the proxy for."""
@@ -128,7 +120,7 @@ class EgressRoutes:
         need_isolated(self._control.config, name)
         policy = parse_policy(self._control.config.servers[name].network.block)
         try:
-            found = explain(policy, text(body, "url"), self._control.surroundings())
+            found = explain(policy, text(body, "url"), self._control.surroundings(), server=name)
         except ValueError as error:
             raise bad(f"{str(error).rstrip('.')}.", "url") from None
         return JSONResponse(

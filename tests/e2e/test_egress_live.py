@@ -204,10 +204,10 @@ def test_explain_says_which_rule_decides_and_connects_to_nothing(
 
 async def test_allow_opens_one_host_on_the_port_that_is_named(gateway: StockadeProcess) -> None:
     assert await status(gateway, "puppet", "one.docs.example", 80) == "403 host_not_allowed"
-    gateway.run("egress", "allow", "puppet", "one.docs.example:80")
+    gateway.run("egress", "allow", "puppet", "one.docs.example:80", "--yes")
     assert await status(gateway, "puppet", "one.docs.example", 80) == "200"
     assert await status(gateway, "puppet", "two.docs.example", 80) == "403 host_not_allowed"
-    gateway.run("egress", "allow", "puppet", "two.docs.example:8443")
+    gateway.run("egress", "allow", "puppet", "two.docs.example:8443", "--yes")
     assert await status(gateway, "puppet", "two.docs.example", 80) == "403 port_not_allowed"
     assert await status(gateway, "puppet", "two.docs.example", 8443) == "502 dns_failed", "allowed, and nowhere"
     assert "# does what the test says" in gateway.config.read_text()

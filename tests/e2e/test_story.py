@@ -251,7 +251,7 @@ async def test_a_service_on_the_host_is_reached_only_once_its_port_is_allowed(st
         url = f"http://host.docker.internal:{service.port}/"
         seen = await rogue(story, "proxy_get", backend="hosted", url=url)
         assert seen["outcome"] == "blocked"
-        story.run("egress", "allow", "hosted", f"host.docker.internal:{service.port}")
+        story.run("egress", "allow", "hosted", f"host.docker.internal:{service.port}", "--yes")
         seen = await rogue(story, "proxy_get", backend="hosted", url=url)
         assert (seen["outcome"], seen.get("body")) == ("reached", "hello")
         seen = await rogue(story, "proxy_get", backend="hosted", url=f"http://host.docker.internal:{other.port}/")
@@ -261,7 +261,7 @@ async def test_a_service_on_the_host_is_reached_only_once_its_port_is_allowed(st
 
 async def test_a_host_service_on_loopback_is_refused_with_how_to_bind_it(story: StockadeProcess) -> None:
     with trap("127.0.0.1") as service:
-        story.run("egress", "allow", "hosted", f"host.docker.internal:{service.port}")
+        story.run("egress", "allow", "hosted", f"host.docker.internal:{service.port}", "--yes")
         url = f"http://host.docker.internal:{service.port}/"
         seen = await rogue(story, "proxy_get", backend="hosted", url=url)
     assert "host_loopback_only" in seen["status"]
@@ -273,8 +273,8 @@ async def test_allowing_a_host_takes_effect_without_a_restart_and_keeps_comments
     before = {b["name"]: b["containers"] for b in story.json("ps")["backends"]}
     refused = await rogue(story, "proxy_connect", host="evil.example", port=443)
     assert refused["outcome"] == "blocked"
-    assert "stockade egress allow rogue evil.example" in refused["text"]
-    story.run("egress", "allow", "rogue", "evil.example")
+    assert "ask the user to allow evil.example (server rogue)" in refused["text"]
+    story.run("egress", "allow", "rogue", "evil.example", "--yes")
     seen = await rogue(story, "proxy_connect", host="evil.example", port=443)
     assert seen["outcome"] == "reached"
     assert {b["name"]: b["containers"] for b in story.json("ps")["backends"]} == before

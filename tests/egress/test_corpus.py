@@ -14,7 +14,8 @@ import pytest
 
 from egress.connection.first_bytes import METHOD
 from egress.connection.sni import NotTLS, parse_client_hello
-from egress.http.request_head import BadRequest, Form, RequestHead, parse_head
+from egress.http.bad_request import BadRequest
+from egress.http.request_head import Form, RequestHead, parse_head
 from egress.policy.decide import Allow, Deny, Policy, Protocol, Surroundings, decide, parse_policy
 from egress.policy.names import IP, Target
 from egress.service.surroundings import parse_overrides
@@ -87,7 +88,7 @@ def objection_inside(head: RequestHead, verdict: Allow, data: bytes) -> str | No
         try:
             inner = parse_head(data, inside=True)
         except BadRequest as error:
-            return str(error.reason)
+            return "not_tls" if error.foreign else str(error.reason)
         assert inner is not None
         return None if inner.target == head.target else "inner_host_mismatch"
     try:

@@ -25,7 +25,7 @@ async def test_the_proxy_inside_an_empty_namespace_carries_what_is_allowed() -> 
         assert (await running.inside("fetch", "print(http('web.example'))")).endswith("hello")
         refused = await running.inside("fetch", "print(http('evil.example'))")
         assert refused.startswith("HTTP/1.1 403 host_not_allowed")
-        assert "stockade egress allow fetch evil.example" in refused
+        assert "ask the user to allow evil.example (server fetch)" in refused
         event = await running.event(lambda event: event.decision is Decision.DENY)
         assert (event.backend, event.door, event.host, event.port) == ("fetch", "fetch", "evil.example", 80)
 

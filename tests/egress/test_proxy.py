@@ -126,7 +126,7 @@ async def test_a_client_hello_in_single_bytes_is_understood() -> None:
         pytest.param(client_hello(None), Reason.SNI_MISSING, id="no name"),
         pytest.param(b"SSH-2.0-OpenSSH_9.2\r\n", Reason.NOT_TLS, id="ssh"),
         pytest.param(b"\x05\x01\x00", Reason.NOT_TLS, id="socks"),
-        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Reason.BAD_REQUEST, id="h2c"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Reason.NOT_TLS, id="h2c"),
         pytest.param(b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n", Reason.INNER_HOST_MISMATCH, id="another Host"),
     ],
 )
@@ -179,8 +179,11 @@ async def test_report_and_learn_say_of_each_request_inside_what_would_be_denied(
         async with running(block, resolve=to(port)) as proxy:
             client = await proxy.client()
             await client.connect(f"{NAME}:{port}")
+            sent = 0
             for host in (f"{NAME}:{port}", "evil.example", f"{NAME}:{port}", "worse.example:8080"):
-                await client.send(f"POST /a HTTP/1.1\r\nHost: {host}\r\nContent-Length: 3\r\n\r\nabc".encode())
+                request = f"POST /a HTTP/1.1\r\nHost: {host}\r\nContent-Length: 3\r\n\r\nabc".encode()
+                await client.send(request)
+                sent += len(request)
                 assert (await client.response())[1] == b"hello"
             client.writer.close()
             await proxy.event(lambda event: event.phase is Phase.CLOSED and event.host == NAME)
@@ -191,7 +194,7 @@ async def test_report_and_learn_say_of_each_request_inside_what_would_be_denied(
                 (Phase.CLOSED, "evil.example", 80, Decision.REPORT, None, 0),
                 (Phase.DECIDED, "worse.example", 8080, Decision.REPORT, Reason.INNER_HOST_MISMATCH, 0),
                 (Phase.CLOSED, "worse.example", 8080, Decision.REPORT, None, 0),
-                (Phase.CLOSED, NAME, port, Decision.ALLOW, None, 12),
+                (Phase.CLOSED, NAME, port, Decision.ALLOW, None, sent),
             ]
             assert all(f"the connection is to {NAME}" in e.detail for e in proxy.events() if e.host != NAME)
 

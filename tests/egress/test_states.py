@@ -245,12 +245,13 @@ async def test_all_requests_inside_a_connection_are_counted() -> None:
     async with upstream(http_server(OK)) as port, running(allow(port), resolve=to(port)) as proxy:
         client = await proxy.client()
         assert "200" in await client.connect(f"{NAME}:{port}")
+        request = f"POST / HTTP/1.1\r\nHost: {NAME}:{port}\r\nContent-Length: 4\r\n\r\nbody".encode()
         for _ in range(3):
-            await client.send(f"POST / HTTP/1.1\r\nHost: {NAME}:{port}\r\nContent-Length: 4\r\n\r\nbody".encode())
+            await client.send(request)
             assert (await client.response())[1] == b"hello"
         client.writer.close()
         closed = await proxy.event(lambda event: event.phase is Phase.CLOSED)
-        assert (closed.bytes_sent, closed.bytes_received) == (12, 15)
+        assert (closed.bytes_sent, closed.bytes_received) == (3 * len(request), 15)
 
 
 def chunk(data: bytes) -> bytes:
@@ -313,11 +314,11 @@ async def test_the_end_of_a_chunked_body_that_comes_while_the_server_takes_nothi
         await client.send(head.encode())
         await proxy.until(lambda: proxy.egress.open == 1 and is_in(proxy, Exchanging))
         live, upstream_of = only(proxy), link(proxy).upstream
-        sent = 0
+        sent = live.work.counts()[0]
         while upstream_of._drained is None:
             await client.send(chunk(PIECE))
             sent += len(PIECE)
-            await proxy.until(lambda: upstream_of._drained is not None or live.work.counts()[0] == sent)  # noqa: B023
+            await proxy.until(lambda: upstream_of._drained is not None or live.work.counts()[0] >= sent)  # noqa: B023
         await client.send(TAIL)
         await proxy.until(lambda: live.stream.buffer.endswith(TAIL))
         reads.set()

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from egress.policy.liftable import liftable
-from observability.events import Certainty, EgressEvent, Reason, cut
+from egress.policy.remedy import remedy
+from observability.events import Certainty, EgressEvent, cut
 
 META_KEY: Final = "stockade/egress"
 _DETAIL_LIMIT: Final = 300
 """Characters of a denial's detail in a result: there may be many denials."""
-_HOST: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]*")
 
 Denials = Sequence[tuple[EgressEvent, Certainty]]
 
 
 def denial_line(event: EgressEvent, certainty: Certainty) -> str:
-    """`Stockade blocked evil.example:443 (host_not_allowed). To allow it: stockade egress allow fetch …`.
+    """`Stockade blocked evil.example:443 (host_not_allowed). If the task needs it, ask the user to allow evil.example …`.
 
-    Advice is given where one more host in the policy would lift the denial. What is no host name gets none: it cannot
-    be allowed, and people paste advice into shells.
+    A model reads it, so it names no command. What is no host name gets no advice: it cannot be allowed.
     """
     verb = "blocked" if certainty is Certainty.CERTAIN else "probably blocked"
     host = event.host or event.destination
     target = f"{host}:{event.port}" if event.port and event.host else host
     told = f"Stockade {verb} {target} ({event.reason})."
-    if not liftable(event.reason, host) or not _HOST.fullmatch(host):
-        return told
-    named = event.port == 0 or event.rule_port is not None  # the policy has that port for every host
-    usual = named and event.reason is not Reason.PORT_NOT_ALLOWED
-    return f"{told} To allow it: stockade egress allow {event.backend} {host if usual else target}"
+    named = event.rule_port is not None  # the policy has that port for every host
+    found = remedy(event.reason, host, event.port, via=(event.via,), port_named=named)
+    return told if found is None else f"{told} {found.for_model(event.backend)}"
 
 
 def _facts(event: EgressEvent, certainty: Certainty) -> dict[str, Any]:

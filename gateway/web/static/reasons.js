@@ -26,6 +26,7 @@ export const REASONS = {
   address_host: reason('your own machine', 'The name leads to an address of the machine that runs your containers.', 'To reach a service on your machine, allow host.docker.internal on its port.', 'form'),
   address_self: reason('Stockade itself', 'The server tried to reach Stockade\u2019s own ports. No rule can open them.', 'Ask why this server tries that.', ''),
   bad_request: reason('malformed request', 'The proxy refuses requests that are not written strictly by the standard, because filters are fooled that way.', 'Look at the server\u2019s logs; report it to its author if it is an ordinary request.', ''),
+  https_without_connect: reason('https without CONNECT', 'The program sent an https URL to the proxy as if it were http. Old versions of axios do that.', 'Update the program, or let it go around the proxy: `HTTPS_PROXY: ""` in its `env` and `direct: allow` in its network rules.', 'form'),
   too_large: reason('request head too large', 'The head of the request was larger than the proxy accepts.', 'Look at the server\u2019s logs.', ''),
   sni_mismatch: reason('other name in the tunnel', 'The server asked for one host and then named another inside the encrypted connection. It was cut.', 'Ask why this server does that. Allowing either host does not help.', ''),
   sni_missing: reason('no name in the tunnel', 'The encrypted connection did not say which host it is for, so it cannot be checked. It was cut.', 'If this client cannot send a name, allow the host as \u201craw TCP\u201d in the network rules.', 'form'),

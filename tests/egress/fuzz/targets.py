@@ -20,6 +20,7 @@ import trustme
 
 from egress.connection.first_bytes import Kind, sniff
 from egress.connection.sni import ClientHello, HelloReader, NotTLS, parse_client_hello
+from egress.http.bad_request import BadRequest
 from egress.http.framing import (
     BadFraming,
     ChunkedBody,
@@ -30,7 +31,7 @@ from egress.http.framing import (
     response_framing,
     serialise_response,
 )
-from egress.http.request_head import BadRequest, BodyFraming, Form, RequestHead, parse_head, serialise
+from egress.http.request_head import BodyFraming, Form, RequestHead, parse_head, serialise
 from egress.listener.dns import MalformedQuery, build_response, parse_query
 from egress.policy.names import parse_authority, parse_host
 from tests.egress import hellos

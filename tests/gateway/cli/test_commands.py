@@ -263,12 +263,86 @@ def test_egress_tail_narrows(stockade: Any, running: Running) -> None:
     running.publish(egress_event(seq=2, connection=2, backend="other"))
     assert len(stockade("egress", "tail", "--backend", "other").out.splitlines()) == 1
     assert len(stockade("egress", "tail", "-n", "1").out.splitlines()) == 1
-    assert stockade("egress", "tail", "--decision", "nope").code == 1
+
+
+@pytest.mark.parametrize("args", [["tail", "--decision"], ["top", "--decision"], ["top", "--by"]])
+def test_a_word_that_an_option_does_not_have_is_wrong_usage(stockade: Any, running: Running, args: list[str]) -> None:
+    result = stockade("egress", *args, "nope")
+    assert result.code == 2
+    assert "'host'" in result.err if "--by" in args else "'deny'" in result.err
+
+
+@pytest.mark.parametrize("args", [["tail", "--backend"], ["top", "--backend"], ["blocked"]])
+def test_a_server_that_is_not_there_is_wrong_usage_and_the_nearest_is_named(
+    stockade: Any, running: Running, args: list[str]
+) -> None:
+    result = stockade("egress", *args, "fetsh")
+    assert result.code == 2
+    assert "there is no server 'fetsh'. Did you mean fetch?" in " ".join(result.err.replace("│", " ").split())
+    assert stockade("egress", *args, "fetch").code == 0
+
+
+def test_what_a_removed_server_did_can_still_be_seen(stockade: Any, running: Running) -> None:
+    running.publish(egress_event(time=time.time(), backend="gone"))
+    assert stockade("egress", "tail", "--backend", "gone").code == 0
+    said = stockade("egress", "blocked", "gone").out
+    assert "not in the file any more" in said
+    assert "stockade egress allow" not in said
+
+
+ADVICE: list[tuple[dict[str, Any], list[str]]] = [
+    ({"via": Via.DNS, "host": "api.github.com", "port": 53, "method": "A", "reason": Reason.DIRECT_ATTEMPT},
+     ["api.github.com (lookup)", "direct: allow"]),
+    ({"via": Via.DNS, "host": "slack.example", "port": 53, "method": "A", "reason": Reason.DIRECT_ATTEMPT},
+     ["slack.example (lookup)", "direct: allow, and stockade egress allow fetch slack.example"]),
+    ({"via": Via.DNS, "host": "host.docker.internal", "port": 53, "method": "A", "reason": Reason.DIRECT_ATTEMPT},
+     ["host.docker.internal (lookup)", "{host: host.docker.internal, port: PORT, protocol: tcp}"]),
+    ({"via": Via.DIRECT, "host": "api.github.com", "reason": Reason.DIRECT_ATTEMPT}, ["api.github.com", "direct: allow"]),
+    ({"via": Via.DIRECT, "host": "db.example", "port": 5432, "reason": Reason.NOT_TLS},
+     ["{host: db.example, port: 5432, protocol: tcp}"]),
+    ({"via": Via.DIRECT, "host": "", "port": 0, "phase": Phase.COUNTED, "reason": Reason.DIRECT_ATTEMPT},
+     ["other ports", "{host: HOST, port: PORT, protocol: tcp}"]),
+    ({"host": "127.0.0.1", "port": 27124, "reason": Reason.IP_NOT_ALLOWED},
+     ["{host: host.docker.internal, port: 27124, protocol: tcp}"]),
+    ({"host": "api.example", "reason": Reason.HTTPS_WITHOUT_CONNECT}, ["update the program", "HTTPS_PROXY"]),
+    ({"host": "db.example", "port": 5432, "reason": Reason.ADDRESS_PRIVATE},
+     ["{host: db.example, port: 5432, private: true}"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "words"), ADVICE)
+def test_blocked_says_the_line_that_mends_it(
+    stockade: Any, running: Running, changes: dict[str, Any], words: list[str]
+) -> None:
+    running.publish(egress_event(time=time.time(), **changes))
+    (_, row) = stockade("egress", "blocked", "fetch").out.splitlines()
+    assert all(word in row for word in words), row
+
+
+def test_a_whole_file_is_not_checked_as_a_policy(stockade: Any, work: Path) -> None:
+    (work / "stockade.yaml").write_text(CONFIG)
+    result = stockade("egress", "check", "stockade.yaml", "api.github.com")
+    assert (result.code, "is a whole file" in result.err, "unknown key" in result.err) == (1, True, False)
+    assert "egress explain NAME" in result.err
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_explain_prints_the_command_and_says_which_way_it_means(
+    stockade: Any, request: pytest.FixtureRequest, online: bool
+) -> None:
+    work: Path = request.getfixturevalue("work")
+    (work / "stockade.yaml").write_text(CONFIG)
+    if online:
+        request.getfixturevalue("running")
+    denied = stockade("egress", "explain", "fetch", "evil.example").out
+    assert "To allow it: stockade egress allow fetch evil.example" in " ".join(denied.split())
+    allowed = " ".join(stockade("egress", "explain", "fetch", "api.github.com").out.split())
+    assert "This holds if the program uses the proxy; else it needs `direct: allow` too." in allowed
+    local = " ".join(stockade("egress", "explain", "fetch", "127.0.0.1:27124").out.split())
+    assert "allowed_hosts: [{host: host.docker.internal, port: 27124, protocol: tcp}]" in local
 
 
 def test_top_and_blocked(stockade: Any, running: Running) -> None:
-    import time
-
     event: EgressEvent = egress_event(time=time.time(), host=HOSTILE)
     running.publish(event)
     assert stockade("egress", "top").out.splitlines()[1].split()[1:3] == ["1", "1"]
@@ -280,19 +354,16 @@ def test_top_and_blocked(stockade: Any, running: Running) -> None:
 
 
 def test_what_is_blocked_comes_with_the_command_that_allows_it(stockade: Any, running: Running) -> None:
-    import time
-
     running.publish(egress_event(time=time.time(), reason=Reason.EMPTY_POLICY))
-    assert "stockade egress allow fetch evil.example:443" in stockade("egress", "blocked").out
-    stockade("egress", "allow", "fetch", "evil.example:443")
+    said = stockade("egress", "blocked").out
+    assert said.splitlines()[1].endswith("stockade egress allow fetch evil.example"), "as in the call's result"
+    stockade("egress", "allow", "fetch", "evil.example:443", "--yes")
     said = stockade("egress", "blocked").out
     assert "it is allowed now" in said
     assert "stockade egress allow" not in said
 
 
 def test_what_no_host_lifts_is_never_called_allowed(stockade: Any, running: Running) -> None:
-    import time
-
     running.publish(egress_event(time=time.time(), host="api.github.com", reason=Reason.SNI_MISMATCH))
     running.publish(egress_event(seq=2, connection=2, time=time.time(), host="::1", reason=Reason.IP_NOT_ALLOWED))
     said = stockade("egress", "blocked").out
@@ -306,8 +377,6 @@ def test_nothing_blocked_and_nothing_reached_is_said_in_words(stockade: Any, run
 
 
 def test_connections_that_were_all_allowed_are_not_called_none(stockade: Any, running: Running) -> None:
-    import time
-
     running.publish(egress_event(time=time.time(), decision=Decision.ALLOW, reason=None))
     assert "evil.example" in stockade("egress", "top").out
     assert stockade("egress", "top", "--by", "reason").err == "Nothing was denied in the last 24 hours.\n"
@@ -353,7 +422,7 @@ def test_allow_through_the_gateway_writes_and_is_in_force(stockade: Any, running
     dry = stockade("egress", "allow", "fetch", "example.com", "--dry-run")
     assert (dry.code, "+" in dry.out) == (0, True)
     assert (work / "stockade.yaml").read_text() == CONFIG
-    done = stockade("egress", "allow", "fetch", "example.com")
+    done = stockade("egress", "allow", "fetch", "example.com", "--yes")
     assert done.code == 0
     assert "In force now." in done.err
     assert "example.com" in running.control.config.servers["fetch"].network.allowed_hosts
@@ -365,11 +434,58 @@ def test_allow_through_the_gateway_writes_and_is_in_force(stockade: Any, running
 
 def test_allow_works_on_the_file_when_no_gateway_runs(stockade: Any, work: Path) -> None:
     (work / "stockade.yaml").write_text(CONFIG)
-    result = stockade("egress", "allow", "fetch", "example.com:8443")
+    result = stockade("egress", "allow", "fetch", "example.com:8443", "-y")
     assert result.code == 0
     assert "+" in result.out
     assert "example.com:8443" in load_config(work / "stockade.yaml").servers["fetch"].network.allowed_hosts
     assert "In force" not in result.err
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_allow_asks_with_the_diff_before_it_opens_anything(
+    stockade: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, online: bool
+) -> None:
+    work: Path = request.getfixturevalue("work")
+    (work / "stockade.yaml").write_text(CONFIG)
+    if online:
+        request.getfixturevalue("running")
+    asked: list[str] = []
+    monkeypatch.setattr("gateway.cli.allow.confirmed", lambda question, yes: asked.append(question) or len(asked) > 1)
+    no = stockade("egress", "allow", "fetch", "example.com")
+    assert (no.code, "+" in no.out, no.err) == (1, True, "Error: Nothing was written.\n")
+    assert (work / "stockade.yaml").read_text() == CONFIG
+    yes = stockade("egress", "allow", "fetch", "example.com")
+    assert (yes.code, yes.out) == (0, no.out)
+    assert "example.com" in load_config(work / "stockade.yaml").servers["fetch"].network.allowed_hosts
+    assert asked == ["Allow fetch to connect to example.com?"] * 2
+
+
+def test_allow_without_a_terminal_says_how_to_say_yes(stockade: Any, work: Path) -> None:
+    (work / "stockade.yaml").write_text(CONFIG)
+    result = stockade("egress", "allow", "fetch", "example.com")
+    assert result.code == 1
+    assert "add --yes to do it, or --dry-run to only show it" in result.err
+    assert (work / "stockade.yaml").read_text() == CONFIG
+
+
+RISKS = ["*", "*:443", "0.0.0.0/0", "::/0", "169.254.169.254", "169.254.169.254:80", "169.254.0.0/16", "169.254.7.7",
+         "fe80::1", "[fd00:ec2::254]:80", "metadata.google.internal", "64:ff9b::a9fe:a9fe"]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", RISKS)
+def test_allow_stops_hard_where_yes_is_not_enough(stockade: Any, work: Path, target: str) -> None:
+    (work / "stockade.yaml").write_text(CONFIG)
+    result = stockade("egress", "allow", "fetch", target, "--yes")
+    assert result.code == 1
+    assert "Nothing was written. If you mean it, add --accept-risk." in result.err
+    assert (work / "stockade.yaml").read_text() == CONFIG
+
+
+def test_allow_with_the_risk_accepted_still_asks(stockade: Any, work: Path) -> None:
+    (work / "stockade.yaml").write_text(CONFIG)
+    assert "add --yes" in stockade("egress", "allow", "fetch", "169.254.169.254", "--accept-risk").err
+    assert (work / "stockade.yaml").read_text() == CONFIG
+    assert stockade("egress", "allow", "fetch", "169.254.169.254", "--accept-risk", "-y").code == 0
 
 
 @pytest.mark.parametrize("target", ["https://api.github.com/", "a b", "example.com:70000", "example.com:x"])
@@ -389,7 +505,7 @@ def test_allow_refuses_what_is_no_host(
 
 
 @pytest.mark.parametrize("online", [True, False])
-@pytest.mark.parametrize("dry", [["--dry-run"], []])
+@pytest.mark.parametrize("dry", [["--dry-run"], ["--yes", "--accept-risk"]])
 def test_allow_says_what_a_host_opens_beyond_its_looks(
     stockade: Any, request: pytest.FixtureRequest, dry: list[str], online: bool
 ) -> None:
@@ -415,7 +531,7 @@ def test_allow_says_what_a_host_opens_beyond_its_looks(
     ],
 )  # fmt: skip
 def test_a_target_is_split_into_host_and_port(target: str, expected: tuple[str, int | None]) -> None:
-    from gateway.cli.policy import split_target
+    from gateway.cli.allow import split_target
 
     assert split_target(target) == expected
 

@@ -252,7 +252,7 @@ def denial(host: str, when: float, backend: str = "one", connection: int = 1) ->
 
 def test_the_advice_names_the_port_where_the_policy_does_not() -> None:
     other = replace(denial("evil.example", 0), port=80, rule_port=None)
-    assert denial_line(other, Certainty.CERTAIN).endswith("stockade egress allow one evil.example:80")
+    assert denial_line(other, Certainty.CERTAIN).endswith("ask the user to allow evil.example:80 (server one).")
 
 
 @pytest.mark.parametrize("annotated", [True, False])
@@ -275,7 +275,8 @@ async def test_the_caller_is_told_what_the_wall_stopped(annotated: bool) -> None
         assert (told["host"], told["port"], told["reason"]) == ("evil.example", 443, "host_not_allowed")
         assert told["certainty"] == "certain"
         assert result["content"][-1]["text"] == (
-            "Stockade blocked evil.example:443 (host_not_allowed). To allow it: stockade egress allow one evil.example"
+            "Stockade blocked evil.example:443 (host_not_allowed). "
+            "If the task needs it, ask the user to allow evil.example (server one)."
         )
         assert running.calls()[-1].denied == ("evil.example:443 (host_not_allowed)",)
         fence.waiting = True
@@ -309,7 +310,7 @@ def test_the_line_says_probably_and_names_an_unusual_port() -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0"])
 def test_the_line_does_not_advise_what_no_rule_opens(host: str) -> None:
     event = replace(denial(host, 0.0), reason=Reason.IP_NOT_ALLOWED)
-    assert "To allow it" not in denial_line(event, Certainty.CERTAIN)
+    assert f"allow {host}" not in denial_line(event, Certainty.CERTAIN)
 
 
 @pytest.mark.parametrize(
