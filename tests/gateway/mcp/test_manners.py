@@ -11,6 +11,9 @@ from typing import Any
 import httpx2
 import pytest
 
+from gateway.mcp.upstream.greeting import capabilities
+from gateway.mcp.view.items import mended
+from gateway.mcp.view.listing import Kind
 from tests.gateway.mcp.clients import ACCEPT, MODERN, Legacy, legacy, messages, modern
 from tests.gateway.mcp.fakes import Gateway, config, gateway, server
 
@@ -402,3 +405,14 @@ async def test_a_tools_name_has_room_for_what_clients_put_before_it() -> None:
             tool["name"] for tool in (await client.settled())["tools"] if len(tool["name"]) == 64 - len(prefix)
         )
         assert "Unknown tool" not in json.dumps(await client.call(long))
+
+
+# what servers define
+
+
+@pytest.mark.parametrize("schema", [[], {"type": "object", "properties": []}, {"type": "object", "properties": None}])
+def test_an_empty_array_where_an_object_belongs_is_an_empty_object(schema: Any) -> None:
+    """PHP cannot tell them apart: a tool without parameters has `"properties": []`."""
+    fit, changed = mended(Kind.TOOLS, {"name": "t", "inputSchema": schema})
+    assert (fit, changed) == ({"name": "t", "inputSchema": {"type": "object"}}, ["inputSchema"])
+    assert capabilities({"tools": [], "logging": []}) == {"tools": {}, "logging": {}}
