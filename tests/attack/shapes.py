@@ -86,3 +86,35 @@ def resources(key: str) -> list[Any]:
     found = [{key: f"x://{number}", "name": "n", **more} for number, more in enumerate(RESOURCE)]
     uris = [{key: uri, "name": "n"} for uri in URIS]
     return [{key: "x://nameless"}, *found, *uris, *NO_ITEMS, {key: "x://good", "name": "n"}]
+
+
+_OFFERS: dict[str, Any] = {"tools": {}}
+GREETINGS: list[dict[str, Any]] = [
+    *({"instructions": value} for value in (None, 5, [], {})),
+    *({"capabilities": {"tools": value}} for value in (True, [], {"listChanged": None}, {"listChanged": "yes"})),
+    *({"capabilities": {**_OFFERS, "logging": value}} for value in (None, True, 5)),
+    *({"capabilities": {**_OFFERS, "experimental": value}} for value in (None, [], {"x": None}, {"x": True})),
+    *(
+        {"capabilities": {**_OFFERS, "tasks": value}}
+        for value in (None, {"list": None}, {"requests": {"tools": None}})
+    ),
+    *({"capabilities": {**_OFFERS, "completions": None, "extensions": value}} for value in (None, [], {"x": None})),
+    *({"capabilities": {**_OFFERS, "prompts": None, "resources": None, "made/up": value}} for value in (None, 5)),
+    *({"serverInfo": value} for value in (None, "x", {}, {"name": None}, {"name": "x", "version": None})),
+    {"serverInfo": {"name": "x", "version": "1", "title": None, "icons": None, "websiteUrl": 5, "description": None}},
+    {"serverInfo": {"name": "x", "version": "1", "icons": [None, {"src": None}]}},
+    *({"_meta": value} for value in (None, 5, [])),
+    {"made/up": None},
+]
+"""What stands in the answer to `initialize` instead of a sound member."""
+
+PAGES: list[dict[str, Any]] = [
+    *({"nextCursor": value} for value in (None, "", 5, {}, [])),
+    *({"_meta": value} for value in (None, 5, [])),
+    *({"ttlMs": None, "cacheScope": value} for value in (None, 5, "everybody")),
+    {"made/up": None},
+]
+"""What stands in a page of a list beside its items."""
+
+NO_LISTS: list[Any] = [{}, {"tools": None}, {"tools": {}}, {"tools": "x"}, {"tools": [], "nextCursor": None}]
+"""Pages of tools that have none."""

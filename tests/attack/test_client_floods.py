@@ -18,7 +18,8 @@ import pytest
 from gateway import connections
 from gateway.connections import Limits, client_connections
 from gateway.control.listen import HttpServer, bind_tcp
-from gateway.mcp.downstream.http import Refused, parse_message
+from gateway.mcp.downstream.http import Refused
+from gateway.mcp.downstream.shape import parse_message
 from gateway.mcp.view.templates import TemplatePattern, Text
 from gateway.mcp.wire.json_cost import CLIENT_VALUES, has_more_values
 from tests.gateway.mcp.fakes import ROOT, eventually

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
+from enum import Enum
 from typing import Any, Final, TypeAlias
 
 from gateway.mcp.wire.tasks import Tasks
@@ -42,28 +43,42 @@ def event(message: bytes) -> bytes:
     return b"event: message\r\ndata: %b\r\n\r\n" % message
 
 
+class Form(Enum):
+    """What a client can read."""
+
+    JSON = "json"
+    """The result alone: what else would be said on the way is dropped."""
+    EITHER = "either"
+    """JSON, or an event stream where there is more to say than the result."""
+    STREAM = "stream"
+
+
 class Answer:
     """One response in the making."""
 
     __slots__ = (
         "_bytes",
-        "_headers",
         "_outbox",
         "_receive",
         "_send",
         "_tasks",
         "_watch",
         "dropped",
+        "form",
         "gone",
+        "headers",
         "started",
         "wakeup",
     )
 
-    def __init__(self, receive: Receive, send: Send, tasks: Tasks, headers: Headers) -> None:
+    def __init__(
+        self, receive: Receive, send: Send, tasks: Tasks, headers: Headers, form: Form = Form.EITHER
+    ) -> None:
+        self.form = form
         self._receive = receive
         self._send = send
         self._tasks = tasks
-        self._headers = headers
+        self.headers = headers
         self._outbox: deque[bytes] = deque()
         self._bytes = 0
         self._watch: asyncio.TimerHandle | asyncio.Task[None] | None = None
@@ -73,8 +88,13 @@ class Answer:
         self.dropped = 0
 
     def push(self, message: bytes) -> bool:
-        """Put a message on the stream; False when it is full or the client is gone."""
-        if self.gone or len(self._outbox) >= _OUTBOX_CAP or self._bytes + len(message) > _OUTBOX_BYTES:
+        """Put a message on the stream; False when it is full, the client is gone, or it reads no streams."""
+        if (
+            self.form is Form.JSON
+            or self.gone
+            or len(self._outbox) >= _OUTBOX_CAP
+            or self._bytes + len(message) > _OUTBOX_BYTES
+        ):
             self.dropped += 1
             return False
         self._outbox.append(event(message))
@@ -99,7 +119,7 @@ class Answer:
         """Begin the event stream."""
         if not self.started:
             self.started = True
-            await self._send({"type": "http.response.start", "status": 200, "headers": [*_SSE, *self._headers]})
+            await self._send({"type": "http.response.start", "status": 200, "headers": [*_SSE, *self.headers]})
 
     async def _flush(self) -> None:
         await self.open_stream()
@@ -109,19 +129,37 @@ class Answer:
             self._bytes = 0
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
+    def take_over(self, other: Answer) -> None:
+        """Take the messages that wait on another stream, which ends."""
+        self._outbox, other._outbox = other._outbox, deque()
+        self._bytes, other._bytes = other._bytes, 0
+
     async def finish(self, message: bytes, status: int = 200) -> None:
         """Send the last message and end the response."""
         self.stop_watching()
         if self._outbox:
             await self._flush()
+        if self.form is Form.STREAM and status == 200:
+            await self.open_stream()
         if self.started:
             await self._send({"type": "http.response.body", "body": event(message), "more_body": False})
             return
         length = (b"content-length", b"%d" % len(message))
-        await self._send(
-            {"type": "http.response.start", "status": status, "headers": [_JSON, length, *self._headers]}
-        )
+        await self._send({"type": "http.response.start", "status": status, "headers": [_JSON, length, *self.headers]})
         await self._send({"type": "http.response.body", "body": message, "more_body": False})
+
+    async def finish_all(self, messages: list[bytes]) -> None:
+        """Send the answers of a batch and end the response: an array, or each as an event where there is a stream."""
+        if self._outbox:
+            await self._flush()
+        if self.form is Form.STREAM:
+            await self.open_stream()
+        if self.started:
+            for message in messages[:-1]:
+                await self._send({"type": "http.response.body", "body": event(message), "more_body": True})
+            await self.finish(messages[-1])
+        else:
+            await self.finish(b"[%b]" % b",".join(messages))
 
     async def end_stream(self) -> None:
         """End an event stream that has no last message."""
@@ -140,8 +178,9 @@ class Answer:
                 async with asyncio.timeout(PING_S):
                     message = await self._receive()
             except TimeoutError:
-                self._outbox.append(_PING)
-                self.wakeup.wake()
+                if self.form is not Form.JSON:
+                    self._outbox.append(_PING)
+                    self.wakeup.wake()
                 continue
             if message.get("type") == "http.disconnect":
                 self.gone = True

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gateway.mcp.call.answer import Answer
+from gateway.mcp.call.answer import Answer, Form
 from gateway.mcp.call.principal import Principal
 from gateway.mcp.call.sessions import Session
 from gateway.mcp.view.views import View
@@ -68,10 +68,12 @@ class Caller:
                 return False
 
     def ask(self, method: str, params: Mapping[str, Any]) -> asyncio.Future[dict[str, Any]]:
-        """Put a request to a legacy client on this request's stream; the future brings its result or RpcError."""
+        """Put a request to a legacy client on this request's stream, or on its session's where this one has no stream; the
+        future brings its result or RpcError."""
         if self.session is None:
             raise RpcError(INTERNAL_ERROR, "this client cannot be asked")
-        return self.session.ask(method, params, self.answer)
+        listening = self.session.stream if self.answer.form is Form.JSON else None
+        return self.session.ask(method, params, listening or self.answer)
 
 
 def required_capability(method: str, params: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections import Counter
@@ -71,6 +72,16 @@ class Session:
         """The open GET stream."""
         self.subscriptions: set[str] = set()
         self._next = 0
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """One more request is being served: the session does not expire meanwhile."""
+        self.busy += 1
+        try:
+            yield
+        finally:
+            self.busy -= 1
+            self.last_used = time.monotonic()
 
     def ask(self, method: str, params: Mapping[str, Any], stream: Answer) -> asyncio.Future[dict[str, Any]]:
         """Send the client a request on `stream`; the future brings its result. Raises RpcError when it cannot."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from gateway.mcp.call.answer import ClientGone, Headers, Receive, Send, reply_plain
 from gateway.mcp.call.messages import LEGACY_VERSIONS
+from gateway.mcp.downstream import cors
 from gateway.mcp.downstream.auth import Denied, Gate, still_admitted
 from gateway.mcp.downstream.http import HostGuard, Refused, read_headers
 from gateway.mcp.downstream.legacy import LegacyFront
@@ -65,6 +66,11 @@ class Entry:
         try:
             headers = read_headers(scope["headers"])
             self._guard.check(headers)
+            if (origin := headers.get("origin")) is not None:
+                send = cors.shared(send, origin)
+                if cors.is_preflight(scope["method"], headers) and _is_ours(scope["path"]):
+                    await reply_plain(send, 204, headers=cors.preflight(headers))
+                    return
             await self._serve(scope, headers, receive, send)
         except Refused as refused:
             allow: Headers = [(b"allow", refused.allow.encode())] if refused.allow else []
@@ -76,7 +82,7 @@ class Entry:
             return
 
     async def _serve(self, scope: Mapping[str, Any], headers: dict[str, str], receive: Receive, send: Send) -> None:
-        path: str = scope["path"]
+        path = _plain(scope["path"])
         if path.startswith(WELL_KNOWN) and self.verifier is not None:
             await self._metadata(self.verifier, scope, path.removeprefix(WELL_KNOWN) or "/mcp", headers, send)
             return
@@ -117,7 +123,7 @@ class Entry:
     def _metadata_url(self, scope: Mapping[str, Any], headers: Mapping[str, str]) -> str | None:
         if self.verifier is None:
             return None
-        return (self.verifier.origin or _base(scope, headers)) + WELL_KNOWN + str(scope["path"])
+        return (self.verifier.origin or _base(scope, headers)) + WELL_KNOWN + _plain(scope["path"])
 
 
 def _base(scope: Mapping[str, Any], headers: Mapping[str, str]) -> str:
@@ -125,14 +131,25 @@ def _base(scope: Mapping[str, Any], headers: Mapping[str, str]) -> str:
     return f"{scope.get('scheme', 'http')}://{headers.get('host', '')}"
 
 
+def _plain(path: str) -> str:
+    """The path of an endpoint without a slash at its end, which many people and programs add."""
+    return path[:-1] if path.endswith("/mcp/") else path
+
+
 def _route(path: str) -> str | None:
     """The backend that a path names, empty for `/mcp`, None for no endpoint."""
+    path = _plain(path)
     if path == "/mcp":
         return ""
     if path.startswith("/servers/") and path.endswith("/mcp"):
         name = path[9:-4]
         return name if name and "/" not in name else None
     return None
+
+
+def _is_ours(path: str) -> bool:
+    """Whether the path is an endpoint's, or that of its metadata."""
+    return _route(path.removeprefix(WELL_KNOWN) or "/mcp") is not None
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -1,20 +1,17 @@
-"""The rules of the HTTP transport that need no knowledge of MCP's methods: Host, Origin, Accept, bodies, shape."""
+"""The rules of the HTTP transport that need no knowledge of MCP's methods: Host, Origin, Accept, bodies."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from gateway.hosts import is_served, listening_name, origin_authority
-from gateway.mcp.call.answer import Receive
+from gateway.mcp.call.answer import Form, Receive
 from gateway.mcp.wire import codec
-from gateway.mcp.wire.errors import HEADER_MISMATCH, INVALID_REQUEST, PARSE_ERROR, RpcError
-from gateway.mcp.wire.json_cost import CLIENT_VALUES, has_more_values
+from gateway.mcp.wire.errors import HEADER_MISMATCH, INVALID_REQUEST, RpcError
 
-_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
-_MAX_WORD: Final = 512
-"""Characters of a method or an id, which stand in events and logs."""
+_USUAL_ACCEPT: Final = "application/json, text/event-stream"
 _ROUTING: Final = frozenset(
     {b"mcp-protocol-version", b"mcp-method", b"mcp-name", b"mcp-session-id", b"authorization", b"host"}
 )
@@ -31,10 +28,23 @@ class Refused(Exception):
         self.status = status
         self.code = code
         self.allow = allow
+        self.request_id: Any = None
+        """The id of the request that is refused, once it is known."""
 
-    def body(self, request_id: Any = None) -> bytes:
+    def body(self) -> bytes:
         """A JSON-RPC error."""
-        return codec.error_response(request_id, RpcError(self.code, str(self), self.data).body())
+        return codec.error_response(self.request_id, RpcError(self.code, str(self), self.data).body())
+
+
+@contextlib.contextmanager
+def refusing(request_id: Any) -> Iterator[None]:
+    """A Refused that is raised inside carries the request's id."""
+    try:
+        yield
+    except Refused as refused:
+        if refused.request_id is None:
+            refused.request_id = request_id
+        raise
 
 
 class HostGuard:
@@ -78,16 +88,48 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     return headers
 
 
-def accepts(headers: Mapping[str, str]) -> tuple[bool, bool]:
-    """(JSON, event stream) as the Accept header says (RFC 9110 12.5.1, without weights)."""
+def accepted(headers: Mapping[str, str]) -> Form | None:
+    """The form of an answer that the Accept header asks for (RFC 9110 12.5.1); None where it excludes both.
+
+    A client that does not name event streams may not be able to read them, so it gets JSON; no header is `*/*`.
+    """
     accept = headers.get("accept", "")
-    if accept == "application/json, text/event-stream":
-        return True, True
-    kinds = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
-    anything = "*/*" in kinds
-    json = anything or bool(kinds & {"application/json", "application/*"})
-    stream = anything or bool(kinds & {"text/event-stream", "text/*"})
-    return json, stream
+    if accept == _USUAL_ACCEPT:
+        return Form.EITHER
+    ranges = _ranges(accept) or {"*/*": True}
+    json = _first(ranges, "application/json", "application/*", "*/*")
+    if _first(ranges, "text/event-stream", "text/*"):
+        return Form.EITHER if json else Form.STREAM
+    if json:
+        return Form.JSON
+    return Form.STREAM if accepts_stream(headers) else None
+
+
+def accepts_stream(headers: Mapping[str, str]) -> bool:
+    """Whether an event stream may be sent, named or not."""
+    ranges = _ranges(headers.get("accept", "")) or {"*/*": True}
+    return _first(ranges, "text/event-stream", "text/*", "*/*")
+
+
+def _ranges(accept: str) -> dict[str, bool]:
+    """Each media range, and whether its weight lets it be sent."""
+    found = {}
+    for part in accept.lower().split(","):
+        kind, *parameters = (piece.strip() for piece in part.split(";"))
+        if kind:
+            found[kind] = not any(_is_never(one) for one in parameters)
+    return found
+
+
+def _is_never(parameter: str) -> bool:
+    """Whether it is the weight 0."""
+    name, _, value = parameter.partition("=")
+    return name.strip() == "q" and not value.strip().strip("0.")
+
+
+def _first(ranges: Mapping[str, bool], *kinds: str) -> bool:
+    """What the first of these ranges that the header has says: the most specific one counts."""
+    return next((ranges[kind] for kind in kinds if kind in ranges), False)
 
 
 def check_content_type(headers: Mapping[str, str]) -> None:
@@ -120,32 +162,3 @@ async def read_body(receive: Receive, headers: Mapping[str, str], limit: int) ->
         if size > limit:
             raise Refused(413, f"The request is larger than {limit} bytes")
     return b"".join(parts)
-
-
-def parse_message(body: bytes) -> dict[str, Any]:
-    """One JSON-RPC message. Raises Refused (400; 413 for one that costs too much to read)."""
-    if has_more_values(body, CLIENT_VALUES):
-        raise Refused(413, f"The request holds more than {CLIENT_VALUES} values; send large data as text")
-    try:
-        message = codec.parse(body)
-    except ValueError as error:
-        raise Refused(400, f"Parse error: {error}", PARSE_ERROR) from None
-    if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
-        raise Refused(400, "Body must be a single JSON-RPC message")
-    if "method" in message:
-        if not isinstance(message["method"], str) or not isinstance(message.get("params", {}), dict):
-            raise Refused(400, "Body must be a single JSON-RPC request or notification object")
-        if not _is_word(message["method"]):
-            raise Refused(400, f"The method is longer than {_MAX_WORD} characters, or no Unicode text")
-        if "id" in message and type(message["id"]) not in (int, str):
-            raise Refused(400, "A request's id must be a string or a whole number")
-        if not _is_word(str(message.get("id", ""))):
-            raise Refused(400, f"A request's id is longer than {_MAX_WORD} characters, or no Unicode text")
-    elif "id" not in message or not ("result" in message) ^ ("error" in message):
-        raise Refused(400, "Body must be a single JSON-RPC message")
-    return message
-
-
-def _is_word(text: str) -> bool:
-    """Whether events and logs can take the text: short, and without lone surrogates."""
-    return len(text) <= _MAX_WORD and not _SURROGATE.search(text)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from gateway.mcp.call.answer import Answer, ClientGone, Receive, Send, reply_plain
+from gateway.mcp.call.answer import Answer, ClientGone, Form, Headers, Receive, Send, reply_plain
 from gateway.mcp.call.caller import Caller
 from gateway.mcp.call.messages import Peer
+from gateway.mcp.call.outcome import encode
 from gateway.mcp.call.principal import Principal
 from gateway.mcp.call.sessions import Session, Sessions
-from gateway.mcp.downstream.front import Look, answer, read_message
-from gateway.mcp.downstream.http import Refused, accepts
+from gateway.mcp.downstream.batch import BATCHING, answers_of
+from gateway.mcp.downstream.front import Look, answer, found, read_message
+from gateway.mcp.downstream.http import Refused, accepts_stream, refusing
+from gateway.mcp.downstream.shape import sound
 from gateway.mcp.route.calls import Calls
 from gateway.mcp.route.lists import Lists
 from gateway.mcp.route.route import Router
@@ -79,22 +81,34 @@ class LegacyFront:
     async def _post(
         self, principal: Principal, look: Look, headers: dict[str, str], receive: Receive, send: Send
     ) -> None:
-        message = await read_message(headers, receive, self.max_body_bytes)
-        view = look()
-        if message.get("method") == "initialize" and "id" in message:
-            await self._initialize(principal, view, message, send)
+        body, form = await read_message(headers, receive, self.max_body_bytes)
+        if isinstance(body, list):
+            await self._batch(body, principal, look, headers, Answer(receive, send, self._tasks, [], form), send)
             return
-        session = self._find(principal, view, headers)
+        message = sound(body)
+        with refusing(message.get("id")):
+            view = look()
+            if message.get("method") == "initialize" and "id" in message:
+                await self._initialize(principal, view, message, Answer(receive, send, self._tasks, [], form))
+                return
+            session = self._find(principal, view, headers)
+            if self._took(session, view, message):
+                await reply_plain(send, _ACCEPTED)
+            else:
+                reply = Answer(receive, send, self._tasks, _naming(session), form)
+                await self._request(session, view, message, headers, reply)
+
+    def _took(self, session: Session, view: View, message: dict[str, Any]) -> bool:
+        """Take a message that is not answered; False for a request."""
         if "method" not in message:
             session.take_answer(message)
-            await reply_plain(send, _ACCEPTED)
         elif "id" not in message:
             self._notified(session, view, message)
-            await reply_plain(send, _ACCEPTED)
         else:
-            await self._request(session, view, message, headers, receive, send)
+            return False
+        return True
 
-    async def _initialize(self, principal: Principal, view: View, message: dict[str, Any], send: Send) -> None:
+    async def _initialize(self, principal: Principal, view: View, message: dict[str, Any], reply: Answer) -> None:
         params = message.get("params") or {}
         try:
             if not isinstance(params.get("protocolVersion"), str):
@@ -103,13 +117,13 @@ class LegacyFront:
                 raise RpcError(-32602, f"the greeting is larger than {_MAX_GREETING} bytes")
             result = await self._lists.initialized(view, params["protocolVersion"])
         except RpcError as error:
-            await reply_plain(send, 200, codec.error_response(message["id"], error.body()))
+            await reply.finish(codec.error_response(message["id"], error.body()))
             return
         session = self._sessions.open(principal, view.route, result["protocolVersion"], params)
         if session is None:
             raise Refused(503, "Too many open sessions", INTERNAL_ERROR)
-        body = codec.response(message["id"], codec.dumps(result))
-        await reply_plain(send, 200, body, [(b"mcp-session-id", session.id.encode())])
+        reply.headers += _naming(session)
+        await reply.finish(codec.response(message["id"], codec.dumps(result)))
 
     def _notified(self, session: Session, view: View, message: dict[str, Any]) -> None:
         params = message.get("params") or {}
@@ -130,55 +144,88 @@ class LegacyFront:
                 pass
 
     async def _request(
+        self, session: Session, view: View, message: dict[str, Any], headers: dict[str, str], reply: Answer
+    ) -> None:
+        caller = _caller(session, view, message, headers, reply)
+        with session.used():
+            await answer(self._router, caller, message["method"], message.get("params") or {})
+
+    async def _batch(
         self,
-        session: Session,
-        view: View,
-        message: dict[str, Any],
+        body: list[Any],
+        principal: Principal,
+        look: Look,
         headers: dict[str, str],
-        receive: Receive,
+        reply: Answer,
         send: Send,
     ) -> None:
-        caller = Caller(
-            principal=session.owner,
-            view=view,
-            modern=False,
-            version=session.version,
-            answer=Answer(receive, send, self._tasks, [(b"mcp-session-id", session.id.encode())]),
-            request_id=message["id"],
-            session=session,
-            capabilities=session.capabilities,
-            client=session.client,
-            level=session.level,
-            headers=headers,
-        )
-        session.busy += 1
-        try:
-            await answer(self._router, caller, message["method"], message.get("params") or {})
-        finally:
-            session.busy -= 1
-            session.last_used = time.monotonic()
+        """Several messages in one body, which revision 2025-03-26 alone has. Raises Refused, ClientGone."""
+        session = self._find(principal, look(), headers)
+        if session.version != BATCHING:
+            raise Refused(400, f"Body must be a single JSON-RPC message: batches are a part of {BATCHING} only")
+        reply.headers += _naming(session)
+
+        async def one(message: dict[str, Any]) -> bytes | None:
+            view = look()
+            if self._sessions.by_id(session.id) is not session:
+                raise Refused(404, "Session not found")
+            if self._took(session, view, message):
+                return None
+            if message["method"] == "initialize":
+                raise Refused(400, "initialize cannot be part of a batch")
+            caller = _caller(session, view, message, headers, reply)
+            outcome = await found(self._router, caller, message["method"], message.get("params") or {})
+            return encode(message["id"], outcome)
+
+        with session.used():
+            answers = await answers_of(body, one)
+            if answers:
+                await reply.finish_all(answers)
+            else:
+                await reply_plain(send, _ACCEPTED)
 
     async def _get(self, session: Session, headers: Mapping[str, str], receive: Receive, send: Send) -> None:
-        if not accepts(headers)[1]:
+        """The session's stream. A newer one takes its place: a client that lost its connection unseen opens the next."""
+        if not accepts_stream(headers):
             raise Refused(406, "Not Acceptable: Client must accept text/event-stream")
-        if session.stream is not None:
-            raise Refused(409, "Conflict: Only one SSE stream is allowed per session")
-        stream = Answer(receive, send, self._tasks, [(b"mcp-session-id", session.id.encode())])
-        session.stream = stream
-        session.busy += 1
+        stream = Answer(receive, send, self._tasks, _naming(session), Form.STREAM)
+        before, session.stream = session.stream, stream
+        if before is not None:
+            stream.take_over(before)
+            before.wakeup.wake()
         try:
-            await stream.open_stream()
-            await send({"type": "http.response.body", "body": b": open\r\n\r\n", "more_body": True})
-            await stream.until(self._closing)
-            await stream.end_stream()
+            with session.used():
+                await stream.open_stream()
+                await send({"type": "http.response.body", "body": b": open\r\n\r\n", "more_body": True})
+                await stream.until(lambda: self._closing() or session.stream is not stream)
+                await stream.end_stream()
         except ClientGone:
             with contextlib.suppress(Exception):
                 await stream.end_stream()
         finally:
             stream.stop_watching()
-            session.busy -= 1
-            session.stream = None
-            session.last_used = time.monotonic()
+            if session.stream is stream:
+                session.stream = None
+
+
+def _naming(session: Session) -> Headers:
+    return [(b"mcp-session-id", session.id.encode())]
+
+
+def _caller(session: Session, view: View, message: dict[str, Any], headers: dict[str, str], reply: Answer) -> Caller:
+    return Caller(
+        principal=session.owner,
+        view=view,
+        modern=False,
+        version=session.version,
+        answer=reply,
+        request_id=message["id"],
+        session=session,
+        capabilities=session.capabilities,
+        client=session.client,
+        level=session.level,
+        headers=headers,
+    )
 
 
 async def _notify(peer: Peer, method: str) -> None:

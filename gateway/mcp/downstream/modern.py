@@ -6,12 +6,13 @@ from typing import Any
 
 from mcp.shared.inbound import InboundLadderRejection, classify_inbound_request
 
-from gateway.mcp.call.answer import Answer, Receive, Send, reply_plain
+from gateway.mcp.call.answer import Answer, Form, Receive, Send, reply_plain
 from gateway.mcp.call.caller import LEVELS, Caller
 from gateway.mcp.call.messages import META_CAPABILITIES, META_CLIENT, META_LEVEL, MODERN
 from gateway.mcp.call.principal import Principal
 from gateway.mcp.downstream.front import Look, answer, read_message
-from gateway.mcp.downstream.http import Refused
+from gateway.mcp.downstream.http import Refused, accepts_stream, refusing
+from gateway.mcp.downstream.shape import sound
 from gateway.mcp.route.route import Router
 from gateway.mcp.view.views import View
 from gateway.mcp.wire import codec
@@ -40,7 +41,22 @@ class ModernFront:
         """One HTTP request. Raises Refused, Denied, EOFError."""
         if method != "POST":
             raise Refused(405, "Method Not Allowed", allow="POST")
-        message = await read_message(headers, receive, self.max_body_bytes)
+        body, form = await read_message(headers, receive, self.max_body_bytes)
+        message = sound(body)
+        with refusing(message.get("id")):
+            await self._message(message, form, principal, look, version, headers, receive, send)
+
+    async def _message(
+        self,
+        message: dict[str, Any],
+        form: Form,
+        principal: Principal,
+        look: Look,
+        version: str,
+        headers: dict[str, str],
+        receive: Receive,
+        send: Send,
+    ) -> None:
         if "id" not in message:
             if version != MODERN:
                 supported = {"supported": [MODERN], "requested": version}
@@ -59,7 +75,12 @@ class ModernFront:
             body = codec.error_response(message["id"], error.body())
             await reply_plain(send, STATUS.get(error.code, 200), body)
             return
-        caller = self._caller(message, principal, look(), version, headers, Answer(receive, send, self._tasks, []))
+        if message["method"] == "subscriptions/listen":
+            if not accepts_stream(headers):
+                raise Refused(406, "Not Acceptable: Client must accept text/event-stream")
+            form = Form.STREAM
+        reply = Answer(receive, send, self._tasks, [], form)
+        caller = self._caller(message, principal, look(), version, headers, reply)
         await answer(self._router, caller, message["method"], message["params"])
 
     def _caller(

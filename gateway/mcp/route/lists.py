@@ -28,6 +28,8 @@ PATIENCE_S: Final = 1.5
 FIRST_PATIENCE_S: Final = 5.0
 """The same for a backend that was never listed; after that it is left out, and clients are notified when it arrives."""
 UNAVAILABLE: Final = "stockade/unavailable"
+_UNKNOWN: Final = {"name": "unknown", "version": "0"}
+"""A server that does not say what it is: clients refuse a greeting without it."""
 _AGGREGATE: Final[Mapping[str, Any]] = {
     "tools": {"listChanged": True},
     "prompts": {"listChanged": True},
@@ -175,7 +177,7 @@ class Lists:
             return {"protocolVersion": version, **result, **instructions}
         about = await self.backends[view.route].about(False)
         if not about.modern:
-            return {**about.result, "protocolVersion": version}
+            return {"capabilities": {}, "serverInfo": dict(_UNKNOWN), **about.result, "protocolVersion": version}
         return {"protocolVersion": version, **_plain(about)}
 
     async def discovered(self, caller: Caller) -> dict[str, Any]:
@@ -233,7 +235,7 @@ class Lists:
 def _plain(about: About) -> dict[str, Any]:
     result: dict[str, Any] = {
         "capabilities": dict(about.capabilities),
-        "serverInfo": dict(about.info) or {"name": "unknown", "version": "0"},
+        "serverInfo": dict(about.info or _UNKNOWN),
     }
     if about.instructions is not None:
         result["instructions"] = about.instructions

@@ -62,7 +62,7 @@ def capabilities(value: Any) -> dict[str, Any]:
     """Each capability as an object; one that is null is left out."""
     found: dict[str, Any] = {}
     for name, said in value.items() if isinstance(value, dict) else ():
-        if said is True:
+        if said is True or said == []:  # PHP writes an empty object as []
             found[name] = {}
         elif name in ("experimental", "extensions"):
             if isinstance(said, dict):

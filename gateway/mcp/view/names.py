@@ -1,4 +1,4 @@
-"""Names on the aggregate endpoint: `SERVER__TOOL`, at most 64 characters, and back."""
+"""Names on the aggregate endpoint: `SERVER__TOOL`, short enough for model APIs, and back."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
-MAX_NAME: Final = 64
+CLIENTS_PREFIX: Final = "mcp__stockade__"
+"""What Claude Code and other clients put before a tool's name: `stockade connect` calls our entry `stockade`."""
+MAX_NAME: Final = 64 - len(CLIENTS_PREFIX)
+"""Characters of a name. Model APIs take 64 and refuse all tools of a request with a longer one."""
 _DIGEST: Final = 8
 
 
 def exposed_name(prefix: str, separator: str, name: str) -> str:
-    """The name a client sees; one longer than 64 characters is cut and ends in a digest of the whole."""
+    """The name a client sees; one longer than `MAX_NAME` is cut and ends in a digest of the whole."""
     full = f"{prefix}{separator}{name}" if prefix else name
     if len(full) <= MAX_NAME:
         return full

@@ -40,8 +40,11 @@ _DEPTH: Final = 64
 
 
 def input_schema(schema: Any) -> tuple[Any, bool]:
-    """The schema as clients can read it (None if it is none), and whether it had to be changed."""
-    if schema is None or schema is True or schema == {}:
+    """The schema as clients can read it (None if it is none), and whether it had to be changed.
+
+    An empty array stands for an empty object: PHP cannot tell them apart.
+    """
+    if schema is None or schema is True or schema in ({}, []):
         return {"type": "object"}, True
     if not isinstance(schema, dict):
         return None, True
@@ -61,7 +64,7 @@ def input_schema(schema: Any) -> tuple[Any, bool]:
 
 def _mended_properties(shown: dict[str, Any], properties: Any) -> bool:
     """Give each property a schema that is an object; `true` and `false` are schemas too, but not for every client."""
-    if properties is None:
+    if properties is None or properties == []:
         del shown["properties"]
         return True
     if not isinstance(properties, dict):
