@@ -83,9 +83,16 @@ def foreign_servers(source: str | None) -> list[Import]:
 
 def _path_of(source: str, known: Mapping[str, Any]) -> Path:
     """The file that a client's name or a path means. Raises Failure when there is none."""
+    from registry.importers import clients
+
     path: Path = known[source].file() if source in known else Path(source)
+    if path.is_dir() and source in known:
+        raise Failure(f"Stockade cannot read {known[source].title}'s servers yet; name a file that has them.")
     if path.exists():
         return path
+    for client, _, other in clients.candidates(Path.home(), None):
+        if client == source and other.exists():
+            return other
     if source in known:
         raise Failure(f"{known[source].title} has no file at {path}, so there is nothing to import.")
     raise Failure(f"{source!r} is neither a file nor an AI client that Stockade knows. Clients: {', '.join(known)}.")
