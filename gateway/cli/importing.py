@@ -58,6 +58,11 @@ def take_over(
     left = [name for name in fresh if name not in sound]
     if sound:
         _add(where, path, sound, keep_secrets=keep_secrets, dry_run=dry_run, yes=yes)
+        for item in imports:
+            if not dry_run and sound.keys() & item.servers.keys():
+                say(
+                    f"{item.path} has them too: remove them there, or its client goes on starting them outside of the wall."
+                )
     if left:
         raise Failure(f"{len(left)} of {len(fresh)} servers were not imported: {', '.join(left)}.")
 
@@ -147,7 +152,7 @@ def _add(where: Place, path: Path, entries: Entries, *, keep_secrets: bool, dry_
         say(f"! {warning}")
     say(_what_walls_hold(kept))
     if values:
-        say(f"Tokens that stood there in plain text are kept as secrets instead: {', '.join(values)}.")
+        say(f"Tokens that stand there in plain text will be kept as secrets instead: {', '.join(values)}.")
     if dry_run:
         say(f"Not written (dry run): {display(path)}")
         return
@@ -197,7 +202,7 @@ def moved(entries: Entries) -> tuple[Entries, dict[str, str]]:
         names: dict[Plain, str] = {}
         for plain in plain_secrets(entry):
             name = _free(secret_name(plain.key), server, plain.value, values, store.lookup)
-            names[plain], values[name] = name, plain.value
+            names[plain], values[name] = f"${{secret:{name}}}", plain.value
         changed[server] = without_secrets(entry, names)
     return changed, values
 

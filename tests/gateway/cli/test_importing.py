@@ -49,6 +49,7 @@ def test_one_diff_is_shown_and_no_token_in_it(stockade: Any, theirs: Path, optio
 
 def test_tokens_become_secrets_which_the_servers_are_started_with(stockade: Any, theirs: Path, work: Path) -> None:
     said = stockade("import", "theirs.json", "--yes")
+    assert "theirs.json has them too: remove them there" in said.err
     assert "kept as secrets instead: github-token, postgresql-password, api-key, authorization, key." in said.err
     text = (work / "stockade.yaml").read_text()
     assert not [value for value in VALUES if value in text]
