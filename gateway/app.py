@@ -42,7 +42,7 @@ from gateway.runtime.inventory.rundir import RunDirectory
 from gateway.runtime.sandbox.base import Sandbox
 from gateway.runtime.supervise.supervisor import Supervisor
 from gateway.settled import settled
-from observability.events import EgressEvent, Event, NoticeEvent, Phase
+from observability.events import BackendEvent, BackendState, EgressEvent, Event, NoticeEvent, Phase
 from observability.logs import configure
 from registry.config import Config, project_name
 from registry.edit import Change
@@ -124,6 +124,8 @@ class Gateway:
     # events
 
     def _publish(self, event: Event) -> None:
+        if isinstance(event, BackendEvent) and event.state is BackendState.STARTING:
+            self.endpoint.inflight.background.started(event.backend, event.time)
         self.hub.publish(event)
 
     def _on_egress(self, event: EgressEvent | NoticeEvent) -> None:

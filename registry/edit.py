@@ -25,7 +25,8 @@ from registry.config import Config
 from registry.file import json_edit
 from registry.file.document import Document, decode, parse, read_text
 from registry.file.splice import block_value, splice
-from registry.importers.adopt import OURS, is_foreign, names_of, section
+from registry.importers.adopt import OURS, is_foreign, places_of
+from registry.importers.sections import section, written
 from registry.load import load_text
 from registry.model.errors import ConfigError, Problem
 from registry.model.network import covers, host_text
@@ -95,16 +96,23 @@ class Tree:
 
     def server(self, name: str) -> dict[str, Any]:
         """A server's entry. Raises EditError when there is none."""
-        servers = self.servers()
-        key = self.key(name)
+        servers, key = self.place(name)
         if not isinstance(servers.get(key), dict):
-            raise self.error(f"there is no server {name!r}", unknown_key(name, list(servers))[1])
+            known = list(places_of(self.root) if self.foreign else servers)
+            raise self.error(f"there is no server {name!r}", unknown_key(name, known)[1])
         entry: dict[str, Any] = servers[key]
         return entry
 
-    def key(self, name: str) -> str:
-        """The name as written in the file; a client's file may have one that is not valid in ours."""
-        return names_of(self.servers()).get(name, name) if self.foreign else name
+    def place(self, name: str) -> tuple[dict[str, Any], str]:
+        """The mapping that has the server, or would have it, and its name there: a client's file may have several, and names
+        that are not valid in ours."""
+        path = places_of(self.root).get(name) if self.foreign else None
+        if path is None:
+            return self.servers(), name
+        here: Any = self.root
+        for part in path[:-1]:
+            here = here[part]
+        return here, str(path[-1])
 
     def clients(self) -> dict[str, Any]:
         if self.foreign and not OURS & self.root.keys():
@@ -147,12 +155,9 @@ def edit_config(path: Path | str, change: Change) -> Edit:
 
 def secrets_in(value: Mapping[str, Any]) -> Iterator[Plain]:
     """The secrets that stand in a file's servers as they are."""
-    here: Any = value
-    for part in section(value) or ("mcpServers",):
-        here = here.get(part) if isinstance(here, Mapping) else None
-    for entry in here.values() if isinstance(here, Mapping) else ():
-        if isinstance(entry, Mapping):
-            yield from plain_secrets(entry)
+    for one in written(value):
+        if isinstance(one.raw, Mapping):
+            yield from plain_secrets(one.raw)
 
 
 def rewritten(document: Document, new: dict[str, Any]) -> str:
@@ -291,10 +296,11 @@ def add_server(name: str, entry: Mapping[str, Any]) -> Change:
     """Adds a server. Raises EditError when the name is taken."""
 
     def change(tree: Tree) -> None:
-        if tree.key(name) in tree.servers():
+        servers, key = tree.place(name)
+        if key in servers:
             hint = f"Choose another name, or remove it first: stockade rm {name}"
             raise tree.error(f"there is already a server {name!r}", hint)
-        tree.servers()[name] = copy.deepcopy(dict(entry))
+        servers[name] = copy.deepcopy(dict(entry))
 
     return change
 
@@ -314,7 +320,8 @@ def replace_server(name: str, entry: Mapping[str, Any]) -> Change:
 
     def change(tree: Tree) -> None:
         tree.server(name)
-        tree.servers()[tree.key(name)] = copy.deepcopy(dict(entry))
+        servers, key = tree.place(name)
+        servers[key] = copy.deepcopy(dict(entry))
 
     return change
 
@@ -324,7 +331,8 @@ def remove_server(name: str) -> Change:
 
     def change(tree: Tree) -> None:
         tree.server(name)
-        del tree.servers()[tree.key(name)]
+        servers, key = tree.place(name)
+        del servers[key]
         for client in (tree.root.get("clients") or {}).values():
             if isinstance(client, dict) and name in (client.get("servers") or []):
                 client["servers"] = [item for item in client["servers"] if item != name]

@@ -13,7 +13,7 @@ MAX_LINE: Final = 16 * 1024
 NOT_HTTP_1: Final = "the request line is not METHOD TARGET HTTP/1.1"
 WITHOUT_CONNECT: Final = (
     "this program sends https without CONNECT, as old versions of axios do: update it, or let it go around the proxy with "
-    '`HTTPS_PROXY: ""` in its `env` and `direct: allow` in its `network`'
+    '`no_proxy: "*"` in its `env` and `direct: allow` in its `network`'
 )
 
 _LINE: Final = re.compile(rb"([^\r\n]{1,%d})[\r\n]" % MAX_LINE)

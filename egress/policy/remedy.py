@@ -82,7 +82,7 @@ class Remedy:
             case Kind.PORTS:
                 return f"allowed_hosts: [{self.rule}], with the host and port of the service"
             case Kind.HTTPS:
-                return 'update the program, or direct: allow and env: {HTTPS_PROXY: ""}'
+                return 'update the program, or direct: allow and env: {no_proxy: "*"}'
 
     def for_model(self, server: str) -> str:
         """A sentence that asks the model to ask the user; it has no command in it."""

@@ -125,7 +125,7 @@ def run(
 ) -> None:
     """Add a server from the catalog with the safe policy it comes with, and start it."""
     from registry import catalog
-    from registry.model.plain_secrets import hide, plain_secrets
+    from registry.model.plain_secrets import covered
 
     where = place(context, file, project)
     catalog_server(name)
@@ -139,7 +139,7 @@ def run(
     )
     overrides = _complete(name, overrides, dry_run=dry_run, yes=yes)
     entry = catalog.entry(name, overrides)
-    screen.block(hide(yaml_text({called or name: entry}), plain_secrets(entry)))
+    screen.block(yaml_text({called or name: covered(entry)}))
     _remark(called or name, entry)
     _needs(name, overrides)
     if not dry_run and not confirmed(f"Add {called or name} with these settings?", yes):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,6 +56,10 @@ def connect(
         str | None,
         typer.Option("--url", help="Point at this endpoint instead of the gateway's own.", show_default=False),
     ] = None,
+    replaced: Annotated[
+        bool,
+        typer.Option("--replace", help="Also remove the servers that the client starts itself and the gateway has."),
+    ] = False,
     yes: YesOption = False,
     file: FileOption = None,
     project: ProjectOption = None,
@@ -76,11 +80,45 @@ def connect(
     if show:
         _print_snippets(rows, endpoint, no_token, inline)
         return
-    plans = _plans(rows, endpoint, repo, inline, no_token)
+    removing = (
+        {row.name: _superseded(where, row, _target(row, repo)) for row in rows if row.writable} if replaced else {}
+    )
+    plans = _plans(rows, endpoint, repo, inline, no_token, removing)
     if not plans or not confirmed(f"Write {len(plans)} file(s)?", yes, look="--print"):
         raise Failure("Nothing was changed.")
     for plan in plans:
-        _write(where, plan, endpoint, inline, no_token)
+        _write(where, plan, endpoint, inline, no_token, removing.get(plan.row.name, []))
+        _tell_started(where, plan)
+
+
+def _superseded(where: Place, row: Row, path: Path) -> list[str]:
+    """The servers in a client's file that the gateway has under the name that `import` gives them."""
+    from gateway.connect.connect import started_in
+    from registry.importers.adopt import names_of
+
+    ours = offline.load(where).servers
+    return [written for name, written in names_of(started_in(row, path)).items() if name in ours]
+
+
+def _tell_started(where: Place, plan: Change) -> None:
+    """Say which servers the client still starts itself, and how that ends."""
+    from gateway.connect.connect import started_in
+
+    row = plan.row
+    if not (names := list(started_in(row, plan.path))):
+        return
+    one = len(names) == 1
+    say(
+        f"! {row.title} still starts {'a server' if one else f'{len(names)} servers'} itself, outside the wall: "
+        f"{', '.join(names)}."
+    )
+    if _superseded(where, row, plan.path):
+        say(f"  To take out of its file what the gateway runs too: stockade connect {row.name} --replace")
+    else:
+        say(
+            f"  To have {'it' if one else 'them'} run by the gateway: stockade import {plan.path}, then "
+            f"stockade connect {row.name} --replace"
+        )
 
 
 def _list_clients() -> None:
@@ -115,7 +153,14 @@ def _target(row: Row, repo: Path | None) -> Path:
     return repo / row.repo_path
 
 
-def _plans(rows: list[Row], endpoint: str, repo: Path | None, inline: bool, no_token: bool) -> list[Change]:
+def _plans(
+    rows: list[Row],
+    endpoint: str,
+    repo: Path | None,
+    inline: bool,
+    no_token: bool,
+    removing: Mapping[str, Sequence[str]],
+) -> list[Change]:
     """The changes to show, with a placeholder for the token, which is made after the confirmation."""
     from gateway.connect.connect import credentials_for, plan_connect
     from registry.file.json_edit import EditRefused
@@ -127,7 +172,7 @@ def _plans(rows: list[Row], endpoint: str, repo: Path | None, inline: bool, no_t
             continue
         credentials = credentials_for(row, endpoint, "" if no_token else PLACEHOLDER, by_variable=not inline)
         try:
-            plan = plan_connect(row, credentials, _target(row, repo))
+            plan = plan_connect(row, credentials, _target(row, repo), removing.get(row.name, ()))
         except EditRefused as error:
             say(str(error))
             continue
@@ -136,7 +181,7 @@ def _plans(rows: list[Row], endpoint: str, repo: Path | None, inline: bool, no_t
     return plans
 
 
-def _write(where: Place, plan: Change, endpoint: str, inline: bool, no_token: bool) -> None:
+def _write(where: Place, plan: Change, endpoint: str, inline: bool, no_token: bool, removing: Sequence[str]) -> None:
     from gateway.connect.connect import apply, credentials_for, plan_connect, variable_for
     from registry.file.json_edit import EditRefused
 
@@ -144,10 +189,12 @@ def _write(where: Place, plan: Change, endpoint: str, inline: bool, no_token: bo
     token = "" if no_token else mint(where, row.name, None, renew=True)
     credentials = credentials_for(row, endpoint, token, by_variable=not inline)
     try:
-        backup = apply(replace(plan_connect(row, credentials, plan.path), before=plan.before))
+        backup = apply(replace(plan_connect(row, credentials, plan.path, removing), before=plan.before))
     except (EditRefused, OSError) as error:
         raise Failure(str(error)) from error
     screen.line(f"{row.title}: written to {plan.path}" + (f" (before: {backup.name})" if backup else ""))
+    if removing:
+        say(f"Removed from it: {', '.join(removing)}. To have them back: stockade disconnect {row.name} --restore")
     if credentials.variable:
         screen.line(f"It reads its token from a variable. Put this where {row.title} sees it, such as ~/.profile:")
         screen.line(f"export {variable_for(row)}={token}")
@@ -161,27 +208,39 @@ def disconnect(
     repo: Annotated[
         Path | None, typer.Option(help="Change the client's file in this repository, not the user's own.")
     ] = None,
+    restore: Annotated[
+        bool, typer.Option("--restore", help="Put back the servers that `connect --replace` removed.")
+    ] = False,
     yes: YesOption = False,
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
     """Remove Stockade from AI clients' files, and revoke their tokens."""
-    from gateway.connect.connect import apply, plan_disconnect
+    from gateway.connect.connect import apply, plan_disconnect, plan_restore, started_in
     from registry.file.json_edit import EditRefused
 
     where = place(context, file, project)
     try:
-        plans = [plan_disconnect(row, _target(row, repo)) for row in map(client_row, names)]
+        plans = []
+        for row in map(client_row, names):
+            path = _target(row, repo)
+            back = plan_restore(row, path) if restore else None
+            if restore and back is None:
+                say(f"{row.title}: no backup of {path} has a server that is missing in it.")
+            plans.append(back or plan_disconnect(row, path))
     except EditRefused as error:
         raise Failure(str(error)) from error
     for plan in plans:
         screen.diff(plan.diff()) if plan.needed else say(f"{plan.row.title}: {plan.path} does not name Stockade.")
     if any(plan.needed for plan in plans) and not confirmed("Write these files?", yes, look=""):
         raise Failure("Nothing was changed.")
+    before = {plan.row.name: started_in(plan.row, plan.path) for plan in plans}
     for plan in plans:
         if plan.needed:
             apply(plan)
             screen.line(f"{plan.row.title}: removed from {plan.path}")
+            if added := [name for name in started_in(plan.row, plan.path) if name not in before[plan.row.name]]:
+                say(f"Put back into it: {', '.join(added)}.")
         _end_token(where, plan.row.name)
 
 

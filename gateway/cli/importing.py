@@ -58,6 +58,11 @@ def take_over(
     left = [name for name in fresh if name not in sound]
     if sound:
         _add(where, path, sound, keep_secrets=keep_secrets, dry_run=dry_run, yes=yes)
+        for item in imports:
+            if not dry_run and sound.keys() & item.servers.keys():
+                say(
+                    f"{item.path} has them too: remove them there, or its client goes on starting them outside of the wall."
+                )
     if left:
         raise Failure(f"{len(left)} of {len(fresh)} servers were not imported: {', '.join(left)}.")
 
@@ -83,9 +88,16 @@ def foreign_servers(source: str | None) -> list[Import]:
 
 def _path_of(source: str, known: Mapping[str, Any]) -> Path:
     """The file that a client's name or a path means. Raises Failure when there is none."""
+    from registry.importers import clients
+
     path: Path = known[source].file() if source in known else Path(source)
+    if path.is_dir() and source in known:
+        raise Failure(f"Stockade cannot read {known[source].title}'s servers yet; name a file that has them.")
     if path.exists():
         return path
+    for client, _, other in clients.candidates(Path.home(), None):
+        if client == source and other.exists():
+            return other
     if source in known:
         raise Failure(f"{known[source].title} has no file at {path}, so there is nothing to import.")
     raise Failure(f"{source!r} is neither a file nor an AI client that Stockade knows. Clients: {', '.join(known)}.")
@@ -140,7 +152,7 @@ def _add(where: Place, path: Path, entries: Entries, *, keep_secrets: bool, dry_
         say(f"! {warning}")
     say(_what_walls_hold(kept))
     if values:
-        say(f"Tokens that stood there in plain text are kept as secrets instead: {', '.join(values)}.")
+        say(f"Tokens that stand there in plain text will be kept as secrets instead: {', '.join(values)}.")
     if dry_run:
         say(f"Not written (dry run): {display(path)}")
         return
@@ -190,7 +202,7 @@ def moved(entries: Entries) -> tuple[Entries, dict[str, str]]:
         names: dict[Plain, str] = {}
         for plain in plain_secrets(entry):
             name = _free(secret_name(plain.key), server, plain.value, values, store.lookup)
-            names[plain], values[name] = name, plain.value
+            names[plain], values[name] = f"${{secret:{name}}}", plain.value
         changed[server] = without_secrets(entry, names)
     return changed, values
 

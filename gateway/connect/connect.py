@@ -7,17 +7,20 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gateway.connect import edits
 from gateway.connect.clients import BY_NAME, ROWS, Row
 from gateway.connect.entry import Credentials
+from gateway.connect.masks import masked
 from registry.file.json_edit import EditRefused
 
 SERVER_NAME = "stockade"
-HIDDEN = "•" * 8
+BACKUP = ".stockade-backup-"
+"""What the name of a backup has after the file's own."""
 
 
 def installed(home: Path | None = None) -> list[Row]:
@@ -69,18 +72,20 @@ class Change:
         return (self.before or "") != self.after
 
     def diff(self) -> str:
-        """Unified diff, without the token."""
-        old, new = (self.before or "").splitlines(keepends=True), self.after.splitlines(keepends=True)
+        """Unified diff, without tokens: neither ours, nor an older one, nor those of other servers beside it."""
+        old, new = (
+            text.replace("\r\n", "\n").removeprefix("\ufeff").splitlines(keepends=True)
+            for text in (self.before or "", self.after)
+        )
         lines = difflib.unified_diff(old, new, str(self.path), str(self.path), n=2)
-        text = "".join(line if line.endswith("\n") else line + "\n" for line in lines)
-        return text.replace(self.secret, HIDDEN) if self.secret else text
+        return masked("".join(line if line.endswith("\n") else line + "\n" for line in lines), self.secret)
 
 
-def plan_connect(row: Row, credentials: Credentials, path: Path) -> Change:
-    """The change that adds the entry. Raises EditRefused, with the file's name."""
+def plan_connect(row: Row, credentials: Credentials, path: Path, removing: Sequence[str] = ()) -> Change:
+    """The change that adds the entry, and takes those of `removing` out. Raises EditRefused, with the file's name."""
     before = _text(path)
     try:
-        after = edits.put(row, before or "", credentials)
+        after = edits.take(row, edits.put(row, before or "", credentials), *removing)
     except (EditRefused, TypeError, AttributeError) as error:
         raise EditRefused(
             f"{path} was left alone: {error}. The entry to paste: stockade connect {row.name} --print"
@@ -88,6 +93,55 @@ def plan_connect(row: Row, credentials: Credentials, path: Path) -> Change:
     return Change(
         row=row, path=path, before=before, after=after, secret="" if credentials.variable else credentials.token
     )
+
+
+def starts_itself(row: Row, text: str) -> dict[str, Any]:
+    """The entries of servers that the client starts itself, beside Stockade and outside its wall. Raises EditRefused."""
+    return {name: one for name, one in edits.servers(row, text).items() if name != SERVER_NAME and is_started(one)}
+
+
+def started_in(row: Row, path: Path) -> dict[str, Any]:
+    """`starts_itself` for a file; nothing where it cannot be read."""
+    try:
+        return starts_itself(row, _text(path) or "")
+    except EditRefused:
+        return {}
+
+
+def is_started(entry: Any) -> bool:
+    """Whether the client starts a program for this entry, which is not our own bridge."""
+    if not isinstance(entry, Mapping) or entry.get("disabled") is True or entry.get("enabled") is False:
+        return False
+    command = entry.get("command") or entry.get("cmd")
+    command = command.get("path") if isinstance(command, Mapping) else command  # Zed's older form
+    first = command[0] if isinstance(command, list) and command else command
+    return bool(first) and Path(str(first)).name != "stockade"
+
+
+def plan_restore(row: Row, path: Path) -> Change | None:
+    """The change that puts back the servers that `removing` took out, from the newest backup that has them; without our
+    entry. None when there is nothing to put back. Raises EditRefused."""
+    before = _text(path)
+    bare = edits.take(row, before or "", SERVER_NAME)
+    there = edits.servers(row, bare)
+    for backup in sorted(path.parent.glob(f"{path.name}{BACKUP}*"), key=backup_age, reverse=True):
+        old = edits.take(row, _text(backup) or "", SERVER_NAME)
+        gone = {name: one for name, one in starts_itself(row, old).items() if name not in there}
+        if not gone:
+            continue
+        after = old  # where nothing else has changed since: the file as it was
+        if edits.take(row, old, *gone) != bare:
+            after = bare
+            for name, one in gone.items():
+                after = edits.put_entry(row, after, name, one)
+        return Change(row=row, path=path, before=before, after=after)
+    return None
+
+
+def backup_age(path: Path) -> tuple[str, int]:
+    """By its name: the time, then the number of those of the same second."""
+    stamp, _, number = path.name.rpartition(BACKUP)[2].partition("_")
+    return stamp, int(number) if number.isdecimal() else 0
 
 
 def plan_disconnect(row: Row, path: Path, name: str = SERVER_NAME) -> Change:
@@ -134,7 +188,11 @@ def apply(change: Change) -> Path | None:
 
 def _backup(path: Path) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    target = path.with_name(f"{path.name}.stockade-backup-{stamp}")
+    target = path.with_name(f"{path.name}{BACKUP}{stamp}")
+    number = 2
+    while target.exists():
+        target = path.with_name(f"{path.name}{BACKUP}{stamp}_{number}")
+        number += 1
     shutil.copy2(path, target)
     target.chmod(0o600)
     return target

@@ -1,15 +1,15 @@
-"""Adds a server's entry to the text of a client's file, or removes it: JSON, TOML or YAML, comments kept."""
+"""Adds a server's entry to the text of a client's file, or removes it: JSON, TOML or YAML; all else of the text stays."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gateway.connect import toml_text, yaml_text
 from gateway.connect.clients import Row, Syntax
 from gateway.connect.entry import Credentials
+from gateway.connect.line_ends import MARK, edited
 from registry.file import json_edit
-from registry.file.json_edit import EditRefused
 
 
 def container(row: Row, text: str) -> tuple[str, ...]:
@@ -21,36 +21,59 @@ def container(row: Row, text: str) -> tuple[str, ...]:
 
 def read(row: Row, text: str) -> Any:
     """The file's value as plain types. Raises EditRefused when it is not what it should be."""
+    text = text.removeprefix(MARK)
     match row.syntax:
         case Syntax.JSON:
             return json_edit.load(text)
         case Syntax.TOML:
-            return _toml(text).unwrap()
+            return toml_text.load(text)
         case Syntax.YAML:
-            return _yaml_load(text)
+            return yaml_text.load(text).value or {}
+
+
+def servers(row: Row, text: str) -> dict[str, Any]:
+    """The entries in the file by name. Raises EditRefused."""
+    held = _walk(read(row, text), container(row, text)) if text.strip() else None
+    if row.listed:
+        return {str(item["name"]): item for item in held or () if isinstance(item, Mapping) and "name" in item}
+    return dict(held) if isinstance(held, Mapping) else {}
 
 
 def put(row: Row, text: str, credentials: Credentials) -> str:
-    """The text with the entry added, or replaced when there was one of that name."""
-    entry = row.entry(credentials)
-    match row.syntax:
-        case Syntax.JSON:
-            return json_edit.set_path(text, (*container(row, text), credentials.name), entry)
-        case Syntax.TOML:
-            return _toml_put(row, text, credentials.name, entry)
-        case Syntax.YAML:
-            return _yaml_put(row, text, credentials.name, entry)
+    """The text with the entry added, or replaced when there was one of that name. Raises EditRefused."""
+    return put_entry(row, text, credentials.name, row.entry(credentials))
 
 
-def take(row: Row, text: str, name: str) -> str:
-    """The text without the entry; the same text when it has none."""
+def put_entry(row: Row, text: str, name: str, entry: Mapping[str, Any]) -> str:
+    """The text with that entry, as the client writes it. Raises EditRefused."""
+    return edited(text, lambda plain: _put(row, plain, name, dict(entry)))
+
+
+def _put(row: Row, text: str, name: str, entry: dict[str, Any]) -> str:
     match row.syntax:
         case Syntax.JSON:
-            return json_edit.remove_path(text, (*container(row, text), name)) if text.strip() else text
+            return json_edit.set_path(text, (*container(row, text), name), entry)
         case Syntax.TOML:
-            return _toml_take(row, text, name)
+            return toml_text.put(text, row.container[0], name, entry, listed=row.listed)
         case Syntax.YAML:
-            return _yaml_take(row, text, name)
+            return yaml_text.put(text, row.container[0], name, entry, listed=row.listed)
+
+
+def take(row: Row, text: str, *names: str) -> str:
+    """The text without these entries; the same text when it has none of them. Raises EditRefused."""
+    return edited(text, lambda plain: _take(row, plain, names) if plain.strip() else plain)
+
+
+def _take(row: Row, text: str, names: Sequence[str]) -> str:
+    match row.syntax:
+        case Syntax.JSON:
+            for name in names:
+                text = json_edit.remove_path(text, (*container(row, text), name))
+            return text
+        case Syntax.TOML:
+            return toml_text.take(text, row.container[0], list(names), listed=row.listed)
+        case Syntax.YAML:
+            return yaml_text.take(text, row.container[0], list(names), listed=row.listed)
 
 
 def write_snippet(row: Row, credentials: Credentials) -> str:
@@ -62,105 +85,3 @@ def _walk(data: Any, path: tuple[str, ...]) -> Any:
     for key in path:
         data = data.get(key) if isinstance(data, Mapping) else None
     return data
-
-
-def _toml(text: str) -> Any:
-    import tomlkit
-    from tomlkit.exceptions import TOMLKitError
-
-    try:
-        return tomlkit.parse(text)
-    except TOMLKitError as error:
-        raise EditRefused(f"it is not TOML ({error})") from None
-
-
-def _toml_put(row: Row, text: str, name: str, entry: dict[str, Any]) -> str:
-    import tomlkit
-
-    document = _toml(text)
-    (key,) = row.container
-    if row.listed:
-        items = document.setdefault(key, tomlkit.aot())
-        _drop(items, name)
-        items.append(tomlkit.item(entry))
-    else:
-        servers = document.setdefault(key, tomlkit.table(is_super_table=True))
-        servers[name] = tomlkit.item(entry)
-    return tomlkit.dumps(document)
-
-
-def _toml_take(row: Row, text: str, name: str) -> str:
-    import tomlkit
-
-    document = _toml(text)
-    (key,) = row.container
-    held = document.get(key)
-    if held is None or not _remove(row, held, name):
-        return text
-    if not held:
-        del document[key]
-    return tomlkit.dumps(document)
-
-
-def _drop(items: Any, name: str) -> bool:
-    for at in reversed([i for i, item in enumerate(items) if isinstance(item, Mapping) and item.get("name") == name]):
-        del items[at]
-        return True
-    return False
-
-
-def _remove(row: Row, held: Any, name: str) -> bool:
-    if row.listed:
-        return _drop(held, name)
-    return held.pop(name, None) is not None
-
-
-def _yaml() -> Any:
-    from ruamel.yaml import YAML
-
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 4096
-    return yaml
-
-
-def _yaml_load(text: str) -> Any:
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        data = _yaml().load(text)
-    except YAMLError as error:
-        raise EditRefused(f"it is not YAML ({' '.join(str(error).split())})") from None
-    if data is not None and not isinstance(data, dict):
-        raise EditRefused("it does not hold a YAML mapping")
-    return {} if data is None else data
-
-
-def _yaml_put(row: Row, text: str, name: str, entry: dict[str, Any]) -> str:
-    data = _yaml_load(text)
-    (key,) = row.container
-    if data.get(key) is None:
-        data[key] = [] if row.listed else {}
-    if row.listed:
-        _drop(data[key], name)
-        data[key].append(entry)
-    else:
-        data[key][name] = entry
-    return _yaml_dump(data)
-
-
-def _yaml_take(row: Row, text: str, name: str) -> str:
-    data = _yaml_load(text)
-    (key,) = row.container
-    held = data.get(key)
-    if not held or not _remove(row, held, name):
-        return text
-    if not held:
-        del data[key]
-    return _yaml_dump(data) if data else ""
-
-
-def _yaml_dump(data: Any) -> str:
-    out = io.StringIO()
-    _yaml().dump(data, out)
-    return out.getvalue()

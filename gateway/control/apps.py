@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from egress.policy.decide import PolicyError
 from gateway.control.auth import SESSION_S, AdminToken, Brake, Sessions
 from gateway.control.base import Control
-from gateway.control.guard import CSRF_HEADER, AdminGate, Guard, check_token, peer_of, refusal
+from gateway.control.guard import CSRF_HEADER, AdminGate, Guard, check_token, is_https, peer_of, refusal
 from gateway.control.routes import api_routes
 from gateway.control.wire import ApiError, Problem, error_response, read_object, text
 from gateway.hosts import listening_name
@@ -90,7 +90,13 @@ def sign_in_routes(gate: AdminGate) -> list[BaseRoute]:
         check_token(text(body, "token"), peer_of(request), gate)
         response = JSONResponse({"signed_in": True, "expires_s": SESSION_S})
         response.set_cookie(
-            gate.cookie, gate.sessions.open(), max_age=int(SESSION_S), path="/", httponly=True, samesite="strict"
+            gate.cookie,
+            gate.sessions.open(),
+            max_age=int(SESSION_S),
+            path="/",
+            httponly=True,
+            samesite="strict",
+            secure=is_https(request, gate.allowed_hosts()),
         )
         return response
 
@@ -99,7 +105,8 @@ def sign_in_routes(gate: AdminGate) -> list[BaseRoute]:
             raise ApiError(403, "csrf", "A change needs the header X-Stockade-CSRF.")
         gate.sessions.close(request.cookies.get(gate.cookie, ""))
         response = JSONResponse({"signed_in": False})
-        response.delete_cookie(gate.cookie, path="/", httponly=True, samesite="strict")
+        secure = is_https(request, gate.allowed_hosts())
+        response.delete_cookie(gate.cookie, path="/", httponly=True, samesite="strict", secure=secure)
         return response
 
     return [

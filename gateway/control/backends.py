@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute, Route
 
 from egress.policy.decide import PolicyError, parse_policy
 from gateway.control.base import Control, Edited
+from gateway.control.blocked import refused_sentence
 from gateway.control.streams import Streams
 from gateway.control.wire import ApiError, bad, flag, mapping, port_of, read_object, switch, text
 from gateway.runtime.sandbox.errors import BackendUnavailable
@@ -71,7 +72,7 @@ class BackendRoutes:
         return {
             "name": status.name,
             "state": status.state,
-            "detail": status.detail or self._trouble(status),
+            "detail": self._detail(status),
             "transport": status.transport,
             "isolated": status.isolated,
             "image": status.image,
@@ -89,6 +90,12 @@ class BackendRoutes:
             "remote": server.remote if server else False,
             "disabled": server.disabled if server else False,
         }
+
+    def _detail(self, status: BackendStatus) -> str:
+        """What is wrong with it, and what it was refused since its start: that is often why."""
+        wrong = status.detail or self._trouble(status)
+        refused = self._control.endpoint.refused(status.name) if wrong and status.isolated else ()
+        return " ".join([wrong, *(refused_sentence(event) for event in refused)])
 
     def _trouble(self, status: BackendStatus) -> str:
         """A process that runs is not yet a server that answers."""

@@ -10,7 +10,7 @@ from egress.policy.direct_ports import direct_ports
 from egress.policy.explain import read_target
 from egress.policy.liftable import NAMED_BY_HOST
 from egress.policy.remedy import remedy
-from observability.events import Reason, Via
+from observability.events import EgressEvent, Reason, Via
 from observability.history_queries import Blocked, Lookup
 
 TCP_HELPS = frozenset({Reason.NOT_TLS, Reason.HEAD_TIMEOUT, Reason.SNI_MISSING})
@@ -52,6 +52,17 @@ def with_advice(row: Blocked, policies: Mapping[str, Policy], around: Surroundin
     allowed_now = _is_allowed_now(policy, row, verdicts)
     advice = "" if allowed_now else _advice(policy, row, allowed=any(isinstance(one, Allow) for one in verdicts))
     return {**blocked_json(row), "in_file": True, "allowed_now": allowed_now, "remedy": advice}
+
+
+def refused_sentence(event: EgressEvent) -> str:
+    """What a server was refused while it started, for a person."""
+    host = event.host or event.destination
+    place = (
+        f"{host}:{event.port}" if event.port and event.host and event.via is not Via.DNS else host or "another port"
+    )
+    found = remedy(event.reason, host, event.port, via=(event.via,), port_named=event.rule_port is not None)
+    advice = f" To allow it: {found.for_people(event.backend)}" if found is not None else ""
+    return f"Since its start, {place} was refused ({event.reason}).{advice}"
 
 
 def _verdicts(policy: Policy, row: Blocked, around: Surroundings) -> list[object]:

@@ -17,6 +17,7 @@ The control socket needs none of this: its file mode protects it.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import math
 from collections.abc import Callable, Collection
@@ -29,7 +30,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.control.auth import AdminToken, Brake, Sessions
 from gateway.control.wire import ApiError, error_response
-from gateway.hosts import is_served, origin_authority
+from gateway.hosts import host_name, is_served, origin_authority
 
 logger = logging.getLogger(__name__)
 
@@ -168,6 +169,24 @@ class TooMany(ApiError):
     def __init__(self, wait_s: int) -> None:
         super().__init__(429, "too_many_tries", f"Too many wrong tokens. Try again in {wait_s} seconds.")
         self.wait_s = wait_s
+
+
+def is_https(connection: HTTPConnection, allowed: Collection[str]) -> bool:
+    """Whether the browser sees an https page: here, or at a proxy in front that says so. Such a proxy runs on this machine,
+    or serves a name of `gateway.allowed_hosts`; from others the header means nothing."""
+    if connection.url.scheme == "https":
+        return True
+    host = connection.headers.get("host", "").lower()
+    front = host in allowed or host_name(host) in allowed or _is_loopback(peer_of(connection))
+    said = connection.headers.get("x-forwarded-proto", "").split(",")[0]
+    return front and said.strip().lower() == "https"
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def peer_of(connection: HTTPConnection) -> str:

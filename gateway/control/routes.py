@@ -27,7 +27,7 @@ def api_routes(control: Control) -> list[BaseRoute]:
         *BackendRoutes(control, streams).routes(),
         *EgressRoutes(control).routes(),
         *ClientRoutes(control).routes(),
-        *catalog_routes(),
+        *catalog_routes(control),
     ]
     return [Mount("/api/v1", routes=routes)]
 

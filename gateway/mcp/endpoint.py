@@ -41,7 +41,7 @@ from gateway.mcp.view.search import Search
 from gateway.mcp.view.views import Directory, View
 from gateway.mcp.wire.errors import RpcError
 from gateway.mcp.wire.tasks import Tasks
-from observability.events import Event
+from observability.events import EgressEvent, Event
 from observability.instruments import Meters
 from registry.config import Config
 from registry.model.fields import Start
@@ -83,7 +83,7 @@ class Endpoint:
         self._calls = Calls(
             inflight=self.inflight, barrier=barrier, emit=emit, meters=meters, tracer=tracer, tasks=self._tasks
         )
-        self._lists = Lists(self._backends, self._tasks)
+        self._lists = Lists(self._backends, self._tasks, self.inflight.background)
         self._subscriptions.backends = self._backends
         self._router = Router(
             backends=self._backends,
@@ -121,7 +121,7 @@ class Endpoint:
         """
         self._secrets = secrets
         old, self._config = self._config, config
-        self._calls.annotate = config.gateway.annotate_denials
+        self._calls.annotate = self._lists.annotate = config.gateway.annotate_denials
         self._entry.apply(config)
         self._visibility.apply(config)
         rules = self._visibility.rules
@@ -242,6 +242,10 @@ class Endpoint:
         """Why connecting to a running backend failed; empty when it succeeded or was not tried."""
         found = self._backends.get(backend)
         return found.trouble if found is not None else ""
+
+    def refused(self, backend: str) -> list[EgressEvent]:
+        """What the server was refused outside of calls since its start, the newest first; a few."""
+        return [event for event, _ in self.inflight.background.denials(backend)]
 
     def differences(self, backend: str) -> list[Difference]:
         """The tools whose definitions differ from the pinned ones, with both texts."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from registry.model.errors import Finding, Invalid, KeyPath
 from registry.model.mount_risks import refuse_forbidden
+from registry.model.mounts import Mount
 from registry.model.references import SHELL
 from registry.model.server import Server
 from registry.model.spec import ImageSource, PackageSource
@@ -109,13 +110,13 @@ PROGRAMS = {
 
 def warn_paths(server: Server, source: Local, texts: Texts) -> Found:
     """Paths of this machine that nothing shows to the server."""
-    targets = [mount.target for mount in source.mounts]
+    mounts = source.mounts
     before = ""
     for where, text in texts:
         name, path = split_path(text)
         written = WRITTEN.search(name or (before if where[0] == "args" else str(where[1])))
         before = text if text.startswith("-") else ""
-        if path and (finding := warn_path(server, where, path, targets, bool(written))):
+        if path and (finding := warn_path(server, where, path, mounts, bool(written))):
             yield finding
 
 
@@ -125,12 +126,15 @@ def split_path(text: str) -> tuple[str, str]:
     return (match["name"] or "", match["path"]) if match else ("", "")
 
 
-def warn_path(server: Server, where: KeyPath, text: str, targets: list[str], written: bool) -> Finding | None:
+def warn_path(server: Server, where: KeyPath, text: str, mounts: Sequence[Mount], written: bool) -> Finding | None:
     path = os.path.normpath(os.path.expanduser(text))
-    if path == "/" or path.startswith("//") or covered(path, targets) or is_refused(path):
+    if path == "/" or path.startswith("//") or covered(path, [mount.target for mount in mounts]) or is_refused(path):
         return None
     if server.image is not None and not covered(path, [os.path.expanduser("~")]):
         return None  # the image has files of its own
+    if seen := next((mount for mount in mounts if not mount.volume and covered(path, [mount.source])), None):
+        here = seen.target + path[len(seen.source) :]
+        return Finding(where, f"{text} is somewhere else in the server's container", f"Write {here} here")
     if is_program(path) and not written:
         return warn_program(server, where, path)
     if os.path.exists(path):

@@ -141,7 +141,9 @@ def _insert(text: str, found: Container, depth: int, key: str | int, value: Any)
         inside = text[found.open + 1 : found.close].rstrip()
         return text[: found.open + 1] + f"{newline}{margin}{member}{inside}{outside}" + text[found.close :]
     end = found.members[-1].end
-    if (comma := _comma(text, end, found.close)) is None:
+    if (comma := _comma(text, end, found.close)) is not None:
+        member += ","  # a trailing comma is the file's own style; taking the member out again leaves the neighbour's
+    else:
         text = text[:end] + "," + text[end:]
         comma, found = end, replace(found, close=found.close + 1)
     if margin is None:
@@ -166,6 +168,10 @@ def _cut(text: str, found: Container, member: Member) -> str:
     if comma is None and len(found.members) > 1:
         before = _comma(text, found.members[-2].end, start)
         text = text if before is None else text[:before] + text[before + 1 :]
+    if len(found.members) == 1:
+        closing = start + len(text[start:]) - len(text[start:].lstrip())
+        if not text[found.open + 1 : closing].strip() and text[closing : closing + 1] in ("}", "]"):
+            return text[: found.open + 1] + text[closing:]
     return text
 
 

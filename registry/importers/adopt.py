@@ -8,24 +8,16 @@ stand beside its servers (`gateway`, to take another port); it stays a client's 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from registry.file.document import Document, Span
 from registry.importers.entry import convert
+from registry.importers.sections import Written, section, written
 from registry.model.errors import KeyPath, Problem
 from registry.model.fields import NAME, valid_name
 
-SECTIONS: tuple[KeyPath, ...] = (
-    ("mcpServers",),
-    ("servers",),
-    ("mcp", "servers"),
-    ("mcp_servers",),
-    ("context_servers",),
-    ("amp.mcpServers",),
-    ("mcp",),
-)
 OURS = frozenset({"project", "gateway", "egress", "extra_ca", "clients"})
 """Sections of ours that a client's file may have."""
 
@@ -35,57 +27,43 @@ def is_foreign(document: Document) -> bool:
     return document.is_json and "version" not in document.value and section(document.value) is not None
 
 
-def section(value: Mapping[str, Any]) -> KeyPath | None:
-    """Where in the file its servers are."""
-    for path in SECTIONS:
-        here: Any = value
-        for part in path:
-            here = here.get(part) if isinstance(here, Mapping) else None
-        if isinstance(here, Mapping):
-            return path
-    return None
-
-
 def adopt(document: Document) -> tuple[Document, list[Problem]]:
     """The file as a Stockade configuration, and remarks about the conversion."""
-    path = section(document.value)
-    if path is None or not is_foreign(document):
+    if not is_foreign(document):
         return document, []
-    here: Any = document.value
-    for part in path:
-        here = here[part]
-    return adopt_servers(document, here, path)
+    return adopt_servers(document, written(document.value))
 
 
 def adopt_servers(
-    document: Document, servers: Mapping[str, Any], path: KeyPath, *, trusted: bool = True
+    document: Document, found: Iterable[Written], *, trusted: bool = True
 ) -> tuple[Document, list[Problem]]:
-    """The servers at that place as ours. `trusted`: the user runs this very file, so keys of ours in it hold."""
+    """These servers as ours. `trusted`: the user runs this very file, so keys of ours in it hold."""
     variables = folder_variables(Path(document.file))
     entries: dict[str, Any] = {}
     notes: list[Problem] = []
     spans = dict(document.spans)
-    for written, raw in servers.items():
-        name = free_name(written, entries)
-        here = (*path, written)
-        if name != written:
-            message = f"{written!r} is served as {name!r}, since a name has only lower-case letters, digits and -"
-            notes.append(document.problem(here, message, at_key=True))
-        move(document.spans, here, ("mcpServers", name), spans)
-        if not isinstance(raw, Mapping):
-            entries[name] = raw
+    for one in found:
+        name = free_name(one.name, entries)
+        if name != one.name:
+            message = f"{one.name!r} is served as {name!r}, since a name has only lower-case letters, digits and -"
+            if one.name in entries:
+                message = f"is served as {name!r}, since another section of this file has a server {one.name!r} too"
+            notes.append(document.problem(one.path, message, at_key=True))
+        move(document.spans, one.path, ("mcpServers", name), spans)
+        if not isinstance(one.raw, Mapping):
+            entries[name] = one.raw
             continue
-        imported = convert(raw, variables=variables, trusted=trusted)
+        imported = convert(one.raw, variables=variables, trusted=trusted)
         entries[name] = imported.entry
-        notes += [document.problem((*here, *note.path), note.message, note.hint) for note in imported.notes]
+        notes += [document.problem((*one.path, *note.path), note.message, note.hint) for note in imported.notes]
     ours = {key: document.value[key] for key in document.value if key in OURS}
     value = {"version": 1, **ours, "mcpServers": entries}
     return dataclasses.replace(document, value=value, spans=spans), notes
 
 
-def free_name(written: str, taken: Mapping[str, Any]) -> str:
+def free_name(given: str, taken: Mapping[str, Any]) -> str:
     """A valid name near the written one that no other server has."""
-    base = written if NAME.fullmatch(written) and "--" not in written else valid_name(written)
+    base = given if NAME.fullmatch(given) and "--" not in given else valid_name(given)
     name, number = base, 2
     while name in taken:
         name = f"{base[:28]}-{number}"
@@ -93,12 +71,12 @@ def free_name(written: str, taken: Mapping[str, Any]) -> str:
     return name
 
 
-def names_of(servers: Mapping[str, Any]) -> dict[str, str]:
-    """The name that each server is served as, and the one that the file has."""
-    names: dict[str, str] = {}
-    for written in servers:
-        names[free_name(written, names)] = written
-    return names
+def places_of(value: Mapping[str, Any]) -> dict[str, KeyPath]:
+    """The name that each server of a client's file is served as, and its place in the file."""
+    places: dict[str, KeyPath] = {}
+    for one in written(value):
+        places[free_name(one.name, places)] = one.path
+    return places
 
 
 def move(spans: Mapping[KeyPath, Span], old: KeyPath, new: KeyPath, into: dict[KeyPath, Span]) -> None:

@@ -18,7 +18,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from registry.file.document import Document, compose_json, parse, read_text
-from registry.importers.adopt import adopt_servers, section
+from registry.importers.adopt import adopt_servers
+from registry.importers.sections import Written, at, written
 from registry.model.errors import ConfigError, Finding, Invalid, Problem
 from registry.model.references import references
 from registry.model.server import Server
@@ -56,6 +57,15 @@ PLACES = tuple(
         ("gemini-cli", "Gemini CLI", ".gemini/settings.json"),
         ("antigravity", "Antigravity", ".gemini/config/mcp_config.json"),
         ("opencode", "opencode", "{config}/opencode/opencode.json"),
+        ("opencode", "opencode", "{config}/opencode/opencode.jsonc"),
+        ("goose", "Goose", "{config}/goose/config.yaml"),
+        ("continue", "Continue", ".continue/config.yaml"),
+        ("vibe", "Mistral Vibe", ".vibe/config.toml"),
+        ("factory", "Factory", ".factory/mcp.json"),
+        ("trae", "Trae", "{config}/Trae/User/mcp.json"),
+        ("crush", "Crush", "{config}/crush/crush.json"),
+        ("windsurf-jetbrains", "Windsurf for JetBrains", ".codeium/mcp_config.json"),
+        ("copilot-jetbrains", "GitHub Copilot for JetBrains", "{config}/github-copilot/mcp.json"),
         ("zed", "Zed", "{config}/zed/settings.json"),
         ("lm-studio", "LM Studio", ".lmstudio/mcp.json"),
         ("junie", "Junie", ".junie/mcp/mcp.json"),
@@ -135,12 +145,10 @@ def read(path: Path, *, client: str = "file", title: str = "") -> Import:
     """The servers in a client's file, those of Stockade itself left out. Raises ConfigError."""
     value = read_value(path)
     document = Document(file=str(path), text="", value=value, is_json=True, spans={})
-    where = section(value) if isinstance(value, dict) else None
-    here: Any = value
-    for part in where or ():
-        here = here[part]
-    adopted, notes = adopt_servers(document, here, where, trusted=False) if where else (document, [])
-    servers = adopted.value["mcpServers"] if where else {}
+    found = [one for one in written(value, lists=True) if not is_built_in(one)] if isinstance(value, dict) else []
+    adopted, notes = adopt_servers(document, found, trusted=False) if found else (document, [])
+    notes += by_folder(document)
+    servers = adopted.value["mcpServers"] if found else {}
     kept = {name: entry for name, entry in servers.items() if isinstance(entry, dict) and not is_ours(entry)}
     notes += [
         adopted.problem(("mcpServers", name, *finding.path), finding.message, finding.hint)
@@ -148,6 +156,26 @@ def read(path: Path, *, client: str = "file", title: str = "") -> Import:
         for finding in borrowed(entry)
     ]
     return Import(client=client, title=title or path.name, path=path, servers=kept, notes=tuple(notes))
+
+
+def is_built_in(one: Written) -> bool:
+    """Whether it is a part of the client itself (Goose)."""
+    return isinstance(one.raw, Mapping) and one.raw.get("type") in (
+        "builtin",
+        "platform",
+        "frontend",
+        "inline_python",
+    )
+
+
+def by_folder(document: Document) -> Iterator[Problem]:
+    """The servers that Claude Code keeps for single folders, which are not read."""
+    projects = at(document.value, ("projects",))
+    for folder, settings in projects.items() if isinstance(projects, Mapping) else ():
+        if names := ", ".join(one.name for one in written(settings) if one.path[0] == "mcpServers"):
+            message = f"the servers of the folder {folder} are not imported: {names}"
+            hint = "To import them, move them into `mcpServers` at the top of this file, or into its .mcp.json"
+            yield document.problem(("projects", folder, "mcpServers"), message, hint)
 
 
 def borrowed(entry: Mapping[str, Any]) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from registry.model.server import Server
 DROPPED = frozenset(
     "autoApprove alwaysAllow timeout trust gallery version name description icon iconPath id source metadata presets"
     " dev watch oauth requestOptions startup_timeout_sec startup_timeout_ms tool_timeout_sec initTimeout runtime"
-    " enableToolChoice bundled sandboxEnabled sandbox headersHelper approval required scope scopes".split()
+    " enableToolChoice bundled sandboxEnabled sandbox headersHelper approval required scope scopes display_name".split()
 )
 """Keys that configure the client, not the server."""
 UNREAD = {
@@ -26,6 +26,8 @@ UNREAD = {
     "env_file": "the file's variables are not read; write them under `env`",
     "cwd": "the server starts in its container's own folder; mount what it needs with `mounts`",
     "workingDirectory": "the server starts in its container's own folder; mount what it needs with `mounts`",
+    "available_tools": "say which tools are shown under `tools`",
+    "env_keys": "its key ring is not read; pass each variable under `env`",
     "env_vars": "pass each variable under `env`, as ${env:NAME}",
 }
 RENAMED = {
@@ -36,6 +38,8 @@ RENAMED = {
     "envs": "env",
     "http_headers": "headers",
     "cmd": "command",
+    "transportType": "type",
+    "transport_type": "type",
 }
 KNOWN = frozenset(field.alias or name for name, field in Server.model_fields.items()) | {"transport"}
 CLIENTS_OWN = frozenset({"type", "transport", "command", "args", "url", "headers", "env", "disabled"})
@@ -119,8 +123,12 @@ def tool_lists(raw: Mapping[str, Any], entry: dict[str, Any]) -> None:
 
 
 def split_command(entry: dict[str, Any]) -> None:
-    """A command that is a list has its arguments in it."""
+    """A command that is a list has its arguments in it; one that is a mapping (Zed) has its variables in it too."""
     command = entry.get("command")
+    if isinstance(command, Mapping):
+        inner = {"command": command.get("path"), "args": command.get("args"), "env": command.get("env")}
+        entry |= {key: value for key, value in inner.items() if value is not None}
+        command = entry.get("command")
     if isinstance(command, list) and command:
         entry["command"], rest = command[0], command[1:]
         entry["args"] = [*rest, *entry.get("args", [])]

@@ -101,7 +101,7 @@ def inside(text: str, key: str, path: KeyPath) -> Iterator[Plain]:
 
 
 def hide(text: str, found: Iterable[Plain]) -> str:
-    """The text (a diff, a dump) with each of these secrets covered, however YAML or JSON writes it."""
+    """The text (a diff, a dump) with each of these secrets covered, however YAML or JSON writes it, also over lines."""
     for value in sorted({plain.value for plain in found}, key=len, reverse=True):
         if len(value) < LEAST:
             text = re.sub(rf"(://[^\s/:@]*:){re.escape(value)}@", rf"\g<1>{HIDDEN}@", text)
@@ -109,19 +109,26 @@ def hide(text: str, found: Iterable[Plain]) -> str:
         in_json = (json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1])
         for written in {value, *in_json, value.replace("'", "''")}:
             text = text.replace(written, HIDDEN)
+        if len(parts := value.split()) > 1:
+            text = re.sub(r"\s+(?:[+-]\s+)?".join(map(re.escape, parts)), HIDDEN, text)
     return text
 
 
-def without_secrets(entry: Mapping[str, Any], names: Mapping[Plain, str]) -> dict[str, Any]:
-    """The entry with a reference in place of each secret; `names` has the name that each is kept under."""
+def without_secrets(entry: Mapping[str, Any], instead: Mapping[Plain, str]) -> dict[str, Any]:
+    """The entry with another text in place of each of these secrets."""
     changed: dict[str, Any] = {key: _copy(value) for key, value in entry.items()}
-    for plain, name in names.items():
+    for plain, text in instead.items():
         here: Any = changed
         for part in plain.path[:-1]:
             here = here[part]
         last: Any = plain.path[-1]
-        here[last] = here[last].replace(plain.value, f"${{secret:{name}}}")
+        here[last] = here[last].replace(plain.value, text)
     return changed
+
+
+def covered(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry with its secrets covered, for display."""
+    return without_secrets(entry, dict.fromkeys(plain_secrets(entry), HIDDEN))
 
 
 def _copy(value: Any) -> Any:

@@ -92,6 +92,12 @@ def test_a_path_of_this_machine_is_found_wherever_it_stands(home: Path) -> None:
         assert warned({**entry, "mounts": [f"{home}/docs:{home}/docs:ro"]}) == ""
 
 
+def test_a_path_that_is_mounted_at_another_place_is_told_where(home: Path) -> None:
+    said = warned(uvx(f"{home}/docs/key.json", mounts=[f"{home}/docs:/keys:ro"]))
+    assert "is somewhere else in the server's container. Write /keys/key.json here" in said
+    assert "Add it" not in said
+
+
 def test_what_would_be_written_and_lost_is_told(home: Path) -> None:
     said = warned(uvx("--db-path", "~/test.db"))
     assert "~/test.db would be in the container's memory, and gone at its next start" in said

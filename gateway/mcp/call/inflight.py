@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import replace
 from typing import Final
 
+from gateway.mcp.call.background import Background
 from observability.events import CALLS_LIMIT, CallRef, Certainty, Decision, EgressEvent, Phase
 
 REMEMBER_S: Final = 10.0
@@ -66,6 +67,8 @@ class InFlight:
         self._running: dict[str, dict[InFlightCall, None]] = {}
         self._finished: dict[str, deque[InFlightCall]] = {}
         self._idle: asyncio.Event | None = None
+        self.background = Background()
+        """Denials that belong to no call."""
 
     def start(self, call: InFlightCall) -> None:
         """Count the call as in flight."""
@@ -100,7 +103,10 @@ class InFlight:
     def attribute(self, event: EgressEvent) -> EgressEvent:
         """The event with the calls that were in flight, a few of them by name; each call remembers a denial."""
         calls = self._at(event.backend, event.door, event.time)
-        self._tell(event, calls)
+        if calls:
+            self._tell(event, calls)
+        elif is_denial(event):
+            self.background.note(event)
         named = few(calls)
         return replace(event, calls=tuple(call.ref() for call in named), more_calls=len(calls) - len(named))
 
@@ -120,12 +126,17 @@ class InFlight:
         self._tell(event, self._at(event.backend, event.door, event.time))
 
     def _tell(self, event: EgressEvent, calls: list[InFlightCall]) -> None:
-        if event.decision is not Decision.DENY or (event.phase is Phase.CLOSED and event.duration_s is None):
+        if not is_denial(event):
             return
         certainty = Certainty.CERTAIN if len(calls) == 1 else Certainty.PROBABLE
         for call in calls:
             if len(call.denials) < _DENIALS_CAP and all(e.connection != event.connection for e, _ in call.denials):
                 call.denials.append((event, certainty))
+
+
+def is_denial(event: EgressEvent) -> bool:
+    """Whether the event says that a connection was refused, or cut."""
+    return event.decision is Decision.DENY and not (event.phase is Phase.CLOSED and event.duration_s is None)
 
 
 def few(calls: list[InFlightCall]) -> list[InFlightCall]:

@@ -32,9 +32,11 @@ from gateway.mcp.call.messages import Call, Peer
 from gateway.mcp.call.outcome import Failure, Outcome, Result, refused
 from gateway.mcp.call.parked import ParkingLot, Seal, binding
 from gateway.mcp.call.sessions import Cancellable
+from gateway.mcp.call.swallowed import Swallowed
 from gateway.mcp.upstream.backend import Backend
 from gateway.mcp.view.annotate import annotate_error, annotate_result, short
 from gateway.mcp.wire.errors import (
+    BACKEND_UNAVAILABLE,
     INTERNAL_ERROR,
     REQUEST_CANCELLED,
     ConnectFailed,
@@ -122,6 +124,7 @@ class Calls:
         self.parking = ParkingLot(inflight.finish)
         self.annotate = True
         self._seal = Seal()
+        self._swallowed = Swallowed(inflight.background)
         self._barrier = barrier
         self._emit = emit
         self._meters = meters
@@ -319,10 +322,12 @@ class Calls:
 
     def _failed(self, context: CallContext, failure: Failure) -> Failure:
         context.error = failure.label
-        record = context.record
-        if record is None or not record.denials or not self.annotate:
+        denials = context.record.denials if context.record is not None else []
+        if not denials and failure.error.get("code") == BACKEND_UNAVAILABLE:
+            denials = self.inflight.background.denials(context.backend.name)
+        if not denials or not self.annotate:
             return failure
-        return replace(failure, error=annotate_error(failure.error, record.denials))
+        return replace(failure, error=annotate_error(failure.error, denials))
 
     def _finished(self, context: CallContext, outcome: Outcome, peer: Peer) -> Outcome:
         """The outcome for the client. An unchanged result stays the bytes that the backend sent."""
@@ -337,7 +342,8 @@ class Calls:
         elif caller.modern:
             result = self._mirrored(context, result)
         if denials and self.annotate:
-            result = annotate_result(result, denials)
+            news = self._swallowed.news(caller, denials) if context.method == "tools/call" else ()
+            result = annotate_result(result, denials, news)
         if context.note:
             meta = result.get("_meta")
             result = {**result, "_meta": {**(meta if isinstance(meta, dict) else {}), SESSION_NOTE: context.note}}

@@ -7,9 +7,10 @@ known), and the answer names it in `_meta["stockade/unavailable"]`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Mapping
+from typing import Any, Final, TypeVar
 
+from gateway.mcp.call.background import Background
 from gateway.mcp.call.caller import Caller
 from gateway.mcp.call.eras import result_to_legacy
 from gateway.mcp.call.messages import LATEST_LEGACY, LEGACY_VERSIONS, META, MODERN, About
@@ -17,6 +18,7 @@ from gateway.mcp.call.task_table import EXTENSION
 from gateway.mcp.route.pages import Pages
 from gateway.mcp.upstream.backend import Backend
 from gateway.mcp.upstream.handshake import US
+from gateway.mcp.view.annotate import refused_lines
 from gateway.mcp.view.listing import Kind, Listing
 from gateway.mcp.view.views import View
 from gateway.mcp.wire.errors import INVALID_PARAMS, RpcError, clipped
@@ -47,11 +49,16 @@ _ALL_INSTRUCTIONS: Final = 128 * 1024
 _APPS: Final = "io.modelcontextprotocol/ui"
 
 
+T = TypeVar("T")
+
+
 class Lists:
     """Answers lists, `initialize` and `server/discover`."""
 
-    def __init__(self, backends: Mapping[str, Backend], tasks: Tasks) -> None:
+    def __init__(self, backends: Mapping[str, Backend], tasks: Tasks, background: Background | None = None) -> None:
         self.backends = backends
+        self._background = background or Background()
+        self.annotate = True
         self._tasks = tasks
 
     # lists
@@ -61,7 +68,7 @@ class Lists:
         view = caller.view
         start = _offset(params.get("cursor"))
         if view.route:
-            listing = await self._one(caller, view.route, kind)
+            listing = await self._explained(view.route, self._one(caller, view.route, kind))
             missing: list[dict[str, str]] = []
         else:
             listing, missing = None, await self._refresh(caller, kind)
@@ -88,6 +95,17 @@ class Lists:
             "ttlMs": ttl_ms or 0,
             "cacheScope": "private" if private else scope,
         }
+
+    async def _explained(self, name: str, work: Awaitable[T]) -> T:
+        """What `work` returns. Its RpcError also says what the server was refused since its start."""
+        try:
+            return await work
+        except RpcError as error:
+            text = "\n".join([error.message, *self._refused(name)])
+            raise RpcError(error.code, text, error.data, kind=error.kind, reason=error.reason) from error
+
+    def _refused(self, name: str) -> list[str]:
+        return refused_lines(self._background.denials(name)) if self.annotate else []
 
     async def _one(self, caller: Caller, name: str, kind: Kind) -> Listing:
         backend = self.backends[name]
@@ -121,7 +139,7 @@ class Lists:
     def _missing(self, name: str, kind: Kind, why: str) -> dict[str, str]:
         backend = self.backends.get(name)
         shown = "last known" if backend is not None and kind in backend.catalog.lists else "left out"
-        return {"backend": name, "reason": clipped(why, _MAX_WHY), "shown": shown}
+        return {"backend": name, "reason": " ".join([clipped(why, _MAX_WHY), *self._refused(name)]), "shown": shown}
 
     def _items(self, caller: Caller, kind: Kind) -> Pages:
         """All that the view shows; cached until the directory or one of the lists changes."""
@@ -175,7 +193,7 @@ class Lists:
             result = {"capabilities": dict(_AGGREGATE), "serverInfo": dict(US)}
             instructions = await self._instructions(view)
             return {"protocolVersion": version, **result, **instructions}
-        about = await self.backends[view.route].about(False)
+        about = await self._explained(view.route, self.backends[view.route].about(False))
         if not about.modern:
             return {"capabilities": {}, "serverInfo": dict(_UNKNOWN), **about.result, "protocolVersion": version}
         return {"protocolVersion": version, **_plain(about)}
@@ -192,7 +210,7 @@ class Lists:
             return {**fixed, **capabilities, **instructions, **private, **meta}
         backend = self.backends[view.route]
         if backend.unheard(modern=True) and not _may_wait(backend):
-            await backend.peer(caller)
+            await self._explained(backend.name, backend.peer(caller))
         about = await backend.about(True)
         if about.modern:
             result = {**private, **about.result, "supportedVersions": [MODERN]}

@@ -9,6 +9,7 @@ from egress.policy.remedy import remedy
 from observability.events import Certainty, EgressEvent, cut
 
 META_KEY: Final = "stockade/egress"
+INCOMPLETE: Final = "This result may be incomplete, although the tool reports no error."
 _DETAIL_LIMIT: Final = 300
 """Characters of a denial's detail in a result: there may be many denials."""
 
@@ -47,18 +48,29 @@ def short(denials: Denials) -> tuple[str, ...]:
     return tuple(f"{event.host or event.destination}:{event.port} ({event.reason})" for event, _ in denials)
 
 
-def annotate_result(result: dict[str, Any], denials: Denials) -> dict[str, Any]:
-    """The result with the denials in `_meta`, and in its text when it is an error."""
+def annotate_result(result: dict[str, Any], denials: Denials, swallowed: Denials = ()) -> dict[str, Any]:
+    """The result with the denials in `_meta`, and in its text when it is an error.
+
+    `swallowed`: those that its text names though it is no error, since the answer may rest on them.
+    """
     meta = result.get("_meta")
     told = {**result, "_meta": {**(meta if isinstance(meta, dict) else {}), META_KEY: [_facts(*d) for d in denials]}}
-    if result.get("isError") is True:
+    named = denials if result.get("isError") is True else swallowed
+    if named:
         content = result.get("content")
-        lines = list(dict.fromkeys(denial_line(*denial) for denial in denials))
+        lines = list(dict.fromkeys(denial_line(*denial) for denial in named))
+        if named is swallowed:
+            lines.insert(0, INCOMPLETE)
         told["content"] = [
             *(content if isinstance(content, list) else []),
             {"type": "text", "text": "\n".join(lines)},
         ]
     return told
+
+
+def refused_lines(denials: Denials) -> list[str]:
+    """A line for each thing that a server was refused outside of calls, for an error about it."""
+    return list(dict.fromkeys(denial_line(*denial) for denial in denials))
 
 
 def annotate_error(error: dict[str, Any], denials: Denials) -> dict[str, Any]:

@@ -22,7 +22,14 @@ function route() {
 function useRoute() {
   const [where, setWhere] = useState(route());
   useEffect(() => {
-    const moved = () => { setWhere(route()); document.getElementById('main')?.focus({ preventScroll: true }); };
+    let last = route();
+    const moved = () => {
+      const next = route();
+      if (next.part !== last.part || next.name !== last.name) scrollTo(0, 0); // another part begins at its top
+      last = next;
+      setWhere(next);
+      document.getElementById('main')?.focus({ preventScroll: true });
+    };
     addEventListener('hashchange', moved);
     return () => removeEventListener('hashchange', moved);
   }, []);
@@ -73,11 +80,11 @@ function Notices({ store }) {
   const loud = store.notices.filter((one) => (one.kind === 'tool' ? one.change === 'changed' || one.change === 'hidden' : one.severity !== 'info' && one.severity)).filter((one) => one.time > away).slice(0, 3);
   const fixed = [...(store.status && store.status.ready === false && store.status.detail ? [store.status.detail] : []), ...(store.status?.warnings || [])];
   if (!loud.length && !fixed.length) return null;
-  return html`<div class="notices" aria-label="Notices">
+  return html`<section class="notices" aria-label="Notices">
     ${fixed.map((text) => html`<p key=${text}><${Shown} text=${text} /></p>`)}
     ${loud.map((one) => html`<p key=${`${one.time}${one.code || one.tool}`}><span class="quiet-text">${clock(one.time)}</span> ${one.backend ? html`<b><${Shown} text=${one.backend} /></b> ` : null}<${Shown} text=${one.kind === 'tool' ? `The tool ${one.tool} is no longer what it was when you first saw it (${one.change}). ${one.detail || ''}` : one.message} />${one.kind === 'tool' && html` <${Approve} tool=${one} />`}</p>`)}
     ${loud.length > 0 && html`<button type="button" class="icon" aria-label="Put the notices away" title="Put away" onClick=${() => setAway(loud[0].time)}>\u00d7</button>`}
-  </div>`;
+  </section>`;
 }
 
 function Approve({ tool }) {

@@ -30,7 +30,7 @@ const chief = (row) => reasonsOf(row).find((code) => explain(code).fix === 'allo
 export const isDirectOnly = (row) => reasonsOf(row).every((code) => code === 'direct_attempt') || !row.host;
 
 /** What settled a blocked host, by row: a click here (`passed` once it got through), or the rules meanwhile (`old`); else null. */
-function settlement({ backends, allowed }) {
+export function settlement({ backends, allowed }) {
   const blocks = Object.fromEntries((backends || []).map((one) => [one.name, one.network]));
   const onlyRules = (row) => reasonsOf(row).every((code) => explain(code).fix === 'allow');
   const mine = (row) => {

@@ -3,18 +3,20 @@ import { html, useEffect, useState } from './vendor/htm-preact.js';
 import { api } from './api.js';
 import { Shown, plain } from './text.js';
 import { Confirm, Copy, Empty, Loading, Problems, Snippet } from './ui.js';
-import { refreshClients, say, useStore } from './store.js';
+import { forget, keep } from './kept.js';
+import { refreshClients, say, set, useStore } from './store.js';
+
+const TOKEN = 'a token that is shown once';
 
 export function Clients() {
-  const { clients, status } = useStore();
-  const [made, setMade] = useState(null);
+  const { clients, status, made } = useStore();
   useEffect(() => { refreshClients(); }, []);
   if (!clients) return html`<${Loading} />`;
   return html`<section aria-labelledby="clients-title">
     <div class="section-head"><h1 id="clients-title">Clients</h1><p class="section-note">The AI programs that may use your servers. Each has its own token and its own list of tools.</p></div>
     <p class="endpoint-line">All of them connect to <code>${status?.urls?.endpoint || ''}</code> ${status?.urls?.endpoint && html`<${Copy} text=${status.urls.endpoint} />`}</p>
-    <${AddClient} onMade=${setMade} />
-    ${made && html`<${Made} made=${made} onClose=${() => setMade(null)} />`}
+    <${AddClient} onMade=${(fresh) => { keep(TOKEN, true); set({ made: fresh }); }} />
+    ${made && html`<${Made} made=${made} onClose=${() => { forget(TOKEN); set({ made: null }); }} />`}
     ${!clients.length && html`<${Empty} title="No clients yet"><p>Add one to get a token and the lines to paste into its settings.</p></${Empty}>`}
     ${clients.length > 0 && html`<ul class="cards">${clients.map((one) => html`<${ClientCard} key=${one.name} client=${one} />`)}</ul>`}
   </section>`;

@@ -53,9 +53,9 @@ export function Logs({ name }) {
       <button type="button" class=${following ? 'follow is-on' : 'follow'} aria-pressed=${following} onClick=${() => setFollowing(!following)}>${following ? 'Following' : 'Follow'}</button>
     </div>
     ${link === 'live' && !lines.length && html`<${Empty} title="Nothing written yet"><p>What the server prints shows up here.</p></${Empty}>`}
-    <div class="log-box" ref=${box} onScroll=${onScroll} tabindex="0" role="log" aria-label=${`Log of ${name}`} aria-live="off">
+    ${lines.length > 0 && html`<div class="log-box" ref=${box} onScroll=${onScroll} tabindex="0" role="log" aria-label=${`Log of ${name}`} aria-live="off">
       ${shown.map((line) => html`<div key=${line.n} class=${line.stream === 'stdout' ? 'log-line out' : 'log-line'}><span class="log-time" title=${moment(line.time)}>${clock(line.time)}</span><span class="log-text"><${Marked} text=${line.text} wanted=${wanted} /></span></div>`)}
-    </div>
+    </div>`}
   </div>`;
 }
 

@@ -4,6 +4,7 @@ import { api } from './api.js';
 import { Shown, plain } from './text.js';
 import { Confirm, Empty, Loading, Problems, Snippet } from './ui.js';
 import { NetworkForm, blockOf, draftOf, meaning } from './network.js';
+import { forget, kept as begunWith, useKept } from './kept.js';
 import { refreshBackends, say, useStore } from './store.js';
 
 const kept = (name) => name.toLowerCase().replace(/[^a-z0-9]+/g, '-').replace(/^-|-$/g, '');
@@ -12,14 +13,14 @@ const command = (name) => `stockade secret set ${kept(name)}`;
 
 export function Registry({ name }) {
   const { backends } = useStore();
+  const names = (backends || []).map((one) => one.name).join();
   const [query, setQuery] = useState('');
   const [found, setFound] = useState(null);
   const [error, setError] = useState(null);
   useEffect(() => {
     const timer = setTimeout(() => api.catalog(query).then((servers) => { setFound(servers); setError(null); }, setError), query ? 150 : 0);
     return () => clearTimeout(timer);
-  }, [query]);
-  const there = new Set((backends || []).map((one) => one.name));
+  }, [query, names]);
   return html`<section aria-labelledby="add-title">
     <div class="section-head"><h1 id="add-title">Add a server</h1><p class="section-note">Each comes with rules that let it reach what its job needs, and no more. You can change them before it starts.</p></div>
     <div class=${name ? 'registry has-choice' : 'registry'}>
@@ -29,7 +30,7 @@ export function Registry({ name }) {
         ${!found && !error && html`<${Loading} />`}
         ${found && !found.length && html`<p class="note">Nothing in the catalog is called that. A server that is not listed can be added in <code>stockade.yaml</code>; this page picks it up by itself.</p>`}
         <ul>${(found || []).map((one) => html`<li key=${one.name}><a href=${`#/add/${encodeURIComponent(one.name)}`} aria-current=${one.name === name ? 'true' : undefined}>
-          <b><${Shown} text=${one.title || one.name} /></b>${there.has(one.name) ? html`<span class="tag">added</span>` : null}<span class="quiet-text"><${Shown} text=${one.description || ''} /></span></a></li>`)}</ul>
+          <b><${Shown} text=${one.title || one.name} /></b>${one.added_as?.length > 0 && html`<span class="tag" title=${`As ${one.added_as.join(', ')}`}>added</span>`}<span class="quiet-text"><${Shown} text=${one.description || ''} /></span></a></li>`)}</ul>
       </div>
       <div class="choice">${name ? html`<${Choice} key=${name} name=${name} />` : html`<${Empty} title="Pick a server on the left"><p>You see what it does, what it may reach, and what it needs from you, before anything runs.</p></${Empty}>`}</div>
     </div>
@@ -63,11 +64,16 @@ function Install({ info }) {
   const variables = useMemo(() => listOf(info.env), [info]);
   const inputs = listOf(info.inputs);
   const points = listOf(info.mounts);
-  const [folders, setFolders] = useState({});
-  const [changeable, setChangeable] = useState({});
-  const [name, setName] = useState(() => freeName(info.name, backends));
-  const [draft, setDraft] = useState(() => draftOf(entry.network, info.network?.protocol === 'tcp'));
-  const [values, setValues] = useState(() => Object.fromEntries(variables.map((one) => [one.name, one.default ?? ''])));
+  const key = `form of ${info.name}`;
+  const begun = begunWith(key);
+  const [folders, setFolders] = useState(begun?.folders || {});
+  const [changeable, setChangeable] = useState(begun?.changeable || {});
+  const [name, setName] = useState(() => begun?.name || freeName(info.name, backends));
+  const [draft, setDraft] = useState(() => begun?.draft || draftOf(entry.network, info.network?.protocol === 'tcp'));
+  const [values, setValues] = useState(() => begun?.values || Object.fromEntries(variables.map((one) => [one.name, one.default ?? ''])));
+  const filled = JSON.stringify([folders, changeable, name, blockOf(draft), values]);
+  const [first] = useState(begun?.first || filled);
+  useKept(key, { folders, changeable, name, draft, values, first }, filled !== first, () => say(`${plain(info.title || info.name)} is not added. What you filled in waits here.`, 'bad'));
   const [problems, setProblems] = useState(null);
   const [adding, setAdding] = useState(false);
   const secrets = variables.filter((one) => one.secret);
@@ -117,7 +123,7 @@ function Install({ info }) {
       preview=${() => api.addBackend(name.trim(), whole(blockOf(draft)), true)}
       apply=${() => api.addBackend(name.trim(), whole(blockOf(draft)), false)}
       label="Add and start"
-      onDone=${() => { say(`${plain(name)} is added. The first start builds its image and can take a minute.`); refreshBackends(); location.hash = `#/servers/${encodeURIComponent(name.trim())}/logs`; }}
+      onDone=${() => { forget(key); say(`${plain(name)} is added. The first start builds its image and can take a minute.`); refreshBackends(); location.hash = `#/servers/${encodeURIComponent(name.trim())}/logs`; }}
       onClose=${() => setAdding(false)} />`}
   </div>`;
 }

@@ -7,8 +7,10 @@ import { NetworkForm, blockOf, draftOf, meaning } from './network.js';
 import { Logs } from './logs.js';
 import { Around } from './around.js';
 import { Blocked, undecided } from './blocked.js';
+import { kept, useKept } from './kept.js';
 import { refreshBackends, refreshBlocked, say, useStore } from './store.js';
 
+const rulesOf = (name) => `rules of ${name}`;
 const link = (name, part = '') => `#/servers/${encodeURIComponent(name)}${part && `/${part}`}`;
 
 export const isRemote = (backend) => backend.remote || backend.state === 'remote';
@@ -37,13 +39,13 @@ export function Servers() {
   const { backends, status } = store;
   const waiting = undecided(store);
   if (!backends) return html`<${Loading} />`;
-  if (!backends.length) return html`<${Empty} title="No servers yet"><p>A server you add runs in its own container, with no network but the gate you open for it.</p><p><a class="button primary" href="#/add">Add a server</a></p></${Empty}>`;
+  if (!backends.length) return html`<${Empty} level=${1} title="No servers yet"><p>A server you add runs in its own container, with no network but the gate you open for it.</p><p><a class="button primary" href="#/add">Add a server</a></p></${Empty}>`;
   const blockedOf = (name) => waiting.filter((row) => row.backend === name).length;
   return html`<section aria-labelledby="servers-title">
     <div class="section-head"><h1 id="servers-title">Servers</h1><p class="section-note">Each in its own container, behind its own gate.</p><a class="button small push" href="#/add">Add a server</a></div>
     ${status?.overrides?.length > 0 && html`<p class="note">Trust overrides in force (<code>egress.resolve</code>): ${status.overrides.map((text) => html`<code class="tag"><${Shown} text=${text} /></code> `)}</p>`}
     <ul class="cards">${backends.map((one) => html`<li class="card" key=${one.name}>
-      <div class="card-head"><h2><a href=${link(one.name)}><${Shown} text=${one.name} /></a></h2><${State} state=${one.state} /><${Isolation} backend=${one} /></div>
+      <div class="card-head"><h2><a href=${link(one.name)}><${Shown} text=${one.name} /></a></h2><${State} state=${one.state} /><${Isolation} backend=${one} />${kept(rulesOf(one.name)) && html`<span class="tag tag-warn">rules not saved</span>`}</div>
       ${one.detail && html`<p class="quiet-text"><${Shown} text=${one.detail} /></p>`}
       <${Warnings} warnings=${[...(one.warnings || []), ...(one.left_out || [])]} />
       ${one.isolated && !isRemote(one) && html`<p class="card-policy">${meaning(draftOf(one.network)).text}</p>`}
@@ -62,7 +64,7 @@ export function Server({ name, tab = 'network' }) {
   const [removing, setRemoving] = useState(false);
   if (!backends) return html`<${Loading} />`;
   const backend = backends.find((one) => one.name === name);
-  if (!backend) return html`<${Empty} title="There is no such server"><p><a href="#/servers">All servers</a></p></${Empty}>`;
+  if (!backend) return html`<${Empty} level=${1} title="There is no such server"><p><a href="#/servers">All servers</a></p></${Empty}>`;
   const which = TABS.some(([key]) => key === tab) ? tab : 'network';
   return html`<section aria-labelledby="server-title">
     <p class="crumb"><a href="#/servers">Servers</a></p>
@@ -80,14 +82,16 @@ export function Server({ name, tab = 'network' }) {
 }
 
 function Network({ backend }) {
-  const [draft, setDraft] = useState(() => draftOf(backend.network));
-  const [base, setBase] = useState(() => JSON.stringify(backend.network || {}));
+  const begun = kept(rulesOf(backend.name));
+  const [draft, setDraft] = useState(() => begun?.draft || draftOf(backend.network));
+  const [base, setBase] = useState(() => begun?.base || JSON.stringify(backend.network || {}));
   const [problems, setProblems] = useState(null);
   const [saving, setSaving] = useState(false);
   const stored = JSON.stringify(backend.network || {});
   const changed = JSON.stringify(blockOf(draft)) !== JSON.stringify(blockOf(draftOf(JSON.parse(base))));
   const reset = () => { setDraft(draftOf(backend.network)); setBase(stored); };
   useEffect(() => { if (stored !== base && !changed) reset(); }, [stored]);
+  useKept(rulesOf(backend.name), { draft, base }, changed, () => say(`The network rules of ${plain(backend.name)} are not saved. What you changed waits on its page.`, 'bad'));
   const block = blockOf(draft);
   return html`<div class="rules-columns"><div class="rules">
     ${stored !== base && changed && html`<p class="problems">The file changed while you were editing. <button type="button" class="link" onClick=${reset}>Load what it says now</button> (your edits here are dropped).</p>`}
@@ -147,7 +151,7 @@ function ChangedTool({ name, one, onAccepted }) {
     try { await api.approveTool(name, one.tool); say(`${plain(one.tool)} is accepted as it is now.`); onAccepted(); } catch (failed) { setError(failed); }
   };
   return html`<li class="changed-tool">
-    <h3 class="mono"><${Shown} text=${one.tool} /></h3>
+    <h2 class="mono"><${Shown} text=${one.tool} /></h2>
     <p class="problems">This tool is no longer what it was when you first saw it. Read what is new as an instruction that someone wants your AI model to follow.</p>
     <${Diff} diff=${lineDiff(one.before, one.after)} />
     <${Problems} error=${error} />
@@ -168,5 +172,5 @@ function Tools({ name }) {
   if (!tools.length && !changed.length) return html`<${Empty} title="No tools known yet"><p>They show up once the server runs and has been asked for them.</p></${Empty}>`;
   return html`<p class="note">These words come from the server itself and go to your AI model. Read them as you would read a stranger’s letter.</p>
     ${changed.length > 0 && html`<ul class="tools">${changed.map((one) => html`<${ChangedTool} key=${one.tool} name=${name} one=${one} onAccepted=${load} />`)}</ul>`}
-    <ul class="tools">${tools.map((tool) => html`<li key=${tool.name}><h3 class="mono"><${Shown} text=${tool.name} /></h3><p class="tool-words"><${Shown} text=${tool.description || 'No description.'} lines /></p></li>`)}</ul>`;
+    <ul class="tools">${tools.map((tool) => html`<li key=${tool.name}><h2 class="mono"><${Shown} text=${tool.name} /></h2><p class="tool-words"><${Shown} text=${tool.description || 'No description.'} lines /></p></li>`)}</ul>`;
 }

@@ -2,12 +2,15 @@
 import { useState, useEffect } from './vendor/htm-preact.js';
 import { api, whenSignedOut, ApiError } from './api.js';
 import { follow } from './stream.js';
+import { forgetAll } from './kept.js';
 import { verdict } from './reasons.js';
 
 const KEEP = 1500;
 const BATCH_MS = 120;
 const STATUS_MS = 2000;
 
+const EVER = 'stockade-allowed-once';
+const readEver = () => { try { return localStorage.getItem(EVER) === '1'; } catch { return false; } };
 const KEPT = 'stockade-kept-blocked';
 function readKept() {
   try { return new Set(JSON.parse(localStorage.getItem(KEPT) || '[]')); } catch { return new Set(); }
@@ -17,7 +20,8 @@ let state = {
   session: 'unknown', // 'unknown' | 'out' | 'in' | 'unreachable'
   link: 'connecting', // 'connecting' | 'live' | 'lost'
   status: null, backends: null, connections: [], loaded: false, blocked: null, lookups: null, clients: null,
-  notices: [], allowed: {}, kept: readKept(), calls: 0, said: null,
+  notices: [], allowed: {}, everAllowed: readEver(), kept: readKept(), calls: 0, said: null,
+  made: null, // a client whose token is on the screen, the only time that it can be
 };
 const listeners = new Set();
 
@@ -111,7 +115,7 @@ function flush() {
   for (const event of batch) {
     if (event.kind === 'egress') take(event);
     else if (event.kind === 'call') patch.calls = (patch.calls ?? state.calls) + 1;
-    else if (event.kind === 'notice' || event.kind === 'tool') patch.notices = [event, ...(patch.notices || state.notices)].slice(0, 50);
+    else if (event.kind === 'notice' || event.kind === 'tool') patch.notices = [event, ...(patch.notices || state.notices).filter((old) => !settles(event, old))].slice(0, 50);
   }
   const egress = batch.filter((event) => event.kind === 'egress');
   if (egress.length) {
@@ -125,10 +129,17 @@ function flush() {
   set(patch);
 }
 
+/** Whether an event ends what an earlier notice told of: a file that is in force again, a tool that was accepted. */
+function settles(event, old) {
+  if (event.code === 'config_reloaded') return old.code === 'config_rejected';
+  return event.kind === 'tool' && event.change === 'approved' && old.kind === 'tool' && old.backend === event.backend && old.tool === event.tool;
+}
+
 /** Hosts that the person allowed on this page, and whether a connection has passed since. */
 export const allowedKey = (backend, host, port) => `${backend} ${host} ${port || ''}`;
 export function noteAllowed(backend, host, port) {
-  set({ allowed: { ...state.allowed, [allowedKey(backend, host, port)]: { at: Date.now() / 1000, passed: false } } });
+  try { localStorage.setItem(EVER, '1'); } catch { /* storage is off: until the page closes */ }
+  set({ everAllowed: true, allowed: { ...state.allowed, [allowedKey(backend, host, port)]: { at: Date.now() / 1000, passed: false } } });
 }
 
 /** Hosts that the person wants to stay blocked, so that the list only shows what is undecided. Kept in this browser. */
@@ -192,6 +203,7 @@ export function stop() {
   clearTimeout(statusTimer);
   statusTimer = 0;
   byKey.clear();
-  set({ session: 'out', link: 'connecting', connections: [], loaded: false, backends: null, blocked: null, lookups: null, clients: null, notices: [] });
+  forgetAll();
+  set({ session: 'out', made: null, link: 'connecting', connections: [], loaded: false, backends: null, blocked: null, lookups: null, clients: null, notices: [] });
 }
 whenSignedOut(() => { if (state.session === 'in') stop(); });

@@ -7,8 +7,14 @@ export function Dialog({ title, onClose, children, wide = false }) {
   const box = useRef(null);
   useEffect(() => {
     const before = document.activeElement;
-    box.current.showModal();
-    return () => { if (before?.isConnected) before.focus(); };
+    const dialog = box.current;
+    dialog.showModal();
+    return () => {
+      dialog.close(); // until then all that is behind it is inert, and takes no focus
+      if (before?.isConnected) before.focus();
+      // What opened it may be gone a moment later, as a settled row's button is.
+      setTimeout(() => { if (document.activeElement === document.body) document.getElementById('main')?.focus({ preventScroll: true }); });
+    };
   }, []);
   const onCancel = (event) => { event.preventDefault(); onClose(); };
   const onClick = (event) => { if (event.target === box.current) onClose(); };
@@ -124,7 +130,8 @@ export function Switch({ id, checked, onChange, label, describedBy }) {
   </button>`;
 }
 
-export const Empty = ({ title, children, first = false }) => html`<div class=${first ? 'empty first' : 'empty'}><h3>${title}</h3>${children}</div>`;
+/** `level` 1 where nothing else on the screen is a heading. */
+export const Empty = ({ title, children, first = false, level = 2 }) => html`<div class=${first ? 'empty first' : 'empty'}>${level === 1 ? html`<h1>${title}</h1>` : html`<h2>${title}</h2>`}${children}</div>`;
 export const Loading = () => html`<p class="note loading">Loading …</p>`;
 
 const STATE_WORDS = {

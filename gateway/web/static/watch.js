@@ -4,7 +4,7 @@ import { explain } from './reasons.js';
 import { Host, Shown, bytes, clock, many, moment, plain, seconds } from './text.js';
 import { Empty, Loading, Segments } from './ui.js';
 import { AllowDialog, allowable } from './allow.js';
-import { Blocked } from './blocked.js';
+import { Blocked, settlement } from './blocked.js';
 import { Around } from './around.js';
 import { Steps } from './steps.js';
 import { useStore } from './store.js';
@@ -51,7 +51,7 @@ export function Watch({ backend = '' }) {
     <div class="watch-columns">
       <section class="live" aria-labelledby="live-title">
         <div class="section-head">
-          <h2 id="live-title">Connections</h2>
+          <h1 id="live-title">Connections</h1>
           <p class="section-note">Everything your servers try to reach, as it happens.</p>
         </div>
         <div class="toolbar">
@@ -78,7 +78,7 @@ export function Watch({ backend = '' }) {
   </div>`;
 }
 
-const First = () => html`<${Empty} first title="Nothing is behind the wall yet">
+const First = () => html`<${Empty} first level=${1} title="Nothing is behind the wall yet">
   <p>A server you add runs in a container of its own and reaches only what you allow. What else it tries shows up here, and you open the gate host by host.</p>
   <p><a class="button primary" href="#/add">Add a server</a></p></${Empty}>`;
 
@@ -134,7 +134,9 @@ const Fact = ({ name, children }) => (children ? html`<div class="fact"><dt>${na
 const VIA = { proxy: 'through the proxy', direct: 'direct connection', tcp: 'raw TCP, as a rule allows', dns: 'name lookup' };
 
 function Details({ row }) {
+  const store = useStore();
   const [asking, setAsking] = useState(false);
+  const settled = allowable(row) && settlement(store)(row);
   const words = row.reason ? explain(row.reason) : null;
   const calls = (row.calls || []).map((call) => html`<span class="line">${certain(row) ? 'certainly ' : 'probably '}<b><${Shown} text=${call.tool || call.method} /></b>${call.client ? html` for <${Shown} text=${call.client} />` : null}</span>`);
   const traces = (row.calls || []).map((call) => call.trace_id).filter(Boolean);
@@ -150,7 +152,8 @@ function Details({ row }) {
     <div class="d-out">
     ${words && html`<p class="sentence">${words.what} ${words.todo}</p>`}
     ${row.detail && html`<p class="sentence quiet-text"><${Shown} text=${row.detail} /></p>`}
-    ${allowable(row) && html`<p class="sentence"><button type="button" class="primary" onClick=${() => setAsking(true)}>Allow this host</button></p>`}
+    ${settled && html`<p class="sentence"><b>It is allowed now.</b> ${settled.passed ? 'A later connection got through.' : 'The next try gets through.'}</p>`}
+    ${allowable(row) && !settled && html`<p class="sentence"><button type="button" class="primary" onClick=${() => setAsking(true)}>Allow this host</button></p>`}
     <dl class="facts">
       <${Fact} name="Decision">${VERDICT[row.verdict]}${row.reason && html` <code>${row.reason}</code>`}</${Fact}>
       <${Fact} name="Rule">${row.rule && html`<code><${Shown} text=${row.rule} /></code>`}</${Fact}>

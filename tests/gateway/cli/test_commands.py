@@ -304,7 +304,7 @@ ADVICE: list[tuple[dict[str, Any], list[str]]] = [
      ["other ports", "{host: HOST, port: PORT, protocol: tcp}"]),
     ({"host": "127.0.0.1", "port": 27124, "reason": Reason.IP_NOT_ALLOWED},
      ["{host: host.docker.internal, port: 27124, protocol: tcp}"]),
-    ({"host": "api.example", "reason": Reason.HTTPS_WITHOUT_CONNECT}, ["update the program", "HTTPS_PROXY"]),
+    ({"host": "api.example", "reason": Reason.HTTPS_WITHOUT_CONNECT}, ["update the program", "no_proxy"]),
     ({"host": "db.example", "port": 5432, "reason": Reason.ADDRESS_PRIVATE},
      ["{host: db.example, port: 5432, private: true}"]),
 ]  # fmt: skip
@@ -416,6 +416,20 @@ def test_what_is_left_out_of_a_servers_lists_is_named_by_ps_and_tools_ls(stockad
     expected = "! fetch: 1 of its tools cannot be shown and are left out: 'a b' (a blank)"
     assert expected in " ".join(stockade("ps").out.split())
     assert expected in stockade("tools", "ls", "fetch").err
+
+
+def test_ps_says_what_a_server_in_trouble_was_refused_since_its_start(stockade: Any, running: Running) -> None:
+    running.control.endpoint.refusals = [egress_event(host="models.example", rule_port=443)]
+    assert "models.example" not in stockade("ps").out, "a server that answers is not in trouble"
+    running.control.endpoint.troubles["fetch"] = "it does not answer"
+    expected = (
+        "it does not answer Since its start, models.example:443 was refused (host_not_allowed). "
+        "To allow it: stockade egress allow fetch models.example"
+    )
+    details = [
+        one["detail"] for one in json.loads(stockade("ps", "--json").out)["backends"] if one["name"] == "fetch"
+    ]
+    assert details == [expected]
 
 
 def test_allow_through_the_gateway_writes_and_is_in_force(stockade: Any, running: Running, work: Path) -> None:

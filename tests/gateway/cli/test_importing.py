@@ -49,6 +49,7 @@ def test_one_diff_is_shown_and_no_token_in_it(stockade: Any, theirs: Path, optio
 
 def test_tokens_become_secrets_which_the_servers_are_started_with(stockade: Any, theirs: Path, work: Path) -> None:
     said = stockade("import", "theirs.json", "--yes")
+    assert "theirs.json has them too: remove them there" in said.err
     assert "kept as secrets instead: github-token, postgresql-password, api-key, authorization, key." in said.err
     text = (work / "stockade.yaml").read_text()
     assert not [value for value in VALUES if value in text]
@@ -118,3 +119,20 @@ def test_a_name_that_is_no_client_and_no_file_says_what_there_is(stockade: Any, 
     assert "'nosuch' is neither a file nor an AI client that Stockade knows. Clients: " in said
     assert "stockade run" not in said
     assert "stockade run" not in stockade("import", "cursor").err
+
+
+def test_a_client_whose_servers_are_all_elsewhere_is_told_where(stockade: Any, home: Path, work: Path) -> None:
+    projects = {"/work/one": {"mcpServers": {"a": {"command": "uvx"}}}}
+    (home / ".claude.json").write_text(json.dumps({"projects": projects}))
+    said = stockade("import", "claude-code").err
+    assert "claude-code has no server to import" in said
+    assert "the servers of the folder /work/one are not imported: a" in said
+    (home / ".config/JetBrains").mkdir(parents=True)
+    assert "Stockade cannot read JetBrains AI Assistant's servers yet" in stockade("import", "jetbrains").err
+
+
+def test_a_clients_other_file_is_found_by_its_name(stockade: Any, home: Path, work: Path) -> None:
+    (home / ".config/opencode").mkdir(parents=True)
+    (home / ".config/opencode/opencode.jsonc").write_text('{"mcp": {"a": {"command": ["uvx", "x"]}}} // mine')
+    assert stockade("import", "opencode", "--yes").code == 0
+    assert list(load_config(work / "stockade.yaml").servers) == ["a"]

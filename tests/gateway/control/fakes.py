@@ -107,6 +107,7 @@ class FakeEndpoint:
         self.reconnected: list[str] = []
         self.troubles: dict[str, str] = {}
         self.left_out: dict[str, list[str]] = {}
+        self.refusals: list[EgressEvent] = []
         self.changed: dict[str, list[Difference]] = {}
         self.definitions: dict[str, list[dict[str, Any]]] = {
             "fetch": [{"name": "fetch", "description": "reads \x1b[31mpages [red]x"}]
@@ -114,6 +115,9 @@ class FakeEndpoint:
 
     def tools(self, backend: str) -> Sequence[Mapping[str, Any]]:
         return self.definitions.get(backend, [])
+
+    def refused(self, backend: str) -> list[EgressEvent]:
+        return [event for event in self.refusals if event.backend == backend]
 
     def flaws(self, backend: str) -> dict[str, list[str]]:
         return {"left_out": self.left_out.get(backend, []), "reshaped": []}

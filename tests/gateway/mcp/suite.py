@@ -29,6 +29,7 @@ PACKAGES = {
     "gemini-cli": "@google/gemini-cli@0.61.0",
     "qwen-code": "@qwen-code/qwen-code@0.15.10",
     "opencode": "opencode-ai@1.18.33",
+    "axe": "axe-core@4.14.1",
     "codex": "@openai/codex@0.169.0",
 }
 OLD = (

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -257,7 +260,6 @@ def test_the_advice_names_the_port_where_the_policy_does_not() -> None:
 
 @pytest.mark.parametrize("annotated", [True, False])
 async def test_the_caller_is_told_what_the_wall_stopped(annotated: bool) -> None:
-    import time
 
     settings = config({"one": server(http=True)}, gateway={"annotate_denials": annotated})
     async with gateway(settings) as running, legacy(running.url("one")) as client:
@@ -285,8 +287,67 @@ async def test_the_caller_is_told_what_the_wall_stopped(annotated: bool) -> None
         assert fine["_meta"]["stockade/egress"]
 
 
+async def test_a_result_without_an_error_tells_once_of_a_host_that_the_call_was_refused() -> None:
+    """mcp-atlassian answers `[]`, and the model would believe it."""
+    async with gateway(config({"one": server(http=True)})) as running, legacy(running.url("one")) as client:
+        endpoint, fence = running.endpoint, running.barrier
+        await client.text("test_simple_text")
+        numbers = itertools.count(1)
+
+        async def texts(of: Any, *hosts: str) -> list[str]:
+            def deny() -> None:
+                for host in hosts:
+                    endpoint.inflight.attribute(denial(host, time.time(), connection=next(numbers)))
+
+            fence.on_settle, fence.waiting = deny, True
+            result = (await of.call("test_simple_text"))["result"]
+            assert len(result["_meta"]["stockade/egress"]) == len(hosts)
+            return [item["text"] for item in result["content"]][1:]
+
+        (told,) = await texts(client, "evil.example")
+        assert told.splitlines() == [
+            "This result may be incomplete, although the tool reports no error.",
+            "Stockade blocked evil.example:443 (host_not_allowed). "
+            "If the task needs it, ask the user to allow evil.example (server one).",
+        ]
+        assert await texts(client, "evil.example") == [], "once for each host"
+        (other,) = await texts(client, "evil.example", "worse.example")
+        assert "worse.example" in other
+        assert "evil.example" not in other
+        async with legacy(running.url("one")) as another:
+            assert len(await texts(another, "evil.example")) == 1, "and session"
+        endpoint.inflight.attribute(denial("telemetry.example", time.time() - 100))
+        assert await texts(client, "telemetry.example") == [], "refused outside of calls too"
+
+
+async def test_an_error_of_a_server_that_does_not_start_names_what_it_was_refused_meanwhile() -> None:
+    """qdrant dies since huggingface.co is refused, and nothing said so."""
+    async with gateway(config({"one": server(http=True), "dead": server(http=True)})) as running:
+        running.supervisor.refuse["dead"] = "it did not answer initialize within 120 s"
+        background = running.endpoint.inflight.background
+        now = time.time()
+        running.endpoint.inflight.attribute(denial("before.example", now - 100, "dead", 1))
+        background.started("dead", now - 50)
+        background.started("dead", now - 1)
+        for connection in (2, 3):
+            running.endpoint.inflight.attribute(denial("models.example", now - 10, "dead", connection))
+        asked = "Stockade blocked models.example:443 (host_not_allowed). If the task needs it, ask the user"
+        with pytest.raises(AssertionError, match=re.escape(asked)):
+            async with legacy(running.url("dead")):  # its `initialize`
+                pass
+        async with modern(running.url("dead")) as client:
+            for method, params in (("tools/list", {}), ("tools/call", {"name": "x", "arguments": {}})):
+                for _ in range(2):
+                    said = (await client.request(method, params))["error"]["message"]
+                    assert said.count(asked) == 1, (method, said)
+                    assert "before.example" not in said
+        async with legacy(running.url()) as client:
+            listed = (await client.request("tools/list", {}))["result"]
+            (missing,) = listed["_meta"]["stockade/unavailable"]
+            assert asked in missing["reason"]
+
+
 async def test_a_denial_while_two_calls_were_in_flight_is_only_probably_theirs() -> None:
-    import time
 
     async with gateway(config({"one": server(http=True)})) as running, legacy(running.url("one")) as client:
         await client.text("test_simple_text")

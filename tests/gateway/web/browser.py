@@ -46,6 +46,9 @@ class Page:
     complaints: list[str] = field(default_factory=list)
     dialogs: list[str] = field(default_factory=list)
     network_changes: int = 0
+    asked_to_stay: int = 0
+    """How often the browser asked whether to leave a page with something unsaved; it left each time."""
+    _leaving: asyncio.Future[Any] | None = None
     _next: int = 0
     _answers: dict[int, asyncio.Future[Any]] = field(default_factory=dict)
 
@@ -65,7 +68,7 @@ class Page:
 
     async def close(self) -> None:
         """Close the tab. It may be gone before it has answered."""
-        with suppress(ConnectionError):
+        with suppress(ConnectionError, RuntimeError):
             await self.send("Page.close")
 
     def _heard(self, method: str, params: dict[str, Any]) -> None:
@@ -82,8 +85,15 @@ class Page:
                 self.complaints.append(details.get("exception", {}).get("description", details["text"]))
             case "Runtime.consoleAPICalled" if params["type"] in {"error", "warning", "assert"}:
                 self.complaints.append(" ".join(str(a.get("value", a.get("description"))) for a in params["args"]))
+            case "Page.javascriptDialogOpening" if params["type"] == "beforeunload":
+                self.asked_to_stay += 1
+                self._leaving = asyncio.ensure_future(self._leave())
             case "Page.javascriptDialogOpening":
                 self.dialogs.append(params["message"])
+
+    async def _leave(self) -> None:
+        with suppress(ConnectionError, RuntimeError):
+            await self.send("Page.handleJavaScriptDialog", accept=True)
 
     async def send(self, method: str, **params: Any) -> Any:
         """One command. Raises RuntimeError with the browser's own words."""

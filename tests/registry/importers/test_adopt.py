@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from registry.config import Config
+from registry.edit import add_server, allow_host, edit_config, remove_server
 from registry.load import load_config, load_text
 from registry.model.errors import ConfigError
 
@@ -119,6 +120,30 @@ SHAPES = {
         {"mcpServers": {"a": {"command": "uvx", "args": ["x"], "env": {"A": "${B}", "C": "${D:-e}", "F": "$G"}}}},
         {"env": {"A": "${env:B}", "C": "${env:D:-e}", "F": "${env:G}"}},
     ),
+    "zed's mapping": (
+        {
+            "context_servers": {
+                "a": {"source": "custom", "command": {"path": "npx", "args": ["b"], "env": {"A": "1"}}}
+            }
+        },
+        {"command": "npx", "args": ("b",), "env": {"A": "1"}},
+    ),
+    "transportType": (
+        {"mcpServers": {"a": {"transportType": "streamable-http", "url": "https://a.example/mcp"}}},
+        {"url": "https://a.example/mcp", "type": "http"},
+    ),
+    "transport_type": (
+        {"mcpServers": {"a": {"transport_type": "stdio", "command": "uvx", "args": ["x"]}}},
+        {"command": "uvx", "type": "stdio"},
+    ),
+    "an empty section before": (
+        {"mcpServers": {}, "servers": {"a": {"command": "uvx", "args": ["x"]}}},
+        {"command": "uvx"},
+    ),
+    "a client's settings before": (
+        {"mcp": {"allowed": ["x"]}, "extensions": {"disabled": []}, "context_servers": {"a": {"command": "uvx x"}}},
+        {"command": "uvx x"},
+    ),
     "copilot": ({"mcpServers": {"a": {"command": "uvx", "args": ["x"], "tools": ["*"]}}}, {"command": "uvx"}),
 }
 
@@ -169,3 +194,31 @@ def test_a_file_of_the_wrong_shape_is_still_an_error(tmp_path: Path) -> None:
     (tmp_path / "mcp.json").write_text('{"mcpServers": {"a": {"command": "uvx",}}', "utf-8")
     with pytest.raises(ConfigError, match=r"mcp\.json:1:42: is not JSON"):
         load_config(tmp_path / "mcp.json")
+
+
+def test_every_section_of_a_file_is_read_and_can_be_changed(tmp_path: Path) -> None:
+    def entry(name: str) -> dict[str, Any]:
+        return {"command": "uvx", "args": [name]}
+
+    value = {
+        "mcpServers": {},
+        "mcp": {"servers": {"One": entry("one"), "two": entry("two")}},
+        "mcp_servers": {"two": entry("other"), "three": entry("three")},
+    }
+    path = tmp_path / "mcp.json"
+    path.write_text(json.dumps(value))
+    config = load_config(path)
+    assert {name: server.args for name, server in config.servers.items()} == {
+        "one": ("one",),
+        "two": ("two",),
+        "two-2": ("other",),
+        "three": ("three",),
+    }
+    assert any("another section of this file has a server 'two' too" in one.message for one in config.warnings)
+    for name in ("one", "two-2", "three"):
+        edit = edit_config(path, allow_host(name, "a.example"))
+        assert edit.config.servers[name].network.block == {"allowed_hosts": ["a.example"]}
+    after = json.loads(edit_config(path, remove_server("two-2")).after)
+    assert after["mcp_servers"] == {"three": entry("three")}
+    with pytest.raises(ConfigError, match="there is already a server 'three'"):
+        edit_config(path, add_server("three", entry("x")))
