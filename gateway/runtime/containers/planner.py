@@ -142,7 +142,7 @@ class Planner:
         info = await self.context.engine.image(image)
         if info is None:
             raise EngineError(f"Image {image} is gone from the engine.")
-        source, env = await asyncio.to_thread(self.filled, source)
+        filled, env = await asyncio.to_thread(self.filled, source)
         user = user_of(source, info)
         own = "" if user else await self.own_user(instance, source)
         if not source.user:
@@ -151,7 +151,7 @@ class Planner:
             self.context.names,
             instance,
             server,
-            source,
+            filled,
             image=image,
             info=info,
             env=env,
