@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import shlex
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,7 +18,7 @@ from egress.policy.liftable import NAMED_BY_HOST, liftable
 from egress.policy.rules import HOST_NAME
 from observability.events import Reason, Via
 
-PASTED: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]{0,252}")
+PASTED: Final = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9._:-]{0,252}")
 """Hosts that advice may repeat: people paste it into shells."""
 _NEEDS_TCP: Final = frozenset({Reason.NOT_TLS, Reason.HEAD_TIMEOUT, Reason.SNI_MISSING})
 
@@ -72,13 +73,13 @@ class Remedy:
         """The command, or the line of the file, that lets it through."""
         match self.kind:
             case Kind.HOST:
-                return f"stockade egress allow {server} {self.target}"
+                return f"stockade egress allow {server} {shlex.quote(self.target)}"
             case Kind.TCP | Kind.PRIVATE | Kind.THIS_MACHINE:
                 return f"allowed_hosts: [{self.rule}]"
             case Kind.DIRECT:
                 return "direct: allow"
             case Kind.DIRECT_AND_HOST:
-                return f"direct: allow, and stockade egress allow {server} {self.target}"
+                return f"direct: allow, and stockade egress allow {server} {shlex.quote(self.target)}"
             case Kind.PORTS:
                 return f"allowed_hosts: [{self.rule}], with the host and port of the service"
             case Kind.HTTPS:

@@ -1,6 +1,6 @@
 """What servers were refused outside of calls: at their start, for a list of tools, or in the background.
 
-Nobody waits for such a connection, so its denial is in no result. It explains why a server does not start, and which
+Such a denial is in no result, since no call waits for the connection. It explains why a server does not start, and which
 denials during calls are a habit of the server rather than the call's own doing.
 """
 
@@ -44,7 +44,7 @@ class Background:
     def denials(self, backend: str) -> list[tuple[EgressEvent, Certainty]]:
         """What it was refused since the start before its latest one, the newest first; a few.
 
-        The start before: a server that crashes is being started again by the time that somebody asks.
+        The start before: a server that crashes is being started again by the time that its error is asked for.
         """
         starts = self._starts.get(backend)
         since = starts[0] if starts else 0.0

@@ -1,4 +1,4 @@
-"""Which denials a model has to be told of although its tool reported no error.
+"""Which denials a result has to name although its tool reported no error.
 
 A server that swallows an error makes its model believe a falsehood: "no results" where nothing was asked. A line on every
 result would nag, for much is blocked that no answer depends on. So a line is added once for each host and session, where
@@ -23,7 +23,7 @@ Denials: TypeAlias = Sequence[tuple[EgressEvent, Certainty]]
 
 
 class Swallowed:
-    """Remembers who was told of which host."""
+    """Remembers which hosts each session knows to be refused."""
 
     def __init__(self, background: Background) -> None:
         self._background = background
