@@ -114,6 +114,7 @@ class Planner:
         info = await self.context.engine.image(image)
         if info is None:
             raise EngineError(f"Image {image} is gone from the engine.")
+        inside = await self.inside(image, source, info)  # before any secret is filled in
         env = await asyncio.to_thread(self.secrets.resolve, source.env)
         user = user_of(source, info)
         own = "" if user else await self.own_user(instance, source)
@@ -131,7 +132,7 @@ class Planner:
             door=door,
             nofile=self.context.nofile(),
             own=own,
-            inside=await self.inside(image, source, info),
+            inside=inside,
         )
 
     async def inside(self, image: str, source: PackageSource | ImageSource, info: ImageInfo) -> Inside:
