@@ -48,7 +48,8 @@ def ps(
     screen.line(f"{status['urls']['endpoint']}   project {status['project']}   up {_ago(status['started'])}")
     if not status["ready"]:
         screen.line(status["detail"], "yellow")
-    screen.table(["name", "state", "isolated", "transport", "restarts", "since", "detail"], map(_row, backends))
+    columns = ["name", "state", "isolated", "transport", "restarts", "since", "detail"]
+    screen.table(columns, map(_row, backends), drop=["restarts", "transport", "since", "detail"])
     _remarks(status, backends)
 
 

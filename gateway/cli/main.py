@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from gateway.cli import backends, bridge, catalog, clients, connect, egress, importing, inspect, lifecycle, secrets
@@ -39,7 +41,20 @@ def _typer(about: str) -> typer.Typer:
     )
 
 
-def root(context: typer.Context, file: FileOption = None, project: ProjectOption = None) -> None:
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        lifecycle.version()
+        raise typer.Exit
+
+
+def root(
+    context: typer.Context,
+    file: FileOption = None,
+    project: ProjectOption = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
     """An MCP gateway that keeps every local MCP server behind a wall."""
     context.obj = Place(file=file, project=project)
 

@@ -7,11 +7,13 @@ colour, hide text or be read as markup. Every string goes through `clean`; rich 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 # C0 and C1 controls, DEL, and the invisible characters that reorder or hide text (bidi controls, zero-width, line and
 # paragraph separators, tags, interlinear marks, lone surrogates).
@@ -41,12 +43,37 @@ def clean_lines(text: str) -> str:
     return "\n".join("\t".join(clean(part) for part in line.split("\t")) for line in text.split("\n"))
 
 
+GAP: Final = 3
+"""Room for what stands between two columns, and at the edges."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """A table cell with a colour, used on terminals only."""
 
     text: object
     style: str = ""
+
+
+def fitting(widths: Sequence[int], order: Iterable[int], width: int) -> list[int]:
+    """The columns that are shown: all, less the first of `order` while the rest is wider than the terminal."""
+    shown = list(range(len(widths)))
+    for column in order:
+        if sum(widths[i] + GAP for i in shown) <= width:
+            break
+        shown.remove(column)
+    return shown
+
+
+def narrowed(natural: Sequence[int], least: Sequence[int], shown: Sequence[int], width: int) -> list[int]:
+    """The columns' widths: the widest give way first, none below its longest word."""
+    widths = list(natural)
+    while sum(widths[i] + GAP for i in shown) > width:
+        able = [i for i in shown if widths[i] > least[i]]
+        if not able:
+            break
+        widths[max(able, key=lambda i: widths[i])] -= 1
+    return widths
 
 
 class Screen:
@@ -62,7 +89,8 @@ class Screen:
 
     @property
     def rich(self) -> bool:
-        return self.out.isatty()
+        """Whether there is a terminal that shows colours and boxes. NO_COLOR (no-color.org) means plain text."""
+        return self.out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def line(self, text: object = "", style: str = "") -> None:
         """One line."""
@@ -97,28 +125,35 @@ class Screen:
         for row in text.rstrip("\n").split("\n"):
             self._rich_text(clean_lines(row), {"+": "green", "-": "red", "@": "cyan"}.get(row[:1], ""))
 
-    def table(self, headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """A table; each cell is a `Cell` or anything with a `str`."""
+    def table(
+        self, headers: Sequence[str], rows: Iterable[Sequence[object]], *, drop: Sequence[str] | None = None
+    ) -> None:
+        """A table; each cell is a `Cell` or anything with a `str`. On a terminal that is too narrow, columns are left out:
+        those of `drop` in that order (default: from the right, all but the first two)."""
         cells = [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in rows]
+        texts = [[h.upper() for h in headers], *([clean(c.text) for c in row] for row in cells)]
+        shown = list(range(len(headers)))
+        widths = natural = [max(len(row[i]) for row in texts) for i in shown]
+        if self.out.isatty():
+            least = [max((len(word) for row in texts for word in row[i].split()), default=0) for i in shown]
+            order = [*reversed(headers[2:])] if drop is None else drop
+            width = shutil.get_terminal_size().columns
+            shown = fitting(least if self.rich else natural, [headers.index(name) for name in order], width)
+            widths = narrowed(natural, least, shown, width)
         if self.rich:
-            self._rich_table(headers, cells)
+            self._rich_table([(texts[0][i], widths[i]) for i in shown], [[row[i] for i in shown] for row in cells])
         else:
-            self._plain_table(headers, cells)
+            for row in texts:
+                self.raw("  ".join(row[i].ljust(natural[i]) for i in shown).rstrip())
 
-    def _plain_table(self, headers: Sequence[str], rows: list[list[Cell]]) -> None:
-        texts = [[h.upper() for h in headers], *([clean(c.text) for c in row] for row in rows)]
-        widths = [max(len(row[i]) for row in texts) for i in range(len(headers))]
-        for row in texts:
-            self.raw("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-
-    def _rich_table(self, headers: Sequence[str], rows: list[list[Cell]]) -> None:
+    def _rich_table(self, columns: list[tuple[str, int]], rows: list[list[Cell]]) -> None:
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
-        for header in headers:
-            table.add_column(header, overflow="fold")
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+        for header, width in columns:
+            table.add_column(header, overflow="fold", width=width)
         for row in rows:
             table.add_row(*(Text(clean(cell.text), style=cell.style) for cell in row))
         self._console().print(table)

@@ -71,6 +71,14 @@ def free_name(given: str, taken: Mapping[str, Any]) -> str:
     return name
 
 
+def names_of(servers: Mapping[str, Any]) -> dict[str, str]:
+    """The name that each server is served as, and the one that the file has."""
+    names: dict[str, str] = {}
+    for written_name in servers:
+        names[free_name(written_name, names)] = written_name
+    return names
+
+
 def places_of(value: Mapping[str, Any]) -> dict[str, KeyPath]:
     """The name that each server of a client's file is served as, and its place in the file."""
     places: dict[str, KeyPath] = {}

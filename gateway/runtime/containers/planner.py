@@ -142,6 +142,7 @@ class Planner:
         info = await self.context.engine.image(image)
         if info is None:
             raise EngineError(f"Image {image} is gone from the engine.")
+        inside = await self.inside(image, source, info)  # before any secret is filled in
         filled, env = await asyncio.to_thread(self.filled, source)
         user = user_of(source, info)
         own = "" if user else await self.own_user(instance, source)
@@ -159,7 +160,7 @@ class Planner:
             door=door,
             nofile=self.context.nofile(),
             own=own,
-            inside=await self.inside(image, source, info),
+            inside=inside,
         )
 
     async def inside(self, image: str, source: Local, info: ImageInfo) -> Inside:

@@ -32,6 +32,7 @@ CACHES: Final = (".cache", ".config", ".local/share", ".local/state", ".npm")
 DEFAULTS: Final = frozenset((".bashrc", ".bash_logout", ".bash_profile", ".profile", ".kshrc", ".zshrc"))
 """Files that every account of a distribution has; nothing is lost where they are hidden."""
 TOP: Final = frozenset("bin boot dev etc home lib lib64 media mnt opt proc root run sbin srv sys tmp usr var".split())
+KERNELS: Final = ("dev", "proc", "sys")
 RELATIVE: Final = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_./-]*")
 
 
@@ -134,9 +135,9 @@ def has_own_user(info: ImageInfo) -> bool:
 
 
 def usable(path: str) -> str:
-    """An absolute path below `/`, or nothing. `/nonexistent` is what Debian calls no home."""
-    clean = posixpath.normpath(path) if path.startswith("/") else ""
-    return "" if clean in ("/", "//", "/nonexistent", "/dev/null", "/root") else clean
+    """An absolute path below `/`, or nothing: none of the kernel's, nor root's. Debian writes `/nonexistent` for no home."""
+    clean = posixpath.normpath(path) if path.startswith("/") else "/"
+    return "" if clean in ("/", "//", "/nonexistent", "/root") or clean.split("/")[1] in KERNELS else clean
 
 
 def account(accounts: str, user: str) -> tuple[int | None, str]:

@@ -876,6 +876,11 @@ def test_the_admin_token_is_shown_once_and_renewed(stockade: Any, running: Runni
     assert "stockade_admin_" not in stockade("admin", "token").out
 
 
+def test_the_version_is_an_option_too(stockade: Any) -> None:
+    assert stockade("--version").out == stockade("version").out
+    assert stockade("--version").code == 0
+
+
 def test_version(stockade: Any) -> None:
     assert stockade("version").out.startswith("stockade ")
     assert "python" in json.loads(stockade("version", "--json").out)

@@ -92,3 +92,48 @@ def test_piped_tables_are_aligned_plain_text() -> None:
     out = io.StringIO()
     Screen(out).table(["name", "state"], [["fetch", Cell("running", "green")], ["a", "b"]])
     assert out.getvalue().splitlines() == ["NAME   STATE", "fetch  running", "a      b"]
+
+
+HEADERS = ["name", "state", "isolated", "transport", "restarts", "since", "detail"]
+DROP = ["restarts", "transport", "since", "detail"]
+ROWS = [
+    ["filesystem-of-mine", Cell("restarting", "yellow"), Cell("yes"), "stdio", 3, "12m", "exited 3s ago, see below"],
+    ["fetch", Cell("running", "green"), Cell("NO", "red"), "http", 0, "4h", ""],
+]
+
+
+def printed(monkeypatch: pytest.MonkeyPatch, columns: int, *, color: bool) -> list[str]:
+    """The lines of that table on a terminal of that width, without colours."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", "") if color else monkeypatch.setenv("NO_COLOR", "1")
+    out = Terminal()
+    Screen(out).table(HEADERS, ROWS, drop=DROP)
+    return [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in out.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("columns", [200, 100, 80, 60, 50])
+@pytest.mark.parametrize("color", [True, False])
+def test_a_narrow_terminal_drops_columns_and_breaks_no_word(
+    monkeypatch: pytest.MonkeyPatch, columns: int, color: bool
+) -> None:
+    lines = printed(monkeypatch, columns, color=color)
+    assert all(len(line) <= max(columns, 42) for line in lines)
+    shown = {word for line in lines for word in line.split() if set(word) != {"─"}}
+    words = {word for row in ROWS for cell in row for word in str(getattr(cell, "text", cell)).split()}
+    assert shown <= words | {head.upper() for head in HEADERS}
+    assert {"NAME", "STATE", "ISOLATED", "filesystem-of-mine", "restarting", "running", "NO"} <= shown
+    left_out = [head for head in DROP if head.upper() not in shown]
+    assert left_out == DROP[: len(left_out)], "the least telling columns go first"
+    assert bool(left_out) or columns > 60
+    assert not left_out or columns < 200
+
+
+def test_no_color_is_plain_text_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = Terminal()
+    screen = Screen(out)
+    screen.table(["name", "state"], [["fetch", Cell("running", "green")], ["a", "b"]])
+    screen.line("x", "red")
+    screen.diff("+x\n-y")
+    assert out.getvalue().splitlines() == ["NAME   STATE", "fetch  running", "a      b", "x", "+x", "-y"]

@@ -66,7 +66,16 @@ def test_an_images_user_is_found_in_its_accounts(user: str, uid: int | None, hom
 
 @pytest.mark.parametrize(
     ("path", "found"),
-    [("/home/app/", "/home/app"), ("/", ""), ("", ""), ("/nonexistent", ""), ("/root", ""), ("relative", "")],
+    [
+        ("/home/app/", "/home/app"),
+        ("/", ""),
+        ("", ""),
+        ("/nonexistent", ""),
+        ("/root", ""),
+        ("relative", ""),
+        ("/proc/self", ""),
+        ("/a/../sys", ""),
+    ],
 )
 def test_a_home_that_cannot_be_one_is_none(path: str, found: str) -> None:
     assert usable(path) == found
