@@ -82,7 +82,7 @@ class LegacyFront:
         message = await read_message(headers, receive, self.max_body_bytes)
         view = look()
         if message.get("method") == "initialize" and "id" in message:
-            await self._initialize(principal, view, message, send)
+            await self._initialize(principal, view, message, receive, send)
             return
         session = self._find(principal, view, headers)
         if "method" not in message:
@@ -94,7 +94,9 @@ class LegacyFront:
         else:
             await self._request(session, view, message, headers, receive, send)
 
-    async def _initialize(self, principal: Principal, view: View, message: dict[str, Any], send: Send) -> None:
+    async def _initialize(
+        self, principal: Principal, view: View, message: dict[str, Any], receive: Receive, send: Send
+    ) -> None:
         params = message.get("params") or {}
         try:
             if not isinstance(params.get("protocolVersion"), str):
@@ -108,8 +110,17 @@ class LegacyFront:
         session = self._sessions.open(principal, view.route, result["protocolVersion"], params)
         if session is None:
             raise Refused(503, "Too many open sessions", INTERNAL_ERROR)
+        caller = self._caller(session, view, message["id"], {}, receive, send)
+        for name in view.backends:
+            self._tasks.spawn(self._prepare(self._backends[name], caller, session))
         body = codec.response(message["id"], codec.dumps(result))
         await reply_plain(send, 200, body, [(b"mcp-session-id", session.id.encode())])
+
+    async def _prepare(self, backend: Backend, caller: Caller, session: Session) -> None:
+        """Start what the session needs of its own while its client still reads its greeting."""
+        await backend.prepare(caller)
+        if self._sessions.by_id(session.id) is None:  # it ended meanwhile
+            backend.release(session.id)
 
     def _notified(self, session: Session, view: View, message: dict[str, Any]) -> None:
         params = message.get("params") or {}
@@ -129,6 +140,23 @@ class LegacyFront:
             case _:
                 pass
 
+    def _caller(
+        self, session: Session, view: View, request_id: Any, headers: dict[str, str], receive: Receive, send: Send
+    ) -> Caller:
+        return Caller(
+            principal=session.owner,
+            view=view,
+            modern=False,
+            version=session.version,
+            answer=Answer(receive, send, self._tasks, [(b"mcp-session-id", session.id.encode())]),
+            request_id=request_id,
+            session=session,
+            capabilities=session.capabilities,
+            client=session.client,
+            level=session.level,
+            headers=headers,
+        )
+
     async def _request(
         self,
         session: Session,
@@ -138,19 +166,7 @@ class LegacyFront:
         receive: Receive,
         send: Send,
     ) -> None:
-        caller = Caller(
-            principal=session.owner,
-            view=view,
-            modern=False,
-            version=session.version,
-            answer=Answer(receive, send, self._tasks, [(b"mcp-session-id", session.id.encode())]),
-            request_id=message["id"],
-            session=session,
-            capabilities=session.capabilities,
-            client=session.client,
-            level=session.level,
-            headers=headers,
-        )
+        caller = self._caller(session, view, message["id"], headers, receive, send)
         session.busy += 1
         try:
             await answer(self._router, caller, message["method"], message.get("params") or {})
