@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias
 
+from gateway.mcp.wire import codec
 from gateway.mcp.wire.tasks import Tasks
 from gateway.mcp.wire.wakeup import Wakeup
 
@@ -38,8 +39,8 @@ class ClientGone(Exception):
 
 
 def event(message: bytes) -> bytes:
-    """A message as a server-sent event."""
-    return b"event: message\r\ndata: %b\r\n\r\n" % message
+    """A message as a server-sent event, whose data is one line to every reader."""
+    return b"event: message\r\ndata: %b\r\n\r\n" % codec.one_line(message)
 
 
 class Answer:
