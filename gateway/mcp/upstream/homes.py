@@ -5,7 +5,7 @@ nowhere else. So the choice is made once, from what the server and the client ar
 
 * A server that sends messages of its own (it declares logging or subscriptions) has a process for each session.
 * A server that was seen to ask (roots, sampling, elicitation) has one for each session whose client can be asked, greeted
-  with what that client can do. The others share the *quiet* one, which is told that nobody can be asked.
+  with what that client can do. The others share the *quiet* one, whose server is told that no client can be asked.
 * Of any other server all sessions share one process. If it asks later, the sessions that live there stay.
 
 Clients of the newer revision have no session; to a server of the older one, their principal takes that role.
@@ -72,7 +72,7 @@ class Homes:
         return owner in self._chosen.values()
 
     def lost(self, owner: str) -> None:
-        """That process is gone, and with it what it kept: its clients choose anew."""
+        """That process is gone, and with it what it kept: its clients choose again."""
         self._chosen = {client: home for client, home in self._chosen.items() if home != owner}
 
     def forget(self, session: str) -> None:

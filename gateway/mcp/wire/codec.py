@@ -114,7 +114,7 @@ _ESCAPED: Final = {b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029", b"\
 def one_line(message: bytes) -> bytes:
     """JSON without the characters that some readers take for the end of a line, though JSON and SSE do not: U+2028, U+2029
     and U+0085 as escapes."""
-    if b"\xe2\x80" in message or b"\xc2\x85" in message:
+    if not message.isascii() and (b"\xe2\x80" in message or b"\xc2\x85" in message):
         return _LINE_ENDS.sub(lambda found: _ESCAPED[found[0]], message)
     return message
 
