@@ -427,6 +427,10 @@ class Backend:
         line = self._lines.get(ConnectionKey(False, owner))
         return line.peer if line is not None and not line.peer.closed else None
 
+    def used_peer(self, owner: str) -> Peer | None:
+        """The same, once a call went over it: one that was only prepared holds nothing of the session's."""
+        return self.own_peer(owner) if not self.stdio or self.homes.is_used(owner) else None
+
     # what it declares
 
     async def about(self, modern: bool) -> About:

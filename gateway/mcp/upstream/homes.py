@@ -71,6 +71,10 @@ class Homes:
         """Whether a client lives there."""
         return owner in self._chosen.values()
 
+    def is_used(self, session: str) -> bool:
+        """Whether a call of the session went to its own process."""
+        return self._chosen.get(session) == session
+
     def lost(self, owner: str) -> None:
         """That process is gone, and with it what it kept: its clients choose again."""
         self._chosen = {client: home for client, home in self._chosen.items() if home != owner}
