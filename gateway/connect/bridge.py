@@ -46,6 +46,7 @@ KEEP_ALIVE_S = 15.0
 
 Line = Callable[[], Awaitable[bytes]]
 Write = Callable[[str], None]
+_LINE_ENDS = (("\u2028", r"\u2028"), ("\u2029", r"\u2029"), ("\x85", r"\u0085"))
 
 
 class SessionGone(Exception):
@@ -240,7 +241,7 @@ class Bridge:
         if answers and isinstance(result := message.get("result"), dict):
             self._learn(request, result, response)
         if not (quiet and answers):
-            self._write(text if "\n" not in text else json.dumps(message))
+            self._write(_one_line(text))
         return answers
 
     def _learn(self, request: Mapping[str, Any], result: Mapping[str, Any], response: aiohttp.ClientResponse) -> None:
@@ -269,10 +270,20 @@ class Bridge:
                         return
                     async for text in _messages(response):
                         wait_s = STREAM_RETRY_S
-                        self._write(text if "\n" not in text else json.dumps(json.loads(text)))
+                        self._write(_one_line(text))
             except aiohttp.ClientError:
                 wait_s = min(wait_s * 2, MAX_STREAM_RETRY_S)
             await asyncio.sleep(wait_s)
+
+
+def _one_line(text: str) -> str:
+    """A message as one line, also to readers that end lines at U+2028, U+2029 or U+0085."""
+    if "\n" in text:
+        text = json.dumps(json.loads(text))
+    for end, escape in _LINE_ENDS:
+        if end in text:
+            text = text.replace(end, escape)
+    return text
 
 
 def _key(request_id: Any) -> str:

@@ -179,6 +179,7 @@ class Endpoint:
         backend.owners.may_end, backend.owners.on_evicted = self._is_quiet, self._evicted
         backend.catalog.on_own_list = lambda kind, listing: self._listed_own(backend, kind, listing)
         self._list_cache.recall(backend, _process(server))
+        backend.on_asks = lambda: self._list_cache.note(backend, _process(server))
         backend.catalog.on_lists = lambda kind, changed: self._listed(backend, kind, changed=changed)
         return backend
 

@@ -96,8 +96,8 @@ async def raw(client: Legacy, tool: str) -> Any:
 
 @pytest.mark.parametrize(
     "value",
-    ["NaN", "Infinity", "-Infinity", '"\udce9\udcff"', "tru", "[" * 100_000],
-    ids=["nan", "infinity", "minus", "bytes", "word", "deep"],
+    ["NaN", "Infinity", "-Infinity", "tru", "[" * 100_000],
+    ids=["nan", "infinity", "minus", "word", "deep"],
 )
 async def test_what_is_no_json_is_an_error_that_names_the_server(value: str, tmp_path: Path) -> None:
     """Red team m5 and trials B5: it passed as it was; over a pipe the call must not wait for its timeout either."""

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from enum import Enum
 from typing import Any, Final, TypeAlias
 
+from gateway.mcp.wire import codec
 from gateway.mcp.wire.tasks import Tasks
 from gateway.mcp.wire.wakeup import Wakeup
 
@@ -39,8 +40,8 @@ class ClientGone(Exception):
 
 
 def event(message: bytes) -> bytes:
-    """A message as a server-sent event."""
-    return b"event: message\r\ndata: %b\r\n\r\n" % message
+    """A message as a server-sent event, whose data is one line to every reader."""
+    return b"event: message\r\ndata: %b\r\n\r\n" % codec.one_line(message)
 
 
 class Form(Enum):

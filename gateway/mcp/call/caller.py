@@ -17,6 +17,7 @@ from gateway.mcp.wire.errors import INTERNAL_ERROR, RpcError
 ANSWER_S: Final = 600.0
 """How long a client may take to answer a question."""
 LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+_ASKED_FOR: Final = frozenset({"sampling", "elicitation", "roots"})
 
 
 @dataclass(eq=False, slots=True)
@@ -51,6 +52,11 @@ class Caller:
         """Whether the client declared an extension of the protocol."""
         extensions = self.capabilities.get("extensions")
         return isinstance(extensions, Mapping) and name in extensions
+
+    @property
+    def askable(self) -> bool:
+        """Whether the client declared anything that a server may ask it for."""
+        return not _ASKED_FOR.isdisjoint(self.capabilities)
 
     def can(self, method: str, params: Mapping[str, Any]) -> bool:
         """Whether the client declared the capability that a request to it needs."""

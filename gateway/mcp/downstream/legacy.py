@@ -123,7 +123,16 @@ class LegacyFront:
         if session is None:
             raise Refused(503, "Too many open sessions", INTERNAL_ERROR)
         reply.headers += _naming(session)
+        caller = _caller(session, view, message, {}, reply)
+        for name in view.backends:
+            self._tasks.spawn(self._prepare(self._backends[name], caller, session))
         await reply.finish(codec.response(message["id"], codec.dumps(result)))
+
+    async def _prepare(self, backend: Backend, caller: Caller, session: Session) -> None:
+        """Start what the session needs of its own while its client still reads its greeting."""
+        await backend.prepare(caller)
+        if self._sessions.by_id(session.id) is None:  # it ended meanwhile
+            backend.release(session.id)
 
     def _notified(self, session: Session, view: View, message: dict[str, Any]) -> None:
         params = message.get("params") or {}

@@ -248,6 +248,7 @@ class Calls:
     async def _send(self, context: CallContext, call: Call, peer: Peer) -> None:
         """Send the call; a second time over a new connection if the old one was gone before anything was sent."""
         for attempt in (1, 2):
+            context.backend.stay(context.caller, peer)
             try:
                 await peer.send(call)
                 return

@@ -290,7 +290,7 @@ class Subscriptions:
             if owner:
                 wanted = session.id == owner
             else:
-                own = self.backends[backend].own_peer(session.id) if backend in self.backends else None
+                own = self.backends[backend].used_peer(session.id) if backend in self.backends else None
                 wanted = ours or own is None
             if wanted and session.stream is not None:
                 view = self._view_of(session)

@@ -3,9 +3,8 @@
 Theory of operation. A connection's key says which clients share it: `ConnectionKey(modern, owner)`, with an empty owner for
 a shared one. HTTP backends serve both generations in one process, and each legacy session of a client gets a session of its
 own there. A stdio process is locked to the generation of its first request. So `sessions: auto` has one process for each
-generation that clients speak (`shared`: one for all, and the other generation is translated), and one for each client
-session once the backend is known to send requests or messages of its own (it declares logging or subscriptions, or it asked
-something).
+generation that clients speak (`shared`: one for all, and the other generation is translated), and one for a client session
+where the backend is known to send requests or messages of its own; where a session lives: `homes.py`.
 
 Connections are made when they are first needed and again when they are gone; while a backend keeps failing, further
 attempts fail at once for a while. Its lists: `catalog.py`; how a connection is made: `connecting.py`.
@@ -14,7 +13,7 @@ attempts fail at once for a while. Its lists: `catalog.py`; how a connection is 
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -33,20 +32,21 @@ from gateway.mcp.call.messages import (
 from gateway.mcp.upstream.catalog import LIST_TIMEOUT_S, BackendCatalog
 from gateway.mcp.upstream.connecting import Connector
 from gateway.mcp.upstream.handshake import US, greet, send
+from gateway.mcp.upstream.homes import QUIET, Homes, digest
 from gateway.mcp.upstream.http_peer import HttpPeer
 from gateway.mcp.upstream.log_levels import LogLevels
 from gateway.mcp.upstream.room import Farewell, Full, Owners
 from gateway.mcp.upstream.sharing import ConnectionKey, Instances, Line, Tries
 from gateway.mcp.upstream.site import Site
 from gateway.mcp.upstream.stdio import StdioPeer
-from gateway.mcp.view.listing import LISTEN_FLAG, declares
+from gateway.mcp.view.listing import LISTEN_FLAG, Kind, declares
 from gateway.mcp.wire.errors import UNAVAILABLE, ConnectFailed, PeerClosed, RpcError, unavailable
 from gateway.mcp.wire.tasks import Tasks
 from gateway.pace import Pace
 from gateway.runtime.sandbox.errors import BackendUnavailable
 from gateway.runtime.supervise.warm import MAX_OWN
 from registry.model.errors import ConfigError
-from registry.model.fields import Sessions, Transport
+from registry.model.fields import Sessions, Start, Transport
 from registry.model.server import Server
 
 if TYPE_CHECKING:
@@ -95,7 +95,9 @@ class Backend:
         self._lines: dict[ConnectionKey, Line] = {}
         self._opening: dict[ConnectionKey, asyncio.Task[Line]] = {}
         self._speaks: dict[bool, bool] = {}
-        self._pushy = False
+        self.homes = Homes(server)
+        self.on_asks: Callable[[], None] = lambda: None
+        """Called when it first asks something."""
         self._releasing: set[asyncio.Task[None]] = set()
         self._tries: dict[str, Tries] = {}
         """By owner: what fails for one client session, perhaps because of its client, delays no other."""
@@ -111,35 +113,24 @@ class Backend:
         return self.server.transport is Transport.STDIO
 
     def saw_push(self) -> None:
-        """It sent a request of its own accord: from now on, each session gets its own connection."""
-        self._pushy = True
+        """It sent a request of its own accord."""
+        if not self.homes.asks:
+            self.homes.asks = True
+            self.on_asks()
 
     def key(self, caller: Caller | None) -> ConnectionKey:
         """The key of the connection that a caller's requests go through."""
         modern = self._era_for(caller)
         if caller is None or (modern and not self._split_modern()):
             return ConnectionKey(modern)
-        if modern:
-            return ConnectionKey(True, _digest(caller))
-        if not self._private():
-            return ConnectionKey(False)
-        return ConnectionKey(
-            False, caller.session.id if caller.session is not None else self._owner_without_session(caller)
-        )
+        return ConnectionKey(modern, digest(caller) if modern else self.homes.owner(caller))
 
-    def _owner_without_session(self, caller: Caller) -> str:
-        """A modern client has no session; on a pipe its principal takes that role, on HTTP each call has its own stream."""
-        return _digest(caller) if self.stdio else ""
-
-    def _private(self) -> bool:
-        """Whether each legacy session has its own connection."""
-        match self.server.sessions:
-            case Sessions.SHARED:
-                return False
-            case Sessions.PER_CLIENT:
-                return True
-            case Sessions.AUTO:
-                return not self.stdio or self._pushy
+    def stay(self, caller: Caller, peer: Peer) -> None:
+        """A call goes over this connection; those of the same session that follow go there too."""
+        if not peer.modern and not self.homes.knows(caller):
+            owner = next((key.owner for key, line in self._lines.items() if line.peer is peer), None)
+            if owner is not None:
+                self.homes.stay(caller, owner)
 
     def _split_modern(self) -> bool:
         return self.server.sessions is Sessions.PER_CLIENT and self.stdio
@@ -168,7 +159,7 @@ class Backend:
 
     def is_shared(self, caller: Caller) -> bool:
         """Whether the caller's connection is a shared one."""
-        return not self.key(caller).owner
+        return self.key(caller).owner in ("", QUIET)
 
     # connections
 
@@ -187,10 +178,21 @@ class Backend:
             line = self._lines.get(key)
             if line is None or line.peer.closed:
                 line = await self._open_once(key, caller)
-            if self.key(caller) == key or line.peer.modern == key.modern:
+            if self.key(caller) == key:
                 line.used = time.monotonic()
                 return line.peer
         raise unavailable(self.name, "it changes its mind about the protocol revision it speaks")
+
+    async def prepare(self, caller: Caller) -> None:
+        """Begin the process that a new session will need before its first call, if it needs one of its own."""
+        if not self.stdio or (self.server.start is Start.LAZY and not self.peers()):
+            return
+        with contextlib.suppress(RpcError):
+            if self.server.sessions is Sessions.AUTO and Kind.TOOLS not in self.catalog.lists:
+                await self.catalog.listing(Kind.TOOLS)  # what asks right after its greeting has asked by then
+            key = self.key(caller)
+            if key.owner and not self.owners.is_half_full(self._lines, self._opening, MAX_OWN):
+                await self.peer(caller)
 
     async def _open_once(self, key: ConnectionKey, caller: Caller | None) -> Line:
         task = self._opening.get(key)
@@ -237,7 +239,10 @@ class Backend:
         tries.failures += 1
 
     def _greeting(self, key: ConnectionKey, caller: Caller | None) -> Greeting | None:
-        """A session's own connection introduces that session's client; a shared one introduces the gateway."""
+        """A session's own connection introduces that session's client; a shared one introduces the gateway, the quiet one
+        as a client that cannot be asked."""
+        if key.owner == QUIET:
+            return Greeting(client=US)
         if caller is None or not key.owner or caller.session is None:
             return None
         return Greeting(caller.session.version, caller.session.capabilities, caller.session.client)
@@ -302,7 +307,7 @@ class Backend:
         peer.session = actual.owner if len(actual.owner) == SESSION_ID_LENGTH else ""
         capabilities = peer.about.capabilities
         if not peer.modern and ("logging" in capabilities or declares(capabilities, "resources", "subscribe")):
-            self._pushy = True
+            self.homes.tells = True
         line.used = time.monotonic()
         self._lines[actual] = line
         self._watch(peer)
@@ -335,7 +340,7 @@ class Backend:
 
     def _make_room(self, key: ConnectionKey, caller: Caller | None) -> None:
         """Keep the number of connections owned by one session each below its cap. Raises RpcError."""
-        if not key.owner or caller is None:
+        if key.owner in ("", QUIET) or caller is None:
             return
         most = MAX_OWN if self.stdio else _MAX_OWN_HTTP
         try:
@@ -354,6 +359,7 @@ class Backend:
     def release(self, owner: str) -> None:
         """A client session ended: close its own connections."""
         self.owners.forget(owner)
+        self.homes.forget(owner)
         for key in [key for key in self._lines if key.owner == owner]:
             line = self._lines.pop(key)
             task = self.tasks.spawn(self._close(line, key))
@@ -364,8 +370,13 @@ class Backend:
         """Close owned connections that were idle for long."""
         horizon = time.monotonic() - IDLE_OWN_S
         for key, line in list(self._lines.items()):
-            if key.owner and line.used < horizon and line.idle:
-                self.release(key.owner)
+            if not key.owner or line.used >= horizon or not line.idle:
+                continue
+            used = not self.stdio or key.modern or self.homes.is_inhabited(key.owner)
+            if key.owner == QUIET and used:
+                continue
+            self.release(key.owner)
+            if used:
                 why = f"it was not used for {IDLE_OWN_S:g} s, so the process that it had of {self.name} ended"
                 self.owners.reaped(key.owner, why)
 
@@ -386,6 +397,8 @@ class Backend:
             if line.peer is peer:
                 del self._lines[key]
                 self.catalog.lost(peer)
+                if not key.modern:
+                    self.homes.lost(key.owner)
 
     def lost(self, peer: Peer) -> None:
         """The process behind a connection is unreachable: drop all connections to it, and ask the supervisor again."""
@@ -414,6 +427,10 @@ class Backend:
         line = self._lines.get(ConnectionKey(False, owner))
         return line.peer if line is not None and not line.peer.closed else None
 
+    def used_peer(self, owner: str) -> Peer | None:
+        """The same, once a call went over it: one that was only prepared holds nothing of the session's."""
+        return self.own_peer(owner) if not self.stdio or self.homes.is_used(owner) else None
+
     # what it declares
 
     async def about(self, modern: bool) -> About:
@@ -425,7 +442,3 @@ class Backend:
     def unheard(self, *, modern: bool) -> bool:
         """Whether it may speak that generation and was never greeted in it."""
         return modern not in self.abouts and self._speaks.get(modern) is not False
-
-
-def _digest(caller: Caller) -> str:
-    return "p" + hashlib.sha256(caller.principal.key.encode()).hexdigest()[:12]

@@ -1,4 +1,7 @@
-"""What survives from one run to the next: each backend's lists and greeting. A lazy backend need not run to be listed."""
+"""What survives from one run to the next: each backend's lists and greeting, and whether it asks.
+
+A lazy backend need not run to be listed.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +58,7 @@ class ListCache:
         known = self._known.get(backend.name)
         if not isinstance(known, dict) or known.get("entry") != digest(entry):
             return
+        backend.homes.asks = known.get("asks") is True
         for kind in Kind:
             items = known.get("lists", {}).get(kind.value)
             if isinstance(items, list):
@@ -69,6 +73,7 @@ class ListCache:
         """Remember a backend's current lists and greeting."""
         self._known[backend.name] = {
             "entry": digest(entry),
+            "asks": backend.homes.asks,
             "lists": {kind.value: listing.items for kind, listing in backend.catalog.lists.items()},
             **{("modern" if modern else "legacy"): dict(about.result) for modern, about in backend.abouts.items()},
         }

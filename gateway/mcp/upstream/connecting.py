@@ -73,7 +73,14 @@ class Connector:
         instance = await self._instances.instance(self._name, key.owner[:_SHORT] or self._shared_pipe(key.modern))
         reader, writer = await instance.attach()
         peer = StdioPeer(
-            reader, writer, self._sink, self._tasks, door=instance.id, pace=self._pace, tracer=self._tracer
+            reader,
+            writer,
+            self._sink,
+            self._tasks,
+            door=instance.id,
+            pace=self._pace,
+            tracer=self._tracer,
+            on_stray=instance.take_stray,
         )
         return Line(peer, instance)
 

@@ -58,6 +58,12 @@ class Exchange:
         self.status = 0
         self.resumed = False
         """It carries the rest of a call whose first stream ended: its own end is not the call's end."""
+        self.is_get = False
+        """It only asks for an event stream, so a refusal says nothing of the session: a server need not have any."""
+        self.location: str | None = None
+        """Where the backend says that its endpoint is."""
+        self.redirected = False
+        """It was sent there already."""
         self.event_id: str | None = None
         self.retry_ms: int | None = None
         self.done: asyncio.Future[None] | None = None
@@ -69,7 +75,9 @@ class Exchange:
         self.status = status
         if (session_id := headers.get("mcp-session-id")) is not None:
             self.peer.last_session = session_id
-        if headers.get("content-type", "").startswith("text/event-stream"):
+        if 300 <= status < 400:
+            self.location = headers.get("location", "")
+        elif headers.get("content-type", "").startswith("text/event-stream"):
             self._sse = SseParser(MAX_MESSAGE)
 
     def on_data(self, data: bytes) -> None:
@@ -84,13 +92,24 @@ class Exchange:
             self._body.append(data)
 
     def on_end(self) -> None:
-        if self.peer.has_session and (self.status == 404 or (self.status == 400 and self._is_stranger())):
+        if self._lost_session():
             if self.call is not None:  # this request was refused; what else is in flight may have run
                 self.call.fail("the session is gone", ErrorKind.SESSION_GONE)
             self.peer.lost_session()
-        elif self._sse is None and self._body and self.call is not None and self.status != 401:
+        elif self._sse is None and self._body and self.call is not None and self._may_answer:
             self._take(self._body[0] if len(self._body) == 1 else b"".join(self._body))
         self._finish()
+
+    @property
+    def _may_answer(self) -> bool:
+        """Whether the body may be a message, as the status says."""
+        return self.status != 401 and self.location is None
+
+    def _lost_session(self) -> bool:
+        """Whether the status says that the backend does not know the session."""
+        if self.is_get or not self.peer.has_session:
+            return False
+        return self.status == 404 or (self.status == 400 and self._is_stranger())
 
     def _is_stranger(self) -> bool:
         """Whether a 400 says that the backend does not know the session. Bytes of the transport are read for it, in here
@@ -105,7 +124,7 @@ class Exchange:
             message, _ = incoming.read(body)
         except ValueError:
             return False
-        return isinstance(message, dict) and message.get("id") == self.call.number
+        return isinstance(message, dict) and incoming.as_number(message.get("id")) == self.call.number
 
     def on_broken(self, why: str) -> None:
         if self._sse is None or self.event_id is None:
@@ -166,7 +185,7 @@ class Exchange:
     def _take_unsound(self, text: bytes, error: ValueError) -> None:
         """A response that clients could not parse fails the call; the response to a request of our own is salvaged."""
         reply = incoming.salvaged(text)
-        if self.call is not None and reply is not None and reply.get("id") == self.call.number:
+        if self.call is not None and reply is not None and incoming.as_number(reply.get("id")) == self.call.number:
             self.call.take_unsound(reply, error)
         else:
             self._garbage(f"it answered with something that is not JSON-RPC ({error})")
@@ -179,9 +198,12 @@ class Exchange:
     def _take_reply(self, call: Call, message: dict[str, Any], text: bytes) -> None:
         if call.outcome is None and self.connection is not None:
             self.connection.asked_for = True
-        if isinstance(message.get("error"), dict) and message.get("id") in (call.number, None):
+        number = message.get("id")
+        if number != call.number and number is not None:
+            number = incoming.as_number(number)
+        if isinstance(message.get("error"), dict) and number in (call.number, None):
             call.end(answered(message))
-        elif message.get("id") == call.number and isinstance(message.get("result"), dict):
+        elif number == call.number and isinstance(message.get("result"), dict):
             call.end(answered(message, text, call.number))
         elif self._sse is None:
             call.fail("it answered with a message that is no response to the request")

@@ -60,6 +60,8 @@ class HttpPeer:
         self.schema: Callable[[str], Any] = lambda _: None
         """The input schema of a tool, for its `Mcp-Param-*` headers."""
         self._site = site
+        self._path = site.path
+        """Where the endpoint is: a redirect of one request holds for all later ones of this connection."""
         self._tasks = tasks
         self._tracer = tracer
         self._numbers: Iterator[int] = itertools.count(1)
@@ -84,6 +86,9 @@ class HttpPeer:
         number = next(self._numbers)
         if self._tracer is not None:
             call.trace(self._tracer, self.transport)
+        await self._post_call(call, number, Exchange(self, call))
+
+    async def _post_call(self, call: Call, number: int, exchange: Exchange) -> None:
         body = call.message(number)
         extra = _MODERN + self._routing(call) if self.modern else self._fixed
         extra += await self._site.authorization()
@@ -92,13 +97,12 @@ class HttpPeer:
         if call.outcome is not None:  # it was cancelled meanwhile
             pool.give_back(connection)
             return
-        exchange = Exchange(self, call)
         exchange.connection = connection
         call.peer = self
         self.calls[number] = call
         self._exchanges[number] = exchange
         call.start_clock()
-        connection.request(self._site.post(extra, body), exchange)
+        connection.request(self._site.post(self._path, extra, body), exchange)
 
     def _routing(self, call: Call) -> bytes:
         """The headers that mirror the body on the 2026-07-28 wire."""
@@ -129,7 +133,7 @@ class HttpPeer:
         exchange = Exchange(self, None)
         exchange.connection = connection
         exchange.done = asyncio.get_running_loop().create_future()
-        connection.request(self._site.post(extra, body), exchange)
+        connection.request(self._site.post(self._path, extra, body), exchange)
         return exchange
 
     def cancel(self, call: Call, reason: str) -> None:
@@ -159,6 +163,8 @@ class HttpPeer:
         """The stream ended without an outcome: resume it if the backend gave an event id, else the call failed."""
         if exchange.event_id is not None and self._session_id is not None and not self.closed:
             self._tasks.spawn(self._resume_or_fail(call, exchange.event_id, exchange.retry_ms or 1000))
+        elif exchange.location is not None:
+            self._redirected(call, exchange, exchange.location)
         elif exchange.status == 401 and self._site.authorize is not None:
             self._site.refused = True
             call.end(_refused(f"Backend {call.backend}: it refused our credentials", ErrorKind.UNAUTHORIZED))
@@ -166,6 +172,26 @@ class HttpPeer:
             call.end(_refused(f"Backend {call.backend} answered HTTP {exchange.status}", ErrorKind.HTTP_STATUS))
         else:
             call.fail(_CUT_OFF)
+
+    def _redirected(self, call: Call, exchange: Exchange, location: str) -> None:
+        """Send the call once more to where its endpoint is, if that is the same origin and keeps the method."""
+        path = self._site.path_at(location)
+        if path is not None and exchange.status in (307, 308) and not exchange.redirected and not self.closed:
+            self._path = path
+            self._tasks.spawn(self._follow(call))
+            return
+        self._path = self._site.path
+        text = f"Backend {call.backend} answered HTTP {exchange.status}: {self._site.advice(location)}"
+        call.end(_refused(text, ErrorKind.HTTP_STATUS))
+
+    async def _follow(self, call: Call) -> None:
+        exchange = Exchange(self, call)
+        exchange.redirected = True
+        try:
+            await self._post_call(call, call.number, exchange)
+        except PeerClosed as error:
+            call.fail(str(error))
+            self.over(call)
 
     async def _resume_or_fail(self, call: Call, event_id: str, retry_ms: int) -> None:
         """Resume the stream; the call ends whatever goes wrong."""
@@ -210,10 +236,11 @@ class HttpPeer:
         if event_id is not None:
             extra += header_lines({"Last-Event-ID": event_id})
         extra += await self._site.authorization()
+        exchange.is_get = True
         exchange.done = asyncio.get_running_loop().create_future()
         connection = await (self._site.pool.stand() if exchange.call is None else self._site.pool.take())
         exchange.connection = connection
-        connection.request(self._site.other(b"GET", extra), exchange)
+        connection.request(self._site.other(b"GET", self._path, extra), exchange)
         try:
             await exchange.done
         finally:
@@ -298,7 +325,7 @@ class HttpPeer:
 
     async def _delete(self) -> None:
         connection = await self._site.pool.take()
-        connection.request(self._site.other(b"DELETE", self._fixed), Exchange(self, None))
+        connection.request(self._site.other(b"DELETE", self._path, self._fixed), Exchange(self, None))
 
     def _end(self, why: str) -> None:
         if self.closed:

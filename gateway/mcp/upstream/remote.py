@@ -95,7 +95,7 @@ def remote_site(server: Server, secrets: Secrets | None, extra_ca: Path | None) 
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     headers = fill(server.headers)
     _check(headers)
-    site = Site(pool, path, parts.netloc, headers)
+    site = Site(pool, path, parts.netloc, headers, secure=parts.scheme == "https", key="url")
     grant = server.auth.client_credentials if server.auth is not None else None
     if grant is not None:
         given = fill({_GRANT: grant.client_secret, _CLIENT: grant.client_id})

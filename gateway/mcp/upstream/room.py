@@ -85,6 +85,10 @@ class Owners:
         found = to_end(owned, principal, most, alone=not caller.view.restricted)
         return found.owner if found is not None else None
 
+    def is_half_full(self, lines: Iterable[ConnectionKey], opening: Iterable[ConnectionKey], most: int) -> bool:
+        """Whether so many sessions have a process of their own that no more are begun before they are needed."""
+        return sum(bool(key.owner) for keys in (lines, opening) for key in keys) >= most // 2
+
     def evicted(self, owner: str, why: str) -> None:
         """An owner's process ended for another session's: it gets the reason, and a legacy client's session ends."""
         self._leave_word(owner, Farewell(why, refuse=True))

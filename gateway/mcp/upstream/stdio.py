@@ -1,27 +1,28 @@
 """A backend on the other end of a pipe: one JSON-RPC message a line.
 
 All calls of this peer share the pipe, and a line that is no response names no call: the sink decides whom it is for. Lines
-that are no messages are counted and skipped; a line longer than `MAX_MESSAGE` is dropped as it comes and fails the call it
-answers. All that is no response to a call is paid for from the backend's allowance (`gateway.pace`); when that is spent, the
-pipe is not read for a while.
+that are no messages are counted, and go to the server's log; where one is an answer that cannot be read, its call ends with
+the reason (`wire/unreadable.py`). A line longer than `MAX_MESSAGE` is dropped as it comes and fails the call it answers. All
+that is no response to a call is paid for from the backend's allowance (`gateway.pace`); when that is spent, the pipe is not
+read for a while.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from opentelemetry.trace import Tracer
 
 from gateway.mcp.call.messages import MAX_MESSAGE, MAX_PUSHES, AbandonedCalls, About, Call, Sink
 from gateway.mcp.call.outcome import answered
-from gateway.mcp.wire import codec, incoming
+from gateway.mcp.wire import codec, incoming, unreadable
 from gateway.mcp.wire.errors import INTERNAL_ERROR, PeerClosed, RpcError
 from gateway.mcp.wire.json_cost import BACKEND_VALUES, has_more_values
-from gateway.mcp.wire.lines import Lines, Overlong, ends_of
+from gateway.mcp.wire.lines import MAX_STRAY, Lines, Overlong, ends_of
 from gateway.mcp.wire.tasks import Tasks
 from gateway.pace import PRICE_BYTE_S, PRICE_GARBAGE_S, PRICE_NOTIFICATION_S, PRICE_REQUEST_S, Pace, price
 
@@ -29,10 +30,8 @@ _CHUNK: Final = 16 * 1024
 """Bytes read in one turn of the loop."""
 _MAX_UNREAD: Final = 32 * 1024 * 1024
 """Bytes that may wait for a backend that does not read its input."""
-_ID_FIRST: Final = re.compile(rb'\{"jsonrpc":\s?"2\.0",\s?"id":\s?(\d{1,18}),')
-_ID_LAST: Final = re.compile(rb'"id":\s?(\d{1,18})\}\s*$')
-_REQUEST: Final = re.compile(rb'\{(?:"jsonrpc":\s?"2\.0",\s?)?(?:"id":\s?[^,]{1,80},\s?)?"method":')
-"""How a request or a notification of the backend's own begins: it answers no call, whatever its id is."""
+_MAX_LOGGED: Final = 64
+"""Lines that are no messages that are logged of one chunk: the last ones."""
 _NO_MESSAGE: Final = "it wrote a line that is not JSON-RPC to its standard output"
 
 
@@ -51,8 +50,10 @@ class StdioPeer:
         door: str,
         pace: Pace | None = None,
         tracer: Tracer | None = None,
+        on_stray: Callable[[str], object] = lambda _: None,
     ) -> None:
-        """`pace` is what all connections of this backend together may take of the loop."""
+        """`pace` is what all connections of this backend together may take of the loop; `on_stray` takes each line that
+        is no message."""
         self.modern = False
         self.about = About(False, "", {}, {}, None, {})
         self.door = door
@@ -68,6 +69,8 @@ class StdioPeer:
         self._tracer = tracer
         self._next = 0
         self._pushes = 0
+        self._on_stray = on_stray
+        self._lines = Lines(MAX_MESSAGE)
         self._reading = tasks.spawn(self._run())
 
     async def send(self, call: Call) -> None:
@@ -129,7 +132,7 @@ class StdioPeer:
             self._ended("the connection was closed")
 
     async def _read_lines(self) -> None:
-        lines = Lines(MAX_MESSAGE)
+        lines = self._lines
         while chunk := await self._reader.read(_CHUNK):
             for line in lines.feed(chunk):
                 price_s = self._fail_overlong(line) if isinstance(line, Overlong) else self._take(line)
@@ -138,7 +141,31 @@ class StdioPeer:
             garbage, wasted = lines.tally()
             if garbage:
                 self._sink.on_garbage(self, _NO_MESSAGE, garbage)
+            if stray := lines.take_stray():
+                await asyncio.sleep(self._pace.spend(self._take_stray(stray)))
             await asyncio.sleep(self._pace.spend(wasted * PRICE_BYTE_S) if wasted else 0)
+
+        self._take_stray(lines.rest())
+
+    def _take_stray(self, pieces: list[bytes]) -> float:
+        """Log text that was no message, and fail the calls that it was to answer; returns its price in seconds."""
+        lines = b"\n".join(pieces).rsplit(b"\n", _MAX_LOGGED)
+        if len(lines) > _MAX_LOGGED and lines.pop(0).strip():
+            self._on_stray("(lines of its standard output are left out here)")
+        lines = [line for line in lines if line and not line.isspace()]
+        for line in lines:
+            self._on_stray(line[:MAX_STRAY].decode("utf-8", "replace").strip("\r"))
+            if unreadable.is_array(line):
+                self._fail_unread(line, "it answered with an array of messages, which MCP does not have")
+            elif line.startswith(b"{"):
+                self._fail_unread(line, "it answered with something that is not JSON")
+        return len(lines) * PRICE_GARBAGE_S
+
+    def _fail_unread(self, line: bytes, why: str) -> None:
+        """The line is an answer that cannot be read; the call that it answers ends."""
+        number = unreadable.call_number(line, self.calls)
+        if number is not None:
+            self.calls.pop(number).fail(why)
 
     def _fail_overlong(self, line: Overlong) -> float:
         """A line that is too long: the call it answers fails."""
@@ -147,19 +174,11 @@ class StdioPeer:
     def _fail(self, line: Overlong, why: str) -> float:
         """The line is not parsed; the call it answers fails."""
         self._sink.on_garbage(self, why, 1)
-        number = self._number_of(line.head, line.tail)
-        call = self.calls.pop(number, None) if number is not None else None
-        if call is not None:
-            call.fail(why)
+        self._lines.keep(b"%b ... (%d bytes)" % (line.head, line.size))
+        number = unreadable.number_of(line.head, line.tail, self.calls)
+        if number is not None:
+            self.calls.pop(number).fail(why)
         return PRICE_GARBAGE_S
-
-    def _number_of(self, head: bytes, tail: bytes) -> int | None:
-        if _REQUEST.match(head):
-            return None
-        found = _ID_FIRST.match(head) or _ID_LAST.search(tail)
-        if found is not None:
-            return int(found[1])
-        return next(iter(self.calls)) if len(self.calls) == 1 else None
 
     def _take(self, line: bytes) -> float:
         """Take one line; returns its price in seconds: 0 for the answer to a call."""
@@ -170,38 +189,53 @@ class StdioPeer:
             message, line = incoming.read(line)
         except ValueError as error:
             message = None
+            if unreadable.is_beginning(line):
+                self._lines.continue_after(line)
+                return PRICE_GARBAGE_S
             self._take_unsound(line, error)
         if isinstance(message, dict) and "method" not in message:
             if self._take_reply(message, line):
                 return 0.0
+            self._lines.keep(line)
             floor_s = PRICE_GARBAGE_S
-        elif isinstance(message, dict):
+        elif isinstance(message, dict) and b"\n" not in line.rstrip():  # over several lines: printed for people
             floor_s = self._take_push(message)
         else:
             floor_s = PRICE_GARBAGE_S
+            self._lines.keep(line)
             self._sink.on_garbage(self, _NO_MESSAGE, 1)
         return price(floor_s, time.perf_counter() - began)
 
     def _take_unsound(self, line: bytes, error: ValueError) -> None:
         """A response that clients could not parse fails the call; the response to a request of our own is salvaged."""
         reply = incoming.salvaged(line)
-        first = _ID_FIRST.match(line) if reply is None and not _REQUEST.match(line) else None
-        number = reply.get("id") if reply is not None else int(first[1]) if first is not None else None
-        call = self.calls.pop(number, None) if type(number) is int else None
+        number = incoming.as_number(reply.get("id")) if reply is not None else None
+        if number is None:
+            number = unreadable.call_number(line, self.calls)
+        call = self.calls.pop(number, None) if number is not None else None
         if call is not None:
             call.take_unsound(reply, error)
 
     def _take_reply(self, message: dict[str, Any], line: bytes) -> bool:
         """Take a response; returns whether a call waited for it."""
         number = message.get("id")
-        call = self.calls.pop(number, None) if type(number) is int else None
+        if type(number) is not int:
+            number = self._number_meant(message, number)
+        call = self.calls.pop(number, None) if number is not None else None
         if call is None:
-            return type(number) is int and self.abandoned.answered(number)  # late: cancelled or timed out
+            return number is not None and self.abandoned.answered(number)  # late: cancelled or timed out
         if not isinstance(message.get("result"), dict) and not isinstance(message.get("error"), dict):
             call.fail("it answered with a message that has neither a result nor an error")
         else:
             call.end(answered(message, line, call.number))
         return True
+
+    def _number_meant(self, message: dict[str, Any], said: Any) -> int | None:
+        """The call that a response is for whose id is no whole number: the text of one, or the null of an error that says
+        that a request could not be read, while only one waits."""
+        if said is None and isinstance(message.get("error"), dict):
+            return next(iter(self.calls)) if len(self.calls) == 1 else None
+        return incoming.as_number(said)
 
     def _take_push(self, message: dict[str, Any]) -> float:
         """Take a notification or request; returns its lowest price in seconds."""

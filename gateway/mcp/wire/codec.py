@@ -107,6 +107,18 @@ def dumps(value: Any) -> bytes:
         return (_MARKED.sub(r"\1", text) if _MARK_ESCAPED in text else text).encode()
 
 
+_LINE_ENDS: Final = re.compile(rb"\xe2\x80[\xa8\xa9]|\xc2\x85")
+_ESCAPED: Final = {b"\xe2\x80\xa8": b"\\u2028", b"\xe2\x80\xa9": b"\\u2029", b"\xc2\x85": b"\\u0085"}
+
+
+def one_line(message: bytes) -> bytes:
+    """JSON without the characters that some readers take for the end of a line, though JSON and SSE do not: U+2028, U+2029
+    and U+0085 as escapes."""
+    if not message.isascii() and (b"\xe2\x80" in message or b"\xc2\x85" in message):
+        return _LINE_ENDS.sub(lambda found: _ESCAPED[found[0]], message)
+    return message
+
+
 _RESULT_FIRST: Final = b'{"result":'
 _BLANKS: Final = b" \t\r\n"
 _NEIGHBOUR: Final = re.compile(rb'\}\s*,\s*"(?:id"|[^"]*\\)')

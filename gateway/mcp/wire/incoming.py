@@ -1,8 +1,8 @@
 """Reads a message of a backend, so that all that is passed on of it is sound.
 
-Strict JSON in UTF-8: with `NaN`, `Infinity` or bytes that are no text it is no message. Half a surrogate pair, sent by
-servers that cut a text in the middle of an emoji, becomes U+FFFD: many clients cannot parse it. Members
-of `_meta` (and of an error's data) that begin with `stockade/` are this gateway's own words, so they are dropped.
+Strict JSON: with `NaN` or `Infinity` it is no message. Bytes that are no UTF-8 become U+FFFD, as in the SDKs, and so does
+half a surrogate pair, sent by servers that cut a text in the middle of an emoji: many clients cannot parse it. Members of
+`_meta` (and of an error's data) that begin with `stockade/` are this gateway's own words, so they are dropped.
 
 All of that costs a few searches through the bytes, unless one of them finds something.
 """
@@ -38,13 +38,26 @@ def read(text: bytes) -> tuple[Any, bytes]:
     """
     if b"\\ud" in text or b"\\uD" in text:
         text = _whole_pairs(text)
-    message = codec.loads(text)
+    try:
+        message = codec.loads(text)
+    except UnicodeDecodeError:
+        text = text.decode("utf-8", "replace").encode()
+        message = codec.loads(text)
     if isinstance(message, dict) and isinstance(error := message.get("error"), dict):
         message["error"] = _error(error)
     if b"stockade" in text or (b"\\u00" in text and any(escape in text for escape in _NEEDLESS)):
         _forget_ours(message)
         return message, b""
     return message, text
+
+
+def as_number(said: Any) -> int | None:
+    """The id of a request of ours, also as text or with a fraction of zero: some servers keep ids so. None for any other."""
+    if type(said) is int:
+        return said
+    if isinstance(said, str) and said.isascii() and said.isdigit() and len(said) < 19:
+        return int(said)
+    return int(said) if type(said) is float and said.is_integer() else None
 
 
 def salvaged(text: bytes) -> dict[str, Any] | None:

@@ -35,12 +35,15 @@ from gateway.runtime.sandbox.base import ExitInfo, transport_of
 from gateway.runtime.sandbox.errors import BackendUnavailable, EngineError
 from gateway.runtime.sandbox.last_words import KEPT_LINES as TELLING_LINES
 from gateway.runtime.sandbox.last_words import last_words
-from gateway.runtime.sandbox.log_ring import LogLine, LogRing
+from gateway.runtime.sandbox.log_ring import MAX_LOG_LINE, LogLine, LogRing, printable
 from registry.model.server import Server
 from registry.model.spec import ImageSource, PackageSource
 
 POLL_FIRST_S, POLL_LONGEST_S = 0.02, 0.5
 LAST_LINES_S: Final = 1.0
+UNREAD: Final = 64 * 1024
+"""Bytes of standard output that are logged that had no reader."""
+TURNS: Final = 10
 DEAF_GRACE_S: Final = 5.0
 DEAF: Final = "Backend {} closed stdin/stdout but kept running, so it was killed."
 KILLED: Final = 137
@@ -84,7 +87,9 @@ class BackendInstance:
         self.attachment: Attachment | None = None
         self.started_at = 0.0
         self.printed: deque[str] = deque(maxlen=TELLING_LINES)
-        """The last lines on standard error."""
+        """The last lines that it printed: on standard error, and what was no message on standard output."""
+        self.is_read = False
+        """Whether the standard output of this incarnation has a reader."""
         self.ended: asyncio.Future[int] | None = None
         self.was_deaf = False
         """Whether it was killed because its streams were gone."""
@@ -95,7 +100,12 @@ class BackendInstance:
         """Standard output and input of a stdio backend. Raises BackendUnavailable when it has none."""
         if self.attachment is None or self.transport != "stdio":
             raise BackendUnavailable(self.backend, f"Backend {self.backend} has no standard streams.")
+        self.is_read = True
         return self.attachment.reader, self.attachment.writer
+
+    def take_stray(self, text: str) -> None:
+        """A line on standard output that is no message."""
+        self.take_line(LogLine(time=time.time(), stream="stdout", text=printable(text)))
 
     async def connect(self) -> socket.socket:
         """A connected, non-blocking socket to the backend's port. Raises BackendUnavailable."""
@@ -124,6 +134,7 @@ class BackendInstance:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_LINES_S):
                     await self.attachment.ended()
+                    await self.take_rest(self.attachment.reader)
         out_of_memory = False
         if code == KILLED:
             with contextlib.suppress(EngineError):
@@ -135,6 +146,18 @@ class BackendInstance:
         return exit_sentence(
             self.backend, code, list(self.printed), out_of_memory=out_of_memory, listened=listened, packages=packages
         )
+
+    async def take_rest(self, reader: asyncio.StreamReader) -> None:
+        """What it wrote to standard output goes to the log, also if it ended before that had a reader."""
+        if self.transport != "stdio":
+            return
+        if self.is_read:
+            for _ in range(TURNS):  # in which its reader finds what is no message
+                await asyncio.sleep(0)
+            return
+        for line in (await reader.read(UNREAD)).decode(errors="replace").split("\n"):
+            if line.strip():
+                self.take_stray(line[:MAX_LOG_LINE].rstrip("\r"))
 
     # -- up
 
@@ -195,6 +218,7 @@ class BackendInstance:
     async def attach_streams(self) -> None:
         """Opens the container's streams, before it starts."""
         stdio = self.transport == "stdio"
+        self.is_read = False
         self.attachment = await self.context.engine.attach(
             self.container, stdin=stdio, on_line=self.take_line, stdout_lines=not stdio, pace=self.ring.pace
         )

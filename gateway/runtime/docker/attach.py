@@ -29,14 +29,13 @@ from typing import Final, Literal, SupportsIndex, cast
 from gateway.pace import TURN_S, Pace
 from gateway.runtime.engine.base import LineSink
 from gateway.runtime.sandbox.errors import EngineError, EngineUnreachable
-from gateway.runtime.sandbox.log_ring import LogLine
+from gateway.runtime.sandbox.log_ring import MAX_LOG_LINE, LogLine, printable
 
 MAX_LINE: Final = 64 * 1024 * 1024
 """Bytes in one line of standard output; a longer one makes `readline` raise."""
 HIGH_WATER: Final = 1024 * 1024
 HEADER: Final = 8
 MAX_HEAD: Final = 16 * 1024
-MAX_LOG_LINE: Final = 8 * 1024
 _EMPTY_LINES: Final = re.compile(rb"\n{3,}")
 STEP: Final = 512
 """Bytes of log lines taken in one step; each may be a line."""
@@ -112,13 +111,6 @@ class LineSplitter:
         """Hands one line out, terminal control characters made harmless."""
         text = line[:MAX_LOG_LINE].decode(errors="replace").rstrip("\r")
         self.sink(LogLine(time=time.time(), stream=self.stream, text=printable(text)))
-
-
-def printable(text: str) -> str:
-    """The text without characters that steer a terminal (escape sequences of an untrusted program)."""
-    if text.isprintable():
-        return text
-    return "".join(c if c == "\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 class Tap:

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from gateway.runtime.docker.attach import printable
 from gateway.runtime.engine.base import Change, ContainerChange
 from gateway.runtime.sandbox.errors import BuildError
-from gateway.runtime.sandbox.log_ring import LogLine
+from gateway.runtime.sandbox.log_ring import LogLine, printable
 
 KEPT_LINES: Final = 200
 MAX_LINE: Final = 4000

@@ -46,6 +46,10 @@ class Instance(Protocol):
         """Standard output and standard input of a stdio backend; the same pair each time. EOF when it exits."""
         ...
 
+    def take_stray(self, text: str) -> None:
+        """A line on a stdio backend's standard output that is no message: it goes to the log."""
+        ...
+
     async def connect(self) -> socket.socket:
         """A connected, non-blocking socket to the backend's own port. Raises BackendUnavailable."""
         ...
@@ -68,7 +72,7 @@ class ManagedInstance(Instance, Protocol):
 
     @property
     def printed(self) -> Sequence[str]:
-        """The last lines on standard error of this incarnation."""
+        """The last lines that this incarnation printed: on standard error, and what was no message on standard output."""
         ...
 
     @property

@@ -13,6 +13,8 @@ from gateway.pace import Pace
 MAX_LINES: Final = 2000
 MAX_CHARACTERS: Final = 512 * 1024
 FOLLOWER_LINES: Final = 1000
+MAX_LOG_LINE: Final = 8 * 1024
+"""Bytes of one line that are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,13 @@ class LogLine:
     stream: Literal["stdout", "stderr"]
     text: str
     instance: str = ""
+
+
+def printable(text: str) -> str:
+    """The text without characters that steer a terminal (escape sequences of an untrusted program)."""
+    if text.isprintable():
+        return text
+    return "".join(c if c == "\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 class LogRing:

@@ -22,8 +22,9 @@ logger = logging.getLogger(__name__)
 
 MAX_OWN: Final = 32
 """Instances of one backend that belong to one client session each; warm ones count."""
-HOMES: Final = frozenset({"modern", "legacy"})
-"""What the endpoint calls the shared instances for the other generation of the protocol; no session owns them."""
+HOMES: Final = frozenset({"modern", "legacy", "quiet"})
+"""What the endpoint calls the shared instances besides the first one, for the other generation of the protocol and for
+clients that cannot be asked; no session owns them."""
 _PREFIX: Final = "spare-"
 
 

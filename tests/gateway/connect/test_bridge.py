@@ -49,12 +49,18 @@ class Ends:
 
 
 @asynccontextmanager
-async def bridged(app: Any, token: str = "") -> AsyncIterator[Ends]:
+async def bridged(app: Any, token: str = "", written: list[str] | None = None) -> AsyncIterator[Ends]:
     ends = Ends()
     listener = bind_tcp("127.0.0.1:0", "x")
+
+    def write(line: str) -> None:
+        if written is not None:
+            written.append(line)
+        ends._out.put_nowait(line)
+
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
     async with asyncio.timeout(120), serving(app, listener), asyncio.TaskGroup() as tasks:
-        tasks.create_task(Bridge(url, token, ends._in.get, ends._out.put_nowait).run())
+        tasks.create_task(Bridge(url, token, ends._in.get, write).run())
         yield ends
         ends.close()
 
@@ -252,6 +258,20 @@ async def test_an_event_of_any_length_and_with_any_line_break_of_unicode_passes_
     async with bridged(endpoint.app()) as ends:
         ends.request(1, "tools/call", name="x")
         assert (await ends.receive())["result"]["text"] == text
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_line_of_ours_is_one_line_to_every_reader(end: str, stream: bool) -> None:
+    text = f'{{"jsonrpc":"2.0","id":1,"result":{{"{end}text":"a{end}{end}b","n":1.10}}}}'
+    body, kind = (f"data: {text}\n\n", "text/event-stream") if stream else (text, "application/json")
+    endpoint = Recording(StreamingResponse(iter([body.encode()]), media_type=kind))
+    written: list[str] = []
+    async with bridged(endpoint.app(), written=written) as ends:
+        ends.request(1, "tools/call", name="x")
+        assert (await ends.receive())["result"][f"{end}text"] == f"a{end}{end}b"
+    assert all(len(line.splitlines()) == 1 for line in written)
+    assert '"n":1.10' in "".join(written)
 
 
 def example() -> MCPServer:

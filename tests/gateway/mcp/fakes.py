@@ -41,6 +41,7 @@ class ProcessInstance:
         self.path = "/mcp"
         self.process: asyncio.subprocess.Process | processes.Fork | None = None
         self.errors: list[str] = []
+        self.stray: list[str] = []
         self.connections = 0
         self._reading: asyncio.Task[None] | None = None
         self._listening = asyncio.Event()
@@ -75,6 +76,9 @@ class ProcessInstance:
         assert self.process.stdout is not None
         assert self.process.stdin is not None
         return self.process.stdout, self.process.stdin
+
+    def take_stray(self, text: str) -> None:
+        self.stray.append(text)
 
     async def connect(self) -> socket.socket:
         if self.port is None or not self.alive:

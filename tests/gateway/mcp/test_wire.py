@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.mcp.call.answer import event
 from gateway.mcp.wire import codec
 
 
@@ -99,3 +100,21 @@ def test_a_response_carries_the_clients_id(number: Any) -> None:
     assert json.loads(codec.response(number, b"{}")) == {"jsonrpc": "2.0", "id": number, "result": {}}
     error = {"code": 1, "message": "x"}
     assert json.loads(codec.error_response(number, error)) == {"jsonrpc": "2.0", "id": number, "error": error}
+
+
+ENDS = ["\u2028", "\u2029", "\x85"]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_an_event_is_one_line_to_every_reader(end: str) -> None:
+    text = f'{{"{end}":"a{end}{end}\u201c \xc5 b","n":1.10}}'
+    said = event(text.encode()).decode()
+    assert len(said.splitlines()) == 3
+    data = said.splitlines()[1].removeprefix("data: ")
+    assert json.loads(data) == json.loads(text)
+    assert codec.one_line(data.encode()) == data.encode()
+
+
+def test_text_without_such_characters_passes_as_it_is() -> None:
+    text = '{"a":"\u201cquoted\u201d \xc5 \u2026"}'.encode()
+    assert codec.one_line(text) == text

@@ -62,6 +62,9 @@ class FakeInstance:
     async def release(self) -> None:
         self.log.append(f"release {self.id}")
 
+    def take_stray(self, text: str) -> None:
+        raise NotImplementedError
+
     async def attach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         raise NotImplementedError
 

@@ -218,6 +218,26 @@ async def test_a_dead_egress_is_started_again_and_no_backend_is_touched(stage: S
         assert stage.engine.named("stockade-p-b-clock").starts == 1
 
 
+@pytest.mark.parametrize("read", [False, True], ids=["nobody read it", "read"])
+async def test_what_a_backend_said_on_standard_output_is_told_when_it_ends(stage: Stage, read: bool) -> None:
+    async with stage.running(config({"clock": TIME})) as supervisor:
+        instance = await supervisor.instance("clock")
+        attachment = stage.engine.named("stockade-p-b-clock").attachment
+        assert attachment is not None
+        if read:
+            await instance.attach()
+            instance.take_stray("error: API key \x1b[31mis required")
+        else:
+            attachment.reader.feed_data(b"error: API key \x1b[31mis required\r\n\n caf\xe9")
+        stage.engine.die("stockade-p-b-clock", 2)
+        await stage.until(lambda: "exited with code 2" in supervisor.status()[0].detail)
+        said = "It printed: error: API key \ufffd[31mis required" + ("" if read else " /  caf\ufffd")
+        assert said in supervisor.status()[0].detail
+        lines = [line async for line in supervisor.logs("clock")]
+        assert [line.stream for line in lines] == ["stdout"] * len(said.split(" / "))
+        assert {line.instance for line in lines} == {"clock"}
+
+
 async def test_a_backend_that_always_ends_is_given_up_and_says_what_it_printed(stage: Stage) -> None:
     stage.engine.exits_at_once.add("stockade-p-b-clock")
     async with stage.running(config({"clock": TIME})) as supervisor:
