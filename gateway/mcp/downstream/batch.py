@@ -33,7 +33,7 @@ async def answers_of(batch: list[Any], serve: Callable[[dict[str, Any]], Awaitab
     for value in batch:
         try:
             message = sound(value)
-            with refusing(message.get("id")):
+            with refusing(message):
                 if size > MAX_ANSWERS and "method" in message and "id" in message:
                     raise Refused(413, f"The answers before this one have more than {MAX_ANSWERS} bytes; ask again")
                 said = await _served(message, serve)

@@ -37,13 +37,13 @@ class Refused(Exception):
 
 
 @contextlib.contextmanager
-def refusing(request_id: Any) -> Iterator[None]:
-    """A Refused that is raised inside carries the request's id."""
+def refusing(message: Mapping[str, Any]) -> Iterator[None]:
+    """A Refused that is raised inside carries the id of the message, unless that is a response."""
     try:
         yield
     except Refused as refused:
-        if refused.request_id is None:
-            refused.request_id = request_id
+        if refused.request_id is None and not ("result" in message or "error" in message):
+            refused.request_id = message.get("id")
         raise
 
 

@@ -86,7 +86,7 @@ class LegacyFront:
             await self._batch(body, principal, look, headers, Answer(receive, send, self._tasks, [], form), send)
             return
         message = sound(body)
-        with refusing(message.get("id")):
+        with refusing(message):
             view = look()
             if message.get("method") == "initialize" and "id" in message:
                 await self._initialize(principal, view, message, Answer(receive, send, self._tasks, [], form))

@@ -43,7 +43,7 @@ class ModernFront:
             raise Refused(405, "Method Not Allowed", allow="POST")
         body, form = await read_message(headers, receive, self.max_body_bytes)
         message = sound(body)
-        with refusing(message.get("id")):
+        with refusing(message):
             await self._message(message, form, principal, look, version, headers, receive, send)
 
     async def _message(

@@ -40,8 +40,7 @@ def sound(value: Any) -> dict[str, Any]:
     """One JSON-RPC message, without what is null in it. Raises Refused (400), with the message's id if it has one."""
     if not isinstance(value, dict):
         raise Refused(400, "Body must be a single JSON-RPC message")
-    request_id = value.get("id")
-    with refusing(request_id if _is_id(request_id) else None):
+    with refusing(value if _is_id(value.get("id")) else {}):
         message = {key: one for key, one in value.items() if one is not None or key in ("id", "result")}
         if message.get("result", ...) is None and "error" in message:
             del message["result"]

@@ -16,7 +16,7 @@
             and POST backends {name, entry, dry_run} and DELETE backends/N   -> {diff, applied, warnings}
      POST   backends/N/network/check {block}    -> {problems: [{path, message}]}
      GET    backends/N/egress/suggest           -> {connections, block};  POST explain {backend, url} -> {decision, rule, reason, sentence}
-     GET    catalog?q=                          -> {servers: [summary]};  GET catalog/NAME -> summary + {entry, secrets, tools, …}
+     GET    catalog?q=                          -> {servers: [summary + {added_as: [names]}]};  GET catalog/NAME -> summary + {entry, secrets, tools, …}
      GET    clients                             -> {clients: [{name, servers, …}]};  POST clients {name} -> {token, snippets}
    Errors: {"error": {code, message, problems: [{path, message, line}]}} with 4xx. */
 

@@ -202,6 +202,8 @@ LEGACY_CASES: dict[str, Any] = {
 @pytest.mark.parametrize("case", LEGACY_CASES)
 @pytest.mark.parametrize("version", ["2025-11-25", "2025-06-18", "2025-03-26"])
 async def test_sessions(both: Both, case: str, version: str) -> None:
+    if (case, version) == ("batch", "2025-03-26"):
+        pytest.skip("this revision has batches; the SDK refuses them, the gateway answers (test_manners.py)")
     answers = []
     for url in (both.direct, both.via):
         info = {"name": "t", "version": "1"}
