@@ -66,7 +66,7 @@ class PageControl(FakeControl):
         kept = self.supervisor.found
         self.supervisor.found = {
             name: replace(
-                kept.get(name) or scene.Status(name=name, since=time.time()), isolated=server.network.isolated
+                kept.get(name) or scene.status(name, since=time.time()), isolated=server.network.isolated
             )
             for name, server in self.config.servers.items()
         }

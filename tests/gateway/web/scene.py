@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.runtime.supervise.status import BackendStatus
 from observability.events import (
     BackendState,
     CallEvent,
@@ -59,21 +60,19 @@ clients:
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """A backend as the supervisor shows it."""
-
-    name: str
-    state: BackendState = BackendState.RUNNING
-    detail: str = ""
-    transport: str = "stdio"
-    isolated: bool = True
-    image: str = ""
-    containers: tuple[str, ...] = ()
-    restarts: int = 0
-    since: float = 0.0
-    warnings: tuple[str, ...] = ()
-    direct_supported: bool = True
+def status(name: str, **more: Any) -> BackendStatus:
+    """A server as the supervisor shows it."""
+    common: dict[str, Any] = {
+        "state": BackendState.RUNNING,
+        "detail": "",
+        "transport": "stdio",
+        "isolated": True,
+        "image": "",
+        "containers": (),
+        "restarts": 0,
+        "since": 0.0,
+    }
+    return BackendStatus(**{"name": name, **common, **more})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +85,13 @@ class Line:
     instance: str = ""
 
 
-def statuses(now: float) -> list[Status]:
+def statuses(now: float) -> list[BackendStatus]:
     return [
-        Status(name="fetch", image="stockade/uvx-mcp-server-fetch:2025.4.7", since=now - 8040),
-        Status(name="github", image="stockade/npx-server-github:2025.4.8", since=now - 8041, restarts=1),
-        Status(name="tickets", image="stockade/npx-tickets-mcp:1.9.0", since=now - 2520),
-        Status(name="time", image="stockade/uvx-mcp-server-time:2025.9.1", since=now - 8037),
-        Status(name="postgres", image="stockade/uvx-postgres-mcp:0.3.0", state=BackendState.STARTING, since=now - 4),
+        status("fetch", image="stockade/uvx-mcp-server-fetch:2025.4.7", since=now - 8040),
+        status("github", image="stockade/npx-server-github:2025.4.8", since=now - 8041, restarts=1),
+        status("tickets", image="stockade/npx-tickets-mcp:1.9.0", since=now - 2520),
+        status("time", image="stockade/uvx-mcp-server-time:2025.9.1", since=now - 8037),
+        status("postgres", image="stockade/uvx-postgres-mcp:0.3.0", state=BackendState.STARTING, since=now - 4),
     ]
 
 
