@@ -12,7 +12,7 @@ import socket
 
 from egress.connection.backend import Source
 from egress.connection.client import guarded, stream_of
-from egress.connection.first_bytes import FirstBytes, mismatch
+from egress.connection.first_bytes import FirstBytes, Kind, mismatch
 from egress.connection.phases import OpeningDirect, Peeking
 from egress.connection.service import ConnectionService
 from egress.connection.steps import ENDED, Named, Refusal, Step
@@ -98,11 +98,13 @@ class DirectClient(TargetClient):
         self.connect(Target(host=name, ip=None, port=self.port), Via.DIRECT, self.destination, network)
 
     def connect_address(self, first: FirstBytes) -> None:
-        """No name was shown: the address counts. Where no rule has it, the name that it was answered for explains why."""
+        """No name was shown: the address counts. Where no rule has it, the name that it was answered for explains why,
+        unless the request itself names the address."""
         source, target = self.source, self.literal()
         names = self.egress.names_of(source)
         no = source.backend.decisions.name(target, self.egress.dialer.surroundings)
-        name = names.name_given(self.destination) if names is not None and isinstance(no, Deny) else ""
+        explain = names is not None and isinstance(no, Deny) and first.kind is not Kind.HTTP
+        name = names.name_given(self.destination) if names is not None and explain else ""
         if not name:
             self.connect(target, Via.DIRECT, self.destination)
             return

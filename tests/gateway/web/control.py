@@ -65,9 +65,7 @@ class PageControl(FakeControl):
     def _adopt(self) -> None:
         kept = self.supervisor.found
         self.supervisor.found = {
-            name: replace(
-                kept.get(name) or scene.status(name, since=time.time()), isolated=server.network.isolated
-            )
+            name: replace(kept.get(name) or scene.status(name, since=time.time()), isolated=server.network.isolated)
             for name, server in self.config.servers.items()
         }
 
