@@ -146,12 +146,25 @@ def talk(port: int, data: bytes, pieces: Sequence[int]) -> bytes:
         return everything(sock)
 
 
-async def ask(proxy: Running, data: bytes, pieces: Sequence[int]) -> tuple[bytes, list[dict[str, Any]]]:
+Said = tuple[bytes, list[dict[str, Any]]]
+
+
+async def ask(proxy: Running, data: bytes, pieces: Sequence[int]) -> Said:
     """Send it in pieces, half-close; the bytes that came back, and the events."""
     before = len(proxy.events())
     answer = await asyncio.to_thread(talk, proxy.port, data, pieces)
     await proxy.until(lambda: proxy.egress.open == 0)
     return answer, [essence(event) for event in proxy.events()[before:]]
+
+
+def alike(first: Said, second: Said) -> bool:
+    """Whether answers and events are the same. A request that went out on a kept connection just as its server closed it
+    is sent again on a new one, and has left twice: how often that happens is a matter of moments."""
+    for one, other in zip(first[1], second[1], strict=False):
+        less, more = sorted((one["bytes_sent"], other["bytes_sent"]))
+        if more == 2 * less:
+            one["bytes_sent"] = other["bytes_sent"] = less
+    return first == second
 
 
 @pytest.mark.parametrize("mode", ["enforce", "report"])
@@ -172,6 +185,6 @@ async def test_both_ways_answer_alike_and_tell_alike(mode: str, cut: str) -> Non
                     one_piece = cut == "whole" or name == "body"  # whose server may answer before all of it is there
                     pieces = [] if one_piece else sorted(chance.randrange(len(data)) for _ in range(4))
                     first, second = await ask(quick, data, pieces), await ask(slow, data, pieces)
-                    if first != second:
+                    if not alike(first, second):
                         different.append((name, first, second))
                 assert different == []
