@@ -128,6 +128,7 @@ class FakeSupervisor:
         """Has not noticed any process's end."""
         self.asked = 0
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
+        self._ending: list[asyncio.Future[None]] = []
 
     async def instance(self, backend: str, session: str = "") -> ProcessInstance:
         self.asked += 1
@@ -140,10 +141,11 @@ class FakeSupervisor:
                 if known is not None:
                     await known.stop()
                 known = ProcessInstance(backend, session, "http" if backend in self.http else "stdio")
+                starting = asyncio.ensure_future(known.start(self.commands[backend]))
                 try:
-                    await known.start(self.commands[backend])
-                except BaseException:  # who gave up leaves no process behind: uvloop's loop would wait for it to end
-                    await known.stop()
+                    await asyncio.shield(starting)
+                except BaseException:  # a caller that gave up leaves no process behind, not even a half started one
+                    self._ending.append(asyncio.ensure_future(self._given_up(known, starting)))
                     raise
                 self.instances[key] = known
                 self.started.append(key)
@@ -154,17 +156,31 @@ class FakeSupervisor:
         for key, known in list(self.instances.items()):
             if known.id == instance_id:
                 del self.instances[key]
-                await known.stop()
+                await self._end(known)
 
     async def renew(self, instance_id: str) -> None:
         self.renewed.append(instance_id)
         for known in list(self.instances.values()):
             if known.id == instance_id:
-                await known.stop()
+                await self._end(known)
+
+    async def _given_up(self, known: ProcessInstance, starting: asyncio.Future[None]) -> None:
+        await asyncio.wait([starting])
+        await known.stop()
+
+    async def _end(self, known: ProcessInstance) -> None:
+        """Stop it, also if the caller gives up waiting for that."""
+        ending = asyncio.ensure_future(known.stop())
+        self._ending.append(ending)
+        await asyncio.shield(ending)
 
     async def stop(self) -> None:
+        for lock in list(self._locks.values()):  # what is starting has started, or was given up
+            async with lock:
+                pass
         for known in self.instances.values():
             await known.stop()
+        await asyncio.gather(*self._ending)
 
 
 class FakeBarrier:
