@@ -14,7 +14,7 @@ from tests.gateway.mcp.fakes import Gateway, config, eventually, gateway, server
 
 pytestmark = pytest.mark.anyio
 SERVER = """
-import json, sys
+import json, os, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 get, status, where, session = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 class Server(BaseHTTPRequestHandler):
@@ -27,7 +27,8 @@ class Server(BaseHTTPRequestHandler):
         if session != "-": self.send_header("Mcp-Session-Id", session)
         self.send_header("Content-Type", "application/json"); self.send_header("Content-Length", str(len(body)))
         self.end_headers(); self.wfile.write(body)
-        print(self.command, self.path, status, self.headers.get("authorization"), file=sys.stderr, flush=True)
+        line = f"{self.command} {self.path} {status} {self.headers.get('authorization')}\\n"
+        os.write(2, line.encode())  # at once: threads write here
     def moved(self):
         if status and (self.path == "/mcp" or where.endswith("/loop")):
             self.reply(status, "moved", Location=where.replace("SELF", self.headers["host"]))
