@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from egress.__main__ import run_loop
 from tests.attack.egress_world import CALM, LOUD, NAME, world
 from tests.egress.harness import client_hello
 
@@ -75,10 +76,8 @@ def serve_egress(ports: list[int]) -> None:
             print(json.dumps([running.ports, running.dns_ports]), flush=True)
             await asyncio.Event().wait()
 
-    import uvloop
-
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    uvloop.run(main())
+    run_loop(main())
 
 
 def serve_flood(channel: str, proxy: int, names: int, port: int) -> None:
