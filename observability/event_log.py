@@ -10,14 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from itertools import islice
-from typing import Final
 
 from observability.event_queue import EventQueue
 from observability.events import CallEvent, EgressEvent, Sequenced
 from observability.logs import LineHandler, event_logger, event_record, has_line, severity
-
-_BATCH: Final = 500
 
 
 class EventLog:
@@ -45,14 +41,7 @@ class EventLog:
         self._writer.join(timeout_s)
 
     def _write_all(self) -> None:
-        more = True
-        while more:
-            taken, flushes, more = self._queue.take()
-            items = iter(taken)
-            while batch := list(islice(items, _BATCH)):
-                write([item.event for item in batch if has_line(item.event)])
-            for flush in flushes:
-                flush.set()
+        self._queue.drain(lambda batch: write([item.event for item in batch if has_line(item.event)]))
 
 
 def write(events: Sequence[EgressEvent | CallEvent]) -> None:

@@ -8,12 +8,15 @@ threads nor a write of its own. A reader that needs what was put in (`flushed`),
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Final
 
 from observability.events import Sequenced
 from observability.shares import FairRing
 
 LINGER_S: Final = 0.1
+BATCH: Final = 500
 
 
 class EventQueue:
@@ -62,6 +65,17 @@ class EventQueue:
             taken, self._ring = self._ring, FairRing(self.size)
             flushes, self._flushes = self._flushes, []
             return taken, flushes, not self._closed
+
+    def drain(self, write: Callable[[Sequence[Sequenced]], None]) -> None:
+        """On the writer's thread: hand `write` what comes, at most `BATCH` at once, until the queue is closed and empty."""
+        more = True
+        while more:
+            taken, flushes, more = self.take()
+            items = iter(taken)
+            while batch := list(islice(items, BATCH)):
+                write(batch)
+            for flush in flushes:
+                flush.set()
 
     def _is_hurried(self) -> bool:
         return bool(self._flushes) or self._closed

@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -44,7 +43,6 @@ from observability.losses import Losses
 
 logger = logging.getLogger(__name__)
 
-_BATCH: Final = 500
 _READ_PATIENCE_S: Final = 2.0
 """How long a query waits for events that are queued: then it answers without them."""
 
@@ -114,14 +112,7 @@ class History:
     def _write_all(self) -> None:
         with closing(connect(self._path)) as db:
             self._pruner.prune(db)
-            more = True
-            while more:
-                taken, flushes, more = self._queue.take()
-                items = iter(taken)
-                while batch := list(islice(items, _BATCH)):
-                    self._write(db, batch)
-                for flush in flushes:
-                    flush.set()
+            self._queue.drain(lambda batch: self._write(db, batch))
 
     def _write(self, db: sqlite3.Connection, batch: Sequence[Sequenced]) -> None:
         try:

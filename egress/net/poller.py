@@ -152,7 +152,7 @@ class Poller:
 
     def others_wait(self) -> bool:
         """Whether another backend has something ready."""
-        if self.others is None or len(self.others.by_name) < 2:
+        if self.others is None or self.is_alone:
             return False
         own = self.epoll.fileno()
         return any(fd != own for fd, _ in self.others.epoll.poll(0, 2))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
 
 from registry.model.errors import Finding, KeyPath
 from registry.model.server import Server
@@ -14,21 +15,41 @@ NOBODY = -1
 PACKAGED = ("uvx", "npx", "uv", "pipx", "npm", "pnpm", "bunx")
 
 
-def warn_unreadable(server: Server, source: str, where: KeyPath) -> Iterator[Finding]:
-    """A file or folder that the server may not read. (An image's own user is not known.)"""
-    if server.user is None and server.command not in PACKAGED:
-        return
+class Access(NamedTuple):
+    """What decides whether a server may use a mounted file or folder."""
+
+    found: os.stat_result
+    user: str
+    """As the entry names it; empty: one of its own."""
+    uid: int
+    gid: int
+    who: str
+    """In words."""
+
+
+def access_to(server: Server, source: str, packaged: Collection[str]) -> Access | None:
+    """None where nothing is known: an image's own user, what disappeared. `packaged`: commands that run as our users."""
+    if server.user is None and server.command not in packaged:
+        return None
     user, _, group = (server.user or "").partition(":")
     try:
         found = os.stat(source)
     except OSError:  # it disappeared after it was found
+        return None
+    return Access(
+        found, user, int(user or NOBODY), int(group or 0), f"as user {user}" if user else "as a user of its own"
+    )
+
+
+def warn_unreadable(server: Server, source: str, where: KeyPath) -> Iterator[Finding]:
+    """A file or folder that the server may not read. (An image's own user is not known.)"""
+    access = access_to(server, source, PACKAGED)
+    if access is None or may_read(access.found, access.uid, access.gid):
         return
-    if may_read(found, int(user or NOBODY), int(group or 0)):
-        return
-    who = f"as user {user}" if user else "as a user of its own"
+    found = access.found
     others = f"Let others read it (chmod -R o+rX {source})"
     hint = f'{others}, or write user: "{found.st_uid}:{found.st_gid}"' if found.st_uid else others
-    yield Finding(where, f"the server runs {who}, who may not read {source}", hint)
+    yield Finding(where, f"the server runs {access.who}, who may not read {source}", hint)
 
 
 def may_read(found: os.stat_result, user: int, group: int) -> bool:

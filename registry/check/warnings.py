@@ -12,7 +12,7 @@ from egress.policy.addresses import AddressClass, classify
 from egress.policy.decide import Mode, Rule, RuleKind
 from egress.policy.suggest import public_suffixes
 from registry.check.inside import warn_inside, warn_shell
-from registry.check.unreadable import warn_unreadable
+from registry.check.unreadable import access_to, warn_unreadable
 from registry.config import Config
 from registry.file.document import Document
 from registry.model.errors import Finding, KeyPath, Problem
@@ -24,8 +24,6 @@ from registry.model.server import OWN_USERS, Server
 from registry.model.spec import RemoteSource, plan_source
 
 Found = Iterator[Finding]
-NOBODY = -1
-"""A uid that no file has."""
 
 
 def warn(config: Config, document: Document) -> list[Problem]:
@@ -141,21 +139,15 @@ def warn_mounts(server: Server, config: Config) -> Found:
 
 def warn_unwritable(server: Server, source: str, where: KeyPath) -> Found:
     """A folder in which the server's user may not write. (An image's own user is not known.)"""
-    if server.user is None and server.command not in ("uvx", "npx", "uv"):
+    access = access_to(server, source, ("uvx", "npx", "uv"))
+    if access is None or may_write(access.found, access.uid, access.gid):
         return
-    user, _, group = (server.user or "").partition(":")
-    try:
-        found = os.stat(source)
-    except OSError:  # it disappeared after it was found
-        return
-    if may_write(found, int(user or NOBODY), int(group or 0)):
-        return
+    found = access.found
     hint = f'Write user: "{found.st_uid}:{found.st_gid}", or add :ro'
     if found.st_uid == 0:
-        free = user or str(OWN_USERS[zlib.crc32(source.encode()) % len(OWN_USERS)])
+        free = access.user or str(OWN_USERS[zlib.crc32(source.encode()) % len(OWN_USERS)])
         hint = f'Give it to the server (chown -R {free}:{free} {source}, and user: "{free}:{free}"), or add :ro'
-    who = f"as user {user}" if user else "as a user of its own"
-    yield Finding(where, f"the server runs {who}, who may not write in {source}", hint)
+    yield Finding(where, f"the server runs {access.who}, who may not write in {source}", hint)
 
 
 def may_write(found: os.stat_result, user: int, group: int) -> bool:

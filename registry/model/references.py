@@ -44,10 +44,9 @@ def from_own(text: str, env: Mapping[str, str]) -> str:
     """The text with each `${env:NAME}` that the entry's own `env` has replaced by what stands there, references and all."""
 
     def own(match: re.Match[str]) -> str:
-        named = (
-            ENV_NAME.fullmatch((match[1] or "").removeprefix("env:")) if (match[1] or "").startswith("env:") else None
-        )
-        return env.get(named[1], "") or match[0] if named else match[0]
+        kind, _, name = (match[1] or "").partition(":")
+        named = ENV_NAME.fullmatch(name) if kind == "env" else None
+        return (env.get(named[1]) if named else "") or match[0]
 
     return REFERENCE.sub(own, text)
 
