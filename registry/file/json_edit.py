@@ -98,14 +98,14 @@ def _differences(old: Any, new: Any, path: KeyPath) -> Iterator[tuple[KeyPath, A
     if old == new and type(old) is type(new):
         return
     if isinstance(old, dict) and isinstance(new, dict) and (not path or old.keys() & new.keys()):
-        for key in old:
-            if key not in new:
-                yield (*path, key), None, True
         for key, value in new.items():
             if key in old:
                 yield from _differences(old[key], value, (*path, key))
             else:
                 yield (*path, key), value, False
+        for key in old:  # last: an object that becomes empty no longer shows how the file breaks its lines
+            if key not in new:
+                yield (*path, key), None, True
     elif isinstance(old, list) and isinstance(new, list) and old and new[: len(old)] == old:
         for index in range(len(old), len(new)):
             yield (*path, index), new[index], False

@@ -283,6 +283,10 @@ TREES = st.recursive(
 )
 
 
+def test_an_object_whose_every_key_is_replaced_keeps_its_line_ends() -> None:
+    assert rewrite('{\r\n  "a": null\r\n}', {"b": None}) == '{\r\n  "b": null\r\n}'
+
+
 @given(
     st.dictionaries(KEYS, TREES, max_size=4),
     st.dictionaries(KEYS, TREES, max_size=4),
