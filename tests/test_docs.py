@@ -133,6 +133,9 @@ def test_a_command_that_is_shown_parses(place: str, command: str, whole: bool) -
     words = shlex.split(command.partition(" < ")[0], comments=True)[1:]
     try:
         parse(words)
+    except typer.Exit as ended:  # of an option like --version, which ends the command
+        if ended.exit_code:
+            pytest.fail(f"{place}: {command}: exit code {ended.exit_code}")
     except USAGE_ERROR as error:
         if whole or type(error).__name__ != "MissingParameter":
             pytest.fail(f"{place}: {command}: {error.format_message()}")

@@ -274,7 +274,8 @@ class Server(Frozen):
     user: Annotated[str, BeforeValidator(to_user)] | None = None
     """The user (and group) to run as, in numbers. Default: the image's own if not root, else one no other container has."""
     sessions: Sessions = Sessions.AUTO
-    """`shared`: one container for all clients; `per-client`: one for each client session; `auto`: as needed."""
+    """`shared`: one container for all clients; `per-client`: one for each client session; `auto`: as needed, and a session
+    stays where its first call went."""
     spares: Spares = 1
     """Where each client session has a container of its own: how many stand started for the next ones (0 to 8)."""
     start: Start = Start.EAGER
