@@ -19,7 +19,7 @@ from observability.event_json import event_from_json
 from observability.events import EgressEvent, Event
 from tests.serving import Handler, serving
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 @dataclass

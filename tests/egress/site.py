@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 OUTSIDE = "203.0.113.10"
 EGRESS = "203.0.113.2"
 NONCE = "0123456789abcdef0123456789abcdef"
-WAIT_S = 15.0
+WAIT_S = 60.0
 
 SERVERS = f"""
 import asyncio

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 from egress.net.poller import Poller
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 LOOPS = [
     ("asyncio", {"use_uvloop": False}),
     ("asyncio", {"use_uvloop": True}),
