@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gateway.cli import names
 from gateway.cli.client import url
 from gateway.cli.options import (
     FileNoShort,
@@ -17,6 +18,7 @@ from gateway.cli.options import (
     FollowOption,
     JsonOption,
     ProjectOption,
+    ServerArgument,
     is_troubled,
     place,
     say,
@@ -43,7 +45,9 @@ def ps(
     api = place(context, file, project).api()
     status, backends = api.get(url("status")), api.get(url("backends"))["backends"]
     if as_json:
-        screen.json({"status": status, "backends": backends})
+        screen.json(
+            {"status": status, "servers": backends, "backends": backends}
+        )  # `backends`: the old key, for one version
         return
     screen.line(f"{status['urls']['endpoint']}   project {status['project']}   up {_ago(status['started'])}")
     if not status["ready"]:
@@ -112,7 +116,7 @@ def _ago(moment: float) -> str:
 
 def logs(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The server.")],
+    name: ServerArgument,
     follow: FollowOption = False,
     tail: Annotated[int, typer.Option("--tail", "-n", help="How many earlier lines to print first.")] = 200,
     file: FileNoShort = None,
@@ -141,7 +145,7 @@ def _log_line(line: Mapping[str, Any], as_json: bool) -> None:
 
 def restart(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The server.")],
+    name: ServerArgument,
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
@@ -153,7 +157,8 @@ def restart(
 def ls(
     context: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(help="Limit to this server (default: all).", show_default=False)
+        str | None,
+        typer.Argument(help="Limit to this server (default: all).", show_default=False, autocompletion=names.servers),
     ] = None,
     file: FileOption = None,
     project: ProjectOption = None,
@@ -198,8 +203,10 @@ def _tool_row(backend: str, tool: Mapping[str, Any]) -> list[object]:
 
 def approve(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The server.")],
-    tool: Annotated[str, typer.Argument(help="The tool whose definition changed.")],
+    name: ServerArgument,
+    tool: Annotated[
+        str, typer.Argument(help="The tool whose definition changed.", autocompletion=names.changed_tools)
+    ],
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:

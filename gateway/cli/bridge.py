@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from gateway.cli import names
 from gateway.cli.clients import endpoint_of
 from gateway.cli.failure import Failure
 from gateway.cli.options import FileOption, ProjectOption, place
@@ -19,7 +20,8 @@ def register(app: typer.Typer) -> None:
 def bridge(
     context: typer.Context,
     server: Annotated[
-        str | None, typer.Argument(help="Limit to this server (default: all).", show_default=False)
+        str | None,
+        typer.Argument(help="Limit to this server (default: all).", show_default=False, autocompletion=names.servers),
     ] = None,
     at: Annotated[
         str | None, typer.Option("--url", help="Use this endpoint instead of the gateway's own.", show_default=False)

@@ -14,6 +14,7 @@ from gateway.cli.client import Refused, url
 from gateway.cli.clients import client_row, endpoint_of, mint
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place
+from gateway.cli.names import known_clients
 from gateway.cli.options import (
     FileOption,
     ProjectOption,
@@ -39,7 +40,10 @@ def register(app: typer.Typer) -> None:
 def connect(
     context: typer.Context,
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="CLIENT", help="Clients to configure (default: all detected).")
+        list[str] | None,
+        typer.Argument(
+            metavar="CLIENT", help="Clients to configure (default: all detected).", autocompletion=known_clients
+        ),
     ] = None,
     show: Annotated[bool, typer.Option("--print", help="Print what to paste; change nothing.")] = False,
     listing: Annotated[bool, typer.Option("--list", help="List the supported clients.")] = False,
@@ -204,7 +208,9 @@ def _write(where: Place, plan: Change, endpoint: str, inline: bool, no_token: bo
 
 def disconnect(
     context: typer.Context,
-    names: Annotated[list[str], typer.Argument(metavar="CLIENT", help="Clients to change.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="CLIENT", help="Clients to change.", autocompletion=known_clients)
+    ],
     repo: Annotated[
         Path | None, typer.Option(help="Change the client's file in this repository, not the user's own.")
     ] = None,

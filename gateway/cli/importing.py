@@ -14,6 +14,7 @@ from gateway.cli import offline
 from gateway.cli.client import Refused, url
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place, display
+from gateway.cli.names import known_clients
 from gateway.cli.options import DryRunOption, FileOption, ProjectOption, YesOption, confirmed, place, say, screen
 
 if TYPE_CHECKING:
@@ -31,7 +32,11 @@ def take_over(
     context: typer.Context,
     source: Annotated[
         str | None,
-        typer.Argument(help="An AI client's name, or its file (default: look for all).", show_default=False),
+        typer.Argument(
+            help="An AI client's name, or its file (default: look for all).",
+            show_default=False,
+            autocompletion=known_clients,
+        ),
     ] = None,
     keep_secrets: Annotated[
         bool, typer.Option("--keep-secrets", help="Leave tokens in the file as they are, in plain text.")

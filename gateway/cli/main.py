@@ -41,8 +41,8 @@ def _typer(about: str) -> typer.Typer:
     )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(context: typer.Context, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:  # not while the shell asks for completions
         lifecycle.version()
         raise typer.Exit
 

@@ -15,12 +15,15 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from gateway.cli import names
 from gateway.cli.client import Refused, Unreachable
 from gateway.cli.failure import Failure
+from gateway.cli.light import lighten
 from gateway.cli.locate import Place
 from gateway.cli.terminal import Screen, clean_lines
 from gateway.disk import in_words
 
+ServerArgument = Annotated[str, typer.Argument(metavar="NAME", help="The server.", autocompletion=names.servers)]
 FileOption = Annotated[Path | None, typer.Option("--file", "-f", help="Configuration file.", show_default=False)]
 FileNoShort = Annotated[Path | None, typer.Option("--file", help="Configuration file.", show_default=False)]
 ProjectOption = Annotated[
@@ -102,6 +105,13 @@ def is_troubled(backend: Mapping[str, Any]) -> bool:
 
 class Group(TyperGroup):
     """Runs a command; failures end with one message and exit code 1."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        lighten(self, ctx)
+        return super().parse_args(ctx, args)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return lighten(super().get_command(ctx, cmd_name), ctx)
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -12,11 +12,13 @@ from gateway.cli import offline
 from gateway.cli.allow import allow
 from gateway.cli.client import url
 from gateway.cli.failure import Failure
+from gateway.cli.names import blocked_hosts
 from gateway.cli.options import (
     DryRunOption,
     FileOption,
     JsonOption,
     ProjectOption,
+    ServerArgument,
     place,
     say,
     screen,
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from egress.policy.decide import Policy, Surroundings
     from registry.config import Config
 
-Server = Annotated[str, typer.Argument(help="The server.")]
-
 
 def register(app: typer.Typer) -> None:
     for command in (allow, explain, suggest, serve, check):
@@ -37,8 +37,10 @@ def register(app: typer.Typer) -> None:
 
 def explain(
     context: typer.Context,
-    name: Server,
-    target: Annotated[str, typer.Argument(metavar="URL|HOST:PORT", help="Where it would connect to.")],
+    name: ServerArgument,
+    target: Annotated[
+        str, typer.Argument(metavar="URL|HOST:PORT", help="Where it would connect to.", autocompletion=blocked_hosts)
+    ],
     file: FileOption = None,
     project: ProjectOption = None,
     as_json: JsonOption = False,
@@ -107,7 +109,7 @@ def parsed(block: Mapping[str, object]) -> Policy:
 
 def suggest(
     context: typer.Context,
-    name: Server,
+    name: ServerArgument,
     write: Annotated[bool, typer.Option("--write", help="Write it into the file.")] = False,
     denied: Annotated[bool, typer.Option("--denied", help="Also allow what was denied so far.")] = False,
     dry_run: DryRunOption = False,

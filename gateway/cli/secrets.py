@@ -11,9 +11,10 @@ from gateway.cli import offline
 from gateway.cli.client import Refused, url
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place
+from gateway.cli.names import secrets
 from gateway.cli.options import FileOption, ProjectOption, place, say, screen
 
-NameArgument = Annotated[str, typer.Argument(help="The NAME in ${secret:NAME}.")]
+NameArgument = Annotated[str, typer.Argument(help="The NAME in ${secret:NAME}.", autocompletion=secrets)]
 
 
 def register(app: typer.Typer) -> None:

@@ -24,7 +24,8 @@ from observability.events import (
     Reason,
     Via,
 )
-from observability.history_queries import By, ConnectionFilter
+from observability.grouping import By
+from observability.history_queries import ConnectionFilter
 from observability.store import History
 from tests.observability.samples import allowed, call_ref, called, closed, decided, moved, numbered
 
