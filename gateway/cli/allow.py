@@ -53,7 +53,10 @@ def allow(
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Allow a server to connect to one host. Shows the change and asks; then it applies at once, and comments stay."""
+    """Allow a server to connect to one host (asks first).
+
+    It shows the change to the file; with your yes it is written, comments stay, and it is in force at once.
+    """
     where = place(context, file, project)
     host, port = split_target(target)
     online = where.running()

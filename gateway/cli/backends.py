@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
 def ps(
     context: typer.Context, file: FileOption = None, project: ProjectOption = None, as_json: JsonOption = False
 ) -> None:
-    """Show the servers: their state, and every warning about them."""
+    """List servers with their state and warnings."""
     api = place(context, file, project).api()
     status, backends = api.get(url("status")), api.get(url("backends"))["backends"]
     if as_json:
@@ -123,7 +123,10 @@ def logs(
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a server printed (standard error of a stdio server)."""
+    """Show what a server printed.
+
+    Of a stdio server that is its standard error.
+    """
     api = place(context, file, project).api()
     if follow:
         for kind, line in api.stream(url("backends", name, "logs", tail=tail, follow=True)):
@@ -149,7 +152,7 @@ def restart(
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Restart a server together with its door."""
+    """Restart a server."""
     place(context, file, project).api().post(url("backends", name, "restart"))
     screen.line(f"{name} was restarted.")
 
@@ -164,7 +167,7 @@ def ls(
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the tools of the servers with their descriptions, and what changed in them."""
+    """List the servers' tools, and what changed in them."""
     api = place(context, file, project).api()
     names = [name] if name else [backend["name"] for backend in api.get(url("backends"))["backends"]]
     found = [api.get(url("backends", backend)) for backend in names]

@@ -29,7 +29,10 @@ def bridge(
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Speak MCP over stdin and stdout, for AI clients that only start programs. Token: $STOCKADE_TOKEN."""
+    """Speak MCP on stdin and stdout, to clients that start programs.
+
+    The token is read from the environment variable STOCKADE_TOKEN.
+    """
     import asyncio
 
     from gateway.connect.bridge import on_standard_streams

@@ -72,7 +72,7 @@ def info(
     name: Annotated[str, typer.Argument(help="A server in the catalog.", autocompletion=names.catalog)],
     as_json: JsonOption = False,
 ) -> None:
-    """Show a server in the catalog: what it does, what it may connect to, what it needs from you."""
+    """Show a catalog server: its tools, its hosts, what it needs."""
     from gateway.control.catalog import details
     from registry import catalog
 
@@ -127,7 +127,10 @@ def run(
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Add a server from the catalog with the safe policy it comes with, and start it."""
+    """Add a server from the catalog, and start it.
+
+    It gets the policy that it comes with: the least that it works with.
+    """
     from registry import catalog
     from registry.model.plain_secrets import covered
 

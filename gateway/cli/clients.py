@@ -69,7 +69,10 @@ def add(
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a token for an AI client, and print it, this once, with what to paste into the client."""
+    """Make a token for an AI client, and print it once.
+
+    It comes with what to paste into Claude Code, Cursor, VS Code and Codex.
+    """
     from gateway.connect.connect import snippets
 
     where = place(context, file, project)

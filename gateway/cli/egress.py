@@ -83,7 +83,10 @@ def tail(
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show connections as they are decided: time, server, decision, host, why, and the tool call that made it."""
+    """Show connections and the decision about each.
+
+    A line has the time, server, decision, host, the reason or rule, and the tool call that made the connection.
+    """
     server = server or backend
     api = place(context, file, project).api()
     wanted = {"type": "egress", "backend": server or None, "decision": decision or None}
@@ -182,7 +185,7 @@ def top(
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the hosts that servers connect to most (or group by server, rule, reason or tool)."""
+    """Rank what servers connect to: hosts, rules, reasons, tools."""
     server, group = server or backend, grouped_by(by)
     api = place(context, file, project).api()
     since = f"{time.time() - hours * 3600:.0f}"
@@ -227,7 +230,7 @@ def blocked(
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what was blocked, each with the command or the line of the file that would allow it."""
+    """Show what was blocked, each with what would allow it."""
     narrow = {"backend": name, "limit": MOST_OF_ONE} if name else {}
     api = place(context, file, project).api()
     found = api.get(url("egress", "blocked", lookups=True, **narrow))

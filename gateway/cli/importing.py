@@ -46,8 +46,9 @@ def take_over(
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Import the servers in an AI client's own file: each is isolated and may connect to nothing yet.
+    """Import the servers in an AI client's own file, isolated.
 
+    They may connect to nothing until the file names hosts for them.
     Stockade's own settings in such a file (network, mounts, …) are ignored, and each one is reported.
     """
     where = place(context, file, project)
@@ -66,7 +67,7 @@ def take_over(
         for item in imports:
             if not dry_run and sound.keys() & item.servers.keys():
                 say(
-                    f"{item.path} has them too: remove them there, or its client goes on starting them outside of the wall."
+                    f"{item.path} has them too: remove them there, or its client still starts them, outside of the wall."
                 )
     if left:
         raise Failure(f"{len(left)} of {len(fresh)} servers were not imported: {', '.join(left)}.")

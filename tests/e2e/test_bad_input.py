@@ -255,7 +255,7 @@ MIXED = (
   mute: {image: stockade-test-rogue, entrypoint: [sleep, infinity], start_timeout_s: 5}
 """
 )
-PAUSED = "It failed 5 times in a row; restarts are paused."
+PAUSED = "It failed 5 times in a row, so Stockade stopped retrying."
 FAILURES = {
     "no-pypi": (
         "could not be built. stockade-no-such-server-zzq was not found on PyPI. Check the spelling, or set the index"

@@ -188,9 +188,9 @@ class InstanceKeeper:
         if permanent:
             return sentence
         return (
-            f"{as_sentence(sentence)} It failed {self.backoff.crashes} times in a row; restarts are paused. Fix it "
-            f"(`stockade logs {self.backend}` shows what it printed), then run `stockade restart {self.backend}`. The "
-            f"next call after {COOL_S:g} s retries once."
+            f"{as_sentence(sentence)} It failed {self.backoff.crashes} times in a row, so Stockade stopped retrying. "
+            f"Fix the cause (`stockade logs {self.backend}` shows what it printed), then run `stockade restart {self.backend}`. "
+            f"A call also retries it, at most once every {COOL_S:g} s."
         )
 
     async def take_down(self, grace_s: float, *, leave_running: bool = False) -> None:
