@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from operator import attrgetter
 from typing import Any
 
-from observability.grouping import By
+from observability.events import By
 from observability.shares import fairly
 
 MAX_LIMIT = 5000

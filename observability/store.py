@@ -25,8 +25,7 @@ from typing import Final
 from observability import history_queries as queries
 from observability.event_json import event_from_json
 from observability.event_queue import EventQueue
-from observability.events import EgressEvent, Event, Sequenced
-from observability.grouping import By
+from observability.events import By, EgressEvent, Event, Sequenced
 from observability.history_file import (
     CLOSE_STALE,
     INSERT_EVENT,

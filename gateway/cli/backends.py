@@ -6,6 +6,7 @@ import difflib
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -26,6 +27,7 @@ from gateway.cli.options import (
     shown_state,
     troubles,
 )
+from gateway.cli.outside import started_outside
 from gateway.cli.terminal import Cell, clean
 
 TOOL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")
@@ -45,9 +47,9 @@ def ps(
     api = place(context, file, project).api()
     status, backends = api.get(url("status")), api.get(url("backends"))["backends"]
     if as_json:
-        screen.json(
-            {"status": status, "servers": backends, "backends": backends}
-        )  # `backends`: the old key, for one version
+        outside = [asdict(one) for one in started_outside()]
+        both = {"servers": backends, "backends": backends}  # the second is the old key, for one more version
+        screen.json({"status": status, **both, "outside": outside})
         return
     screen.line(f"{status['urls']['endpoint']}   project {status['project']}   up {_ago(status['started'])}")
     if not status["ready"]:
@@ -55,6 +57,8 @@ def ps(
     columns = ["name", "state", "isolated", "transport", "restarts", "since", "detail"]
     screen.table(columns, map(_row, backends), drop=["restarts", "transport", "since", "detail"])
     _remarks(status, backends)
+    for one in started_outside():
+        screen.line(f"! {one.sentence([backend['name'] for backend in backends])}", "yellow")
 
 
 def _row(backend: Mapping[str, Any]) -> list[object]:

@@ -22,8 +22,7 @@ from gateway.cli.options import (
     screen,
 )
 from gateway.cli.terminal import Cell, clean
-from observability.events import Decision
-from observability.grouping import By
+from observability.events import By, Decision
 
 ServerOption = Annotated[
     str, typer.Option("--server", help="Limit to this server (default: all).", autocompletion=names.servers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +20,7 @@ from gateway.cli.client import Refused, Unreachable
 from gateway.cli.failure import Failure
 from gateway.cli.light import lighten
 from gateway.cli.locate import Place
+from gateway.cli.outside import started_outside
 from gateway.cli.terminal import Screen, clean_lines
 from gateway.disk import in_words
 
@@ -72,13 +73,16 @@ def addresses(endpoint: str, admin: str, token: str | None) -> None:
         screen.line(f"Token     {token}   (for the admin page; shown only now)")
 
 
-def summary(backends: Iterable[Mapping[str, Any]]) -> None:
+def summary(backends: Collection[Mapping[str, Any]]) -> None:
     """Print how many servers are in which state, and in full what is wrong with those that do not run."""
     states = Counter(shown_state(backend) for backend in backends)
     if states:
         screen.line(f"Servers   {', '.join(f'{count} {state}' for state, count in states.items())}")
     for text in troubles(backends):
         say(text)
+    names = [str(backend["name"]) for backend in backends]
+    for one in started_outside():
+        say(f"! {one.sentence(names)}")
 
 
 def shown_state(backend: Mapping[str, Any]) -> str:

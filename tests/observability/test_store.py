@@ -18,13 +18,13 @@ import pytest
 from observability.events import (
     BackendEvent,
     BackendState,
+    By,
     Decision,
     EgressEvent,
     Phase,
     Reason,
     Via,
 )
-from observability.grouping import By
 from observability.history_queries import ConnectionFilter
 from observability.store import History
 from tests.observability.samples import allowed, call_ref, called, closed, decided, moved, numbered

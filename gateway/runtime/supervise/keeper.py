@@ -189,8 +189,8 @@ class InstanceKeeper:
             return sentence
         return (
             f"{as_sentence(sentence)} It failed {self.backoff.crashes} times in a row, so Stockade stopped retrying. "
-            f"Fix the cause (`stockade logs {self.backend}` shows what it printed), then run `stockade restart {self.backend}`. "
-            f"A call also retries it, at most once every {COOL_S:g} s."
+            f"Fix the cause (`stockade logs {self.backend}` shows what it printed), then run "
+            f"`stockade restart {self.backend}`. A call also retries it, at most once every {COOL_S:g} s."
         )
 
     async def take_down(self, grace_s: float, *, leave_running: bool = False) -> None:
