@@ -53,6 +53,16 @@ class Via(StrEnum):
     DNS = "dns"
 
 
+class By(StrEnum):
+    """What connections can be grouped by when the most frequent are asked for."""
+
+    HOST = "host"
+    BACKEND = "backend"
+    RULE = "rule"
+    REASON = "reason"
+    TOOL = "tool"
+
+
 class Phase(StrEnum):
     """Which moment of a connection an event reports."""
 

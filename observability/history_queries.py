@@ -6,10 +6,10 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 from operator import attrgetter
 from typing import Any
 
+from observability.events import By
 from observability.shares import fairly
 
 MAX_LIMIT = 5000
@@ -85,16 +85,6 @@ class ConnectionRow:
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "certainty": self.certainty}
-
-
-class By(StrEnum):
-    """What `top` groups by."""
-
-    HOST = "host"
-    BACKEND = "backend"
-    RULE = "rule"
-    REASON = "reason"
-    TOOL = "tool"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from typing import Final
 from observability import history_queries as queries
 from observability.event_json import event_from_json
 from observability.event_queue import EventQueue
-from observability.events import EgressEvent, Event, Sequenced
+from observability.events import By, EgressEvent, Event, Sequenced
 from observability.history_file import (
     CLOSE_STALE,
     INSERT_EVENT,
@@ -38,7 +38,7 @@ from observability.history_file import (
     refusal,
 )
 from observability.history_prune import Pruner
-from observability.history_queries import Blocked, BlockedList, By, ConnectionFilter, ConnectionRow, Lookup, TopRow
+from observability.history_queries import Blocked, BlockedList, ConnectionFilter, ConnectionRow, Lookup, TopRow
 from observability.losses import Losses
 
 logger = logging.getLogger(__name__)

@@ -27,6 +27,15 @@ WORDS: Final = {
     r"henceforth|whereof|thereof|therein|whence|thence|lest": "modern English",
     r"catalogues?": "catalog",
     r"the usual ones": "the defaults",
+    r"out loud": "warns",
+    r"spoken to again|is spoken to": "is reconnected",
+    r"with words": "say what happens: Stockade says so and stops",
+    r"stand started": "are kept ready",
+    r"whole story": "every feature, each step",
+    r"how far long ones": "the progress of long ones",
+    r"(?:in|for) a row and rests?|rests now": "stopped retrying",
+    r"we want that": "X makes sure that",
+    r"has no such word": "Choose one of",
 }
 """What to avoid, and what to write instead."""
 ROOTS: Final = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,8 @@ def test_a_path_that_a_page_names_exists(page: str) -> None:
 
 CLI: Any = typer.main.get_command(build())
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
+HELP_WIDTH = 78
+"""Columns that help has on a terminal of 80."""
 SYNOPSIS = re.compile(r"[\[|…]|COMMAND")
 
 
@@ -151,3 +154,36 @@ def parse(words: list[str]) -> None:
         name, inner, words = command.resolve_command(context, rest)
         context = inner.make_context(name, words, parent=context)
         command = inner
+
+
+# Help
+
+
+def walk(command: Any, name: str = "stockade") -> Iterator[tuple[str, Any]]:
+    """Every command and group of the tree."""
+    yield name, command
+    for part, child in getattr(command, "commands", {}).items():
+        yield from walk(child, f"{name} {part}")
+
+
+def test_no_line_of_a_list_of_commands_is_cut_off() -> None:
+    cut = {}
+    for name, group in walk(CLI):
+        children = getattr(group, "commands", {})
+        room = HELP_WIDTH - 6 - max(map(len, children), default=0)
+        for part, child in children.items():
+            short = child.get_short_help_str(room)
+            if not short or not short.endswith(".") or short.endswith("..") or not child.help.startswith(short):
+                cut[f"{name} {part}"] = short
+    assert cut == {}
+
+
+def test_every_option_has_a_sentence_of_help() -> None:
+    without = [
+        (name, param.name, text)
+        for name, command in walk(CLI)
+        for param in command.params
+        if not getattr(param, "hidden", False)
+        and (not (text := getattr(param, "help", None)) or not text.endswith(".") or text.count("\n"))
+    ]
+    assert without == []

@@ -365,7 +365,7 @@ class Dialer:
 
 
 def too_many_lookups(backend: Backend) -> str:
-    return f"{backend.lookups} lookups of this backend are under way already"
+    return f"{backend.lookups} lookups of this server are under way already"
 
 
 def refuse(backend: Backend, attempt: Attempt, verdict: Deny) -> Refusal:

@@ -7,11 +7,20 @@ from typing import Annotated, Any
 import typer
 
 from egress.policy.names import suggest_host
-from gateway.cli import offline
+from gateway.cli import names, offline
 from gateway.cli.client import url
 from gateway.cli.failure import Failure
 from gateway.cli.locate import display
-from gateway.cli.options import DryRunOption, FileOption, ProjectOption, YesOption, confirmed, place, say
+from gateway.cli.options import (
+    DryRunOption,
+    FileOption,
+    ProjectOption,
+    ServerArgument,
+    YesOption,
+    confirmed,
+    place,
+    say,
+)
 from gateway.cli.terminal import clean
 
 ACCEPT = "--accept-risk"
@@ -31,8 +40,11 @@ def split_target(target: str) -> tuple[str, int | None]:
 
 def allow(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The server.")],
-    target: Annotated[str, typer.Argument(metavar="HOST[:PORT]", help="The host it may connect to.")],
+    name: ServerArgument,
+    target: Annotated[
+        str,
+        typer.Argument(metavar="HOST[:PORT]", help="The host it may connect to.", autocompletion=names.blocked_hosts),
+    ],
     yes: YesOption = False,
     accept_risk: Annotated[
         bool, typer.Option(ACCEPT, help="Allow even every host, metadata services or link-local addresses.")
@@ -41,7 +53,10 @@ def allow(
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Allow a server to connect to one host. Shows the change and asks; then it applies at once, and comments stay."""
+    """Allow a server to connect to one host (asks first).
+
+    It shows the change to the file; with your yes it is written, comments stay, and it is in force at once.
+    """
     where = place(context, file, project)
     host, port = split_target(target)
     online = where.running()

@@ -6,10 +6,12 @@ import difflib
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
+from gateway.cli import names
 from gateway.cli.client import url
 from gateway.cli.options import (
     FileNoShort,
@@ -17,6 +19,7 @@ from gateway.cli.options import (
     FollowOption,
     JsonOption,
     ProjectOption,
+    ServerArgument,
     is_troubled,
     place,
     say,
@@ -24,6 +27,7 @@ from gateway.cli.options import (
     shown_state,
     troubles,
 )
+from gateway.cli.outside import started_outside
 from gateway.cli.terminal import Cell, clean
 
 TOOL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")
@@ -39,11 +43,13 @@ def register(app: typer.Typer) -> None:
 def ps(
     context: typer.Context, file: FileOption = None, project: ProjectOption = None, as_json: JsonOption = False
 ) -> None:
-    """Show the servers: their state, and every warning about them."""
+    """List servers with their state and warnings."""
     api = place(context, file, project).api()
     status, backends = api.get(url("status")), api.get(url("backends"))["backends"]
     if as_json:
-        screen.json({"status": status, "backends": backends})
+        outside = [asdict(one) for one in started_outside()]
+        both = {"servers": backends, "backends": backends}  # the second is the old key, for one more version
+        screen.json({"status": status, **both, "outside": outside})
         return
     screen.line(f"{status['urls']['endpoint']}   project {status['project']}   up {_ago(status['started'])}")
     if not status["ready"]:
@@ -51,6 +57,8 @@ def ps(
     columns = ["name", "state", "isolated", "transport", "restarts", "since", "detail"]
     screen.table(columns, map(_row, backends), drop=["restarts", "transport", "since", "detail"])
     _remarks(status, backends)
+    for one in started_outside():
+        screen.line(f"! {one.sentence([backend['name'] for backend in backends])}", "yellow")
 
 
 def _row(backend: Mapping[str, Any]) -> list[object]:
@@ -112,14 +120,17 @@ def _ago(moment: float) -> str:
 
 def logs(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The server.")],
+    name: ServerArgument,
     follow: FollowOption = False,
     tail: Annotated[int, typer.Option("--tail", "-n", help="How many earlier lines to print first.")] = 200,
     file: FileNoShort = None,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a server printed (standard error of a stdio server)."""
+    """Show what a server printed.
+
+    Of a stdio server that is its standard error.
+    """
     api = place(context, file, project).api()
     if follow:
         for kind, line in api.stream(url("backends", name, "logs", tail=tail, follow=True)):
@@ -141,11 +152,11 @@ def _log_line(line: Mapping[str, Any], as_json: bool) -> None:
 
 def restart(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The server.")],
+    name: ServerArgument,
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Restart a server together with its door."""
+    """Restart a server."""
     place(context, file, project).api().post(url("backends", name, "restart"))
     screen.line(f"{name} was restarted.")
 
@@ -153,13 +164,14 @@ def restart(
 def ls(
     context: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(help="Limit to this server (default: all).", show_default=False)
+        str | None,
+        typer.Argument(help="Limit to this server (default: all).", show_default=False, autocompletion=names.servers),
     ] = None,
     file: FileOption = None,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the tools of the servers with their descriptions, and what changed in them."""
+    """List the servers' tools, and what changed in them."""
     api = place(context, file, project).api()
     names = [name] if name else [backend["name"] for backend in api.get(url("backends"))["backends"]]
     found = [api.get(url("backends", backend)) for backend in names]
@@ -198,8 +210,10 @@ def _tool_row(backend: str, tool: Mapping[str, Any]) -> list[object]:
 
 def approve(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The server.")],
-    tool: Annotated[str, typer.Argument(help="The tool whose definition changed.")],
+    name: ServerArgument,
+    tool: Annotated[
+        str, typer.Argument(help="The tool whose definition changed.", autocompletion=names.changed_tools)
+    ],
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from gateway.cli import names
 from gateway.cli.clients import endpoint_of
 from gateway.cli.failure import Failure
 from gateway.cli.options import FileOption, ProjectOption, place
@@ -19,7 +20,8 @@ def register(app: typer.Typer) -> None:
 def bridge(
     context: typer.Context,
     server: Annotated[
-        str | None, typer.Argument(help="Limit to this server (default: all).", show_default=False)
+        str | None,
+        typer.Argument(help="Limit to this server (default: all).", show_default=False, autocompletion=names.servers),
     ] = None,
     at: Annotated[
         str | None, typer.Option("--url", help="Use this endpoint instead of the gateway's own.", show_default=False)
@@ -27,7 +29,10 @@ def bridge(
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Speak MCP over stdin and stdout, for AI clients that only start programs. Token: $STOCKADE_TOKEN."""
+    """Speak MCP on stdin and stdout, to clients that start programs.
+
+    The token is read from the environment variable STOCKADE_TOKEN.
+    """
     import asyncio
 
     from gateway.connect.bridge import on_standard_streams

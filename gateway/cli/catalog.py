@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli import offline
+from gateway.cli import names, offline
 from gateway.cli.client import url
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place
@@ -18,6 +18,7 @@ from gateway.cli.options import (
     FileOption,
     JsonOption,
     ProjectOption,
+    ServerArgument,
     YesOption,
     confirmed,
     place,
@@ -67,8 +68,11 @@ def catalog_server(name: str) -> CatalogServer:
         raise Failure(str(error.args[0])) from None
 
 
-def info(name: Annotated[str, typer.Argument(help="A server in the catalog.")], as_json: JsonOption = False) -> None:
-    """Show a server in the catalog: what it does, what it may connect to, what it needs from you."""
+def info(
+    name: Annotated[str, typer.Argument(help="A server in the catalog.", autocompletion=names.catalog)],
+    as_json: JsonOption = False,
+) -> None:
+    """Show a catalog server: its tools, its hosts, what it needs."""
     from gateway.control.catalog import details
     from registry import catalog
 
@@ -99,7 +103,7 @@ def _needs(name: str, overrides: Overrides) -> None:
 
 def run(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A server in the catalog.")],
+    name: Annotated[str, typer.Argument(help="A server in the catalog.", autocompletion=names.catalog)],
     allow_host: Annotated[list[str] | None, typer.Option(help="Also allow this host (repeatable).")] = None,
     allow_port: Annotated[
         list[str] | None, typer.Option(help="Allow this port instead of the default ones (repeatable).")
@@ -123,7 +127,10 @@ def run(
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Add a server from the catalog with the safe policy it comes with, and start it."""
+    """Add a server from the catalog, and start it.
+
+    It gets the policy that it comes with: the least that it works with.
+    """
     from registry import catalog
     from registry.model.plain_secrets import covered
 
@@ -208,7 +215,7 @@ def add(where: Place, name: str, entry: Mapping[str, Any], *, dry_run: bool, sta
 
 def remove(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The server.")],
+    name: ServerArgument,
     dry_run: DryRunOption = False,
     file: FileOption = None,
     project: ProjectOption = None,

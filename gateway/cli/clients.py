@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli import offline
+from gateway.cli import names, offline
 from gateway.cli.client import url
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place
@@ -59,14 +59,20 @@ def mint(where: Place, name: str, servers: list[str] | None, *, renew: bool) -> 
 
 def add(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A name for the client.")],
-    server: Annotated[list[str] | None, typer.Option(help="Limit to this server (repeatable; default: all).")] = None,
+    name: Annotated[str, typer.Argument(help="A name for the client.", autocompletion=names.known_clients)],
+    server: Annotated[
+        list[str] | None,
+        typer.Option(help="Limit to this server (repeatable; default: all).", autocompletion=names.servers),
+    ] = None,
     renew: Annotated[bool, typer.Option("--renew", help="Replace the token of a client that exists.")] = False,
     file: FileOption = None,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a token for an AI client, and print it, this once, with what to paste into the client."""
+    """Make a token for an AI client, and print it once.
+
+    It comes with what to paste into Claude Code, Cursor, VS Code and Codex.
+    """
     from gateway.connect.connect import snippets
 
     where = place(context, file, project)
@@ -111,7 +117,7 @@ def _client_row(client: Mapping[str, Any]) -> list[object]:
 
 def remove(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The client.")],
+    name: Annotated[str, typer.Argument(help="The client.", autocompletion=names.clients)],
     dry_run: DryRunOption = False,
     file: FileOption = None,
     project: ProjectOption = None,

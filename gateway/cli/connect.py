@@ -14,6 +14,7 @@ from gateway.cli.client import Refused, url
 from gateway.cli.clients import client_row, endpoint_of, mint
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place
+from gateway.cli.names import known_clients
 from gateway.cli.options import (
     FileOption,
     ProjectOption,
@@ -39,7 +40,10 @@ def register(app: typer.Typer) -> None:
 def connect(
     context: typer.Context,
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="CLIENT", help="Clients to configure (default: all detected).")
+        list[str] | None,
+        typer.Argument(
+            metavar="CLIENT", help="Clients to configure (default: all detected).", autocompletion=known_clients
+        ),
     ] = None,
     show: Annotated[bool, typer.Option("--print", help="Print what to paste; change nothing.")] = False,
     listing: Annotated[bool, typer.Option("--list", help="List the supported clients.")] = False,
@@ -64,7 +68,10 @@ def connect(
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Configure AI clients to use the gateway: show the change to each file, ask once, keep a backup."""
+    """Configure AI clients to use the gateway (asks first).
+
+    It shows the change to each client's own file, asks once, and keeps a backup.
+    """
     from gateway.connect.connect import installed
 
     if listing:
@@ -196,7 +203,9 @@ def _write(where: Place, plan: Change, endpoint: str, inline: bool, no_token: bo
     if removing:
         say(f"Removed from it: {', '.join(removing)}. To have them back: stockade disconnect {row.name} --restore")
     if credentials.variable:
-        screen.line(f"It reads its token from a variable. Put this where {row.title} sees it, such as ~/.profile:")
+        screen.line(
+            f"It reads its token from a variable. Add this line to your shell profile, then restart {row.title}:"
+        )
         screen.line(f"export {variable_for(row)}={token}")
     if row.note:
         say(row.note)
@@ -204,7 +213,9 @@ def _write(where: Place, plan: Change, endpoint: str, inline: bool, no_token: bo
 
 def disconnect(
     context: typer.Context,
-    names: Annotated[list[str], typer.Argument(metavar="CLIENT", help="Clients to change.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="CLIENT", help="Clients to change.", autocompletion=known_clients)
+    ],
     repo: Annotated[
         Path | None, typer.Option(help="Change the client's file in this repository, not the user's own.")
     ] = None,
@@ -215,7 +226,7 @@ def disconnect(
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Remove Stockade from AI clients' files, and revoke their tokens."""
+    """Remove Stockade from AI clients' files; revoke their tokens."""
     from gateway.connect.connect import apply, plan_disconnect, plan_restore, started_in
     from registry.file.json_edit import EditRefused
 

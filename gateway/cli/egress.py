@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
 from egress.policy.nearest import nearest
-from gateway.cli import policy
+from gateway.cli import names, policy
 from gateway.cli.client import Api, url
 from gateway.cli.options import (
     FileNoShort,
@@ -23,21 +22,32 @@ from gateway.cli.options import (
     screen,
 )
 from gateway.cli.terminal import Cell, clean
-from observability.events import Decision
+from observability.events import By, Decision
 
+ServerOption = Annotated[
+    str, typer.Option("--server", help="Limit to this server (default: all).", autocompletion=names.servers)
+]
+OldServerOption = Annotated[str, typer.Option("--backend", hidden=True, help="The old name of --server.")]
 DecisionOption = Annotated[Decision | None, typer.Option(help="Limit to one decision.", show_default=False)]
 MOST_OF_ONE = 5000
 """Blocked hosts of one server that are listed."""
 
 
-class By(StrEnum):
-    """How `top` groups connections."""
+GROUPS = {"server" if by is By.BACKEND else by.value: by for by in By}
+"""The words of `--by`."""
+OLD_WORDS = {"backend": By.BACKEND}
+"""What earlier versions called them; taken for one more."""
 
-    HOST = "host"
-    BACKEND = "backend"
-    RULE = "rule"
-    REASON = "reason"
-    TOOL = "tool"
+
+def _groups(incomplete: str) -> list[str]:
+    return [word for word in GROUPS if word.startswith(incomplete)]
+
+
+def grouped_by(word: str) -> By:
+    """What `--by` means. Raises BadParameter."""
+    if found := {**GROUPS, **OLD_WORDS}.get(word):
+        return found
+    raise typer.BadParameter(f"{clean(word)!r} is not one of {', '.join(map(repr, GROUPS))}.")
 
 
 def register(app: typer.Typer) -> None:
@@ -62,7 +72,8 @@ def tail(
     context: typer.Context,
     follow: FollowOption = False,
     count: Annotated[int, typer.Option("--tail", "-n", help="How many earlier events to print first.")] = 20,
-    backend: Annotated[str, typer.Option(help="Limit to this server (default: all).")] = "",
+    server: ServerOption = "",
+    backend: OldServerOption = "",
     decision: DecisionOption = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Also show normal closes, and the progress of long connections.")
@@ -71,13 +82,17 @@ def tail(
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show connections as they are decided: time, server, decision, host, why, and the tool call that made it."""
+    """Show connections and the decision about each.
+
+    A line has the time, server, decision, host, the reason or rule, and the tool call that made the connection.
+    """
+    server = server or backend
     api = place(context, file, project).api()
-    wanted = {"type": "egress", "backend": backend or None, "decision": decision or None}
+    wanted = {"type": "egress", "backend": server or None, "decision": decision or None}
     answer = api.get(url("events", limit=min(count * 4, 5000), **wanted))
     shown = [event for event in answer["events"] if _wanted(event, everything)][-count:] if count else []
     if not answer["events"]:
-        known_server(api, backend, "--backend")
+        known_server(api, server, "--server")
     for event in shown:
         _event(event, as_json)
     if not (shown or follow or as_json):
@@ -99,10 +114,15 @@ def _wanted(event: Mapping[str, Any], everything: bool) -> bool:
 
 def _event(event: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
-        screen.json_line(event)
+        screen.json_line(with_server(event))
     else:
         word, style = verdict(event)
         screen.line(event_line(event, word), style)
+
+
+def with_server(row: Mapping[str, Any]) -> dict[str, Any]:
+    """For `--json`: the server's name as `server`, and as `backend` for one more version."""
+    return {"server": row["backend"], **row}
 
 
 def verdict(event: Mapping[str, Any]) -> tuple[str, str]:
@@ -152,8 +172,11 @@ def called_by(calls: list[Mapping[str, Any]], more: int = 0) -> str:
 
 def top(
     context: typer.Context,
-    by: Annotated[By, typer.Option(help="Group by this.")] = By.HOST,
-    backend: Annotated[str, typer.Option(help="Limit to this server (default: all).")] = "",
+    by: Annotated[
+        str, typer.Option(metavar="|".join(GROUPS), help="Group by this.", autocompletion=_groups)
+    ] = "host",
+    server: ServerOption = "",
+    backend: OldServerOption = "",
     decision: DecisionOption = None,
     hours: Annotated[float, typer.Option(help="How far back to look.")] = 24,
     limit: Annotated[int, typer.Option("--limit", "-n", help="How many rows to show.")] = 20,
@@ -161,20 +184,24 @@ def top(
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the hosts that servers connect to most (or group by server, rule, reason or tool)."""
+    """Rank what servers connect to: hosts, rules, reasons, tools."""
+    server, group = server or backend, grouped_by(by)
     api = place(context, file, project).api()
     since = f"{time.time() - hours * 3600:.0f}"
-    narrow = {"backend": backend or None, "decision": decision or None}
-    rows = api.get(url("egress", "top", by=by, since=since, limit=limit, **narrow))["top"]
+    narrow = {"backend": server or None, "decision": decision or None}
+    rows = api.get(url("egress", "top", by=group, since=since, limit=limit, **narrow))["top"]
     if not rows:
-        known_server(api, backend, "--backend")
+        known_server(api, server, "--server")
     if as_json:
         screen.json(rows)
         return
     if rows:
-        screen.table([by, "connections", "denied", "sent", "received"], map(_top_row, rows))
+        screen.table(
+            ["server" if group is By.BACKEND else group, "connections", "denied", "sent", "received"],
+            map(_top_row, rows),
+        )
     else:
-        none = "Nothing was denied" if by == "reason" or decision == "deny" else "No connection"
+        none = "Nothing was denied" if group is By.REASON or decision == "deny" else "No connection"
         say(f"{none} in the last {hours:g} hours.")
 
 
@@ -194,12 +221,15 @@ def _bytes(size: float) -> str:
 
 def blocked(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Limit to this server (default: all).", show_default=False)] = "",
+    name: Annotated[
+        str,
+        typer.Argument(help="Limit to this server (default: all).", show_default=False, autocompletion=names.servers),
+    ] = "",
     file: FileOption = None,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what was blocked, each with the command or the line of the file that would allow it."""
+    """Show what was blocked, each with what would allow it."""
     narrow = {"backend": name, "limit": MOST_OF_ONE} if name else {}
     api = place(context, file, project).api()
     found = api.get(url("egress", "blocked", lookups=True, **narrow))
@@ -207,7 +237,7 @@ def blocked(
     if not rows:
         known_server(api, name, "NAME")
     if as_json:
-        screen.json(rows)
+        screen.json([with_server(row) for row in rows])
     elif rows:
         screen.table(["server", "host", "port", "times", "reason", "to allow it"], map(_blocked_row, rows))
     else:

@@ -14,6 +14,7 @@ from gateway.cli import offline
 from gateway.cli.client import Refused, url
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place, display
+from gateway.cli.names import known_clients
 from gateway.cli.options import DryRunOption, FileOption, ProjectOption, YesOption, confirmed, place, say, screen
 
 if TYPE_CHECKING:
@@ -31,7 +32,11 @@ def take_over(
     context: typer.Context,
     source: Annotated[
         str | None,
-        typer.Argument(help="An AI client's name, or its file (default: look for all).", show_default=False),
+        typer.Argument(
+            help="An AI client's name, or its file (default: look for all).",
+            show_default=False,
+            autocompletion=known_clients,
+        ),
     ] = None,
     keep_secrets: Annotated[
         bool, typer.Option("--keep-secrets", help="Leave tokens in the file as they are, in plain text.")
@@ -41,8 +46,9 @@ def take_over(
     file: FileOption = None,
     project: ProjectOption = None,
 ) -> None:
-    """Import the servers in an AI client's own file: each is isolated and may connect to nothing yet.
+    """Import the servers in an AI client's own file, isolated.
 
+    They may connect to nothing until the file names hosts for them.
     Stockade's own settings in such a file (network, mounts, …) are ignored, and each one is reported.
     """
     where = place(context, file, project)
@@ -61,7 +67,7 @@ def take_over(
         for item in imports:
             if not dry_run and sound.keys() & item.servers.keys():
                 say(
-                    f"{item.path} has them too: remove them there, or its client goes on starting them outside of the wall."
+                    f"{item.path} has them too: remove them there, or its client still starts them, outside of the wall."
                 )
     if left:
         raise Failure(f"{len(left)} of {len(fresh)} servers were not imported: {', '.join(left)}.")

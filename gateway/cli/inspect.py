@@ -23,7 +23,7 @@ def validate(
     file: FileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a configuration file and report every problem with its line and key."""
+    """Check a configuration file: every problem, with line and key."""
     from registry.load import load_config
     from registry.model.errors import ConfigError
     from registry.secrets import SecretStore
@@ -57,7 +57,10 @@ def _count(things: Any, word: str) -> str:
 def doctor(
     context: typer.Context, file: FileOption = None, project: ProjectOption = None, as_json: JsonOption = False
 ) -> None:
-    """Check the engine and this machine, and that an isolated container cannot reach the network."""
+    """Check the engine, this machine, and that the isolation holds.
+
+    A container like a server's tries to reach the network, and must not.
+    """
     import asyncio
     import importlib
 

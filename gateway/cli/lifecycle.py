@@ -139,7 +139,10 @@ def _leaves(group: BaseException) -> list[str]:
 
 
 def _said(error: BaseException) -> str:
-    return in_words(error) if isinstance(error, OSError) else str(error)
+    if isinstance(error, OSError):
+        return in_words(error)
+    name = getattr(error, "backend", "")  # of a BackendUnavailable, whose sentence leaves the server's name out
+    return f"Server {name}: {error}" if name else str(error)
 
 
 def _announce(descriptor: int, told: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ class Place:
         if not path.is_file():
             looked = str(path) if self.file else f"./{LOCAL_FILE} or {user_file()}"
             raise Failure(
-                f"There is no configuration file at {looked}. Name one with --file, or begin with: stockade run fetch"
+                f"There is no configuration file at {looked}. Name one with --file, or start with: stockade run fetch"
             )
         return path
 

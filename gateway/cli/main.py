@@ -19,7 +19,7 @@ def build() -> typer.Typer:
         module.register(app)
     for name, about, register in (
         ("egress", "What servers connect to, and what they may connect to.", egress.register),
-        ("tools", "List the tools that servers offer; approve changed definitions.", backends.register_tools),
+        ("tools", "List the servers' tools; approve changed definitions.", backends.register_tools),
         ("client", "Manage AI clients and their tokens.", clients.register),
         ("secret", "Manage the secrets that `${secret:NAME}` refers to.", secrets.register),
         ("admin", "Manage the token of the admin page.", lifecycle.register_admin),
@@ -41,8 +41,8 @@ def _typer(about: str) -> typer.Typer:
     )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(context: typer.Context, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:  # not while the shell asks for completions
         lifecycle.version()
         raise typer.Exit
 

@@ -8,19 +8,23 @@ from __future__ import annotations
 import errno
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from gateway.cli import names
 from gateway.cli.client import Refused, Unreachable
 from gateway.cli.failure import Failure
+from gateway.cli.light import lighten
 from gateway.cli.locate import Place
+from gateway.cli.outside import started_outside
 from gateway.cli.terminal import Screen, clean_lines
 from gateway.disk import in_words
 
+ServerArgument = Annotated[str, typer.Argument(metavar="NAME", help="The server.", autocompletion=names.servers)]
 FileOption = Annotated[Path | None, typer.Option("--file", "-f", help="Configuration file.", show_default=False)]
 FileNoShort = Annotated[Path | None, typer.Option("--file", help="Configuration file.", show_default=False)]
 ProjectOption = Annotated[
@@ -69,13 +73,16 @@ def addresses(endpoint: str, admin: str, token: str | None) -> None:
         screen.line(f"Token     {token}   (for the admin page; shown only now)")
 
 
-def summary(backends: Iterable[Mapping[str, Any]]) -> None:
+def summary(backends: Collection[Mapping[str, Any]]) -> None:
     """Print how many servers are in which state, and in full what is wrong with those that do not run."""
     states = Counter(shown_state(backend) for backend in backends)
     if states:
         screen.line(f"Servers   {', '.join(f'{count} {state}' for state, count in states.items())}")
     for text in troubles(backends):
         say(text)
+    names = [str(backend["name"]) for backend in backends]
+    for one in started_outside():
+        say(f"! {one.sentence(names)}")
 
 
 def shown_state(backend: Mapping[str, Any]) -> str:
@@ -102,6 +109,13 @@ def is_troubled(backend: Mapping[str, Any]) -> bool:
 
 class Group(TyperGroup):
     """Runs a command; failures end with one message and exit code 1."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        lighten(self, ctx)
+        return super().parse_args(ctx, args)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return lighten(super().get_command(ctx, cmd_name), ctx)
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -12,11 +12,13 @@ from gateway.cli import offline
 from gateway.cli.allow import allow
 from gateway.cli.client import url
 from gateway.cli.failure import Failure
+from gateway.cli.names import blocked_hosts
 from gateway.cli.options import (
     DryRunOption,
     FileOption,
     JsonOption,
     ProjectOption,
+    ServerArgument,
     place,
     say,
     screen,
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from egress.policy.decide import Policy, Surroundings
     from registry.config import Config
 
-Server = Annotated[str, typer.Argument(help="The server.")]
-
 
 def register(app: typer.Typer) -> None:
     for command in (allow, explain, suggest, serve, check):
@@ -37,13 +37,18 @@ def register(app: typer.Typer) -> None:
 
 def explain(
     context: typer.Context,
-    name: Server,
-    target: Annotated[str, typer.Argument(metavar="URL|HOST:PORT", help="Where it would connect to.")],
+    name: ServerArgument,
+    target: Annotated[
+        str, typer.Argument(metavar="URL|HOST:PORT", help="Where it would connect to.", autocompletion=blocked_hosts)
+    ],
     file: FileOption = None,
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Explain whether a connection would be allowed, and which rule decides. Makes no connection."""
+    """Explain whether a connection would be allowed, and why.
+
+    Makes no connection.
+    """
     where = place(context, file, project)
     if where.running():
         answer = where.api().post(url("explain"), {"backend": name, "url": target})
@@ -107,7 +112,7 @@ def parsed(block: Mapping[str, object]) -> Policy:
 
 def suggest(
     context: typer.Context,
-    name: Server,
+    name: ServerArgument,
     write: Annotated[bool, typer.Option("--write", help="Write it into the file.")] = False,
     denied: Annotated[bool, typer.Option("--denied", help="Also allow what was denied so far.")] = False,
     dry_run: DryRunOption = False,
@@ -115,7 +120,10 @@ def suggest(
     project: ProjectOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the smallest policy that covers what a server has used (best after a while in `mode: learn`)."""
+    """Print the smallest policy that covers what a server used.
+
+    Best after a while in `mode: learn`.
+    """
     api = place(context, file, project).api()
     found = api.get(url("backends", name, "egress", "suggest", denied=denied))
     if as_json and not write:
@@ -160,7 +168,7 @@ def serve(
     no_proxy: Annotated[str, typer.Option(help="Hosts to reach without that proxy, separated by commas.")] = "",
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not print a line per connection.")] = False,
 ) -> None:
-    """Run the egress proxy alone, without containers: one policy for all callers."""
+    """Run the egress proxy alone: one policy for all callers."""
     from egress import serve as standalone
 
     arguments = ["--policy", str(policy), "--listen", listen, "--no-proxy", no_proxy]
@@ -176,7 +184,10 @@ def check(
     targets: Annotated[list[str] | None, typer.Argument(metavar="URL|HOST:PORT", help="Targets to check.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a policy file, and show its decision for each target. Exit code 1 if one would be denied."""
+    """Check a policy file, and show its decision for each target.
+
+    Exit code 1 if one would be denied.
+    """
     from egress.policy.decide import Surroundings
 
     block, around = read_policy(policy), Surroundings(standalone=True)

@@ -11,9 +11,10 @@ from gateway.cli import offline
 from gateway.cli.client import Refused, url
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place
+from gateway.cli.names import secrets
 from gateway.cli.options import FileOption, ProjectOption, place, say, screen
 
-NameArgument = Annotated[str, typer.Argument(help="The NAME in ${secret:NAME}.")]
+NameArgument = Annotated[str, typer.Argument(help="The NAME in ${secret:NAME}.", autocompletion=secrets)]
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +23,10 @@ def register(app: typer.Typer) -> None:
 
 
 def keep(context: typer.Context, name: NameArgument, file: FileOption = None, project: ProjectOption = None) -> None:
-    """Store a secret, prompted for or read from stdin, and restart the servers that use it."""
+    """Store a secret, and restart the servers that use it.
+
+    The value is prompted for without an echo, or read from stdin.
+    """
     from registry.secrets import SecretError, SecretStore
 
     value = _given(name)
@@ -59,7 +63,10 @@ def _start_again(where: Place, name: str) -> None:
 
 
 def forget(name: NameArgument) -> None:
-    """Remove a stored secret. A running server keeps the value until it is restarted."""
+    """Remove a stored secret.
+
+    A running server keeps the value until it is restarted.
+    """
     from registry.secrets import SecretError, SecretStore
 
     try:

@@ -108,6 +108,11 @@ def started_in(row: Row, path: Path) -> dict[str, Any]:
         return {}
 
 
+def is_connected(row: Row, path: Path) -> bool:
+    """Whether the file has our entry. Raises EditRefused."""
+    return SERVER_NAME in edits.servers(row, _text(path) or "")
+
+
 def is_started(entry: Any) -> bool:
     """Whether the client starts a program for this entry, which is not our own bridge."""
     if not isinstance(entry, Mapping) or entry.get("disabled") is True or entry.get("enabled") is False:

@@ -19,8 +19,8 @@ from gateway.control.backends import need_backend, need_isolated
 from gateway.control.base import Control
 from gateway.control.blocked import as_blocked, with_advice
 from gateway.control.wire import bad, count, read_object, switch, text
-from observability.events import Decision, Reason, Via
-from observability.history_queries import By, ConnectionFilter, ConnectionRow, Lookup
+from observability.events import By, Decision, Reason, Via
+from observability.history_queries import ConnectionFilter, ConnectionRow, Lookup
 
 MAX_ROWS = 5000
 INSIDE = Reason.INNER_HOST_MISMATCH

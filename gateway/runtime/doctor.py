@@ -100,11 +100,11 @@ def engine_finding(host: str, info: EngineInfo) -> Finding:
 def seccomp_finding(info: EngineInfo) -> Finding:
     """Whether the engine filters system calls at all."""
     if info.seccomp:
-        return Finding(name="system call filter", state="ok", detail="seccomp is on; backends get a profile of ours")
+        return Finding(name="system call filter", state="ok", detail="seccomp is on; servers get a profile of ours")
     return Finding(
         name="system call filter",
         state="fail",
-        detail="The engine has no seccomp, so a backend could open sockets that no network namespace covers.",
+        detail="The engine has no seccomp, so a server could open sockets that no network namespace covers.",
         fix="Use an engine and a kernel with seccomp (CONFIG_SECCOMP_FILTER).",
     )
 
@@ -136,8 +136,8 @@ def files_finding(limit: Path = Path("/proc/sys/fs/file-max")) -> Finding:
         name=name,
         state="warn",
         detail=(
-            f"This machine allows {most} open files in total (fs.file-max). A backend's memory is enough for about "
-            "2000 per MiB, so a few backends could use them all up."
+            f"This machine allows {most} open files in total (fs.file-max). A server's memory is enough for about "
+            "2000 per MiB, so a few servers could use them all up."
         ),
         fix="sysctl -w fs.file-max=9223372036854775807, which systemd 240 and newer does by itself.",
     )
@@ -233,16 +233,16 @@ async def sockets_bounded(sandbox: ContainerSandbox) -> bool:
 
 
 def sockets_finding(info: EngineInfo | None, bounded: bool) -> Finding:
-    """Whether what a backend's sockets buffer is within a limit."""
+    """Whether what a server's sockets buffer is within a limit."""
     name = "socket memory"
     if bounded:
         how = "counts as" if info is None or info.cgroup == 2 else "is limited like"
-        return Finding(name=name, state="ok", detail=f"what a backend's sockets buffer {how} its memory")
+        return Finding(name=name, state="ok", detail=f"what a server's sockets buffer {how} its memory")
     return Finding(
         name=name,
         state="warn",
         detail=(
-            "What a backend's sockets buffer is outside of its memory limit (cgroup v1): one backend can take all that "
+            "What a server's sockets buffer is outside of its memory limit (cgroup v1): one server can take all that "
             "the kernel has for TCP and UDP, and then connections of the whole machine stall."
         ),
         fix="Boot with cgroup v2 (systemd.unified_cgroup_hierarchy=1), or run the gateway as root.",

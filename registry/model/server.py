@@ -277,7 +277,7 @@ class Server(Frozen):
     """`shared`: one container for all clients; `per-client`: one for each client session; `auto`: as needed, and a session
     stays where its first call went."""
     spares: Spares = 1
-    """Where each client session has a container of its own: how many stand started for the next ones (0 to 8)."""
+    """Where each client session has a container of its own: how many warm containers to keep ready (0 to 8)."""
     start: Start = Start.EAGER
     """`eager`: with the gateway; `lazy`: at the first call."""
     pin: Pin = Pin.WARN

@@ -111,7 +111,7 @@ def test_whom_an_image_names_is_looked_up_where_it_runs(site: Yard) -> None:
 )
 def test_an_image_cannot_become_the_egress_or_root_by_name(site: Yard, backend: str, whose: str) -> None:
     """As whom it would share, and use up, what the kernel counts per user."""
-    with pytest.raises(BackendUnavailable, match=f"The image of backend {backend} would run as {whose}"):
+    with pytest.raises(BackendUnavailable, match=f"Its image would run as {whose}"):
         site.pair(backend)
     assert [name for name in site.containers() if backend in name] == []
 

@@ -109,7 +109,7 @@ async def test_what_is_no_json_is_an_error_that_names_the_server(value: str, tmp
     settings = config({"one": server()}, gateway={"call_timeout_s": 600})
     async with gateway(settings, {"one": command}) as running, legacy(running.url("one")) as client:
         said = await raw(client, "bad")
-        assert said["error"]["message"].startswith("Backend one: it answered with something that is not JSON"), said
+        assert said["error"]["message"].startswith("Server one: it answered with something that is not JSON"), said
         assert said["error"]["data"] == {"backend": "one"}
         assert await client.text("good") == "good"
 
@@ -119,7 +119,7 @@ async def test_the_same_over_http(tool: str) -> None:
     settings = config({"one": server(http=True)}, gateway={"call_timeout_s": 600})
     async with gateway(settings, {"one": FAULTY_HTTP}) as running, legacy(running.url("one")) as client:
         said = await raw(client, tool)
-        assert said["error"]["message"].startswith("Backend one: it answered with something that is not JSON"), said
+        assert said["error"]["message"].startswith("Server one: it answered with something that is not JSON"), said
         assert await client.text("ok") == "ok"
 
 

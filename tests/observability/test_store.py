@@ -18,13 +18,14 @@ import pytest
 from observability.events import (
     BackendEvent,
     BackendState,
+    By,
     Decision,
     EgressEvent,
     Phase,
     Reason,
     Via,
 )
-from observability.history_queries import By, ConnectionFilter
+from observability.history_queries import ConnectionFilter
 from observability.store import History
 from tests.observability.samples import allowed, call_ref, called, closed, decided, moved, numbered
 

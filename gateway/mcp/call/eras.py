@@ -105,9 +105,9 @@ async def ask_client(call: Call, caller: Caller, result: Mapping[str, Any], roun
 
 def _ask(caller: Caller, request: Any) -> asyncio.Future[dict[str, Any]]:
     if not isinstance(request, dict) or not isinstance(request.get("method"), str):
-        raise RpcError(INTERNAL_ERROR, "the backend asked something that is no request")
+        raise RpcError(INTERNAL_ERROR, "the server asked something that is no request")
     params = request.get("params")
     params = params if isinstance(params, dict) else {}
     if not caller.can(request["method"], params):
-        raise RpcError(INTERNAL_ERROR, f"the backend needs {request['method']}, which this client does not support")
+        raise RpcError(INTERNAL_ERROR, f"the server needs {request['method']}, which this client does not support")
     return caller.ask(request["method"], params)

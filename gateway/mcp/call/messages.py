@@ -170,7 +170,7 @@ class Call:
     def _expire(self) -> None:
         if self.peer is not None and self.outcome is None:
             self.peer.cancel(self, "timed out")
-        text = f"Backend {self.backend} did not answer {self.method} within {self._timeout_s or 0:g} s"
+        text = f"Server {self.backend} did not answer {self.method} within {self._timeout_s or 0:g} s"
         self.end(refused(RpcError(REQUEST_TIMEOUT, text, {"backend": self.backend}), ErrorKind.TIMEOUT))
 
     def end(self, outcome: Outcome) -> None:

@@ -116,7 +116,7 @@ def answered(message: dict[str, Any], line: bytes = b"", number: int = 0) -> Out
 
 def broken(backend: str, why: str, kind: ErrorKind = ErrorKind.UNAVAILABLE) -> Failure:
     """The failure of a call whose connection brought no answer."""
-    error = {"code": BACKEND_UNAVAILABLE, "message": f"Backend {backend}: {why}", "data": {"backend": backend}}
+    error = {"code": BACKEND_UNAVAILABLE, "message": f"Server {backend}: {why}", "data": {"backend": backend}}
     return Failure(error, kind, Origin.TRANSPORT, reason=why)
 
 

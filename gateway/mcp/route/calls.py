@@ -275,7 +275,7 @@ class Calls:
             elif caller.modern or not is_input_required(outcome.value):
                 return outcome
             elif number == MAX_ROUNDS:
-                text = f"Backend {call.backend} asked for input more than {MAX_ROUNDS} times"
+                text = f"Server {call.backend} asked for input more than {MAX_ROUNDS} times"
                 return refused(RpcError(INTERNAL_ERROR, text))
             else:
                 params = {key: value for key, value in call.params.items() if key not in CARRIED}

@@ -165,7 +165,7 @@ class Subscriptions:
         try:
             await self.watch(self.backends[owner], uri, listener)
         except RpcError as error:
-            logger.info("backend %s: %s cannot be watched: %s", owner, uri, error)
+            logger.info("server %s: %s cannot be watched: %s", owner, uri, error)
 
     async def _forget(self, uri: str, holder: object) -> None:
         for backend, watched in list(self._watched):
@@ -203,7 +203,7 @@ class Subscriptions:
                     await call.wakeup.wait()
         except TimeoutError:
             if wait:
-                logger.info("backend %s: has not acknowledged that it watches %s", backend.name, uri)
+                logger.info("server %s: has not acknowledged that it watches %s", backend.name, uri)
         if call.outcome is not None:
             await call.result()
         return call
@@ -231,7 +231,7 @@ class Subscriptions:
                 params = {"uri": uri}
                 await ask(peers[0], backend.name, "resources/unsubscribe", params, backend.call_timeout_s)
         except (RpcError, PeerClosed) as error:
-            logger.info("backend %s: %s is still watched: %s", backend.name, uri, error)
+            logger.info("server %s: %s is still watched: %s", backend.name, uri, error)
 
     def _tidy(self, backend: str, uri: str) -> None:
         watched = self._watched.get((backend, uri))
@@ -248,7 +248,7 @@ class Subscriptions:
                     if watched.begun:
                         watched.listen = await self._begin(backend, uri, wait=False)
             except (RpcError, PeerClosed) as error:
-                logger.info("backend %s: %s cannot be watched: %s", name, uri, error)
+                logger.info("server %s: %s cannot be watched: %s", name, uri, error)
 
     def drop_session(self, session: Session) -> None:
         """A session ended."""

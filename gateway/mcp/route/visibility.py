@@ -88,12 +88,12 @@ class Visibility:
         """Report once what two backends wanted, and which has it."""
         now = time.time()
         for name, tool, instead in directory.tables[Kind.TOOLS].conflicts:
-            detail = f"another backend has that name already; this one is {instead}"
+            detail = f"another server has that name already; this one is {instead}"
             event = ToolEvent(time=now, backend=name, tool=tool, change=ToolChange.RENAMED, detail=detail)
             self.report_once(event, name, tool)
         for kind, name, owner, key in directory.contested:
             message = (
-                f"Backend {name} lists a resource that backend {owner} had first, such as {key[:200]!r}. On /mcp it stays "
+                f"Server {name} lists a resource that server {owner} had first, such as {key[:200]!r}. On /mcp it stays "
                 f"{owner}'s; /servers/{name}/mcp has this one's."
             )
             notice = NoticeEvent(

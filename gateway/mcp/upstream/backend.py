@@ -336,7 +336,7 @@ class Backend:
                 await send(peer, call)
                 await call.result()
             except (RpcError, PeerClosed) as error:
-                logger.info("backend %s: its list changes cannot be followed: %s", self.name, error)
+                logger.info("server %s: its list changes cannot be followed: %s", self.name, error)
 
     def _make_room(self, key: ConnectionKey, caller: Caller | None) -> None:
         """Keep the number of connections owned by one session each below its cap. Raises RpcError."""

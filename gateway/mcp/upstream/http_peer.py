@@ -167,9 +167,9 @@ class HttpPeer:
             self._redirected(call, exchange, exchange.location)
         elif exchange.status == 401 and self._site.authorize is not None:
             self._site.refused = True
-            call.end(_refused(f"Backend {call.backend}: it refused our credentials", ErrorKind.UNAUTHORIZED))
+            call.end(_refused(f"Server {call.backend}: it refused our credentials", ErrorKind.UNAUTHORIZED))
         elif exchange.status >= 400:
-            call.end(_refused(f"Backend {call.backend} answered HTTP {exchange.status}", ErrorKind.HTTP_STATUS))
+            call.end(_refused(f"Server {call.backend} answered HTTP {exchange.status}", ErrorKind.HTTP_STATUS))
         else:
             call.fail(_CUT_OFF)
 
@@ -181,7 +181,7 @@ class HttpPeer:
             self._tasks.spawn(self._follow(call))
             return
         self._path = self._site.path
-        text = f"Backend {call.backend} answered HTTP {exchange.status}: {self._site.advice(location)}"
+        text = f"Server {call.backend} answered HTTP {exchange.status}: {self._site.advice(location)}"
         call.end(_refused(text, ErrorKind.HTTP_STATUS))
 
     async def _follow(self, call: Call) -> None:

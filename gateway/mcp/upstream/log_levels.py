@@ -29,7 +29,7 @@ class LogLevels:
         try:
             await ask(peer, self._name, "logging/setLevel", {"level": level}, LIST_TIMEOUT_S)
         except (RpcError, PeerClosed) as error:
-            logger.info("backend %s: logging/setLevel failed: %s", self._name, error)
+            logger.info("server %s: logging/setLevel failed: %s", self._name, error)
 
     def _differs(self, peer: Peer, level: str) -> bool:
         known = self._levels.get(peer)

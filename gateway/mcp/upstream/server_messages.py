@@ -203,7 +203,7 @@ class ServerMessages:
 
     def on_closed(self, peer: Peer, why: str) -> None:
         """Forget the connection; the next call makes another."""
-        logger.info("backend %s: %s", self.name, why)
+        logger.info("server %s: %s", self.name, why)
         if self.backend is not None:
             self.backend.gone(peer)
 

@@ -19,7 +19,7 @@ def left_out(backend: str, kind: Kind, flaws: Flaws) -> NoticeEvent | None:
         code="items_left_out",
         severity=Severity.WARNING,
         backend=backend,
-        message=f"Backend {backend}: {flaws.missing(kind)}",
+        message=f"Server {backend}: {flaws.missing(kind)}",
         count=flaws.left_out,
     )
 

@@ -121,7 +121,7 @@ class Pins:
                 self._words.changed(backend, tool)
                 self._tell(backend, name, current[name])
             else:
-                self._event(backend, name, ToolChange.ADDED, "the backend has a tool it did not have before")
+                self._event(backend, name, ToolChange.ADDED, "the server has a tool it did not have before")
         if not strict:
             self._words.pin(backend, tools)
 

@@ -74,11 +74,11 @@ def unavailable(backend: str, why: str) -> RpcError:
     """The error for a backend that cannot answer: it says which and why."""
     why = clipped(why, MAX_REASON)
     return RpcError(
-        BACKEND_UNAVAILABLE, f"Backend {backend}: {why}", {"backend": backend}, kind=UNAVAILABLE, reason=why
+        BACKEND_UNAVAILABLE, f"Server {backend}: {why}", {"backend": backend}, kind=UNAVAILABLE, reason=why
     )
 
 
 def session_ended(backend: str, why: str) -> RpcError:
     """The error for the first call after the process that held the caller's state had to end."""
-    text = f"Backend {backend}: session ended: {why}. What it had kept is lost; call again to go on with a new one"
+    text = f"Server {backend}: session ended: {why}. What it had kept is lost; call again to start a new one"
     return RpcError(BACKEND_UNAVAILABLE, text, {"backend": backend}, kind="session_ended")

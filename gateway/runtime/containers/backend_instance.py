@@ -45,7 +45,7 @@ UNREAD: Final = 64 * 1024
 """Bytes of standard output that are logged that had no reader."""
 TURNS: Final = 10
 DEAF_GRACE_S: Final = 5.0
-DEAF: Final = "Backend {} closed stdin/stdout but kept running, so it was killed."
+DEAF: Final = "It closed stdin/stdout but kept running, so it was killed."
 KILLED: Final = 137
 """The exit code of a container that SIGKILL ended."""
 KEPT_LINES: Final = 200
@@ -99,7 +99,7 @@ class BackendInstance:
     async def attach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Standard output and input of a stdio backend. Raises BackendUnavailable when it has none."""
         if self.attachment is None or self.transport != "stdio":
-            raise BackendUnavailable(self.backend, f"Backend {self.backend} has no standard streams.")
+            raise BackendUnavailable(self.backend, "It has no standard streams.")
         self.is_read = True
         return self.attachment.reader, self.attachment.writer
 
@@ -110,7 +110,7 @@ class BackendInstance:
     async def connect(self) -> socket.socket:
         """A connected, non-blocking socket to the backend's port. Raises BackendUnavailable."""
         if self.port is None:
-            raise BackendUnavailable(self.backend, f"Backend {self.backend} listens on no port.")
+            raise BackendUnavailable(self.backend, "It listens on no port.")
         try:
             if self.door is not None:
                 return await self.context.link.connect_inside(self.id, self.port)
@@ -118,8 +118,7 @@ class BackendInstance:
         except (OSError, TimeoutError) as error:
             raise BackendUnavailable(
                 self.backend,
-                f"Backend {self.backend} does not accept connections on port {self.port} ({error}). "
-                f"See `stockade logs {self.backend}`.",
+                f"It does not accept connections on port {self.port} ({error}). See `stockade logs {self.backend}`.",
             ) from error
 
     async def wait_exit(self) -> ExitInfo:
@@ -144,7 +143,7 @@ class BackendInstance:
         source = self.wanted.source
         packages = source.system_packages if isinstance(source, PackageSource) else None
         return exit_sentence(
-            self.backend, code, list(self.printed), out_of_memory=out_of_memory, listened=listened, packages=packages
+            code, list(self.printed), out_of_memory=out_of_memory, listened=listened, packages=packages
         )
 
     async def take_rest(self, reader: asyncio.StreamReader) -> None:
@@ -235,7 +234,7 @@ class BackendInstance:
             self.address = info.addresses[0] if info.addresses else ""
         if info is not None and self.uid is None:
             self.uid = await asyncio.to_thread(uid_of, info.pid, info.id)
-            check_image_user(self.backend, self.uid, self.context.users.span)
+            check_image_user(self.uid, self.context.users.span)
 
     async def wait_port(self) -> None:
         """Until an http backend accepts. Raises BackendUnavailable when it ends first."""
@@ -269,8 +268,8 @@ class BackendInstance:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             deaf.cancel()
         if self.ended.done():
-            return DEAF.format(self.backend) if self.was_deaf else (await self.wait_exit()).detail
-        return f"The door of backend {self.backend} ended; the backend is recreated behind a new one."
+            return DEAF if self.was_deaf else (await self.wait_exit()).detail
+        return "Its door ended; it is started again behind a new one."
 
     async def end_deaf(self) -> None:
         """Kills a stdio backend whose streams are gone, after a moment to end by itself: it can serve no client.
@@ -345,7 +344,6 @@ class BackendInstance:
 
 
 def exit_sentence(
-    backend: str,
     code: int,
     printed: list[str],
     *,
@@ -362,9 +360,7 @@ def exit_sentence(
     else:
         how = f"exited with code {code}"
     last = last_words(printed, builds=packages is not None, packages=packages or ())
-    return (
-        f"Backend {backend} {how}. {last or 'It printed nothing on standard error.'}{taken_port(printed, listened)}"
-    )
+    return f"It {how}. {last or 'It printed nothing on standard error.'}{taken_port(printed, listened)}"
 
 
 def taken_port(printed: list[str], listened: frozenset[int]) -> str:

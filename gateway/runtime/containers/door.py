@@ -71,7 +71,7 @@ class Door:
         except TimeoutError:
             printed = [line.text for line in await self.context.engine.logs(self.container, TELLING_LINES)]
             raise EngineError(
-                f"The door of backend {self.backend} did not reach the egress within {DOOR_TIMEOUT_S:g} s. "
+                f"The door of server {self.backend} did not reach the egress within {DOOR_TIMEOUT_S:g} s. "
                 f"{' / '.join(printed)}"
             ) from None
 

@@ -88,7 +88,7 @@ class Planner:
         assert not isinstance(source, RemoteSource)
         ports = policy_ports(server.network.block, server.port)
         if server.isolated:
-            check_own_port(instance.partition("/")[0], server.port)
+            check_own_port(server.port)
         await asyncio.to_thread(self.filled, source)  # a missing secret is reported before minutes of building
         image = await self.image_of(source)
         return Wanted(
@@ -147,7 +147,7 @@ class Planner:
         user = user_of(source, info)
         own = "" if user else await self.own_user(instance, source)
         if not source.user:
-            check_image_user(instance.partition("/")[0], numeric_uid(user), self.context.users.span)
+            check_image_user(numeric_uid(user), self.context.users.span)
         return backend_plan(
             self.context.names,
             instance,

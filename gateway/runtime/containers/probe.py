@@ -115,7 +115,7 @@ class Attempt:
     """Why it did not run to its end."""
 
 
-REFUSED: Final = "Isolated backends are not started."
+REFUSED: Final = "Isolated servers are not started."
 
 
 def verdict(control: Attempt, door: Attempt) -> str:

@@ -249,7 +249,7 @@ class ContainerSandbox:
             if await found.adopt():
                 return found
         except (EngineError, BackendUnavailable, PlanError, ValueError, OSError) as error:
-            logger.info("backend %s is not adopted: %s", instance, error)
+            logger.info("server %s is not adopted: %s", instance, error)
         return None
 
     def shared_users(self, instances: Iterable[ManagedInstance]) -> dict[str, list[str]]:

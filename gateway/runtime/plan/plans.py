@@ -349,17 +349,17 @@ def check_mounts(source: PackageSource | ImageSource) -> None:
             raise PlanError(f"The mount {finding.message}. {finding.hint}.") from None
 
 
-def check_own_port(backend: str, port: int | None) -> None:
+def check_own_port(port: int | None) -> None:
     """Raises PlanError when a backend would listen where its door must: any other port is left to it."""
     if port is None or port not in OWN_PORTS:
         return
     raise PlanError(
-        f"Backend {backend} listens on port {port} inside its container, which Stockade itself needs there. Let the "
+        f"It listens on port {port} inside its container, which Stockade itself needs there. Let the "
         "server listen on another port (8000, say) and write that as `port`."
     )
 
 
-def check_image_user(backend: str, uid: int | None, ours: range) -> None:
+def check_image_user(uid: int | None, ours: range) -> None:
     """Raises PlanError when an image brings a user that would share what is counted per user with `ours`, or with root
     under another name."""
     if uid != 0 and uid not in ours:
@@ -370,7 +370,7 @@ def check_image_user(backend: str, uid: int | None, ours: range) -> None:
         else f"user {uid}, from the numbers that Stockade gives its own ({ours[0]} on)"
     )
     raise PlanError(
-        f'The image of backend {backend} would run as {whose}. Write a `user` for it, such as user: "1234:1234", which '
+        f'Its image would run as {whose}. Write a `user` for it, such as user: "1234:1234", which '
         "no account of this machine has."
     )
 
@@ -378,8 +378,8 @@ def check_image_user(backend: str, uid: int | None, ours: range) -> None:
 def check_hardening(plan: ContainerPlan) -> None:
     """The last check before a backend is created. Raises PlanError; a plan of ours never asks for such a thing."""
     if plan.capabilities:
-        raise PlanError(f"Container {plan.name} asks for {plan.capabilities[0]}; a backend gets no capability.")
+        raise PlanError(f"Container {plan.name} asks for {plan.capabilities[0]}; a server gets no capability.")
     if plan.network in ("host", "bridge", "default"):
-        raise PlanError(f"Container {plan.name} asks for network {plan.network}; a backend never gets that.")
+        raise PlanError(f"Container {plan.name} asks for network {plan.network}; a server never gets that.")
     if not plan.seccomp:
         raise PlanError(f"Container {plan.name} has no seccomp profile.")

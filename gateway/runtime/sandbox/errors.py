@@ -20,7 +20,7 @@ class PlanError(ValueError):
 
 
 class BackendUnavailable(Exception):
-    """Raised when a backend is not available now; `str()` is one sentence for a person."""
+    """Raised when a backend is not available now; `str()` is one sentence; readers see the server's name beside it."""
 
     def __init__(self, backend: str, sentence: str) -> None:
         super().__init__(sentence)

@@ -101,8 +101,8 @@ class InstanceKeeper:
                     sentence = f"{sentence}\n{BUILT_ONCE.format(self.backend)}"
                 await self.pause(sentence, permanent=permanent)
         except Exception:
-            logger.exception("backend %s: its keeper failed", self.id)
-            await self.enter(BackendState.FAILED, f"Backend {self.backend}: an error of Stockade's own; see the log.")
+            logger.exception("server %s: its keeper failed", self.id)
+            await self.enter(BackendState.FAILED, "An error of Stockade's own; see the log.")
         finally:
             self.stopping.set()
 
@@ -130,7 +130,7 @@ class InstanceKeeper:
             printed = self.instance.printed if self.instance else ()
             said = f" {as_sentence(last_words(list(printed)))}" if printed else ""
             sentence = (
-                f"Backend {self.backend} did not start within {self.start_timeout_s:g} s.{said} "
+                f"It did not start within {self.start_timeout_s:g} s.{said} "
                 "Raise `start_timeout_s` if it needs longer."
             )
             raise BackendUnavailable(self.backend, sentence) from None
@@ -188,9 +188,9 @@ class InstanceKeeper:
         if permanent:
             return sentence
         return (
-            f"{as_sentence(sentence)} It failed {self.backoff.crashes} times in a row; restarts are paused. Fix it "
-            f"(`stockade logs {self.backend}` shows what it printed), then run `stockade restart {self.backend}`. The "
-            f"next call after {COOL_S:g} s retries once."
+            f"{as_sentence(sentence)} It failed {self.backoff.crashes} times in a row, so Stockade stopped retrying. "
+            f"Fix the cause (`stockade logs {self.backend}` shows what it printed), then run "
+            f"`stockade restart {self.backend}`. A call also retries it, at most once every {COOL_S:g} s."
         )
 
     async def take_down(self, grace_s: float, *, leave_running: bool = False) -> None:
@@ -201,7 +201,7 @@ class InstanceKeeper:
         try:
             await (instance.release() if leave_running else instance.stop(grace_s))
         except EngineError as error:
-            logger.warning("backend %s: %s", self.id, error)
+            logger.warning("server %s: %s", self.id, error)
 
     async def enter(self, state: BackendState, detail: str = "") -> None:
         """Takes a new state and reports it."""
@@ -224,7 +224,7 @@ class InstanceKeeper:
                 if instance := self.usable():
                     return instance
                 if (self.state is BackendState.FAILED and not self.wake.is_set()) or self.done.is_set():
-                    raise BackendUnavailable(self.backend, self.detail or f"Backend {self.backend} is stopped.")
+                    raise BackendUnavailable(self.backend, self.detail or "It is stopped.")
                 building = self.state is BackendState.BUILDING
                 left_s = None if building else started + self.start_timeout_s - asyncio.get_running_loop().time()
                 try:
@@ -254,7 +254,7 @@ class InstanceKeeper:
     def late_sentence(self) -> str:
         """Why a caller waits no longer."""
         why = f" {self.detail}" if self.detail else ""
-        return f"Backend {self.backend} is not ready after {self.start_timeout_s:g} s ({self.state.value}).{why}"
+        return f"It is not ready after {self.start_timeout_s:g} s ({self.state.value}).{why}"
 
     def retry(self) -> None:
         """Ends a pause, or a rest, at once."""

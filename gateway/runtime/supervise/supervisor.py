@@ -30,6 +30,7 @@ from registry.model.server import Server
 logger = logging.getLogger(__name__)
 
 STOP_GRACE_S: Final = 2.0
+NOT_HERE: Final = "It runs in no container here: it is remote, disabled, or not in the file any more."
 
 
 class Supervisor:
@@ -241,7 +242,7 @@ class Supervisor:
         instance = f"{backend}/{session}" if session else backend
         await self.wait_gone(backend, instance)
         if backend not in self.local_servers():
-            raise BackendUnavailable(backend, f"There is no backend {backend} that runs here.")
+            raise BackendUnavailable(backend, NOT_HERE)
         if self.stopping.is_set():
             raise BackendUnavailable(backend, "The gateway is stopping.")
         if not session or session in HOMES:
@@ -267,7 +268,7 @@ class Supervisor:
                     async with self.applying:
                         pass
         except TimeoutError:
-            late = f"Backend {backend} was not replaced within {timeout_s:g} s."
+            late = f"It was not replaced within {timeout_s:g} s."
             raise BackendUnavailable(backend, late if last is None else last.late_sentence()) from None
 
     def leaving(self, instance: str) -> InstanceKeeper | None:
@@ -309,7 +310,7 @@ class Supervisor:
             with self.replacement_of([backend]):
                 await self.stop_backends([backend])
                 if server is None:
-                    raise BackendUnavailable(backend, f"There is no backend {backend} that runs here.")
+                    raise BackendUnavailable(backend, NOT_HERE)
                 self.sandbox.try_again(server)
                 self.start_early(backend, server)
 

@@ -68,7 +68,7 @@ class Pool:
         pause_s: float | None = 0.0
         for keeper in [keeper for keeper in self.keepers if keeper.state is BackendState.FAILED]:
             began = self.keepers.pop(keeper)
-            logger.warning("backend %s: a warm instance ended: %s", self.backend, keeper.detail)
+            logger.warning("server %s: a warm instance ended: %s", self.backend, keeper.detail)
             pause_s = self.backoff.crashed(time.monotonic() - began, time.monotonic())
             await self.end(keeper)
         return pause_s

@@ -88,13 +88,14 @@ def test_ps_as_json_names_package_and_version(
 ) -> None:
     named = seen(BackendState.RUNNING, source="npm", package="@a/b", version="1.0", ended=5.0)
     monkeypatch.setattr(running.control.supervisor, "status", lambda: [named])
-    (backend,) = json.loads(stockade("ps", "--json").out)["backends"]
+    (backend,) = json.loads(stockade("ps", "--json").out)["servers"]
     assert [backend[key] for key in ("source", "package", "version", "ended")] == ["npm", "@a/b", "1.0", 5.0]
 
 
 def test_ps_as_json(stockade: Any, running: Running) -> None:
     data = json.loads(stockade("ps", "--json").out)
-    assert [backend["name"] for backend in data["backends"]] == ["fetch", "open"]
+    assert [server["name"] for server in data["servers"]] == ["fetch", "open"]
+    assert data["backends"] == data["servers"], "the old key, for one version"
 
 
 @pytest.mark.parametrize("before", [["-f", "stockade.yaml"], ["--project", "test"], []])
@@ -170,7 +171,7 @@ def test_restart(stockade: Any, running: Running) -> None:
     assert stockade("restart", "fetch").code == 0
     assert running.control.supervisor.restarted == ["fetch"]
     failed = stockade("restart", "open")
-    assert (failed.code, failed.err) == (1, "Error: open ended with code 1 at once.\n")
+    assert (failed.code, failed.err) == (1, "Error: Server open: it ended with code 1 at once.\n")
 
 
 TAIL: list[tuple[dict[str, Any], list[str]]] = [
@@ -261,8 +262,23 @@ def test_egress_tail_as_json_is_one_event_a_line(stockade: Any, running: Running
 def test_egress_tail_narrows(stockade: Any, running: Running) -> None:
     running.publish(egress_event())
     running.publish(egress_event(seq=2, connection=2, backend="other"))
-    assert len(stockade("egress", "tail", "--backend", "other").out.splitlines()) == 1
+    assert len(stockade("egress", "tail", "--server", "other").out.splitlines()) == 1
     assert len(stockade("egress", "tail", "-n", "1").out.splitlines()) == 1
+    assert stockade("egress", "tail", "--backend", "other").out == stockade("egress", "tail", "--server", "other").out
+
+
+def test_servers_are_called_servers(stockade: Any, running: Running) -> None:
+    """`backend`, of earlier versions, is still understood and printed beside it, and shown in no help."""
+    running.publish(egress_event(time=time.time()))
+    for command in (["tail"], ["blocked"]):
+        (row,) = map(json.loads, re.findall(r"\{.*\}", stockade("egress", *command, "--json").out.replace("\n", "")))
+        assert (row["server"], row["backend"]) == ("fetch", "fetch")
+    by_server = stockade("egress", "top", "--by", "server").out
+    assert by_server.splitlines()[0].startswith("SERVER ")
+    assert stockade("egress", "top", "--by", "backend").out == by_server
+    assert stockade("egress", "top", "--backend", "other").code == 2
+    for command in ("tail", "top", "blocked"):
+        assert "backend" not in stockade("egress", command, "--help").out.lower()
 
 
 @pytest.mark.parametrize("args", [["tail", "--decision"], ["top", "--decision"], ["top", "--by"]])
@@ -272,7 +288,7 @@ def test_a_word_that_an_option_does_not_have_is_wrong_usage(stockade: Any, runni
     assert "'host'" in result.err if "--by" in args else "'deny'" in result.err
 
 
-@pytest.mark.parametrize("args", [["tail", "--backend"], ["top", "--backend"], ["blocked"]])
+@pytest.mark.parametrize("args", [["tail", "--server"], ["top", "--server"], ["blocked"]])
 def test_a_server_that_is_not_there_is_wrong_usage_and_the_nearest_is_named(
     stockade: Any, running: Running, args: list[str]
 ) -> None:
@@ -284,7 +300,7 @@ def test_a_server_that_is_not_there_is_wrong_usage_and_the_nearest_is_named(
 
 def test_what_a_removed_server_did_can_still_be_seen(stockade: Any, running: Running) -> None:
     running.publish(egress_event(time=time.time(), backend="gone"))
-    assert stockade("egress", "tail", "--backend", "gone").code == 0
+    assert stockade("egress", "tail", "--server", "gone").code == 0
     said = stockade("egress", "blocked", "gone").out
     assert "not in the file any more" in said
     assert "stockade egress allow" not in said

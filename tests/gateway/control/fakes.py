@@ -89,7 +89,7 @@ class FakeSupervisor:
 
     async def restart(self, backend: str) -> None:
         if backend == "open":
-            raise BackendUnavailable("open", "open ended with code 1 at once.")
+            raise BackendUnavailable("open", "it ended with code 1 at once.")
         self.restarted.append(backend)
 
     async def logs(self, backend: str, *, tail: int = 200, follow: bool = False) -> AsyncIterator[LogLine]:

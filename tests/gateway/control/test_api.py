@@ -211,7 +211,7 @@ async def test_restarting_reaches_the_supervisor(api: httpx2.AsyncClient, contro
     assert (await api.post("backends/fetch/restart")).json() == {"restarted": "fetch"}
     assert control.supervisor.restarted == control.endpoint.reconnected == ["fetch"]
     status, code, message = error(await api.post("backends/open/restart"))
-    assert (status, code, message) == (409, "backend_unavailable", "open ended with code 1 at once.")
+    assert (status, code, message) == (409, "backend_unavailable", "Server open: it ended with code 1 at once.")
 
 
 async def test_restarting_a_remote_server_is_speaking_to_it_anew(

@@ -55,7 +55,7 @@ async def test_a_backend_with_all_its_connections_taken_refuses_what_is_new_and_
             await eventually(lambda: running.endpoint.inflight.count() == 6)
             more = await asyncio.gather(*(client.call("wait", {"seconds": 5}) for _ in range(6)))
             refused = [one["error"]["message"] for one in more if "error" in one]
-            assert refused == ["Backend web: 8 connections to it are open already"] * len(refused)
+            assert refused == ["Server web: 8 connections to it are open already"] * len(refused)
             assert len(refused) > 3
             assert all("result" in one for one in await asyncio.gather(*first))
             assert "result" in await client.call("echo", {"value": 1})

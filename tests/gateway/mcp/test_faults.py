@@ -31,7 +31,7 @@ async def test_a_crash_is_told_to_the_caller_and_the_same_session_goes_on(tool: 
         assert await client.text("ok", {"text": "1"}) == "ok 1"
         said = await client.call(tool)
         assert said["error"]["code"] == -32000
-        assert said["error"]["message"].startswith("Backend bad: ")
+        assert said["error"]["message"].startswith("Server bad: ")
         assert said["error"]["data"] == {"backend": "bad"}
         assert await client.text("ok", {"text": "2"}) == "ok 2"
         assert len(running.supervisor.started) == 2
@@ -113,7 +113,7 @@ async def test_a_backend_that_never_starts_gives_an_error_and_is_not_asked_again
         }
         headers = {"accept": "application/json, text/event-stream"}
         said = (await http.post(running.url("bad"), json=message, headers=headers, timeout=30)).json()
-        assert said["error"]["message"].startswith("Backend bad")
+        assert said["error"]["message"].startswith("Server bad")
         assert said["error"]["code"] in (-32000, -32001)
 
 
@@ -124,7 +124,7 @@ async def test_a_backend_that_the_supervisor_refuses_is_named_with_the_reason() 
             running.supervisor.refuse["bad"] = "it exited 5 times in a minute (exit code 7)"
             await client.call("bad__crash")
             said = await client.call("bad__ok")
-            assert said["error"]["message"] == "Backend bad: it exited 5 times in a minute (exit code 7)"
+            assert said["error"]["message"] == "Server bad: it exited 5 times in a minute (exit code 7)"
             running.supervisor.refuse.clear()
             async with asyncio.timeout(30):
                 while "error" in (said := await client.call("bad__ok")):
@@ -142,7 +142,7 @@ async def test_a_dead_backend_is_left_out_of_the_list_and_the_answer_says_so() -
             (said,) = result["_meta"]["stockade/unavailable"]
             assert (said["backend"], said["shown"]) == ("dead", "left out")
             # It may have been tried before, when the gateway started: then the reason goes on with "(it failed 2 times".
-            assert said["reason"].startswith("Backend dead: its image does not build")
+            assert said["reason"].startswith("Server dead: its image does not build")
             running.supervisor.refuse.clear()
             async with asyncio.timeout(30):
                 while "_meta" in (result := (await client.request("tools/list"))["result"]):

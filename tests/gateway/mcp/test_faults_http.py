@@ -49,7 +49,7 @@ async def test_the_caller_is_told_and_the_same_session_goes_on(running: Gateway,
         async with asyncio.timeout(30):
             said = await failing
         assert "error" in said, said
-        assert said["error"]["message"].startswith("Backend bad"), said
+        assert said["error"]["message"].startswith("Server bad"), said
         assert SAID[tool] in said["error"]["message"]
         assert "not yours" not in str(said)
         assert await client.text("ok") == "ok"

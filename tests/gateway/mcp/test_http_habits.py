@@ -129,7 +129,7 @@ async def test_no_redirect_leads_to_another_origin(status: int, remote: bool, tm
                     said = await client.call("ok")
                 assert f"HTTP {status}: a redirect to" in said["error"]["message"], said
                 assert "another origin" in said["error"]["message"]
-                assert "Backend odd" in said["error"]["message"]
+                assert "Server odd" in said["error"]["message"]
     assert asked == []
 
 

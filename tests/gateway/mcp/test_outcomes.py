@@ -36,11 +36,11 @@ from tests.gateway.mcp.fakes import Gateway, config, gateway, server
 pytestmark = pytest.mark.anyio
 FAULTY_HTTP = (sys.executable, "-m", "tests.fixture_server.faulty_http")
 OURS = (
-    "Backend bad: the session is gone",
-    "Backend bad: it refused our credentials",
-    "Backend : the session is gone",
-    "Backend bad: its session ended before it answered",
-    "Backend bad answered HTTP 401",
+    "Server bad: the session is gone",
+    "Server bad: it refused our credentials",
+    "Server : the session is gone",
+    "Server bad: its session ended before it answered",
+    "Server bad answered HTTP 401",
     "Request cancelled",
     "Session not found",
     "Bad Request: No valid session ID provided",
@@ -122,7 +122,7 @@ async def test_a_refused_subscription_is_never_recorded_whatever_the_request_id_
 
 
 def test_an_outcome_knows_who_made_it_and_only_the_transport_says_that_a_call_did_not_run() -> None:
-    said = {"code": -32000, "message": "Backend b: the session is gone"}
+    said = {"code": -32000, "message": "Server b: the session is gone"}
     theirs = answered({"id": 1, "error": said})
     assert theirs == Failure(said, ErrorKind.ANSWERED, Origin.BACKEND)
     assert isinstance(theirs, Failure)

@@ -233,4 +233,4 @@ async def test_a_remote_server_that_is_not_there_is_named_in_the_error_at_once()
     settings = config({"far": {"url": "http://127.0.0.1:9/mcp"}}, gateway={"start_timeout_s": 200})
     async with gateway(settings) as running, legacy(running.url()) as client, asyncio.timeout(50):
         said = await client.call("far__hello")
-        assert said["error"]["message"].startswith("Backend far: ")
+        assert said["error"]["message"].startswith("Server far: ")

@@ -92,7 +92,7 @@ async def test_an_answer_that_cannot_be_read_ends_its_call_at_once_with_the_reas
             for _ in range(2):
                 said = await client.call("say", {"text": text})
                 assert expected in said["error"]["message"], said
-                assert what == "null for an id" or said["error"]["message"].startswith("Backend stray: "), said
+                assert what == "null for an id" or said["error"]["message"].startswith("Server stray: "), said
             assert await client.text("say", {"text": "OK\n"}) == "ok"
             if what not in ("null for an id", "no result"):
                 await eventually(lambda: len(stray(running)) >= 2)

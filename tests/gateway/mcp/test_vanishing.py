@@ -116,7 +116,7 @@ async def test_a_backend_that_hung_when_it_was_greeted_is_started_anew(tmp_path:
     async with gateway(settings, {"bad": once}) as running, modern(running.url("bad")) as client:
         async with asyncio.timeout(60):
             while "error" in (said := await client.call("ok")):
-                assert said["error"]["message"].startswith("Backend bad")
+                assert said["error"]["message"].startswith("Server bad")
                 await asyncio.sleep(0.05)
         assert said["result"]["content"][0]["text"] == "ok "
         assert running.supervisor.renewed == ["bad"]
@@ -140,7 +140,7 @@ async def test_a_backend_that_goes_while_it_is_opened_gives_its_callers_an_error
             async with asyncio.timeout(20):
                 for said in await asyncio.gather(*calls):
                     assert said["error"]["code"] == -32000, said
-                    assert said["error"]["message"].startswith("Backend bad: it was stopped, or its configuration")
+                    assert said["error"]["message"].startswith("Server bad: it was stopped, or its configuration")
 
 
 async def test_a_pipe_that_broke_before_anybody_heard_of_it_is_an_error_with_words() -> None:

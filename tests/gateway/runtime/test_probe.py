@@ -33,7 +33,7 @@ def test_the_verdict(control: Attempt, door: Attempt, words: str) -> None:
     assert words in found
     assert bool(found) is bool(words)
     if words:
-        assert "Isolated backends are not started." in found
+        assert "Isolated servers are not started." in found
 
 
 def test_only_what_carries_the_nonce_counts() -> None:
