@@ -19,7 +19,7 @@ from typing import Final
 
 from egress.door.ports import OWN_PORTS
 from gateway.runtime.containers.door import Door
-from gateway.runtime.containers.volumes import give_volumes, writable_volumes
+from gateway.runtime.containers.volumes import give_volumes, to_give
 from gateway.runtime.engine.base import Attachment, ContainerPlan
 from gateway.runtime.inventory.context import RuntimeContext, owned, start_watched
 from gateway.runtime.inventory.record import Role
@@ -177,9 +177,10 @@ class BackendInstance:
         about = owned(plan.name, Role.BACKEND, self.id, fingerprint=plan.fingerprint())
         self.container = await self.context.ownership.create(plan, about)
         self.uid = numeric_uid(plan.user)
-        volumes = writable_volumes(self.context.names, self.wanted.source.mounts)
-        if volumes and self.context.users.gave(self.uid):
-            await give_volumes(self.context, self.id, plan.user, volumes)
+        ours = self.context.users.gave(self.uid)
+        if volumes := to_give(self.context.names, self.wanted.source, plan, ours=ours):
+            owner = next((volume.owner for volume in volumes if volume.owner), plan.user)
+            await give_volumes(self.context, self.id, owner, volumes)
         await self.start_backend()
 
     async def adopt(self) -> bool:

@@ -30,8 +30,8 @@ from registry.model.server import Server
 from registry.model.spec import ImageSource, PackageSource, RemoteSource, plan_source
 
 RUN_FIELDS: Final = (
-    "type", "command", "args", "image", "entrypoint", "env", "port", "path", "mounts", "resources", "packages",
-    "user", "sessions", "start_timeout_s", "disabled",
+    "type", "command", "args", "image", "entrypoint", "env", "port", "path", "mounts", "storage", "resources",
+    "packages", "user", "sessions", "start_timeout_s", "disabled",
 )  # fmt: skip
 """The fields of a server that its containers are made from; a change of any other needs no new container."""
 

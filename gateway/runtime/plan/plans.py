@@ -32,6 +32,7 @@ from gateway.runtime.sandbox.base import transport_of
 from gateway.runtime.sandbox.errors import PlanError
 from registry.model.errors import Invalid
 from registry.model.mount_risks import ENGINE_SOCKETS, Risk
+from registry.model.mounts import Mount as EntryMount
 from registry.model.mounts import refuse_moved
 from registry.model.server import Server
 from registry.model.spec import ImageSource, PackageSource
@@ -59,6 +60,7 @@ EGRESS_SYSCTLS: Final = (
 """All backends' connections to one host share the egress's own ports: as many as there are, and soon free again."""
 FORBIDDEN_MOUNTS: Final = re.compile(rf"({'|'.join(map(re.escape, ENGINE_SOCKETS))})$")
 UNKNOWN: Final = Inside()
+PLAIN_PATH: Final = re.compile(r"(?:/[A-Za-z0-9.-]+)+")
 
 
 def bounded(name: str, suffix: str = "") -> str:
@@ -114,6 +116,13 @@ class Names:
     def volume(self, name: str) -> str:
         """The volume that an entry of `mounts` names: shared by the servers of the project, and by no others."""
         return f"stockade-{self.project}-v-{name}"
+
+    def storage(self, backend: str, path: str) -> str:
+        """The volume of a path that a backend keeps (`storage`): of that backend alone."""
+        plain = path[1:].replace("/", "_")
+        if not PLAIN_PATH.fullmatch(path) or len(plain) > MAX_NAME:
+            plain = f"_{hashlib.sha256(path.encode()).hexdigest()[:16]}"
+        return f"stockade-{self.project}-s-{backend}_{plain}"
 
     def labels(self, role: str, instance: str = "", uid: int | None = None) -> tuple[tuple[str, str], ...]:
         """Hints for people, for the engine's event filter and for other gateways; never proof of ownership."""
@@ -279,7 +288,7 @@ def backend_plan(
         labels=names.labels("backend", instance, numeric_uid(user)),
         network=network,
         tmpfs=tmpfs_of(source, info, inside, user, home),
-        mounts=mounts_of(names, source, ca),
+        mounts=mounts_of(names, instance, source, ca, owner_of(user, inside)),
         memory_bytes=server.resources.memory,
         socket_bytes=server.resources.memory,
         cpus=server.resources.cpus,
@@ -319,8 +328,10 @@ def ca_variables() -> dict[str, str]:
     return dict.fromkeys(names, CA_INSIDE)
 
 
-def mounts_of(names: Names, source: PackageSource | ImageSource, ca: CaBundle | None) -> tuple[Mount, ...]:
-    """The entry's mounts and the certificate bundle. Raises PlanError for an engine's socket.
+def mounts_of(
+    names: Names, instance: str, source: PackageSource | ImageSource, ca: CaBundle | None, owner: str
+) -> tuple[Mount, ...]:
+    """The entry's mounts and the certificate bundle; `owner` is whose its storage is. Raises PlanError for a socket.
 
     A volume is the project's own, so that no server gets files of another project or program, unless the entry accepts that.
     """
@@ -331,12 +342,43 @@ def mounts_of(names: Names, source: PackageSource | ImageSource, ca: CaBundle | 
                 f"The mount {mount.source} is a container engine's socket: with it a server could escape its isolation. "
                 "Remove it."
             )
-        own = mount.volume and Risk.FOREIGN_VOLUME not in mount.accepted
-        origin = names.volume(mount.source) if own else mount.source
-        found.append(Mount(source=origin, target=mount.target, read_only=mount.read_only, volume=mount.volume))
+        found.append(storage_of(names, instance, mount, owner) if mount.storage else mounted(names, mount))
     if ca:
         found.append(Mount(source=str(ca.path), target=CA_INSIDE))
     return tuple(found)
+
+
+def mounted(names: Names, mount: EntryMount) -> Mount:
+    """An entry of `mounts` on the engine."""
+    own = mount.volume and Risk.FOREIGN_VOLUME not in mount.accepted
+    return Mount(
+        source=names.volume(mount.source) if own else mount.source,
+        target=mount.target,
+        read_only=mount.read_only,
+        volume=mount.volume,
+        labels=names.labels("volume") if own else (),
+    )
+
+
+def storage_of(names: Names, instance: str, mount: EntryMount, owner: str) -> Mount:
+    """A path that a backend keeps. All its sessions have the same."""
+    backend = instance.partition("/")[0]
+    return Mount(
+        source=names.storage(backend, mount.target),
+        target=mount.target,
+        read_only=False,
+        volume=True,
+        labels=names.labels("storage", backend),
+        owner=owner,
+    )
+
+
+def owner_of(user: str, inside: Inside) -> str:
+    """Whose files a server's are, as `UID:GID`; empty for a name that its image does not explain."""
+    uid = numeric_uid(user)
+    uid = inside.uid if uid is None else uid
+    gid = user.partition(":")[2]
+    return "" if uid is None else f"{uid}:{gid if gid.isdecimal() else uid}"
 
 
 def check_mounts(source: PackageSource | ImageSource) -> None:
