@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from egress.door.ports import OWN_PORTS, PROXY_PORT
+from egress.door.ports import OWN_PORTS
 from egress.net.resolver import RESOLVING
 from gateway.runtime.engine.base import (
     PROJECT_LABEL,
@@ -27,6 +27,7 @@ from gateway.runtime.engine.base import (
 )
 from gateway.runtime.engine.seccomp import backend_profile
 from gateway.runtime.images.inside import Inside
+from gateway.runtime.plan.environment import CA_INSIDE, JAVA, ca_variables, java_options, proxy_variables
 from gateway.runtime.plan.homes import home_of, numeric_uid, tmpfs_of, user_of, workdir_of
 from gateway.runtime.sandbox.base import transport_of
 from gateway.runtime.sandbox.errors import PlanError
@@ -39,9 +40,7 @@ from registry.model.spec import ImageSource, PackageSource
 
 CONTROL_INSIDE: Final = "/run/stockade/control"
 DOORS_INSIDE: Final = "/run/stockade/doors"
-CA_INSIDE: Final = "/run/stockade/ca-bundle.pem"
 
-PROXY: Final = f"http://127.0.0.1:{PROXY_PORT}"
 MIB: Final = 1024 * 1024
 MAX_NAME: Final = 64
 DOOR_CAPABILITIES: Final = ("NET_ADMIN", "SETGID", "SETPCAP", "SETUID")
@@ -278,6 +277,8 @@ def backend_plan(
         "HOME": home,
         **env,
     }
+    if server.isolated:
+        environment[JAVA] = java_options(env, dict(info.env))
     return ContainerPlan(
         name=names.backend(instance),
         image=image,
@@ -307,25 +308,6 @@ def command_of(source: PackageSource | ImageSource) -> tuple[str, ...] | None:
     if isinstance(source, PackageSource):
         return source.args
     return source.command or None
-
-
-def proxy_variables() -> dict[str, str]:
-    """What well-behaved programs read; isolation does not depend on it."""
-    variables = {"NODE_USE_ENV_PROXY": "1"}
-    for name, value in (
-        ("HTTP_PROXY", PROXY),
-        ("HTTPS_PROXY", PROXY),
-        ("ALL_PROXY", PROXY),
-        ("NO_PROXY", "localhost,127.0.0.1,::1"),
-    ):
-        variables |= {name: value, name.lower(): value}
-    return variables
-
-
-def ca_variables() -> dict[str, str]:
-    """Where programs find the combined bundle."""
-    names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS")
-    return dict.fromkeys(names, CA_INSIDE)
 
 
 def mounts_of(
