@@ -1,4 +1,4 @@
-"""How a backend ended, or why it is late, in words for people. Pure, but for `listening`, which reads the kernel's tables.
+"""How a backend ended, or why it is late, in words for people. Pure, except for `listening`, which reads what the kernel says.
 
 What a backend printed is read for advice only.
 """

@@ -26,6 +26,7 @@ from gateway.runtime.plan.policy_ports import policy_ports
 from gateway.runtime.sandbox.errors import EngineError
 from gateway.runtime.sandbox.secrets import Secrets
 from registry.model.errors import ConfigError, Problem
+from registry.model.references import GIVEN
 from registry.model.server import Server
 from registry.model.spec import ImageSource, PackageSource, RemoteSource, plan_source
 
@@ -41,10 +42,11 @@ Local: TypeAlias = PackageSource | ImageSource
 
 def given_by(given: Server | Local) -> dict[str, Mapping[str, str]]:
     """What a server gets in which references are filled in, each text under a name for messages."""
-    args = {f"args[{index}]": text for index, text in enumerate(given.args)}
-    program = () if isinstance(given, PackageSource) else given.entrypoint
-    entrypoint = {f"entrypoint[{index}]": text for index, text in enumerate(program)}
-    return {"env": given.env, "args": args, "entrypoint": entrypoint}
+    found: dict[str, Mapping[str, str]] = {}
+    for key in GIVEN:
+        value = getattr(given, key, ())  # a package has no entrypoint
+        found[key] = value if isinstance(value, Mapping) else {f"{key}[{at}]": text for at, text in enumerate(value)}
+    return found
 
 
 class Planner:
