@@ -48,13 +48,6 @@ class MountPoint(Frozen):
     example: str = "./data"
 
 
-class Volume(Frozen):
-    """Storage that the server keeps its own files in, unless the user mounts something there."""
-
-    name: str
-    target: str
-
-
 class AllowedHost(Frozen):
     """A host the server needs, and what for."""
 
@@ -109,7 +102,8 @@ class CatalogServer(Frozen):
     inputs: tuple[Variable, ...] = ()
     """Secrets that stand in its arguments."""
     mounts: tuple[MountPoint, ...] = ()
-    volumes: tuple[Volume, ...] = ()
+    storage: tuple[str, ...] = ()
+    """Where it keeps its own files, unless the user mounts something there."""
     network: DefaultNetwork = DefaultNetwork()
     network_note: str = ""
     needs_host: Flag = False
@@ -208,9 +202,10 @@ def entry(name: str, overrides: Overrides | None = None) -> dict[str, Any]:
     if env := environment(server, wanted):
         result["env"] = env
     targets = {split_mount(text)[1] for text in wanted.mounts}
-    kept = [f"{volume.name}:{volume.target}" for volume in server.volumes if volume.target not in targets]
-    if mounts := [*kept, *wanted.mounts]:
-        result["mounts"] = mounts
+    if wanted.mounts:
+        result["mounts"] = list(wanted.mounts)
+    if kept := [path for path in server.storage if path not in targets]:
+        result["storage"] = kept if len(kept) > 1 else kept[0]
     result["network"] = network(server, wanted)
     return {key: value for key, value in result.items() if value != []}
 

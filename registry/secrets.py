@@ -20,7 +20,7 @@ from typing import Any
 from registry.config import Config
 from registry.file.document import walk
 from registry.model.errors import ConfigError, KeyPath, Problem, render_path
-from registry.model.references import ENV_NAME, REFERENCE, SECRET_NAME, check_references, from_own, references
+from registry.model.references import ENV_NAME, FILLED, REFERENCE, SECRET_NAME, check_references, from_own, references
 from registry.model.server import Server
 
 MAX_BYTES = 64 * 1024
@@ -222,4 +222,4 @@ def needed_by(config: Config, name: str) -> list[str]:
 
 def with_references(server: Server) -> dict[str, Any]:
     """The parts of an entry that may hold references."""
-    return server.model_dump(mode="json", include={"env", "headers", "url", "args", "entrypoint", "auth"})
+    return server.model_dump(mode="json", include=set(FILLED))

@@ -13,11 +13,12 @@ from registry.config import Config
 from registry.file.document import Document, walk
 from registry.model.errors import ConfigError, Finding, Invalid, KeyPath, Problem
 from registry.model.fields import split_listen
-from registry.model.mounts import holds, missing_source, refuse_root_writes
+from registry.model.mounts import Mount, holds, missing_source, refuse_root_writes
 from registry.model.network import carries_directly
 from registry.model.references import check_references
 from registry.model.server import Server
 from registry.model.spec import ImageSource, PackageSource, Source, plan
+from registry.model.storage import kept
 from registry.secrets import default_folder, with_references
 
 __all__ = ["check_config", "check_document", "warn"]
@@ -75,24 +76,33 @@ def check_secrets(server: Server) -> Found:
 
 def check_mounts(server: Server, source: Source | None, path: Path) -> Found:
     """Sources that are not there, targets used twice, mounts by which a server could write its own policy, or as root."""
-    own = len(server.mounts)
-    mounts = source.mounts if isinstance(source, PackageSource | ImageSource) else server.mounts
     user = source.user if isinstance(source, PackageSource | ImageSource) else server.user
     seen: set[str] = set()
-    for index, mount in enumerate((*server.mounts, *mounts[: len(mounts) - own])):
-        where: KeyPath = ("mounts", index) if index < own else ("args",)
+    for where, mount in placed_mounts(server, source):
         if error := missing_source(mount):
             yield Finding(where, error.findings[0].message, error.findings[0].hint)
         if error := refuse_root_writes(mount, user):
             yield Finding(where, error.findings[0].message, error.findings[0].hint)
         if mount.target in seen:
-            yield Finding(where, f"{mount.target} is mounted twice", "Keep one of the mounts")
+            hint = "Keep it there or under `mounts`" if mount.storage else "Keep one of the mounts"
+            yield Finding(where, f"{mount.target} is mounted twice", hint)
         seen.add(mount.target)
         if holds(mount, default_folder()):
             yield Finding(where, f"{mount.source} contains Stockade's secrets", "Mount a folder further down")
         elif holds(mount, path) and not mount.read_only:
             hint = f"Add :ro, or mount a folder that {path.name} is not in"
             yield Finding(where, f"with {mount.source} the server could rewrite {path.name}, its own policy", hint)
+
+
+def placed_mounts(server: Server, source: Source | None) -> list[tuple[KeyPath, Mount]]:
+    """Every mount with the key that it stands under: `mounts`, the options of `docker run`, `storage`."""
+    mounts = source.mounts if isinstance(source, ImageSource) else ()
+    options = mounts[: max(0, len(mounts) - len(server.mounts) - len(server.storage))]
+    return [
+        *((("mounts", index), mount) for index, mount in enumerate(server.mounts)),
+        *((("args",), mount) for mount in options),
+        *((("storage", index), kept(path)) for index, path in enumerate(server.storage)),
+    ]
 
 
 def check_own_port(server: Server) -> Found:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from registry.model.errors import Finding, Invalid, KeyPath
 from registry.model.mount_risks import refuse_forbidden
-from registry.model.mounts import Mount
 from registry.model.references import SHELL
 from registry.model.server import Server
 from registry.model.spec import ImageSource, PackageSource
+from registry.model.storage import check_storage
 
 Found = Iterator[Finding]
 Local = PackageSource | ImageSource
@@ -88,7 +88,7 @@ def warn_known(server: Server, source: Local) -> Found:
         yield Finding(("args",), message, f"{hint[0].upper()}{hint[1:]}")
     if source.package == "@modelcontextprotocol/server-memory" and "MEMORY_FILE_PATH" not in server.env:
         message = "it keeps what it learns beside its own program, where nothing can be written"
-        hint = 'Add env: {MEMORY_FILE_PATH: /data/memory.jsonl} and mounts: ["memory:/data"]'
+        hint = "Add env: {MEMORY_FILE_PATH: /data/memory.jsonl} and storage: /data"
         yield Finding(("args",), message, hint)
 
 
@@ -99,6 +99,8 @@ WRITTEN = re.compile(
     r"(?:db|database|data|storage|store|cache|output|out|log|logs|memory|history|save|write)(?:[-_]|$)", re.I
 )
 """In the names of options and variables for what the server writes."""
+WRITABLE = ("/tmp", "/home/stockade")  # noqa: S108 - compared, not written to
+"""Where servers of packages can write anyway."""
 PROGRAMS = {
     "chrome": "chromium",
     "google-chrome": "chromium",
@@ -110,13 +112,12 @@ PROGRAMS = {
 
 def warn_paths(server: Server, source: Local, texts: Texts) -> Found:
     """Paths of this machine that nothing shows to the server."""
-    mounts = source.mounts
     before = ""
     for where, text in texts:
         name, path = split_path(text)
         written = WRITTEN.search(name or (before if where[0] == "args" else str(where[1])))
         before = text if text.startswith("-") else ""
-        if path and (finding := warn_path(server, where, path, mounts, bool(written))):
+        if path and (finding := warn_path(server, source, where, path, written=bool(written))):
             yield finding
 
 
@@ -126,10 +127,14 @@ def split_path(text: str) -> tuple[str, str]:
     return (match["name"] or "", match["path"]) if match else ("", "")
 
 
-def warn_path(server: Server, where: KeyPath, text: str, mounts: Sequence[Mount], written: bool) -> Finding | None:
+def warn_path(server: Server, source: Local, where: KeyPath, text: str, *, written: bool) -> Finding | None:
     path = os.path.normpath(os.path.expanduser(text))
-    if path == "/" or path.startswith("//") or covered(path, [mount.target for mount in mounts]) or is_refused(path):
+    mounts = source.mounts
+    if path == "/" or path.startswith("//") or covered(path, [mount.target for mount in mounts]):
         return None
+    kept = keepable(path) if written and isinstance(source, PackageSource) else ""
+    if is_refused(path):
+        return unwritable(where, path, kept)
     if server.image is not None and not covered(path, [os.path.expanduser("~")]):
         return None  # the image has files of its own
     if seen := next((mount for mount in mounts if not mount.volume and covered(path, [mount.source])), None):
@@ -140,13 +145,36 @@ def warn_path(server: Server, where: KeyPath, text: str, mounts: Sequence[Mount]
     if os.path.exists(path):
         message = f"{text} is on this machine, and the server's container does not see it"
         return Finding(where, message, mount_hint(path, path, read_only=not written))
-    parent = os.path.dirname(path)
-    if parent == "/" or is_refused(parent) or not (text.startswith("~") or os.path.isdir(parent)):
-        return None
-    message = f"the server's container has no {parent}, and nothing can be written there"
     if text.startswith("~"):
         message = f"{text} would be in the container's memory, and gone at its next start"
-    return Finding(where, message, mount_hint(parent, path, read_only=False))
+        name = os.path.basename(path)
+        keep = f"To keep it, add storage: /data, and write /data/{name} here"
+        return Finding(where, message, f'{keep}; to have it on this machine, mounts: ["~/data:/data"]')
+    parent = os.path.dirname(path)
+    if parent == "/" or is_refused(parent) or not os.path.isdir(parent):
+        return unwritable(where, path, kept)
+    message = f"the server's container has no {parent}, and nothing can be written there"
+    hint = mount_hint(parent, path, read_only=False)
+    return Finding(where, message, f"{hint}, or keep it in a volume: storage: {kept}" if kept else hint)
+
+
+def keepable(path: str) -> str:
+    """What to write under `storage` so that this path can be written and is kept: its folder, or a top folder itself. Empty
+    where there is no such thing, or no need."""
+    if covered(path, [*WRITABLE]):
+        return ""
+    parent = os.path.dirname(path)
+    folder = path if parent == "/" else parent
+    try:
+        return "" if parent == "/" and "." in path else check_storage(folder)
+    except Invalid:
+        return ""
+
+
+def unwritable(where: KeyPath, path: str, kept: str) -> Finding | None:
+    """The warning about a path in the container that the server would write, if `storage` can keep it."""
+    message = f"nothing can be written to {path} in the server's container"
+    return Finding(where, message, f"Add storage: {kept}") if kept else None
 
 
 def mount_hint(source: str, path: str, *, read_only: bool) -> str:
@@ -156,9 +184,6 @@ def mount_hint(source: str, path: str, *, read_only: bool) -> str:
     if path == home:
         example = f'mounts: ["~/projects:/projects{option}"]'
         return f"Mount only the folder that it works on, such as {example}, and write /projects here"
-    if source == home:
-        name = os.path.basename(path)
-        return f'Make a folder for it, such as ~/data, add mounts: ["~/data:/data"], and write /data/{name} here'
     if not source.startswith("/root/"):
         return f'Add it: mounts: ["{source}:{source}{option}"]'
     target = f"/mnt/{os.path.basename(source)}"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from registry.model.errors import Finding, KeyPath
 from registry.model.server import Server
+from registry.model.spec import ImageSource, RemoteSource, plan_source
 
 NOBODY = -1
 """A uid that no file has: that of a server with a user of its own."""
-PACKAGED = ("uvx", "npx", "uv", "pipx", "npm", "pnpm", "bunx")
 
 
 class Access(NamedTuple):
@@ -27,11 +27,12 @@ class Access(NamedTuple):
     """In words."""
 
 
-def access_to(server: Server, source: str, packaged: Collection[str]) -> Access | None:
-    """None where nothing is known: an image's own user, what disappeared. `packaged`: commands that run as our users."""
-    if server.user is None and server.command not in packaged:
+def access_to(server: Server, source: str) -> Access | None:
+    """None where nothing is known: an image's own user, what disappeared."""
+    run = plan_source(server)
+    if isinstance(run, RemoteSource) or (run.user is None and isinstance(run, ImageSource)):
         return None
-    user, _, group = (server.user or "").partition(":")
+    user, _, group = (run.user or "").partition(":")
     try:
         found = os.stat(source)
     except OSError:  # it disappeared after it was found
@@ -43,7 +44,7 @@ def access_to(server: Server, source: str, packaged: Collection[str]) -> Access 
 
 def warn_unreadable(server: Server, source: str, where: KeyPath) -> Iterator[Finding]:
     """A file or folder that the server may not read. (An image's own user is not known.)"""
-    access = access_to(server, source, PACKAGED)
+    access = access_to(server, source)
     if access is None or may_read(access.found, access.uid, access.gid):
         return
     found = access.found

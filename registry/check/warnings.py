@@ -139,7 +139,7 @@ def warn_mounts(server: Server, config: Config) -> Found:
 
 def warn_unwritable(server: Server, source: str, where: KeyPath) -> Found:
     """A folder in which the server's user may not write. (An image's own user is not known.)"""
-    access = access_to(server, source, ("uvx", "npx", "uv"))
+    access = access_to(server, source)
     if access is None or may_write(access.found, access.uid, access.gid):
         return
     found = access.found

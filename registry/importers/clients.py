@@ -192,7 +192,7 @@ def borrowed(entry: Mapping[str, Any]) -> Iterator[Finding]:
         what = f"the environment variable {name.partition(':-')[0]}" if kind == "env" else f"the secret {name!r}"
         yield Finding((), f"{what} of the gateway will be {where}", "Remove it if it should not be")
     for mount in () if isinstance(source, RemoteSource) else source.mounts:
-        if mount.volume:
+        if mount.volume and not mount.storage:
             hint = f"For that one: {{source: {mount.source}, target: {mount.target}, accept: [foreign-volume]}} under mounts"
             yield Finding((), f"its volume {mount.source!r} will be a new one, not the engine's of that name", hint)
 

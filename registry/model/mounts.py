@@ -29,6 +29,8 @@ class Mount:
     read_only: bool = False
     volume: bool = False
     """True when `source` names a volume of the engine."""
+    storage: bool = False
+    """True for a path under `storage`: a volume of this server alone, whose name the runtime makes; `source` is empty."""
     accepted: frozenset[Risk] = frozenset()
     """The risks that the entry accepts by name."""
     led_to: str = field(default="", compare=False, repr=False)
@@ -85,11 +87,26 @@ def split_mount(text: str) -> tuple[str, str, bool]:
     return source, target, "ro" in words
 
 
+RESERVED = ("/dev", "/proc", "/sys", "/run/stockade")
+"""The kernel's folders of a container, and Stockade's own."""
+
+
+def refuse_target(target: str) -> None:
+    """Raises Invalid for a path in the container where nothing can be mounted."""
+    path = os.path.normpath(target).replace("//", "/")
+    if not target.startswith("/") or path == "/":
+        raise Invalid(f"{target!r} is not a path in the container", "Give an absolute path below /, such as /data")
+    if tree := next((tree for tree in RESERVED if path == tree or path.startswith(f"{tree}/")), ""):
+        owner = "Stockade" if tree == "/run/stockade" else "the kernel"
+        raise Invalid(
+            f"{target} is in {tree}, which belongs to {owner} in a container", "Take another, such as /data"
+        )
+
+
 def make_mount(
     source: str, target: str, read_only: bool, *, base: Path, accepted: frozenset[Risk] = frozenset()
 ) -> Mount:
-    if not target.startswith("/") or os.path.normpath(target) == "/":
-        raise Invalid(f"{target!r} is not a path in the container", "Give an absolute path below /, such as /data")
+    refuse_target(target)
     volume = "/" not in source and not source.startswith((".", "~"))
     if not volume:
         source = str(absolute(source, base))

@@ -16,6 +16,10 @@ from registry.model.errors import Finding, Invalid, KeyPath
 REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}")
 SECRET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 ENV_NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
+GIVEN = ("env", "args", "entrypoint")
+"""The keys of an entry in which references are filled in for a program in a container."""
+FILLED = frozenset({*GIVEN, "headers", "url", "auth"})
+"""All keys of an entry in which they are filled in at its start."""
 SHELL = re.compile(r"(?<!\$)\$([A-Za-z_][A-Za-z0-9_]*)")
 """A variable as a shell writes it, which no client and no gateway fills in."""
 
@@ -25,17 +29,17 @@ def references(text: str) -> list[str]:
     return [match[1] for match in REFERENCE.finditer(text) if match[1] is not None]
 
 
-def check_references(text: str) -> Finding | None:
-    """What is wrong with the references in a text, if anything."""
+def check_references(text: str, *, secrets: bool = True) -> Finding | None:
+    """What is wrong with the references in a text, if anything; without `secrets` none is advised."""
     for reference in references(text):
         kind, colon, name = reference.partition(":")
         if colon and kind == "secret" and SECRET_NAME.fullmatch(name):
             continue
         if colon and kind == "env" and ENV_NAME.fullmatch(name):
             continue
-        hint = "Write ${secret:NAME} or ${env:NAME}; for a literal ${ write $${"
-        if ENV_NAME.fullmatch(reference):
-            hint = f"Write ${{secret:{reference.lower()}}} or ${{env:{reference}}}; for a literal ${{ write $${{"
+        named = ENV_NAME.fullmatch(reference) is not None
+        secret = f"${{secret:{reference.lower() if named else 'NAME'}}} or " if secrets else ""
+        hint = f"Write {secret}${{env:{reference if named else 'NAME'}}}; for a literal ${{ write $${{"
         return Finding((), f"${{{reference}}} is not a reference", hint)
     return None
 
@@ -64,9 +68,8 @@ def fill_path(text: str, env: Mapping[str, str]) -> str:
     def fill(match: re.Match[str]) -> str:
         if match[1] is None:
             return "${"
-        if finding := check_references(match[0]):
-            hint = finding.hint.replace("${secret:NAME} or ", "")
-            raise Invalid(finding.message, re.sub(r"\$\{secret:[^{}]*\} or ", "", hint))
+        if finding := check_references(match[0], secrets=False):
+            raise Invalid(finding.message, finding.hint)
         kind, _, name = match[1].partition(":")
         if kind == "secret":
             raise Invalid(f"the secret {name!r} has no place in a mount", "Write the path, or ${env:NAME}")

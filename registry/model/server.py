@@ -45,6 +45,7 @@ from registry.model.fields import (
 from registry.model.mount_risks import Risk
 from registry.model.mounts import Mount, parse_mount
 from registry.model.network import Network, check_block
+from registry.model.storage import check_storage, to_storage
 
 
 class Frozen(BaseModel):
@@ -98,6 +99,8 @@ MOUNT_SCHEMA = {
     ]
 }
 Mounts = tuple[Annotated[Mount, BeforeValidator(to_mount), WithJsonSchema(MOUNT_SCHEMA)], ...]
+
+Storage = tuple[Annotated[str, AfterValidator(check_storage)], ...]
 
 TRANSPORTS = {
     "stdio": Transport.STDIO,
@@ -229,7 +232,8 @@ def check_prefix(text: str) -> str:
 
 KINDS = ("command", "image", "url")
 LOCAL_ONLY = (
-    "env", "port", "mounts", "resources", "packages", "user", "sessions", "spares", "entrypoint", "args", "network",
+    "env", "port", "mounts", "storage", "resources", "packages", "user", "sessions", "spares", "entrypoint", "args",
+    "network",
 )  # fmt: skip
 REMOTE_ONLY = ("headers", "auth")
 
@@ -267,6 +271,9 @@ class Server(Frozen):
     """Which prompts are shown."""
     mounts: Annotated[Mounts, BeforeValidator(to_tuple)] = ()
     """Folders of this machine that the server sees: `SOURCE:TARGET:ro` (without `:ro` it may write)."""
+    storage: Annotated[Storage, BeforeValidator(to_storage)] = ()
+    """Paths in its container that are kept, in volumes of this server alone: `/data`, or a list. All else is gone with the
+    container."""
     resources: Resources = Resources()
     """Limits on memory, processors and processes."""
     packages: Annotated[tuple[DebianPackage, ...], BeforeValidator(to_tuple)] = ()

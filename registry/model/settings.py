@@ -143,7 +143,7 @@ class GatewaySettings(Frozen):
     separator: Annotated[str, AfterValidator(check_separator)] = "__"
     """The separator between a server's name and its tool's."""
     annotate_denials: Flag = True
-    """Add the connections that were denied during a call to its result."""
+    """Add the connections that were denied during a call to its result, and to an error what lets the server write."""
     anonymous: Anonymous = Anonymous.AUTO
     """Clients without a token: `auto` (from this machine, while `clients` is empty), `always` or `never`."""
     allowed_hosts: strings(check_allowed_host) = ()  # type: ignore[valid-type]

@@ -18,6 +18,7 @@ from registry.model.mounts import Mount
 from registry.model.options import Grammar, Options, read_options
 from registry.model.references import from_own, refuse_references
 from registry.model.server import RemoteAuth, Server
+from registry.model.storage import kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +158,11 @@ def own_values(words: Iterable[str], env: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(from_own(word, env) for word in words)
 
 
+def own_mounts(server: Server) -> tuple[Mount, ...]:
+    """What the entry mounts itself: its `mounts`, then its `storage`."""
+    return (*server.mounts, *map(kept, server.storage))
+
+
 def image_source(server: Server) -> ImageSource:
     refuse_references(server.image or "", "it names the image", ("image",))
     args = own_values(server.args, server.env)
@@ -166,7 +172,7 @@ def image_source(server: Server) -> ImageSource:
         args=args,
         entrypoint=own_values(server.entrypoint, server.env),
         env=dict(server.env),
-        mounts=server.mounts,
+        mounts=own_mounts(server),
         user=server.user,
     )
 
@@ -260,7 +266,7 @@ def uvx_source(server: Server, words: Words) -> PackageSource:
         python=options.last("--python", "-p"),
         system_packages=tuple(dict.fromkeys((*server.packages, *git))),
         env=dict(server.env),
-        mounts=server.mounts,
+        mounts=own_mounts(server),
         user=server.user,
     )
 
@@ -309,7 +315,7 @@ def npx_source(server: Server, words: Words) -> PackageSource:
         extra_requirements=packages[1:],
         system_packages=server.packages,
         env=dict(server.env),
-        mounts=server.mounts,
+        mounts=own_mounts(server),
         user=server.user,
     )
 
@@ -336,7 +342,7 @@ def docker_source(server: Server, words: Words) -> ImageSource:
         args=own_values(run.command, run.env),
         entrypoint=own_values(run.entrypoint, run.env),
         env=run.env,
-        mounts=(*run.mounts, *server.mounts),
+        mounts=(*run.mounts, *own_mounts(server)),
         user=server.user or run.user,
         workdir=run.workdir,
     )

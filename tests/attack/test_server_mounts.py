@@ -178,7 +178,7 @@ def test_another_projects_volume_is_not_had_by_its_name(home: Path, tmp_path: Pa
     def on_the_engine(mount: Any) -> str:
         source = plan(load(tmp_path, {"image": "x", "mounts": [mount]}).servers["a"])
         assert isinstance(source, ImageSource)
-        return mounts_of(names, source, None)[0].source
+        return mounts_of(names, "a", source, None, "")[0].source
 
     assert on_the_engine("shop_dbdata:/d") == "stockade-mine-v-shop_dbdata"
     assert on_the_engine("stockade-theirs-v-notes:/d") == "stockade-mine-v-stockade-theirs-v-notes"

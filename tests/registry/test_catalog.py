@@ -80,11 +80,12 @@ def test_secrets_are_references_and_what_is_missing_is_said() -> None:
     assert [need.kind for need in needs("postgres")] == ["secret", "host"]
 
 
-def test_a_server_that_keeps_files_gets_a_volume_unless_a_folder_is_mounted_there() -> None:
+def test_a_server_that_keeps_files_gets_storage_unless_a_folder_is_mounted_there() -> None:
     written = entry("memory")
-    assert written["mounts"] == ["memory:/data"]
+    assert written["storage"] == "/data"
     assert written["env"]["MEMORY_FILE_PATH"].startswith("/data/")
-    assert entry("memory", Overrides(mounts=["./m:/data"]))["mounts"] == ["./m:/data"]
+    mounted = entry("memory", Overrides(mounts=["./m:/data"]))
+    assert (mounted["mounts"], "storage" in mounted) == (["./m:/data"], False)
     assert not any("/tmp" in str(entry(name)) for name in servers())
 
 

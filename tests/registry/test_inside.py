@@ -98,12 +98,42 @@ def test_a_path_that_is_mounted_at_another_place_is_told_where(home: Path) -> No
     assert "Add it" not in said
 
 
-def test_what_would_be_written_and_lost_is_told(home: Path) -> None:
+def test_what_would_be_written_and_lost_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry.check.inside.WRITABLE", ())  # where pytest's folders are
     said = warned(uvx("--db-path", "~/test.db"))
     assert "~/test.db would be in the container's memory, and gone at its next start" in said
-    assert 'add mounts: ["~/data:/data"], and write /data/test.db here' in said
+    assert (
+        'add storage: /data, and write /data/test.db here; to have it on this machine, mounts: ["~/data:/data"]'
+        in said
+    )
     said = warned(uvx(env={"MEMORY_FILE_PATH": f"{home}/docs/new.jsonl"}))
-    assert f'nothing can be written there. Add it: mounts: ["{home}/docs:{home}/docs"]' in said
+    assert (
+        f'nothing can be written there. Add it: mounts: ["{home}/docs:{home}/docs"], or keep it in a volume: ' in said
+    )
+    assert f"storage: {home}/docs" in said
+
+
+UNWRITABLE: dict[str, tuple[dict[str, Any], str]] = {
+    "a file in a folder of nobody's": (uvx(env={"MEMORY_FILE_PATH": "/data/m.jsonl"}), "storage: /data"),
+    "deeper": (uvx("--db-path", "/srv/shop/db/x.sqlite"), "storage: /srv/shop/db"),
+    "a folder": (uvx("--data-dir=/chroma"), "storage: /chroma"),
+    "where this machine has its own": (uvx("--log-file", "/var/log/x.log"), "storage: /var/log"),
+}
+
+
+@pytest.mark.parametrize(("entry", "line"), UNWRITABLE.values(), ids=UNWRITABLE)
+def test_a_path_where_nothing_can_be_written_is_told_with_the_line_that_keeps_it(
+    entry: dict[str, Any], line: str
+) -> None:
+    said = warned(entry)
+    assert "nothing can be written to /" in said
+    assert said.endswith(f"Add {line}.")
+    assert warned({**entry, "storage": line.removeprefix("storage: ")}) == ""
+
+
+def test_where_a_server_can_write_anyway_no_storage_is_advised() -> None:
+    assert warned(uvx("--cache-dir", "/home/stockade/x", "--log-file=/tmp/x/y.log", "--data", "/x.db")) == ""
+    assert warned({"image": "x", "args": ["--db-path", "/var/opt/x/db"]}) == ""
 
 
 def test_a_folder_that_the_server_writes_to_is_not_advised_as_read_only(home: Path) -> None:
@@ -196,8 +226,8 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
 KNOWN: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "memory": (
         {"command": "npx", "args": ["-y", "@modelcontextprotocol/server-memory"]},
-        'mounts: ["memory:/data"]',
-        {"env": {"MEMORY_FILE_PATH": "/data/memory.jsonl"}, "mounts": ["memory:/data"]},
+        "env: {MEMORY_FILE_PATH: /data/memory.jsonl} and storage: /data",
+        {"env": {"MEMORY_FILE_PATH": "/data/memory.jsonl"}, "storage": "/data"},
     ),
     "git": ({"command": "uvx", "args": ["mcp-server-git"]}, "packages: [git]", {"packages": ["git"]}),
     "playwright": (

@@ -29,12 +29,12 @@ from gateway.mcp.call.eras import (
 )
 from gateway.mcp.call.inflight import InFlight, InFlightCall
 from gateway.mcp.call.messages import Call, Peer
-from gateway.mcp.call.outcome import Failure, Outcome, Result, refused
+from gateway.mcp.call.outcome import ErrorKind, Failure, Outcome, Result, refused
 from gateway.mcp.call.parked import ParkingLot, Seal, binding
 from gateway.mcp.call.sessions import Cancellable
 from gateway.mcp.call.swallowed import Swallowed
 from gateway.mcp.upstream.backend import Backend
-from gateway.mcp.view.annotate import annotate_error, annotate_result, short
+from gateway.mcp.view.annotate import annotate_error, annotate_result, short, text_of, with_line
 from gateway.mcp.wire.errors import (
     BACKEND_UNAVAILABLE,
     INTERNAL_ERROR,
@@ -46,10 +46,12 @@ from gateway.mcp.wire.errors import (
     unavailable,
 )
 from gateway.mcp.wire.tasks import Tasks
+from gateway.runtime.sandbox.unwritten import for_model, unusable
 from observability import spans
 from observability.events import CallEvent, Event
 from observability.instruments import Meters
 from observability.labels import METHODS, one_of
+from registry.model.spec import ImageSource, PackageSource, plan_source
 
 GONE: Final = "client_gone"
 SESSION_NOTE: Final = "stockade/session"
@@ -326,9 +328,21 @@ class Calls:
         denials = context.record.denials if context.record is not None else []
         if not denials and failure.error.get("code") == BACKEND_UNAVAILABLE:
             denials = self.inflight.background.denials(context.backend.name)
-        if not denials or not self.annotate:
+        if not self.annotate:
             return failure
-        return replace(failure, error=annotate_error(failure.error, denials))
+        if failure.kind is ErrorKind.ANSWERED:
+            said = str(failure.error.get("message", ""))
+            if line := self._unwritten(context, said):
+                failure = replace(failure, error={**failure.error, "message": f"{said}\n{line}"})
+        return replace(failure, error=annotate_error(failure.error, denials)) if denials else failure
+
+    def _unwritten(self, context: CallContext, said: str) -> str:
+        """The line for an error in which the server says that it could not write; empty where it says no such thing."""
+        found = unusable(said)
+        source = plan_source(context.backend.server) if found is not None else None
+        return (
+            for_model(found, source, context.backend.name) if isinstance(source, PackageSource | ImageSource) else ""
+        )
 
     def _finished(self, context: CallContext, outcome: Outcome, peer: Peer) -> Outcome:
         """The outcome for the client. An unchanged result stays the bytes that the backend sent."""
@@ -342,6 +356,8 @@ class Calls:
             result = result_to_modern(result, context.method) if caller.modern else result_to_legacy(result)
         elif caller.modern:
             result = self._mirrored(context, result)
+        if context.error and self.annotate and (line := self._unwritten(context, text_of(result))):
+            result = with_line(result, line)
         if denials and self.annotate:
             news = self._swallowed.news(caller, denials) if context.method == "tools/call" else ()
             result = annotate_result(result, denials, news)

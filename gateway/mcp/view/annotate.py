@@ -68,6 +68,19 @@ def annotate_result(result: dict[str, Any], denials: Denials, swallowed: Denials
     return told
 
 
+def text_of(result: dict[str, Any]) -> str:
+    """What a result says in words."""
+    content = result.get("content")
+    parts = [item.get("text") for item in content if isinstance(item, dict)] if isinstance(content, list) else []
+    return "\n".join(part for part in parts if isinstance(part, str))
+
+
+def with_line(result: dict[str, Any], line: str) -> dict[str, Any]:
+    """The result with one more text."""
+    content = result.get("content")
+    return {**result, "content": [*(content if isinstance(content, list) else []), {"type": "text", "text": line}]}
+
+
 def refused_lines(denials: Denials) -> list[str]:
     """A line for each thing that a server was refused outside of calls, for an error about it."""
     return list(dict.fromkeys(denial_line(*denial) for denial in denials))

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
 from egress.door.ports import OWN_PORTS
 from gateway.runtime.containers.door import Door
-from gateway.runtime.containers.volumes import give_volumes, writable_volumes
+from gateway.runtime.containers.ends import KILLED, exit_sentence, late_sentence, late_words, listening
+from gateway.runtime.containers.volumes import give_volumes, to_give
 from gateway.runtime.engine.base import Attachment, ContainerPlan
 from gateway.runtime.inventory.context import RuntimeContext, owned, start_watched
 from gateway.runtime.inventory.record import Role
@@ -34,7 +34,6 @@ from gateway.runtime.plan.plans import (
 from gateway.runtime.sandbox.base import ExitInfo, transport_of
 from gateway.runtime.sandbox.errors import BackendUnavailable, EngineError
 from gateway.runtime.sandbox.last_words import KEPT_LINES as TELLING_LINES
-from gateway.runtime.sandbox.last_words import last_words
 from gateway.runtime.sandbox.log_ring import MAX_LOG_LINE, LogLine, LogRing, printable
 from registry.model.server import Server
 from registry.model.spec import ImageSource, PackageSource
@@ -46,10 +45,7 @@ UNREAD: Final = 64 * 1024
 TURNS: Final = 10
 DEAF_GRACE_S: Final = 5.0
 DEAF: Final = "It closed stdin/stdout but kept running, so it was killed."
-KILLED: Final = 137
-"""The exit code of a container that SIGKILL ended."""
 KEPT_LINES: Final = 200
-IN_USE: Final = re.compile(r"EADDRINUSE|address (?:is )?already in use", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,12 +135,28 @@ class BackendInstance:
             with contextlib.suppress(EngineError):
                 info = await self.context.engine.inspect(self.container)
                 out_of_memory = info is not None and info.out_of_memory
-        listened = self.wanted.ports | OWN_PORTS if self.door is not None else frozenset()
-        source = self.wanted.source
-        packages = source.system_packages if isinstance(source, PackageSource) else None
         return exit_sentence(
-            code, list(self.printed), out_of_memory=out_of_memory, listened=listened, packages=packages
+            code,
+            list(self.printed),
+            self.wanted.source,
+            out_of_memory=out_of_memory,
+            listened=self.listened,
         )
+
+    @property
+    def listened(self) -> frozenset[int]:
+        """The ports that its door listens on in its network."""
+        return self.wanted.ports | OWN_PORTS if self.door is not None else frozenset()
+
+    async def why_late(self) -> str:
+        """What it printed and, of one over http, where it listens instead."""
+        why = ""
+        with contextlib.suppress(EngineError):
+            info = await self.context.engine.inspect(self.container) if self.transport == "http" else None
+            if info is not None and self.port is not None:
+                found = await asyncio.to_thread(listening, info.pid, info.id)
+                why = late_sentence(found, self.port, self.listened, isolated=self.door is not None)
+        return late_words(self.printed, self.wanted.source, why)
 
     async def take_rest(self, reader: asyncio.StreamReader) -> None:
         """What it wrote to standard output goes to the log, also if it ended before that had a reader."""
@@ -176,9 +188,10 @@ class BackendInstance:
         about = owned(plan.name, Role.BACKEND, self.id, fingerprint=plan.fingerprint())
         self.container = await self.context.ownership.create(plan, about)
         self.uid = numeric_uid(plan.user)
-        volumes = writable_volumes(self.context.names, self.wanted.source.mounts)
-        if volumes and self.context.users.gave(self.uid):
-            await give_volumes(self.context, self.id, plan.user, volumes)
+        ours = self.context.users.gave(self.uid)
+        if volumes := to_give(self.context.names, self.wanted.source, plan, ours=ours):
+            owner = next((volume.owner for volume in volumes if volume.owner), plan.user)
+            await give_volumes(self.context, self.id, owner, volumes)
         await self.start_backend()
 
     async def adopt(self) -> bool:
@@ -341,37 +354,6 @@ class BackendInstance:
         await self.context.ownership.remove_instance(self.id)
         self.context.exits.forget(self.container)
         self.context.users.release(self.id)
-
-
-def exit_sentence(
-    code: int,
-    printed: list[str],
-    *,
-    out_of_memory: bool = False,
-    listened: frozenset[int] = frozenset(),
-    packages: Sequence[str] | None = (),
-) -> str:
-    """How a backend ended, in words, with the lines that tell why. `listened`: the ports that its door listens on;
-    `packages`: the Debian packages that its entry adds, None where its image is not made by us."""
-    if out_of_memory:
-        how = "ran out of memory (raise `resources.memory`)"
-    elif code == KILLED:
-        how = "was killed"
-    else:
-        how = f"exited with code {code}"
-    last = last_words(printed, builds=packages is not None, packages=packages or ())
-    return f"It {how}. {last or 'It printed nothing on standard error.'}{taken_port(printed, listened)}"
-
-
-def taken_port(printed: list[str], listened: frozenset[int]) -> str:
-    """Why a backend could not bind a port, if that is what it printed and the port may be one of ours."""
-    if not listened or not any(IN_USE.search(line) for line in printed):
-        return ""
-    ports = ", ".join(map(str, sorted(listened)))
-    return (
-        f" Inside its container Stockade listens on {ports}, to see connections that ignore the proxy: let the server "
-        "listen on another port. A server that speaks MCP over HTTP may have any but 53 and 3128: write it as `port`."
-    )
 
 
 async def connect_plain(address: str, port: int) -> socket.socket:

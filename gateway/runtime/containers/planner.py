@@ -26,12 +26,13 @@ from gateway.runtime.plan.policy_ports import policy_ports
 from gateway.runtime.sandbox.errors import EngineError
 from gateway.runtime.sandbox.secrets import Secrets
 from registry.model.errors import ConfigError, Problem
+from registry.model.references import GIVEN
 from registry.model.server import Server
 from registry.model.spec import ImageSource, PackageSource, RemoteSource, plan_source
 
 RUN_FIELDS: Final = (
-    "type", "command", "args", "image", "entrypoint", "env", "port", "path", "mounts", "resources", "packages",
-    "user", "sessions", "start_timeout_s", "disabled",
+    "type", "command", "args", "image", "entrypoint", "env", "port", "path", "mounts", "storage", "resources",
+    "packages", "user", "sessions", "start_timeout_s", "disabled",
 )  # fmt: skip
 """The fields of a server that its containers are made from; a change of any other needs no new container."""
 
@@ -41,10 +42,11 @@ Local: TypeAlias = PackageSource | ImageSource
 
 def given_by(given: Server | Local) -> dict[str, Mapping[str, str]]:
     """What a server gets in which references are filled in, each text under a name for messages."""
-    args = {f"args[{index}]": text for index, text in enumerate(given.args)}
-    program = () if isinstance(given, PackageSource) else given.entrypoint
-    entrypoint = {f"entrypoint[{index}]": text for index, text in enumerate(program)}
-    return {"env": given.env, "args": args, "entrypoint": entrypoint}
+    found: dict[str, Mapping[str, str]] = {}
+    for key in GIVEN:
+        value = getattr(given, key, ())  # a package has no entrypoint
+        found[key] = value if isinstance(value, Mapping) else {f"{key}[{at}]": text for at, text in enumerate(value)}
+    return found
 
 
 class Planner:

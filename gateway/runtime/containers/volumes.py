@@ -1,7 +1,9 @@
 """Volumes that a server stores its files in: the engine creates them as root's, and no server runs as root.
 
-A short-lived container of ours, with CHOWN and nothing else, gives the top folder of each to the server. Its content
-is not touched. It runs each time the server's container was made, which sets the owner back to the image's.
+A short-lived container of ours, with CHOWN and nothing else, gives the top folder of each to the server. The content of a
+volume that several servers may mount is not touched. What a server keeps alone (`storage`) becomes its own as a whole, where
+the top folder is not: files that the image brought there, or that it wrote as another user. It runs each time the
+server's container was made, which sets the owner back to the image's.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from gateway.runtime.engine.base import ContainerPlan, Mount
@@ -18,7 +21,7 @@ from gateway.runtime.inventory.record import Role
 from gateway.runtime.plan.plans import MIB, Names
 from gateway.runtime.sandbox.errors import EngineError
 from registry.model.mount_risks import Risk
-from registry.model.mounts import Mount as EntryMount
+from registry.model.spec import ImageSource, PackageSource
 
 logger = logging.getLogger(__name__)
 
@@ -26,22 +29,47 @@ GIVE_TIMEOUT_S: Final = 30.0
 SCRIPT: Final = """\
 import os, sys
 uid, gid = map(int, sys.argv[1:3])
+
+def give(name, folder):
+    os.chown(name, 0, 0, dir_fd=folder, follow_symlinks=False)
+    try:
+        found = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+    except PermissionError:
+        return os.chown(name, uid, gid, dir_fd=folder, follow_symlinks=False)
+    with os.scandir(found) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                give(entry.name, found)
+            else:
+                os.chown(entry.name, uid, gid, dir_fd=found, follow_symlinks=False)
+    os.fchown(found, uid, gid)
+    os.close(found)
+
 for path in sys.argv[3:]:
-    if os.lstat(path).st_uid == 0:
+    owner = os.lstat(path).st_uid
+    if path.startswith("/storage/") and owner != uid:
+        give(path, None)
+    elif owner == 0:
         os.lchown(path, uid, gid)
 """
+"""No capability but CHOWN: a folder is root's for the moment in which root lists it. The top folder is given last, so what
+was interrupted begins again."""
 
 
-def writable_volumes(names: Names, mounts: Sequence[EntryMount]) -> tuple[str, ...]:
-    """The project's own volumes that a server may write in; other volumes keep the owner that they have."""
-    own = (mount for mount in mounts if mount.volume and Risk.FOREIGN_VOLUME not in mount.accepted)
-    return tuple(names.volume(mount.source) for mount in own if not mount.read_only)
+def to_give(
+    names: Names, source: PackageSource | ImageSource, plan: ContainerPlan, *, ours: bool
+) -> tuple[Mount, ...]:
+    """The volumes of a server's container to look at: its storage and, where its user is one of ours, the project's volumes
+    that it may write in. Other volumes keep the owner that they have."""
+    own = (mount for mount in source.mounts if mount.volume and Risk.FOREIGN_VOLUME not in mount.accepted)
+    shared = {names.volume(mount.source) for mount in own if ours and not mount.storage and not mount.read_only}
+    return tuple(mount for mount in plan.mounts if mount.volume and (mount.owner or mount.source in shared))
 
 
-def giving_plan(names: Names, instance: str, image: str, user: str, volumes: Sequence[str]) -> ContainerPlan:
-    """The container that gives root's volumes to a user, written `UID:GID`."""
+def giving_plan(names: Names, instance: str, image: str, user: str, volumes: Sequence[Mount]) -> ContainerPlan:
+    """The container that gives volumes to a user, written `UID:GID`."""
     mounts = tuple(
-        Mount(source=volume, target=f"/volumes/{number}", read_only=False, volume=True)
+        replace(volume, target=f"{'/storage' if volume.owner else '/volumes'}/{number}", read_only=False)
         for number, volume in enumerate(volumes)
     )
     return ContainerPlan(
@@ -59,8 +87,8 @@ def giving_plan(names: Names, instance: str, image: str, user: str, volumes: Seq
     )
 
 
-async def give_volumes(context: RuntimeContext, instance: str, user: str, volumes: Sequence[str]) -> None:
-    """Gives these volumes to `user`, except those that are not root's.
+async def give_volumes(context: RuntimeContext, instance: str, user: str, volumes: Sequence[Mount]) -> None:
+    """Gives these volumes to `user`: of the shared ones those that are root's.
 
     Where that fails the server still starts: it may not need to write there. Raises EngineError when the engine fails.
     """

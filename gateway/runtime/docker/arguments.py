@@ -102,6 +102,8 @@ def mount_argument(mount: Mount) -> dict[str, Any]:
     }
     if not mount.volume:
         argument["BindOptions"] = {"Propagation": "rprivate"}
+    elif mount.labels:
+        argument["VolumeOptions"] = {"Labels": dict(mount.labels)}
     return argument
 
 

@@ -37,6 +37,10 @@ class Mount:
     target: str
     read_only: bool = True
     volume: bool = False
+    labels: tuple[tuple[str, str], ...] = ()
+    """Of a volume, for the engine to write on it when it makes it."""
+    owner: str = ""
+    """`UID:GID` to which a volume belongs with everything in it; empty: it keeps the owners that it has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

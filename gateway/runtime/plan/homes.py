@@ -68,7 +68,7 @@ def tmpfs_of(
     found["/tmp"] = TMP_OPTIONS  # noqa: S108
     found |= dict.fromkeys(inside.closed if uid else (), owned(user, uid, PASSAGE_SIZE))
     filled = is_images_user(source, info) and home == inside.home and inside.filled
-    for path in inside.caches if filled else (home,):
+    for path in () if is_mounted(home, source) else inside.caches if filled else (home,):
         found.setdefault(path, owned(user, uid, HOME_SIZE))
     if isinstance(source, ImageSource) and inside.empty_workdir and not source.user:
         found.setdefault(posixpath.normpath(info.working_dir), owned(user, uid, WORK_SIZE))

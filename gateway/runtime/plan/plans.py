@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from egress.door.ports import OWN_PORTS, PROXY_PORT
+from egress.door.ports import OWN_PORTS
 from egress.net.resolver import RESOLVING
 from gateway.runtime.engine.base import (
     PROJECT_LABEL,
@@ -27,20 +27,20 @@ from gateway.runtime.engine.base import (
 )
 from gateway.runtime.engine.seccomp import backend_profile
 from gateway.runtime.images.inside import Inside
+from gateway.runtime.plan.environment import CA_INSIDE, JAVA, ca_variables, java_options, proxy_variables
 from gateway.runtime.plan.homes import home_of, numeric_uid, tmpfs_of, user_of, workdir_of
 from gateway.runtime.sandbox.base import transport_of
 from gateway.runtime.sandbox.errors import PlanError
 from registry.model.errors import Invalid
 from registry.model.mount_risks import ENGINE_SOCKETS, Risk
+from registry.model.mounts import Mount as EntryMount
 from registry.model.mounts import refuse_moved
 from registry.model.server import Server
 from registry.model.spec import ImageSource, PackageSource
 
 CONTROL_INSIDE: Final = "/run/stockade/control"
 DOORS_INSIDE: Final = "/run/stockade/doors"
-CA_INSIDE: Final = "/run/stockade/ca-bundle.pem"
 
-PROXY: Final = f"http://127.0.0.1:{PROXY_PORT}"
 MIB: Final = 1024 * 1024
 MAX_NAME: Final = 64
 DOOR_CAPABILITIES: Final = ("NET_ADMIN", "SETGID", "SETPCAP", "SETUID")
@@ -59,6 +59,7 @@ EGRESS_SYSCTLS: Final = (
 """All backends' connections to one host share the egress's own ports: as many as there are, and soon free again."""
 FORBIDDEN_MOUNTS: Final = re.compile(rf"({'|'.join(map(re.escape, ENGINE_SOCKETS))})$")
 UNKNOWN: Final = Inside()
+PLAIN_PATH: Final = re.compile(r"(?:/[A-Za-z0-9.-]+)+")
 
 
 def bounded(name: str, suffix: str = "") -> str:
@@ -114,6 +115,13 @@ class Names:
     def volume(self, name: str) -> str:
         """The volume that an entry of `mounts` names: shared by the servers of the project, and by no others."""
         return f"stockade-{self.project}-v-{name}"
+
+    def storage(self, backend: str, path: str) -> str:
+        """The volume of a path that a backend keeps (`storage`): of that backend alone."""
+        plain = path[1:].replace("/", "_")
+        if not PLAIN_PATH.fullmatch(path) or len(plain) > MAX_NAME:
+            plain = f"_{hashlib.sha256(path.encode()).hexdigest()[:16]}"
+        return f"stockade-{self.project}-s-{backend}_{plain}"
 
     def labels(self, role: str, instance: str = "", uid: int | None = None) -> tuple[tuple[str, str], ...]:
         """Hints for people, for the engine's event filter and for other gateways; never proof of ownership."""
@@ -269,6 +277,8 @@ def backend_plan(
         "HOME": home,
         **env,
     }
+    if server.isolated:
+        environment[JAVA] = java_options(env, dict(info.env))
     return ContainerPlan(
         name=names.backend(instance),
         image=image,
@@ -279,7 +289,7 @@ def backend_plan(
         labels=names.labels("backend", instance, numeric_uid(user)),
         network=network,
         tmpfs=tmpfs_of(source, info, inside, user, home),
-        mounts=mounts_of(names, source, ca),
+        mounts=mounts_of(names, instance, source, ca, owner_of(user, inside)),
         memory_bytes=server.resources.memory,
         socket_bytes=server.resources.memory,
         cpus=server.resources.cpus,
@@ -300,27 +310,10 @@ def command_of(source: PackageSource | ImageSource) -> tuple[str, ...] | None:
     return source.command or None
 
 
-def proxy_variables() -> dict[str, str]:
-    """What well-behaved programs read; isolation does not depend on it."""
-    variables = {"NODE_USE_ENV_PROXY": "1"}
-    for name, value in (
-        ("HTTP_PROXY", PROXY),
-        ("HTTPS_PROXY", PROXY),
-        ("ALL_PROXY", PROXY),
-        ("NO_PROXY", "localhost,127.0.0.1,::1"),
-    ):
-        variables |= {name: value, name.lower(): value}
-    return variables
-
-
-def ca_variables() -> dict[str, str]:
-    """Where programs find the combined bundle."""
-    names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS")
-    return dict.fromkeys(names, CA_INSIDE)
-
-
-def mounts_of(names: Names, source: PackageSource | ImageSource, ca: CaBundle | None) -> tuple[Mount, ...]:
-    """The entry's mounts and the certificate bundle. Raises PlanError for an engine's socket.
+def mounts_of(
+    names: Names, instance: str, source: PackageSource | ImageSource, ca: CaBundle | None, owner: str
+) -> tuple[Mount, ...]:
+    """The entry's mounts and the certificate bundle; `owner` is whose its storage is. Raises PlanError for a socket.
 
     A volume is the project's own, so that no server gets files of another project or program, unless the entry accepts that.
     """
@@ -331,12 +324,43 @@ def mounts_of(names: Names, source: PackageSource | ImageSource, ca: CaBundle | 
                 f"The mount {mount.source} is a container engine's socket: with it a server could escape its isolation. "
                 "Remove it."
             )
-        own = mount.volume and Risk.FOREIGN_VOLUME not in mount.accepted
-        origin = names.volume(mount.source) if own else mount.source
-        found.append(Mount(source=origin, target=mount.target, read_only=mount.read_only, volume=mount.volume))
+        found.append(storage_of(names, instance, mount, owner) if mount.storage else mounted(names, mount))
     if ca:
         found.append(Mount(source=str(ca.path), target=CA_INSIDE))
     return tuple(found)
+
+
+def mounted(names: Names, mount: EntryMount) -> Mount:
+    """An entry of `mounts` on the engine."""
+    own = mount.volume and Risk.FOREIGN_VOLUME not in mount.accepted
+    return Mount(
+        source=names.volume(mount.source) if own else mount.source,
+        target=mount.target,
+        read_only=mount.read_only,
+        volume=mount.volume,
+        labels=names.labels("volume") if own else (),
+    )
+
+
+def storage_of(names: Names, instance: str, mount: EntryMount, owner: str) -> Mount:
+    """A path that a backend keeps. All its sessions have the same."""
+    backend = instance.partition("/")[0]
+    return Mount(
+        source=names.storage(backend, mount.target),
+        target=mount.target,
+        read_only=False,
+        volume=True,
+        labels=names.labels("storage", backend),
+        owner=owner,
+    )
+
+
+def owner_of(user: str, inside: Inside) -> str:
+    """Whose files a server's are, as `UID:GID`; empty for a name that its image does not explain."""
+    uid = numeric_uid(user)
+    uid = inside.uid if uid is None else uid
+    gid = user.partition(":")[2]
+    return "" if uid is None else f"{uid}:{gid if gid.isdecimal() else uid}"
 
 
 def check_mounts(source: PackageSource | ImageSource) -> None:

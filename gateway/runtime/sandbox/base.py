@@ -70,9 +70,8 @@ class ManagedInstance(Instance, Protocol):
         """Whether the configuration names that user."""
         ...
 
-    @property
-    def printed(self) -> Sequence[str]:
-        """The last lines that this incarnation printed: on standard error, and what was no message on standard output."""
+    async def why_late(self) -> str:
+        """What is known of why it does not start, in sentences; empty: nothing. `start` has begun and may still run."""
         ...
 
     @property

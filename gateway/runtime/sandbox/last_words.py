@@ -27,7 +27,7 @@ WEAK: Final = re.compile(
     r"no such|not set|unauthorized|forbidden|exception)\b"
 )
 NOISE: Final = re.compile(
-    r"^(?:at |File \"|node:internal|Node\.js v|Traceback |During handling|The above exception|goroutine \d"
+    r"^(?:at |File \"|node:internal|Node\.js v|Picked up \w+: |Traceback |During handling|The above exception|goroutine \d"
     r"|npm (?:error|ERR!) (?:A complete|code|path|command)|[\W_]*$"
     r"|(?:stdout|stderr|output|pid|status|signal|errno|code|syscall|path|spawnargs)"
     r": |throw |triggerUncaught|note: run with `RUST_BACKTRACE|exit status \d)"

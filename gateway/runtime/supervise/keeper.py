@@ -15,7 +15,6 @@ from typing import Final
 from gateway.runtime.sandbox.backoff import COOL_S, Backoff
 from gateway.runtime.sandbox.base import ManagedInstance
 from gateway.runtime.sandbox.errors import BackendUnavailable, BuildError, EngineError, PlanError
-from gateway.runtime.sandbox.last_words import last_words
 from observability.events import BackendState
 from registry.model.errors import sentence as as_sentence
 
@@ -127,12 +126,9 @@ class InstanceKeeper:
             async with asyncio.timeout(self.start_timeout_s):
                 await start
         except TimeoutError:
-            printed = self.instance.printed if self.instance else ()
-            said = f" {as_sentence(last_words(list(printed)))}" if printed else ""
-            sentence = (
-                f"It did not start within {self.start_timeout_s:g} s.{said} "
-                "Raise `start_timeout_s` if it needs longer."
-            )
+            why = await self.instance.why_late() if self.instance else ""
+            late = f"It did not start within {self.start_timeout_s:g} s."
+            sentence = " ".join(filter(None, (late, why, "Raise `start_timeout_s` if it needs longer.")))
             raise BackendUnavailable(self.backend, sentence) from None
 
     async def watch(self) -> str:

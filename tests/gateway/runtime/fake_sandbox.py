@@ -30,7 +30,6 @@ class FakeInstance:
         self.started_at = 0.0
         self.uid: int | None = None
         self.user_is_configured = False
-        self.printed: Sequence[str] = ()
         self.containers: Sequence[str] = ()
         self.can_restart = False
         self.is_running = False
@@ -48,6 +47,9 @@ class FakeInstance:
         assert not self.over.is_set(), "it cannot be restarted"
         self.log.append(f"start {self.id}")
         self.started_at, self.is_running = time.monotonic(), True
+
+    async def why_late(self) -> str:
+        return ""
 
     async def wait_end(self) -> str:
         await self.over.wait()

@@ -28,6 +28,7 @@ SERVERS: dict[str, Any] = {
     "web": {**WEB, "mounts": ["/srv:/srv:ro", "notes:/data"], "resources": {"memory": "256m", "cpus": 2}},
     "own": {**TIME, "sessions": "per-client", "spares": 0},
     "open": {**TIME, "network": {"isolated": False}},
+    "kept": {**TIME, "storage": ["/data", "/home/stockade/my_notes"]},
 }
 CONTAINERS = {
     "stdio-backend": "stockade-p-b-clock",
@@ -36,6 +37,8 @@ CONTAINERS = {
     "egress": "stockade-p-egress",
     "door": "stockade-p-b-clock-door",
     "connector": "stockade-p-c-shared",
+    "storage-backend": "stockade-p-b-kept",
+    "storage-owner": "stockade-p-b-kept-owner",
 }
 NETWORKS = {"egress-network": "stockade-p-egress-net", "backend-network": "stockade-p-b-open-net"}
 
@@ -44,7 +47,7 @@ NETWORKS = {"egress-network": "stockade-p-egress-net", "backend-network": "stock
 def stage(tmp_path: Path) -> Stage:
     found = Stage(tmp_path)
     found.engine.nets["shared"] = NetworkPlan(name="shared")
-    found.engine.exits_at_once.add("stockade-p-b-web-owner")
+    found.engine.exits_at_once |= {"stockade-p-b-web-owner", "stockade-p-b-kept-owner"}
     return found
 
 
@@ -58,7 +61,7 @@ async def test_no_container_and_no_network_gets_another_option_unseen(stage: Sta
 
     stage.engine.create = noted  # type: ignore[method-assign]
     async with stage.running(config(SERVERS)) as supervisor:
-        for backend, session in (("clock", ""), ("web", ""), ("own", "one"), ("open", "")):
+        for backend, session in (("clock", ""), ("web", ""), ("own", "one"), ("open", ""), ("kept", "")):
             await supervisor.instance(backend, session)
         await stage.until(lambda: "stockade-p-c-shared" in plans)
         named = {name: plans[container] for name, container in CONTAINERS.items()}

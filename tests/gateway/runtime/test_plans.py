@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,6 +90,62 @@ def test_proxy_variables_come_in_both_cases_and_leave_loopback_out() -> None:
 
 def test_the_entrys_own_variables_win() -> None:
     assert dict(plan_of({**TIME, "env": {"HTTPS_PROXY": ""}}).env)["HTTPS_PROXY"] == ""
+
+
+OURS = "-Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort=3128 -Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=3128"
+LOCAL = "-Dhttp.nonProxyHosts=localhost|127.0.0.1|[::1]"
+JAVA: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
+    "nothing else": ({}, {}, f"{OURS} {LOCAL}"),
+    "the entry's own, which win": (
+        {"JAVA_TOOL_OPTIONS": "-Xmx1g"}, {"JAVA_TOOL_OPTIONS": "-Xmx2g"}, f"{OURS} {LOCAL} -Xmx1g"
+    ),
+    "the image's": ({}, {"JAVA_TOOL_OPTIONS": "-Xmx2g"}, f"{OURS} {LOCAL} -Xmx2g"),
+    "turned off": ({"JAVA_TOOL_OPTIONS": ""}, {"JAVA_TOOL_OPTIONS": "-Xmx2g"}, ""),
+    "no proxy for one scheme": ({"https_proxy": ""}, {}, f"-Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort=3128 {LOCAL}"),
+    "no proxy at all": ({"HTTP_PROXY": "", "HTTPS_PROXY": ""}, {}, ""),
+    "around the proxy": ({"no_proxy": "*"}, {}, f"{OURS} -Dhttp.nonProxyHosts=*"),
+    "names and ranges": (
+        {"NO_PROXY": ".a.example, b.example,10.0.0.0/8,fd00::1"}, {},
+        f"{OURS} -Dhttp.nonProxyHosts=*.a.example|b.example|[fd00::1]",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "image", "options"), JAVA.values(), ids=JAVA)
+def test_java_gets_the_proxy_in_its_own_words(given: dict[str, str], image: dict[str, str], options: str) -> None:
+    info = replace(INFO, env=tuple(image.items()))
+    assert dict(plan_of({**TIME, "env": given}, info=info).env)["JAVA_TOOL_OPTIONS"] == options
+    outside = plan_of({**TIME, "env": given, "network": {"isolated": False}}, info=info)
+    assert dict(outside.env).get("JAVA_TOOL_OPTIONS") == given.get("JAVA_TOOL_OPTIONS")
+
+
+PROGRAM = """
+import java.net.*;
+public class Ask {
+    public static void main(String[] hosts) throws Exception {
+        for (String host : hosts) System.out.println(ProxySelector.getDefault().select(new URI(host)));
+    }
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="needs java")
+def test_a_real_java_machine_takes_the_proxy(tmp_path: Path) -> None:
+    (tmp_path / "Ask.java").write_text(PROGRAM)
+    hosts = [
+        "http://a.example/",
+        "https://a.example/",
+        "http://127.0.0.1:8000/",
+        "https://localhost/",
+        "http://[::1]:9/",
+    ]
+    env = {**os.environ, "JAVA_TOOL_OPTIONS": dict(plan_of(TIME).env)["JAVA_TOOL_OPTIONS"]}
+    command = ["java", str(tmp_path / "Ask.java"), *hosts]
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
+    if "jdk.compiler" in ran.stderr:
+        pytest.skip("this Java compiles nothing")
+    proxied = [line.startswith("[HTTP @ 127.0.0.1") and ":3128" in line for line in ran.stdout.splitlines()]
+    assert proxied == [True, True, False, False, False], ran.stdout + ran.stderr
 
 
 def test_not_isolated_means_an_ordinary_network_of_its_own_and_no_proxy() -> None:

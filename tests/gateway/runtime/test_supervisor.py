@@ -13,7 +13,7 @@ import pytest
 from egress.doors.states import DoorState
 from gateway.runtime.containers import backend_instance, policies
 from gateway.runtime.containers.sandbox import ContainerSandbox
-from gateway.runtime.engine.base import Change, ContainerChange
+from gateway.runtime.engine.base import Change, ContainerChange, ContainerPlan
 from gateway.runtime.engine.errors import CapabilityRefused
 from gateway.runtime.images.build_settings import BuildSettings
 from gateway.runtime.images.images import Images
@@ -464,6 +464,39 @@ async def test_root_volumes_are_given_to_a_server_with_a_user_of_its_own_alone(s
         assert order[0] < stage.engine.log.index("start stockade-p-b-notes-owner") < order[1]
 
 
+async def test_storage_is_given_to_whoever_the_server_runs_as_and_all_its_sessions_are_one_user(stage: Stage) -> None:
+    stage.engine.exits_at_once |= {f"stockade-p-b-{name}-owner" for name in ("kept", "mine")}
+    stage.engine.exits_at_once |= {stage.names.owner(f"kept/{name}") for name in ("one", "two")}
+    plans: dict[str, ContainerPlan] = {}
+    create = stage.engine.create
+
+    async def noted(plan: ContainerPlan) -> str:
+        plans[plan.name] = plan
+        return await create(plan)
+
+    stage.engine.create = noted  # type: ignore[method-assign]
+    servers = config(
+        {
+            "kept": {**TIME, "sessions": "per-client", "spares": 0, "storage": "/data"},
+            "mine": {**TIME, "storage": ["/data"], "user": "1000:1001", "mounts": ["notes:/notes"]},
+        }
+    )
+    async with stage.running(servers) as supervisor:
+        await supervisor.instance("mine")
+        for session in ("one", "two"):
+            await supervisor.instance("kept", session)
+        own = uids(stage, "backend")
+        assert own["kept/one"] == own["kept/two"]
+    given = {name: plan for name, plan in plans.items() if plan.name.endswith("-owner")}
+    mine = given["stockade-p-b-mine-owner"]
+    assert [(mount.source, mount.target) for mount in mine.mounts] == [("stockade-p-s-mine_data", "/storage/0")]
+    assert mine.command is not None
+    assert mine.command[3:5] == ("1000", "1001")
+    kept = [given[stage.names.owner(f"kept/{name}")] for name in ("one", "two")]
+    assert {mount.source for plan in kept for mount in plan.mounts} == {"stockade-p-s-kept_data"}
+    assert not any(line.startswith("remove") and "-s-" in line for line in stage.engine.log), "it outlives them"
+
+
 async def test_an_image_that_brings_a_user_of_ours_is_refused(stage: Stage) -> None:
     async with stage.running(config({})) as supervisor:
         (egress,) = uids(stage, "egress").values()
@@ -530,8 +563,6 @@ async def test_the_next_gateway_removes_what_is_not_wanted_any_more_and_remakes_
 
 
 async def test_a_container_with_our_name_that_we_did_not_make_is_left_alone(stage: Stage) -> None:
-    from gateway.runtime.engine.base import ContainerPlan
-
     await stage.engine.create(ContainerPlan(name="stockade-p-b-clock-door", image="x"))
     async with stage.running(config({"clock": TIME})) as supervisor:
         await stage.until(lambda: supervisor.status()[0].state is BackendState.FAILED)
@@ -540,8 +571,6 @@ async def test_a_container_with_our_name_that_we_did_not_make_is_left_alone(stag
 
 
 async def test_a_crash_between_intent_and_creation_leaks_nothing(stage: Stage) -> None:
-    from gateway.runtime.engine.base import ContainerPlan
-
     record = Record.load(stage.directory.record_file)
     record.use_engine("ENGINE")
     mark = record.intend(Owned(name="stockade-p-b-lost", role=Role.BACKEND, mark="", instance="lost")).mark
