@@ -10,6 +10,7 @@ from egress.policy.direct_ports import direct_ports
 from egress.policy.explain import read_target
 from egress.policy.liftable import NAMED_BY_HOST
 from egress.policy.remedy import remedy
+from gateway.control.keep_blocked import KeptBlocked, Place
 from observability.events import EgressEvent, Reason, Via
 from observability.history_queries import Blocked, Lookup
 
@@ -39,19 +40,24 @@ def as_blocked(row: Lookup) -> Blocked:
     )
 
 
-def with_advice(row: Blocked, policies: Mapping[str, Policy], around: Surroundings) -> dict[str, Any]:
-    """The row with three more members.
+def with_advice(
+    row: Blocked, policies: Mapping[str, Policy], around: Surroundings, kept: KeptBlocked
+) -> dict[str, Any]:
+    """The row with four more members.
 
     `in_file`: its server is still configured. `allowed_now`: the policy allows by now what it denied then. `remedy`: the
     command or the line of the file that would let it through, empty where nothing would or nothing has to.
+    `kept_blocked`: a person decided that it stays blocked, and it is.
     """
+    is_kept = Place(row.backend, row.host, row.port) in kept
     policy = policies.get(row.backend)
     if policy is None:
-        return {**blocked_json(row), "in_file": False, "allowed_now": False, "remedy": ""}
+        return {**blocked_json(row), "in_file": False, "allowed_now": False, "remedy": "", "kept_blocked": is_kept}
     verdicts = _verdicts(policy, row, around)
     allowed_now = _is_allowed_now(policy, row, verdicts)
     advice = "" if allowed_now else _advice(policy, row, allowed=any(isinstance(one, Allow) for one in verdicts))
-    return {**blocked_json(row), "in_file": True, "allowed_now": allowed_now, "remedy": advice}
+    state = {"in_file": True, "allowed_now": allowed_now, "remedy": advice}
+    return {**blocked_json(row), **state, "kept_blocked": is_kept and not allowed_now}
 
 
 def refused_sentence(event: EgressEvent) -> str:

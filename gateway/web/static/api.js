@@ -9,7 +9,9 @@
      GET    backends/N                          -> one of these, with `tools: [{name, description, …}]` and `entry` (as in the file)
      GET    backends/N/logs?tail=500&follow=1   -> SSE, data: {time, stream, text, instance}
      GET    egress/connections?limit=300        -> {connections: [event]}         newest first or last, sorted here
-     GET    egress/blocked                      -> {blocked: [{backend, host, port, reasons, count, first, last, detail, tools}]}
+     GET    egress/blocked                      -> {blocked: [{backend, host, port, reasons, count, first, last, detail, tools,
+                                                    in_file, allowed_now, remedy, kept_blocked}]}
+     POST   egress/kept {backend, host, port}   -> {kept_blocked, changed};  DELETE egress/kept?backend=&host=&port= takes it back
      GET    egress/lookups                      -> {lookups: [{backend, host, method, count, last, direct_attempts}]}, via is `dns`
      GET    events?follow=1&since=ID            -> SSE, id: hub id, data: to_json(event)
      POST   backends/N/egress/allow {host, port, dry_run} and PUT backends/N/network {block, dry_run}
@@ -91,6 +93,8 @@ export const api = {
   approveTool: (backend, tool) => call('POST', 'tools/approve', { backend, tool }),
   connections: async (limit) => (await call('GET', `egress/connections?fair=1&limit=${limit}`)).connections,
   blocked: async () => (await call('GET', `egress/blocked?since=${weekAgo()}`)).blocked,
+  keep: (backend, host, port) => call('POST', 'egress/kept', { backend, host, port: port || null }),
+  release: (backend, host, port) => call('DELETE', `egress/kept?${new URLSearchParams({ backend, host, port: port || 0 })}`),
   lookups: async () => (await call('GET', `egress/lookups?since=${weekAgo()}`)).lookups,
   catalog: async (query) => (await call('GET', `catalog?q=${encodeURIComponent(query)}`)).servers,
   catalogEntry: (name) => call('GET', at('catalog', name)),

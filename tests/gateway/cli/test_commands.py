@@ -12,6 +12,7 @@ import pytest
 
 from gateway.cli.detached import told_of
 from gateway.cli.failure import Failure
+from gateway.control.keep_blocked import Place
 from gateway.mcp.view.pinned_text import Difference
 from gateway.runtime.supervise.status import BackendStatus
 from observability.events import BackendState, CallRef, Decision, EgressEvent, Phase, Reason, Via
@@ -317,6 +318,20 @@ def test_blocked_says_the_line_that_mends_it(
     running.publish(egress_event(time=time.time(), **changes))
     (_, row) = stockade("egress", "blocked", "fetch").out.splitlines()
     assert all(word in row for word in words), row
+
+
+def test_blocked_tells_what_is_kept_blocked_apart(stockade: Any, running: Running) -> None:
+    for number, host in enumerate(("first.example", "kept.example", "last.example")):
+        running.publish(egress_event(seq=number, connection=number, time=time.time(), host=host))
+    running.control.kept_blocked.keep(Place("fetch", "kept.example", 443))
+    said = stockade("egress", "blocked")
+    *_, row = said.out.splitlines()
+    assert "kept.example" in row
+    assert "(kept blocked)" in row
+    assert said.out.count("(kept blocked)") == 1
+    assert "1 of these is kept blocked" in said.err
+    rows = json.loads(stockade("egress", "blocked", "--json").out)
+    assert [row["host"] for row in rows if row["kept_blocked"]] == ["kept.example"]
 
 
 def test_a_whole_file_is_not_checked_as_a_policy(stockade: Any, work: Path) -> None:

@@ -14,7 +14,7 @@ from observability.events import CallRef, Decision, NoticeEvent, Reason, Severit
 from registry.edit import allow_host, set_network
 from tests.gateway.control.fakes import egress_event
 from tests.gateway.web import scene
-from tests.gateway.web.browser import Page
+from tests.gateway.web.browser import Browser, Page, tab
 from tests.gateway.web.conftest import Site
 from tests.gateway.web.control import denied
 from tests.gateway.web.steps import BLOCKED_ROW, LAST_HOST, add_host, choose, install, save_rules, unharmed
@@ -235,8 +235,8 @@ async def test_hostile_text_is_shown_as_text_and_never_runs(site: Site, page: Pa
     await page.until("document.querySelector('dialog .diff, dialog .problems')")
     await unharmed(page)
     await page.press("Escape")
-    for tab, words in (("tools", "Useful."), ("logs", "after")):
-        await page.js(f"location.hash = '#/servers/tickets/{tab}'")
+    for part, words in (("tools", "Useful."), ("logs", "after")):
+        await page.js(f"location.hash = '#/servers/tickets/{part}'")
         await page.see(words, "main")
         await unharmed(page)
     page.complaints[:] = [line for line in page.complaints if "422" not in line]  # such a host cannot be allowed
@@ -426,15 +426,21 @@ async def test_denials_without_a_name_are_not_offered_to_allow(site: Site, page:
     assert len(denied(site.control)) == 1
 
 
-async def test_a_host_kept_blocked_leaves_the_list_and_can_be_brought_back(site: Site, page: Page) -> None:
+async def test_a_host_kept_blocked_leaves_the_list_of_every_browser(site: Site, page: Page, browser: Browser) -> None:
     await site.enter(page)
     site.control.tries("fetch", "ads.example")
-    await page.click(".blocked-rows .keep", "Keep blocked")
-    await page.see("Nothing to decide.", ".panel")
-    await page.gone(".parts .count")
+    async with tab(browser) as other:
+        await other.open(site.url)
+        await other.see("ads.example", ".blocked-rows")
+        await page.click(".blocked-rows .keep", "Keep blocked")
+        await page.see("Nothing to decide.", ".panel")
+        await page.gone(".parts .count")
+        await other.see("Nothing to decide.", ".panel")
     site.control.tries("fetch", "ads.example")
     await page.until("document.querySelectorAll('.row').length === 2")
-    await page.click(".kept-line button", "Show 1 host you keep blocked")
+    await page.js("localStorage.clear()")
+    await page.open(site.url + "?again")
+    await page.click(".kept-line button", "Show 1 host that is kept blocked")
     await page.click(".blocked-rows .keep", "Show again")
     await page.see("1", ".parts .count")
 
