@@ -215,7 +215,7 @@ def blocked(
     else:
         say("Nothing was blocked.")
     if kept := sum(row["kept_blocked"] for row in rows):
-        say(f"{kept} of these {'is' if kept == 1 else 'are'} kept blocked: somebody decided so on the admin page.")
+        say(f"{kept} of these {'is' if kept == 1 else 'are'} kept blocked, by a choice on the admin page.")
     if found["more"]:
         say(f"{found['more']} more were blocked. Name a server to see all of its own.")
     for text in found["lost"]:
