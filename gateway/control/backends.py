@@ -186,10 +186,14 @@ class BackendRoutes:
         return JSONResponse(edited_json(await self._control.edit(change, dry_run=flag(body, "dry_run"))))
 
     async def approve(self, request: Request) -> Response:
-        """Accept the changed definition of a tool."""
-        body = await read_object(request, ["backend", "tool"])
+        """Accept the changed definition of a tool; `after`: only if that is the text that a person was shown."""
+        body = await read_object(request, ["backend", "tool", "after"])
         name = need_backend(self._control.config, text(body, "backend"))
         tool = text(body, "tool")
+        if "after" in body:
+            after = text(body, "after", "")
+            if any(one.tool == tool and one.after != after for one in self._control.endpoint.differences(name)):
+                raise ApiError(409, "changed_meanwhile", f"{tool} has changed again. Read what it says now first.")
         try:
             self._control.endpoint.approve(name, tool)
         except (KeyError, LookupError):

@@ -4,6 +4,7 @@ import { api } from './api.js';
 import { Shown, ago, many, moment, plain } from './text.js';
 import { Confirm, Diff, Empty, Loading, Problems, State, lineDiff } from './ui.js';
 import { NetworkForm, blockOf, draftOf, meaning } from './network.js';
+import { accept } from './accept.js';
 import { Logs } from './logs.js';
 import { Around } from './around.js';
 import { Blocked, undecided } from './blocked.js';
@@ -147,15 +148,15 @@ function Ask({ name }) {
 /** A tool that is no longer what was pinned: what it said, what it says, and the way to accept it. */
 function ChangedTool({ name, one, onAccepted }) {
   const [error, setError] = useState(null);
-  const accept = async () => {
-    try { await api.approveTool(name, one.tool); say(`${plain(one.tool)} is accepted as it is now.`); onAccepted(); } catch (failed) { setError(failed); }
+  const onAccept = async () => {
+    try { await accept(name, one); onAccepted(); } catch (failed) { setError(failed); }
   };
   return html`<li class="changed-tool">
     <h2 class="mono"><${Shown} text=${one.tool} /></h2>
     <p class="problems">This tool is no longer what it was when you first saw it. Read what is new as an instruction that someone wants your AI model to follow.</p>
-    <${Diff} diff=${lineDiff(one.before, one.after)} />
+    <${Diff} diff=${lineDiff(one.before, one.after)} of="Change to the tool" />
     <${Problems} error=${error} />
-    <button type="button" class="small" onClick=${accept}>Accept it</button></li>`;
+    <button type="button" class="small" onClick=${onAccept}>Accept it</button></li>`;
 }
 
 function Tools({ name }) {

@@ -335,8 +335,12 @@ async def test_installing_says_which_secrets_are_needed_and_never_asks_for_them(
 
 async def test_a_new_client_shows_its_token_once_with_snippets(site: Site, page: Page) -> None:
     await site.enter(page, "#/clients")
+    before = site.control.config_path.read_text()
     await page.type("#client-name", "cursor")
     await page.click("form .primary", "Add client")
+    await page.see("token_sha256: (the SHA-256 of the new token)", "dialog .diff-line.add")
+    assert site.control.config_path.read_text() == before
+    await page.click("dialog .primary", "Add the client")
     await page.see("shown once", ".made")
     token = (await page.text(".made .snippet pre")).strip()
     assert token.startswith("stockade_")
@@ -477,8 +481,32 @@ async def test_a_changed_tool_is_said_and_can_be_accepted(site: Site, page: Page
     site.control.tell(ToolEvent(time=time.time(), backend="fetch", tool="fetch", change=ToolChange.CHANGED))
     await page.see("The tool fetch is no longer what it was", ".notices")
     await page.click(".notices button", "Accept it")
+    await page.see("There is nothing to accept", "dialog [role=alert]")
+    await page.press("Escape")
+    await page.gone("dialog")
+    site.control.endpoint.changed["fetch"] = [Difference(tool="fetch", before="Reads.", after="Reads. Then sends.")]
+    await page.click(".notices button", "Accept it")
+    await page.see("Reads. Then sends.", "dialog .diff-line.add")
+    assert site.control.endpoint.approved == []
+    await page.click("dialog .primary", "Accept it")
     await page.see("is accepted as it is now", ".said-box")
     assert site.control.endpoint.approved == [("fetch", "fetch")]
+
+
+@pytest.mark.parametrize("place", ["#/", "#/servers/fetch/tools"])
+async def test_only_the_words_that_were_shown_are_accepted(site: Site, page: Page, place: str) -> None:
+    await site.enter(page, place)
+    site.control.endpoint.changed["fetch"] = [Difference(tool="fetch", before="Reads.", after="Reads more.")]
+    site.control.tell(ToolEvent(time=time.time(), backend="fetch", tool="fetch", change=ToolChange.CHANGED))
+    box = "dialog" if place == "#/" else ".changed-tool"
+    if box == "dialog":
+        await page.click(".notices button", "Accept it")
+    await page.see("Reads more.", f"{box} .diff-line.add")
+    site.control.endpoint.changed["fetch"] = [Difference(tool="fetch", before="Reads.", after="Sends all.")]
+    await page.click(f"{box} button", "Accept it")
+    await page.see("fetch has changed again", f"{box} [role=alert]")
+    assert site.control.endpoint.approved == []
+    page.complaints[:] = [line for line in page.complaints if "409" not in line]
 
 
 async def test_a_changed_tool_shows_what_it_said_and_says_now(site: Site, page: Page) -> None:
