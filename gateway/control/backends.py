@@ -95,6 +95,8 @@ class BackendRoutes:
         """What is wrong with it, and what it was refused since its start: that is often why."""
         wrong = status.detail or self._trouble(status)
         refused = self._control.endpoint.refused(status.name) if wrong and status.isolated else ()
+        if refused and not wrong.endswith((".", "!", "?")):
+            wrong += "."
         return " ".join([wrong, *(refused_sentence(event) for event in refused)])
 
     def _trouble(self, status: BackendStatus) -> str:

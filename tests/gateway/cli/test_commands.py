@@ -438,13 +438,14 @@ def test_ps_says_what_a_server_in_trouble_was_refused_since_its_start(stockade: 
     assert "models.example" not in stockade("ps").out, "a server that answers is not in trouble"
     running.control.endpoint.troubles["fetch"] = "it does not answer"
     expected = (
-        "it does not answer Since its start, models.example:443 was refused (host_not_allowed). "
+        "it does not answer. Since its start, models.example:443 was refused (host_not_allowed). "
         "To allow it: stockade egress allow fetch models.example"
     )
     details = [
         one["detail"] for one in json.loads(stockade("ps", "--json").out)["backends"] if one["name"] == "fetch"
     ]
     assert details == [expected]
+    assert f"! fetch: {expected}" in " ".join(stockade("ps").out.split()), "in full, although it runs"
 
 
 def test_allow_through_the_gateway_writes_and_is_in_force(stockade: Any, running: Running, work: Path) -> None:
