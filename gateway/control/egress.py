@@ -17,12 +17,12 @@ from egress.policy.liftable import NAMED_BY_HOST
 from egress.policy.suggest import suggest
 from gateway.control.backends import need_backend, need_isolated
 from gateway.control.base import Control
-from gateway.control.blocked import as_blocked, with_advice
+from gateway.control.blocked import advice, as_blocked, blocked_json
 from gateway.control.keep_blocked import Place
 from gateway.control.wire import ApiError, bad, count, port_of, read_object, switch, text
 from gateway.disk import in_words
 from observability.events import NAME_LIMIT, Decision, Reason, Via, notice
-from observability.history_queries import By, ConnectionFilter, ConnectionRow, Lookup
+from observability.history_queries import Blocked, By, ConnectionFilter, ConnectionRow, Lookup
 
 MAX_ROWS = 5000
 INSIDE = Reason.INNER_HOST_MISMATCH
@@ -101,9 +101,7 @@ class EgressRoutes:
         if switch(request, "lookups"):
             rows += map(as_blocked, await asyncio.to_thread(self._control.history.lookups, **narrow))
             rows.sort(key=attrgetter("last"), reverse=True)
-        policies = {name: parse_policy(one.network.block) for name, one in self._control.config.servers.items()}
-        around = self._control.surroundings()
-        told = [with_advice(row, policies, around, self._control.kept_blocked) for row in rows]
+        told = [{**blocked_json(row), **found} for row, found in zip(rows, self._advice(rows), strict=True)]
         return JSONResponse({"blocked": told, "more": found.more, "lost": self._control.losses.lines()})
 
     async def kept(self, _: Request) -> Response:
@@ -137,9 +135,15 @@ class EgressRoutes:
         return JSONResponse({"kept_blocked": keep, "changed": changed})
 
     async def lookups(self, request: Request) -> Response:
-        """Names that servers looked up themselves and never asked the proxy for."""
+        """Names that servers looked up themselves and never asked the proxy for, with the same advice."""
         rows = await asyncio.to_thread(self._control.history.lookups, **self._narrow(request))
-        return JSONResponse({"lookups": [lookup_json(row) for row in rows]})
+        found = self._advice(map(as_blocked, rows))
+        return JSONResponse({"lookups": [{**lookup_json(row), **one} for row, one in zip(rows, found, strict=True)]})
+
+    def _advice(self, rows: Iterable[Blocked]) -> list[dict[str, Any]]:
+        policies = {name: parse_policy(one.network.block) for name, one in self._control.config.servers.items()}
+        around = self._control.surroundings()
+        return [advice(row, policies, around, self._control.kept_blocked) for row in rows]
 
     def _narrow(self, request: Request) -> dict[str, Any]:
         return {

@@ -10,9 +10,9 @@
      GET    backends/N/logs?tail=500&follow=1   -> SSE, data: {time, stream, text, instance}
      GET    egress/connections?limit=300        -> {connections: [event]}         newest first or last, sorted here
      GET    egress/blocked                      -> {blocked: [{backend, host, port, reasons, count, first, last, detail, tools,
-                                                    in_file, allowed_now, remedy, kept_blocked}]}
+                                                    in_file, allowed_now, remedy, remedy_kind, kept_blocked}]}
      POST   egress/kept {backend, host, port}   -> {kept_blocked, changed};  DELETE egress/kept?backend=&host=&port= takes it back
-     GET    egress/lookups                      -> {lookups: [{backend, host, method, count, last, direct_attempts}]}, via is `dns`
+     GET    egress/lookups                      -> {lookups: [{backend, host, method, count, last, in_file, allowed_now, remedy, …}]}, via is `dns`
      GET    events?follow=1&since=ID            -> SSE, id: hub id, data: to_json(event)
      POST   backends/N/egress/allow {host, port, dry_run} and PUT backends/N/network {block, dry_run}
             and POST backends {name, entry, dry_run} and DELETE backends/N   -> {diff, applied, warnings}

@@ -37,16 +37,28 @@ export function settlement({ backends, allowed }) {
     const undone = click && Date.now() / 1000 - click.at > 10 && !covers(blocks[row.backend], row.host, row.port);
     return undone ? null : click;
   };
-  return (row) => mine(row) || (onlyRules(row) && covers(blocks[row.backend], row.host, row.port) ? { passed: false, old: true } : null);
+  const byRules = (row) => row.allowed_now || (onlyRules(row) && covers(blocks[row.backend], row.host, row.port));
+  return (row) => mine(row) || (byRules(row) ? { passed: false, old: true } : null);
 }
 
 const isKept = (row) => row.kept_blocked;
+/** Its server left the file: nothing is to be decided. */
+const isGone = (row) => row.in_file === false;
 
 /** The blocked hosts that wait for a person: what every count of them counts. */
 export function undecided(store) {
   const settled = settlement(store);
-  return (store.blocked || []).filter((row) => !isDirectOnly(row) && !settled(row) && !isKept(row));
+  return (store.blocked || []).filter((row) => !isDirectOnly(row) && !settled(row) && !isKept(row) && !isGone(row));
 }
+
+/** The head of one server's rows; a link while there is such a server. */
+export const GroupHead = ({ backend, gone, children }) => html`<h3>${gone
+  ? html`<span><${Shown} text=${backend} /></span><span class="tag">no longer in the file</span>`
+  : html`<a href=${`#/servers/${encodeURIComponent(backend)}`}><${Shown} text=${backend} /></a>`}<span class="count">${children}</span></h3>`;
+
+/** The line of the file that lets a row through, where one click on "Allow this host" does not. */
+export const Fix = ({ row, words = 'To let it through' }) => (row.remedy && row.remedy_kind !== 'host' && !row.allowed_now
+  ? html`<p class="fix">${words}: <code><${Shown} text=${row.remedy} /></code></p>` : null);
 
 /** `only`: the blocked hosts of one server. */
 export function Blocked({ only = '' }) {
@@ -69,7 +81,7 @@ function Group({ backend, rows, settled }) {
   const [all, setAll] = useState(false);
   const shown = all ? rows : rows.slice(0, FEW);
   return html`<div class="group">
-    <h3><a href=${`#/servers/${encodeURIComponent(backend)}`}><${Shown} text=${backend} /></a><span class="count">${many(rows.length, 'host')}</span></h3>
+    <${GroupHead} backend=${backend} gone=${isGone(rows[0])}>${many(rows.length, 'host')}</${GroupHead}>
     <ul class="blocked-rows">${shown.map((row) => html`<${Item} key=${`${row.host} ${row.port}`} row=${row} done=${settled(row)} />`)}</ul>
     ${rows.length > shown.length && html`<button type="button" class="link" onClick=${() => setAll(true)}>Show ${rows.length - shown.length} more</button>`}
   </div>`;
@@ -79,12 +91,15 @@ function Item({ row, done }) {
   const [asking, setAsking] = useState(false);
   const words = explain(chief(row));
   const by = (row.tools || []).slice(0, 2).join(', ');
+  const open = !done && !isGone(row);
+  const clickHelps = words.fix === 'allow' && row.host && ['', 'host', 'direct_and_host'].includes(row.remedy_kind || '');
   return html`<li class=${done ? (done.passed ? 'passed' : 'settled') : ''}>
     <div class="blocked-host"><${Host} host=${row.host} port=${row.port} /></div>
     <p class="blocked-why">${done ? (done.passed ? 'Allowed, and it got through.' : 'Allowed. Waiting for the next try.') : html`<span title=${words.what}>${words.title}</span>, ${row.count > 1 ? `${row.count} times, ` : ''}<span title=${moment(row.last)}>${ago(row.last)}</span>${by ? html`, during <b><${Shown} text=${by} /></b>` : null}`}</p>
-    ${!done && words.fix === 'allow' && row.host && html`<button type="button" class="small allow" onClick=${() => setAsking(true)}>Allow this host</button>`}
-    ${!done && html`<button type="button" class="link keep" onClick=${() => keepBlocked(row, !isKept(row))}>${isKept(row) ? 'Show again' : 'Keep blocked'}</button>`}
-    ${!done && words.fix === 'form' && html`<details class="hint"><summary>Why, and what helps</summary><p>${words.what} ${words.todo} <a href=${`#/servers/${encodeURIComponent(row.backend)}`}>Network rules</a></p></details>`}
+    ${open && clickHelps && html`<button type="button" class="small allow" onClick=${() => setAsking(true)}>Allow this host</button>`}
+    ${open && html`<${Fix} row=${row} />`}
+    ${open && html`<button type="button" class="link keep" onClick=${() => keepBlocked(row, !isKept(row))}>${isKept(row) ? 'Show again' : 'Keep blocked'}</button>`}
+    ${open && words.fix === 'form' && html`<details class="hint"><summary>Why, and what helps</summary><p>${words.what} ${words.todo} <a href=${`#/servers/${encodeURIComponent(row.backend)}`}>Network rules</a></p></details>`}
     ${!done && (words.fix === '' || words.fix === 'direct') && html`<details class="hint"><summary>What is this?</summary><p>${words.what} ${words.todo}</p></details>`}
     ${asking && html`<${AllowDialog} backend=${row.backend} host=${row.host} port=${row.port} onClose=${() => setAsking(false)} />`}
   </li>`;

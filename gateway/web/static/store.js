@@ -122,7 +122,8 @@ function flush() {
   }
   statusTimer ||= setTimeout(() => { statusTimer = 0; refreshStatus(); }, STATUS_MS); // one may be lost on its way to the history
   if (batch.some((event) => event.kind === 'backend' || event.code === 'config_reloaded')) soon('backends', 200, refreshBackends);
-  if (batch.some((event) => event.code === 'kept_blocked')) soon('blocked', 200, refreshBlocked);
+  if (batch.some((event) => event.code === 'kept_blocked' || event.code === 'config_reloaded')) soon('blocked', 200, refreshBlocked);
+  if (batch.some((event) => event.code === 'config_reloaded')) soon('lookups', 200, refreshLookups);
   set(patch);
 }
 
