@@ -25,9 +25,7 @@ def need_backend(config: Config, name: str) -> str:
     """The name, when the configuration has such a backend. Raises ApiError 404, naming those there are."""
     if name not in config.servers:
         there = ", ".join(sorted(config.servers)) or "none"
-        raise ApiError(
-            404, "unknown_backend", f"There is no backend {name!r} in the configuration; there are: {there}."
-        )
+        raise ApiError(404, "unknown_backend", f"There is no server {name!r} in the file; there are: {there}.")
     return name
 
 
@@ -129,7 +127,7 @@ class BackendRoutes:
         name, entry = text(body, "name"), mapping(body, "entry")
         if name in self._control.config.servers:
             raise ApiError(
-                409, "exists", f"There is a backend {name!r} already. Choose another name, or remove it first."
+                409, "exists", f"There is a server {name!r} already. Choose another name, or remove it first."
             )
         edited = await self._control.edit(edit.add_server(name, entry), dry_run=flag(body, "dry_run"))
         return JSONResponse(edited_json(edited), 200 if not edited.applied else 201)

@@ -110,7 +110,7 @@ async def test_a_blocked_call_is_watched_allowed_with_one_click_and_then_passes(
     await page.see("host not allowed", f"{BLOCKED_ROW} .c-why")
     await page.see("fetch", f"{BLOCKED_ROW} .c-in .call")
     await page.click(f"{BLOCKED_ROW} .row-main", "evil.example")
-    await page.see("certainly fetch for developer", ".details")
+    await page.see("fetch, called by developer", ".details")
     await page.see("host_not_allowed", ".details")
 
     await allow(page, "evil.example", gateway)

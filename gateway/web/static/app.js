@@ -86,7 +86,7 @@ function Notices({ store }) {
   return html`<section class="notices" aria-label="Notices">
     ${fixed.map((text) => html`<p key=${text}><${Shown} text=${text} /></p>`)}
     ${loud.map((one) => html`<p key=${`${one.time}${one.code || one.tool}`}><span class="quiet-text">${clock(one.time)}</span> ${one.backend ? html`<b><${Shown} text=${one.backend} /></b> ` : null}<${Shown} text=${one.kind === 'tool' ? `The tool ${one.tool} is no longer what it was when you first saw it (${one.change}). ${one.detail || ''}` : one.message} />${one.kind === 'tool' && html` <a href=${`#/servers/${encodeURIComponent(one.backend)}/tools`}>Read it</a> <button type="button" class="link" onClick=${() => setAsking(one)}>Accept it</button>`}</p>`)}
-    ${loud.length > 0 && html`<button type="button" class="icon" aria-label="Put the notices away" title="Put away" onClick=${() => setAway(loud[0].time)}>\u00d7</button>`}
+    ${loud.length > 0 && html`<button type="button" class="icon" aria-label="Dismiss the notices" title="Dismiss" onClick=${() => setAway(loud[0].time)}>\u00d7</button>`}
     ${dialog}
   </section>`;
 }
@@ -110,7 +110,7 @@ function SignIn({ unreachable }) {
       <input id="token" type="password" autocomplete="current-password" autofocus required value=${token} onInput=${(event) => setToken(event.target.value)} aria-describedby="token-help" />
       <p id="token-help" class="quiet-text">It was printed once, when the gateway first started. Lost it? <code>stockade admin token --new</code> makes a new one.</p>
       <${Problems} error=${error} />
-      ${unreachable && !error && html`<p class="problems" role="alert">The gateway does not answer. Is it running? <code>stockade ps</code> tells. <button type="button" class="link" onClick=${start}>Try again</button></p>`}
+      ${unreachable && !error && html`<p class="problems" role="alert">The gateway does not answer. Is it running? <code>stockade ps</code> says. <button type="button" class="link" onClick=${start}>Try again</button></p>`}
       <button class="primary" disabled=${busy}>${busy ? 'Signing in …' : 'Sign in'}</button>
     </form>
   </main>`;

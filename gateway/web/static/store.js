@@ -118,7 +118,10 @@ function flush() {
     patch.connections = rows();
     patch.allowed = passedNow(egress);
     if (egress.some((event) => event.via === 'dns' || event.via === 'direct' || event.phase === 'counted')) soon('lookups', 400, refreshLookups);
-    if (egress.some((event) => event.decision === 'deny')) soon('blocked', 400, refreshBlocked);
+    if (egress.some((event) => event.decision === 'deny')) {
+      soon('blocked', 400, refreshBlocked);
+      soon('backends', 2000, refreshBackends); // a list that fails for lack of it is no event
+    }
   }
   statusTimer ||= setTimeout(() => { statusTimer = 0; refreshStatus(); }, STATUS_MS); // one may be lost on its way to the history
   if (batch.some((event) => event.kind === 'backend' || event.code === 'config_reloaded')) soon('backends', 200, refreshBackends);

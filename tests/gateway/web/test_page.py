@@ -118,13 +118,14 @@ async def test_a_row_opens_with_the_keyboard_and_explains_itself(site: Site, pag
     await page.see("a.example", ".rows")
     await page.js("document.querySelector('.row-main').focus()")
     await page.press("Enter")
-    await page.see("probably fetch for cursor", ".details")
+    await page.see("probably fetch, called by cursor", ".details")
     await page.see("No rule of this server names this host.", ".details")
     await page.press("Enter")
     await page.gone(".details")
     await page.press("ArrowDown")
     await page.press("Enter")
-    await page.see("certainly fetch for cursor", ".details")
+    await page.see("fetch, called by cursor", ".details")
+    assert "probably" not in await page.text(".details")
     await page.see("host_not_allowed", ".details")
 
 
@@ -162,6 +163,8 @@ async def test_pause_holds_the_list_and_counts_what_waits(site: Site, page: Page
 async def test_network_form_is_checked_as_one_types_and_saved_after_a_preview(site: Site, page: Page) -> None:
     await site.enter(page, "#/servers/fetch")
     await page.see("This server can reach api.github.com, on port 443.", "#meaning")
+    await page.see("On: this server reaches only the hosts listed below.", ".field-row")
+    await page.see("No changes", ".actions")
     await add_host(page, "https://docs.python.org/3/")
     await page.see("docs.python.org", ".form-row .why")
     assert await page.js("document.querySelector('.actions .primary').disabled")

@@ -96,3 +96,21 @@ async def test_rows_of_a_server_that_left_the_file_say_so_and_ask_for_nothing(si
     for what in (".blocked-rows .allow", ".blocked-rows .keep", ".fix", ".remedy", ".panel h3 a"):
         assert not await page.js(f"Boolean(document.querySelector({what!r}))"), what
     await page.see("docs.python.org", ".blocked-rows")
+
+
+async def test_a_server_that_runs_and_does_not_list_its_tools_is_in_trouble(site: Site, page: Page) -> None:
+    await site.enter(page, "#/servers")
+    await page.see("tickets", ".card")
+    assert not await page.js("Boolean(document.querySelector('.card .problems'))")
+    site.control.endpoint.troubles["tickets"] = "its tools could not be listed: fetch failed"
+    site.control.endpoint.refusals = [site.control.tries("tickets", "db.acme.dev")]  # the page looks again for it
+    said = (
+        "its tools could not be listed: fetch failed. Since its start, db.acme.dev:443 was refused (empty_policy). "
+        "To allow it: stockade egress allow tickets db.acme.dev"
+    )
+    await page.see(said, ".card .problems")
+    await page.js("location.hash = '#/servers/tickets'")
+    await page.see(said, ".problems")
+    site.control.endpoint.troubles.clear()
+    await page.js("location.hash = '#/servers'")
+    await page.gone(".card .problems")
