@@ -8,9 +8,11 @@ import { allowedKey, keepBlocked, useStore } from './store.js';
 
 const FEW = 6;
 
+/** Its server left the file: nothing is to be decided. */
+const isGone = (row) => row.in_file === false;
 const canAllow = (row) => Number(explain(chief(row)).fix === 'allow');
 
-/** By server, the latest first; what one click can settle comes first within a server. */
+/** By server, the latest first and those that left the file last; what one click can settle comes first within a server. */
 export function grouped(blocked) {
   const groups = new Map();
   for (const row of blocked) {
@@ -19,7 +21,7 @@ export function grouped(blocked) {
   }
   for (const rows of groups.values()) rows.sort((a, b) => canAllow(b) - canAllow(a) || b.last - a.last);
   const latest = (rows) => Math.max(...rows.map((row) => row.last));
-  return [...groups].sort((a, b) => latest(b[1]) - latest(a[1]));
+  return [...groups].sort((a, b) => isGone(a[1][0]) - isGone(b[1][0]) || latest(b[1]) - latest(a[1]));
 }
 
 /** The reason that decides what a person can do: one that allowing the host answers, if there is one. */
@@ -42,8 +44,6 @@ export function settlement({ backends, allowed }) {
 }
 
 const isKept = (row) => row.kept_blocked;
-/** Its server left the file: nothing is to be decided. */
-const isGone = (row) => row.in_file === false;
 
 /** The blocked hosts that wait for a person: what every count of them counts. */
 export function undecided(store) {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 from observability.events import Reason, Via
 from registry.edit import remove_server, set_network
+from tests.gateway.control.fakes import egress_event
 from tests.gateway.web.browser import Page
 from tests.gateway.web.conftest import Site
 
@@ -96,6 +98,11 @@ async def test_rows_of_a_server_that_left_the_file_say_so_and_ask_for_nothing(si
     for what in (".blocked-rows .allow", ".blocked-rows .keep", ".fix", ".remedy", ".panel h3 a"):
         assert not await page.js(f"Boolean(document.querySelector({what!r}))"), what
     await page.see("docs.python.org", ".blocked-rows")
+    site.control.tries("tickets", "earlier.example")
+    site.control.tell(egress_event(seq=7000, connection=7000, time=time.time() + 5, host="later.example"))
+    await page.see("later.example", ".blocked-rows")
+    heads = "[...document.querySelectorAll('.panel h3')].map((e) => e.innerText.split(/\\s/)[0])"
+    assert (await page.js(heads))[0] == "tickets", "what nobody can settle comes last, also where it is the latest"
 
 
 async def test_a_server_that_runs_and_does_not_list_its_tools_is_in_trouble(site: Site, page: Page) -> None:
