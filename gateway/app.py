@@ -27,6 +27,7 @@ from gateway import listeners
 from gateway.control.apps import admin_app, control_app
 from gateway.control.auth import ADMIN_FILE, AdminToken
 from gateway.control.base import Edited, GatewayState, Readiness, Urls
+from gateway.control.keep_blocked import KEPT_FILE, KeptBlocked
 from gateway.control.listen import HttpServer
 from gateway.control.running import GatewayFile, process_started
 from gateway.in_force import InForce
@@ -68,6 +69,7 @@ class Gateway:
         self.directory = directory
         self.urls = Urls(endpoint="", admin="")
         self.admin_token = AdminToken(directory.persistent / ADMIN_FILE)
+        self.kept_blocked = KeptBlocked(directory.persistent / KEPT_FILE)
         self.secrets = SecretStore()
         self._first = first
         self._ports: tuple[int, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Annotated, Any
 
 import typer
@@ -239,9 +240,12 @@ def blocked(
     if as_json:
         screen.json([with_server(row) for row in rows])
     elif rows:
-        screen.table(["server", "host", "port", "times", "reason", "to allow it"], map(_blocked_row, rows))
+        decided_last = sorted(rows, key=itemgetter("kept_blocked"))
+        screen.table(["server", "host", "port", "times", "reason", "to allow it"], map(_blocked_row, decided_last))
     else:
         say("Nothing was blocked.")
+    if kept := sum(row["kept_blocked"] for row in rows):
+        say(f"{kept} of these {'is' if kept == 1 else 'are'} kept blocked, by a choice on the admin page.")
     if found["more"]:
         say(f"{found['more']} more were blocked. Name a server to see all of its own.")
     for text in found["lost"]:
@@ -254,6 +258,8 @@ def _blocked_row(row: Mapping[str, Any]) -> list[object]:
         hint = "(the server is not in the file any more)"
     elif row["allowed_now"]:
         hint = "(it is allowed now)"
+    elif row["kept_blocked"]:
+        hint = "(kept blocked)"
     host = f"{clean(row['host'], 80)} (lookup)" if row["via"] == "dns" else clean(row["host"], 80)
     return [
         clean(row["backend"]),

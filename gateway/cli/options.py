@@ -103,8 +103,11 @@ def troubles(backends: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def is_troubled(backend: Mapping[str, Any]) -> bool:
-    """Whether a server failed, or was restarted and has a reason: one that ends at once may be seen between restarts."""
-    return bool(backend["detail"]) and (backend["state"] in (*TROUBLED, "remote") or backend["restarts"] > 0)
+    """Whether a server failed, runs and does not answer as it should, or was restarted and has a reason: one that ends at
+    once may be seen between restarts."""
+    return bool(backend["detail"]) and (
+        backend["state"] in (*TROUBLED, "running", "remote") or backend["restarts"] > 0
+    )
 
 
 class Group(TyperGroup):

@@ -25,9 +25,7 @@ def need_backend(config: Config, name: str) -> str:
     """The name, when the configuration has such a backend. Raises ApiError 404, naming those there are."""
     if name not in config.servers:
         there = ", ".join(sorted(config.servers)) or "none"
-        raise ApiError(
-            404, "unknown_backend", f"There is no server {name!r} in the configuration; there are: {there}."
-        )
+        raise ApiError(404, "unknown_backend", f"There is no server {name!r} in the configuration; there are: {there}.")
     return name
 
 
@@ -95,6 +93,8 @@ class BackendRoutes:
         """What is wrong with it, and what it was refused since its start: that is often why."""
         wrong = status.detail or self._trouble(status)
         refused = self._control.endpoint.refused(status.name) if wrong and status.isolated else ()
+        if refused and not wrong.endswith((".", "!", "?")):
+            wrong += "."
         return " ".join([wrong, *(refused_sentence(event) for event in refused)])
 
     def _trouble(self, status: BackendStatus) -> str:
@@ -186,10 +186,14 @@ class BackendRoutes:
         return JSONResponse(edited_json(await self._control.edit(change, dry_run=flag(body, "dry_run"))))
 
     async def approve(self, request: Request) -> Response:
-        """Accept the changed definition of a tool."""
-        body = await read_object(request, ["backend", "tool"])
+        """Accept the changed definition of a tool; `after`: only if that is the text that a person was shown."""
+        body = await read_object(request, ["backend", "tool", "after"])
         name = need_backend(self._control.config, text(body, "backend"))
         tool = text(body, "tool")
+        if "after" in body:
+            after = text(body, "after", "")
+            if any(one.tool == tool and one.after != after for one in self._control.endpoint.differences(name)):
+                raise ApiError(409, "changed_meanwhile", f"{tool} has changed again. Read what it says now first.")
         try:
             self._control.endpoint.approve(name, tool)
         except (KeyError, LookupError):

@@ -17,6 +17,7 @@ from observability.events import EgressEvent, Event, Sequenced
 
 if TYPE_CHECKING:
     from egress.policy.decide import Surroundings
+    from gateway.control.keep_blocked import KeptBlocked
     from gateway.runtime.sandbox.log_ring import LogLine
     from gateway.runtime.supervise.status import BackendStatus
     from observability.losses import Losses
@@ -93,6 +94,7 @@ class Hub(Protocol):
 
     @property
     def last_id(self) -> int: ...
+    def publish(self, event: Event) -> Sequenced: ...
     def subscribe(
         self, *, since_id: int | None = None, buffer: int = 1000, accept: Callable[[Event], bool] | None = None
     ) -> Subscription: ...
@@ -165,6 +167,8 @@ class Control(Protocol):
     def history(self) -> History: ...
     @property
     def losses(self) -> Losses: ...
+    @property
+    def kept_blocked(self) -> KeptBlocked: ...
     @property
     def instruments(self) -> Exposes: ...
     @property

@@ -9,7 +9,8 @@ from egress.policy.decide import Allow, Mode, Policy, Protocol, Surroundings, Ta
 from egress.policy.direct_ports import direct_ports
 from egress.policy.explain import read_target
 from egress.policy.liftable import NAMED_BY_HOST
-from egress.policy.remedy import remedy
+from egress.policy.remedy import Remedy, remedy
+from gateway.control.keep_blocked import KeptBlocked, Place
 from observability.events import EgressEvent, Reason, Via
 from observability.history_queries import Blocked, Lookup
 
@@ -39,19 +40,23 @@ def as_blocked(row: Lookup) -> Blocked:
     )
 
 
-def with_advice(row: Blocked, policies: Mapping[str, Policy], around: Surroundings) -> dict[str, Any]:
-    """The row with three more members.
+def advice(row: Blocked, policies: Mapping[str, Policy], around: Surroundings, kept: KeptBlocked) -> dict[str, Any]:
+    """What a person can do about the row.
 
     `in_file`: its server is still configured. `allowed_now`: the policy allows by now what it denied then. `remedy`: the
-    command or the line of the file that would let it through, empty where nothing would or nothing has to.
+    command or the line of the file that would let it through, empty where nothing would or nothing has to; `remedy_kind`:
+    its `egress.policy.remedy.Kind`, or empty. `kept_blocked`: a person decided that it stays blocked, and it is.
     """
+    found: dict[str, Any] = {"in_file": False, "allowed_now": False, "remedy": "", "remedy_kind": ""}
     policy = policies.get(row.backend)
-    if policy is None:
-        return {**blocked_json(row), "in_file": False, "allowed_now": False, "remedy": ""}
-    verdicts = _verdicts(policy, row, around)
-    allowed_now = _is_allowed_now(policy, row, verdicts)
-    advice = "" if allowed_now else _advice(policy, row, allowed=any(isinstance(one, Allow) for one in verdicts))
-    return {**blocked_json(row), "in_file": True, "allowed_now": allowed_now, "remedy": advice}
+    if policy is not None:
+        verdicts = _verdicts(policy, row, around)
+        found |= {"in_file": True, "allowed_now": _is_allowed_now(policy, row, verdicts)}
+        lifts = _remedy(policy, row, allowed=any(isinstance(one, Allow) for one in verdicts))
+        if lifts is not None and not found["allowed_now"]:
+            found |= {"remedy": lifts.for_people(row.backend), "remedy_kind": lifts.kind}
+    is_kept = Place(row.backend, row.host, row.port) in kept
+    return {**found, "kept_blocked": is_kept and not found["allowed_now"]}
 
 
 def refused_sentence(event: EgressEvent) -> str:
@@ -93,11 +98,11 @@ def _is_allowed_now(policy: Policy, row: Blocked, verdicts: Collection[object]) 
     return set(row.reasons) == {Reason.DIRECT_ATTEMPT} and (policy.direct or opaque) and policy.mode is Mode.ENFORCE
 
 
-def _advice(policy: Policy, row: Blocked, *, allowed: bool) -> str:
+def _remedy(policy: Policy, row: Blocked, *, allowed: bool) -> Remedy | None:
     named = policy.names_port(row.port)
     for word in row.reasons:
         reason = Reason(word) if word in tuple(Reason) else None
         found = remedy(reason, row.host, row.port, via=row.via, port_named=named, allowed=allowed)
         if found is not None:
-            return found.for_people(row.backend)
-    return ""
+            return found
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -16,6 +17,7 @@ from gateway.control.tokens import client_json, mint
 from gateway.control.wire import ApiError, bad, flag, read_object, switch, text
 from registry import edit
 
+DIGEST_TO_COME = "(the SHA-256 of the new token)"
 SNIPPETS = ("claude-code", "cursor", "vscode", "codex", "claude-desktop", "gemini-cli", "opencode", "zed")
 
 
@@ -48,15 +50,21 @@ class ClientRoutes:
         return JSONResponse({"clients": [client_json(name, client) for name, client in found.items()]})
 
     async def add(self, request: Request) -> Response:
-        """A new client: its token, this once, and what to paste into AI clients. `renew` replaces a lost token."""
-        body = await read_object(request, ["name", "servers", "renew"])
+        """A new client: its token, this once, and what to paste into AI clients. `renew` replaces a lost token.
+
+        With `dry_run`, the change of the file; its digest is a stand-in, since the token is made with the change.
+        """
+        body = await read_object(request, ["name", "servers", "renew", "dry_run"])
         name = text(body, "name")
         if name in self._control.config.clients and not flag(body, "renew"):
             raise ApiError(
                 409, "exists", f"There is a client {name!r} already. Remove it first, or ask for a new token (renew)."
             )
         token, token_sha256 = mint()
-        await self._control.edit(edit.add_client(name, token_sha256, server_settings(body)))
+        dry_run = flag(body, "dry_run")
+        edited = await self._control.edit(edit.add_client(name, token_sha256, server_settings(body)), dry_run=dry_run)
+        if dry_run:
+            return JSONResponse(edited_json(replace(edited, diff=edited.diff.replace(token_sha256, DIGEST_TO_COME))))
         endpoint = self._control.urls.endpoint
         answer = {"name": name, "token": token, "endpoint": endpoint, "snippets": snippets(endpoint, token, SNIPPETS)}
         return JSONResponse(answer, 201)

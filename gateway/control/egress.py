@@ -17,10 +17,12 @@ from egress.policy.liftable import NAMED_BY_HOST
 from egress.policy.suggest import suggest
 from gateway.control.backends import need_backend, need_isolated
 from gateway.control.base import Control
-from gateway.control.blocked import as_blocked, with_advice
-from gateway.control.wire import bad, count, read_object, switch, text
-from observability.events import By, Decision, Reason, Via
-from observability.history_queries import ConnectionFilter, ConnectionRow, Lookup
+from gateway.control.blocked import advice, as_blocked, blocked_json
+from gateway.control.keep_blocked import Place
+from gateway.control.wire import ApiError, bad, count, port_of, read_object, switch, text
+from gateway.disk import in_words
+from observability.events import NAME_LIMIT, By, Decision, Reason, Via, notice
+from observability.history_queries import Blocked, ConnectionFilter, ConnectionRow, Lookup
 
 MAX_ROWS = 5000
 INSIDE = Reason.INNER_HOST_MISMATCH
@@ -49,6 +51,9 @@ class EgressRoutes:
             Route("/egress/connections", self.connections),
             Route("/egress/top", self.top),
             Route("/egress/blocked", self.blocked),
+            Route("/egress/kept", self.kept, methods=["GET"]),
+            Route("/egress/kept", self.keep, methods=["POST"]),
+            Route("/egress/kept", self.release, methods=["DELETE"]),
             Route("/egress/lookups", self.lookups),
             Route("/explain", self.explain, methods=["POST"]),
             Route("/backends/{name}/egress/suggest", self.suggest),
@@ -96,15 +101,49 @@ class EgressRoutes:
         if switch(request, "lookups"):
             rows += map(as_blocked, await asyncio.to_thread(self._control.history.lookups, **narrow))
             rows.sort(key=attrgetter("last"), reverse=True)
-        policies = {name: parse_policy(one.network.block) for name, one in self._control.config.servers.items()}
-        around = self._control.surroundings()
-        told = [with_advice(row, policies, around) for row in rows]
+        told = [{**blocked_json(row), **found} for row, found in zip(rows, self._advice(rows), strict=True)]
         return JSONResponse({"blocked": told, "more": found.more, "lost": self._control.losses.lines()})
 
+    async def kept(self, _: Request) -> Response:
+        """What a person decided to keep blocked, oldest choice first."""
+        return JSONResponse({"kept": self._control.kept_blocked.rows()})
+
+    async def keep(self, request: Request) -> Response:
+        """A person decided that a blocked host stays blocked. Changes no policy."""
+        body = await read_object(request, ["backend", "host", "port"])
+        server = need_backend(self._control.config, text(body, "backend"))
+        return self._settle(Place(server, text(body, "host", ""), port_of(body) or 0), keep=True)
+
+    async def release(self, request: Request) -> Response:
+        """Takes such a choice back: the host is undecided again."""
+        asked = request.query_params
+        place = Place(asked.get("backend", ""), asked.get("host", ""), count(request, "port", 0, 65535))
+        return self._settle(place, keep=False)
+
+    def _settle(self, place: Place, *, keep: bool) -> Response:
+        if len(place.host) > NAME_LIMIT:
+            raise bad(f"`host` must have at most {NAME_LIMIT} characters.", "host")
+        kept = self._control.kept_blocked
+        try:
+            changed = kept.keep(place) if keep else kept.release(place)
+        except OSError as error:
+            raise ApiError(500, "not_saved", in_words(error)) from error
+        if changed:
+            what = "is kept blocked" if keep else "is undecided again"
+            where = f"{place.host or 'Another port'}{f':{place.port}' if place.port else ''}"
+            self._control.hub.publish(notice("page", "kept_blocked", f"{where} {what}.", backend=place.server))
+        return JSONResponse({"kept_blocked": keep, "changed": changed})
+
     async def lookups(self, request: Request) -> Response:
-        """Names that servers looked up themselves and never asked the proxy for."""
+        """Names that servers looked up themselves and never asked the proxy for, with the same advice."""
         rows = await asyncio.to_thread(self._control.history.lookups, **self._narrow(request))
-        return JSONResponse({"lookups": [lookup_json(row) for row in rows]})
+        found = self._advice(map(as_blocked, rows))
+        return JSONResponse({"lookups": [{**lookup_json(row), **one} for row, one in zip(rows, found, strict=True)]})
+
+    def _advice(self, rows: Iterable[Blocked]) -> list[dict[str, Any]]:
+        policies = {name: parse_policy(one.network.block) for name, one in self._control.config.servers.items()}
+        around = self._control.surroundings()
+        return [advice(row, policies, around, self._control.kept_blocked) for row in rows]
 
     def _narrow(self, request: Request) -> dict[str, Any]:
         return {

@@ -240,7 +240,7 @@ class Endpoint:
         return describe(known.catalog.lists if known is not None else {})
 
     def trouble(self, backend: str) -> str:
-        """Why connecting to a running backend failed; empty when it succeeded or was not tried."""
+        """Why connecting to a running backend, or reading its lists, failed; empty when it did not or was not tried."""
         found = self._backends.get(backend)
         return found.trouble if found is not None else ""
 

@@ -16,7 +16,16 @@ from examples.demo.story import Scene, Shown, client, play
 from tests.e2e import lean
 from tests.e2e.stockade_process import StockadeProcess, until
 from tests.gateway.web.browser import Browser, Page, launch, sign_in, tab
-from tests.gateway.web.steps import ALLOWED_ROW, BLOCKED_ROW, add_host, choose, install, save_rules, unharmed
+from tests.gateway.web.steps import (
+    ALLOWED_ROW,
+    BLOCKED_ROW,
+    add_client,
+    add_host,
+    choose,
+    install,
+    save_rules,
+    unharmed,
+)
 
 pytestmark = [pytest.mark.docker, pytest.mark.anyio, pytest.mark.timeout(180)]
 
@@ -101,7 +110,7 @@ async def test_a_blocked_call_is_watched_allowed_with_one_click_and_then_passes(
     await page.see("host not allowed", f"{BLOCKED_ROW} .c-why")
     await page.see("fetch", f"{BLOCKED_ROW} .c-in .call")
     await page.click(f"{BLOCKED_ROW} .row-main", "evil.example")
-    await page.see("certainly fetch for developer", ".details")
+    await page.see("fetch, called by developer", ".details")
     await page.see("host_not_allowed", ".details")
 
     await allow(page, "evil.example", gateway)
@@ -182,8 +191,7 @@ async def test_a_client_made_on_the_page_gets_in_and_loses_its_way_when_removed(
     page: Page, gateway: StockadeProcess, token: str
 ) -> None:
     await enter(page, gateway, token, "#/clients")
-    await page.type("#client-name", "cursor")
-    await page.press("Enter")
+    await add_client(page, "cursor")
     await page.see("This is shown", ".made")
     minted, snippet = await page.js("[...document.querySelectorAll('.made pre')].map((e) => e.innerText.trim())")
     assert minted in snippet

@@ -154,8 +154,8 @@ class Backend:
 
     @property
     def trouble(self) -> str:
-        """Why the last attempt to connect failed; empty when it succeeded."""
-        return self._last_error
+        """Why the last attempt to connect failed, else why its lists could not be read; empty when all is well."""
+        return self._last_error or self.catalog.trouble
 
     def is_shared(self, caller: Caller) -> bool:
         """Whether the caller's connection is a shared one."""

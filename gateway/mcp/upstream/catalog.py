@@ -18,7 +18,7 @@ from gateway.mcp.call.messages import Peer, envelope
 from gateway.mcp.upstream.handshake import US, ask
 from gateway.mcp.upstream.reading import read_list
 from gateway.mcp.view.listing import FRESH_S, Kind, Listing, declares
-from gateway.mcp.wire.errors import METHOD_NOT_FOUND, PeerClosed, RpcError, unavailable
+from gateway.mcp.wire.errors import MAX_REASON, METHOD_NOT_FOUND, PeerClosed, RpcError, clipped, unavailable
 from gateway.mcp.wire.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class BackendCatalog:
         self._source: Peer | None = None
         self._changes = Counter[Kind]()
         """How often a connection reported that its list had changed."""
+        self._failed: dict[Kind, tuple[Peer, str]] = {}
+        """Why a list could not be read, and from which connection."""
         self._own: weakref.WeakKeyDictionary[Peer, dict[Kind, Listing]] = weakref.WeakKeyDictionary()
 
     def schema(self, tool: str) -> Any:
@@ -73,6 +75,15 @@ class BackendCatalog:
         listing = self.lists.get(Kind.TOOLS)
         item = listing.by_key(Kind.TOOLS, tool) if listing is not None else None
         return item.get("inputSchema") if item is not None else None
+
+    @property
+    def trouble(self) -> str:
+        """The lists that the open connection does not give, and why; empty where all that were asked for came."""
+        failed: dict[str, list[str]] = {}
+        for kind, (peer, why) in self._failed.items():
+            if not peer.closed:
+                failed.setdefault(why, []).append(kind.words)
+        return " ".join(f"its {' and '.join(kinds)} could not be listed: {why}" for why, kinds in failed.items())
 
     def stale(self, kinds: tuple[Kind, ...], peer: Peer) -> None:
         """A connection reported that lists changed."""
@@ -137,7 +148,12 @@ class BackendCatalog:
 
     async def _read(self, kind: Kind) -> Listing:
         peer = await self._backend.peer(None)
-        listing = await self._read_from(peer, kind)
+        try:
+            listing = await self._read_from(peer, kind)
+        except RpcError as error:
+            self._failed[kind] = peer, clipped(error.reason, MAX_REASON)
+            raise
+        self._failed.pop(kind, None)
         before, self.lists[kind] = self.lists.get(kind), listing
         self._source = peer
         self.on_lists(kind, before is None or before.items != listing.items)

@@ -9,15 +9,19 @@
      GET    backends/N                          -> one of these, with `tools: [{name, description, …}]` and `entry` (as in the file)
      GET    backends/N/logs?tail=500&follow=1   -> SSE, data: {time, stream, text, instance}
      GET    egress/connections?limit=300        -> {connections: [event]}         newest first or last, sorted here
-     GET    egress/blocked                      -> {blocked: [{backend, host, port, reasons, count, first, last, detail, tools}]}
-     GET    egress/lookups                      -> {lookups: [{backend, host, method, count, last, direct_attempts}]}, via is `dns`
+     GET    egress/blocked                      -> {blocked: [{backend, host, port, reasons, count, first, last, detail, tools,
+                                                    in_file, allowed_now, remedy, remedy_kind, kept_blocked}]}
+     POST   egress/kept {backend, host, port}   -> {kept_blocked, changed};  DELETE egress/kept?backend=&host=&port= takes it back
+     GET    egress/lookups                      -> {lookups: [{backend, host, method, count, last, in_file, allowed_now, remedy, …}]}, via is `dns`
      GET    events?follow=1&since=ID            -> SSE, id: hub id, data: to_json(event)
      POST   backends/N/egress/allow {host, port, dry_run} and PUT backends/N/network {block, dry_run}
             and POST backends {name, entry, dry_run} and DELETE backends/N   -> {diff, applied, warnings}
      POST   backends/N/network/check {block}    -> {problems: [{path, message}]}
      GET    backends/N/egress/suggest           -> {connections, block};  POST explain {backend, url} -> {decision, rule, reason, sentence}
      GET    catalog?q=                          -> {servers: [summary + {added_as: [names]}]};  GET catalog/NAME -> summary + {entry, secrets, tools, …}
-     GET    clients                             -> {clients: [{name, servers, …}]};  POST clients {name} -> {token, snippets}
+     GET    clients                             -> {clients: [{name, servers, …}]};  POST clients {name, dry_run} -> {token, snippets}, or
+                                                   what a change of the file would be
+     POST   tools/approve {backend, tool, after: the text that was shown}
    Errors: {"error": {code, message, problems: [{path, message, line}]}} with 4xx. */
 
 const BASE = '/api/v1/';
@@ -88,14 +92,16 @@ export const api = {
   saveNetwork: (name, block, dryRun) => call('PUT', at('backends', name, 'network'), { block, dry_run: dryRun }),
   suggest: (name) => call('GET', at('backends', name, 'egress', 'suggest')),
   explain: (backend, url) => call('POST', 'explain', { backend, url }),
-  approveTool: (backend, tool) => call('POST', 'tools/approve', { backend, tool }),
+  approveTool: (backend, tool, after) => call('POST', 'tools/approve', { backend, tool, after }),
   connections: async (limit) => (await call('GET', `egress/connections?fair=1&limit=${limit}`)).connections,
   blocked: async () => (await call('GET', `egress/blocked?since=${weekAgo()}`)).blocked,
+  keep: (backend, host, port) => call('POST', 'egress/kept', { backend, host, port: port || null }),
+  release: (backend, host, port) => call('DELETE', `egress/kept?${new URLSearchParams({ backend, host, port: port || 0 })}`),
   lookups: async () => (await call('GET', `egress/lookups?since=${weekAgo()}`)).lookups,
   catalog: async (query) => (await call('GET', `catalog?q=${encodeURIComponent(query)}`)).servers,
   catalogEntry: (name) => call('GET', at('catalog', name)),
   clients: async () => (await call('GET', 'clients')).clients,
-  addClient: (name) => call('POST', 'clients', { name }),
+  addClient: (name, dryRun) => call('POST', 'clients', { name, dry_run: dryRun }),
   removeClient: (name, dryRun) => call('DELETE', `${at('clients', name)}?dry_run=${dryRun}`),
   logsUrl: (name) => `${BASE}${at('backends', name, 'logs')}?tail=500&follow=1`,
   eventsUrl: (since) => `${BASE}events?follow=1${since ? `&since=${since}` : ''}`,

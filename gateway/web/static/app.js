@@ -7,8 +7,9 @@ import { Watch } from './watch.js';
 import { Server, Servers } from './servers.js';
 import { Registry } from './registry.js';
 import { Clients } from './clients.js';
+import { AcceptDialog } from './accept.js';
 import { undecided } from './blocked.js';
-import { say, start, stop, useStore } from './store.js';
+import { start, stop, useStore } from './store.js';
 
 const PARTS = [['watch', 'Watch', '#/'], ['servers', 'Servers', '#/servers'], ['add', 'Add a server', '#/add'], ['clients', 'Clients', '#/clients']];
 const THEMES = { auto: 'Theme: system', light: 'Theme: light', dark: 'Theme: dark' };
@@ -77,21 +78,17 @@ function Chrome({ where, children }) {
 
 function Notices({ store }) {
   const [away, setAway] = useState(0);
+  const [asking, setAsking] = useState(null);
   const loud = store.notices.filter((one) => (one.kind === 'tool' ? one.change === 'changed' || one.change === 'hidden' : one.severity !== 'info' && one.severity)).filter((one) => one.time > away).slice(0, 3);
   const fixed = [...(store.status && store.status.ready === false && store.status.detail ? [store.status.detail] : []), ...(store.status?.warnings || [])];
-  if (!loud.length && !fixed.length) return null;
+  const dialog = asking && html`<${AcceptDialog} backend=${asking.backend} tool=${asking.tool} onClose=${() => setAsking(null)} />`;
+  if (!loud.length && !fixed.length) return dialog;
   return html`<section class="notices" aria-label="Notices">
     ${fixed.map((text) => html`<p key=${text}><${Shown} text=${text} /></p>`)}
-    ${loud.map((one) => html`<p key=${`${one.time}${one.code || one.tool}`}><span class="quiet-text">${clock(one.time)}</span> ${one.backend ? html`<b><${Shown} text=${one.backend} /></b> ` : null}<${Shown} text=${one.kind === 'tool' ? `The tool ${one.tool} is no longer what it was when you first saw it (${one.change}). ${one.detail || ''}` : one.message} />${one.kind === 'tool' && html` <${Approve} tool=${one} />`}</p>`)}
-    ${loud.length > 0 && html`<button type="button" class="icon" aria-label="Put the notices away" title="Put away" onClick=${() => setAway(loud[0].time)}>\u00d7</button>`}
+    ${loud.map((one) => html`<p key=${`${one.time}${one.code || one.tool}`}><span class="quiet-text">${clock(one.time)}</span> ${one.backend ? html`<b><${Shown} text=${one.backend} /></b> ` : null}<${Shown} text=${one.kind === 'tool' ? `The tool ${one.tool} is no longer what it was when you first saw it (${one.change}). ${one.detail || ''}` : one.message} />${one.kind === 'tool' && html` <a href=${`#/servers/${encodeURIComponent(one.backend)}/tools`}>Read it</a> <button type="button" class="link" onClick=${() => setAsking(one)}>Accept it</button>`}</p>`)}
+    ${loud.length > 0 && html`<button type="button" class="icon" aria-label="Dismiss the notices" title="Dismiss" onClick=${() => setAway(loud[0].time)}>\u00d7</button>`}
+    ${dialog}
   </section>`;
-}
-
-function Approve({ tool }) {
-  const approve = async () => {
-    try { await api.approveTool(tool.backend, tool.tool); say(`${plain(tool.tool)} is accepted as it is now.`); } catch (error) { say(error.message, 'bad'); }
-  };
-  return html`<a href=${`#/servers/${encodeURIComponent(tool.backend)}/tools`}>Read it</a> <button type="button" class="link" onClick=${approve}>Accept it</button>`;
 }
 
 function SignIn({ unreachable }) {
@@ -113,7 +110,7 @@ function SignIn({ unreachable }) {
       <input id="token" type="password" autocomplete="current-password" autofocus required value=${token} onInput=${(event) => setToken(event.target.value)} aria-describedby="token-help" />
       <p id="token-help" class="quiet-text">It was printed once, when the gateway first started. Lost it? <code>stockade admin token --new</code> makes a new one.</p>
       <${Problems} error=${error} />
-      ${unreachable && !error && html`<p class="problems" role="alert">The gateway does not answer. Is it running? <code>stockade ps</code> tells. <button type="button" class="link" onClick=${start}>Try again</button></p>`}
+      ${unreachable && !error && html`<p class="problems" role="alert">The gateway does not answer. Is it running? <code>stockade ps</code> says. <button type="button" class="link" onClick=${start}>Try again</button></p>`}
       <button class="primary" disabled=${busy}>${busy ? 'Signing in …' : 'Sign in'}</button>
     </form>
   </main>`;

@@ -3,7 +3,7 @@ import { html, useState } from './vendor/htm-preact.js';
 import { api } from './api.js';
 import { Host, Shown, ago, many } from './text.js';
 import { Confirm } from './ui.js';
-import { isDirectOnly } from './blocked.js';
+import { Fix, GroupHead, isDirectOnly } from './blocked.js';
 import { refreshBackends, say, useStore } from './store.js';
 
 const isAttempt = (row) => row.via !== 'dns';
@@ -37,13 +37,14 @@ function Group({ backend, rows, info }) {
   const tried = attempts.reduce((sum, row) => sum + (row.count || 1), 0);
   const direct = info?.network?.direct === 'allow';
   return html`<div class="group">
-    <h3><a href=${`#/servers/${encodeURIComponent(backend)}`}><${Shown} text=${backend} /></a><span class="count">${attempts.length ? many(tried, 'direct try', 'direct tries') : many(names.length, 'lookup')}</span></h3>
+    <${GroupHead} backend=${backend} gone=${rows[0].in_file === false}>${attempts.length ? many(tried, 'direct try', 'direct tries') : many(names.length, 'lookup')}</${GroupHead}>
     <p class="around-words">${attempts.length
       ? html`This server seems to <b>ignore the proxy settings</b> it is given: it dials out itself, and its network has no way out.`
       : html`It only <b>looked names up</b>. Many programs do that and then use the proxy all the same. If the server works, there is nothing to do.`}</p>
     <ul class="around-rows">${rows.slice(0, 8).map((row) => html`<li key=${`${row.via} ${row.host} ${row.port || 0}`}>
-      <span class="tag">${isAttempt(row) ? 'direct' : `lookup ${row.method || ''}`}</span><${Host} host=${row.host || 'other ports'} port=${isAttempt(row) && row.host ? row.port : 0} /><span class="quiet-text">${row.count > 1 ? `${row.count}\u00d7, ` : ''}${ago(row.last)}</span></li>`)}</ul>
-    ${attempts.length > 0 && !direct && html`<div class="remedy">
+      <span class="tag">${isAttempt(row) ? 'direct' : `lookup ${row.method || ''}`}</span><${Host} host=${row.host || 'other ports'} port=${isAttempt(row) && row.host ? row.port : 0} /><span class="quiet-text">${row.allowed_now ? 'allowed now, ' : ''}${row.count > 1 ? `${row.count}\u00d7, ` : ''}${ago(row.last)}</span>
+      <${Fix} row=${row} words=${isAttempt(row) ? 'To let it through' : 'If the server does not work without it'} /></li>`)}</ul>
+    ${attempts.length > 0 && !direct && info && html`<div class="remedy">
       <p><b>What helps, best first</b></p>
       <ol>
         <li>Node.js: Stockade already sets <code>NODE_USE_ENV_PROXY=1</code>, which Node 24 and later obey. Use a newer Node image or package.</li>
@@ -52,7 +53,7 @@ function Group({ backend, rows, info }) {
       </ol>
       ${info?.direct_supported === false
         ? html`<p class="quiet-text">This engine does not let Stockade carry direct connections. <code>stockade doctor</code> says why.</p>`
-        : info && html`<button type="button" class="small" onClick=${() => setAsking(true)}>Carry direct connections</button>`}
+        : html`<button type="button" class="small" onClick=${() => setAsking(true)}>Carry direct connections</button>`}
     </div>`}
     ${attempts.length > 0 && direct && html`<p class="quiet-text">Direct connections are carried for this server (<code>direct: allow</code>), under the same rules. What you see here was not allowed by them, or came before.</p>`}
     ${asking && html`<${Confirm}

@@ -2,7 +2,7 @@
 import { html, useEffect, useState } from './vendor/htm-preact.js';
 import { api } from './api.js';
 import { Shown, plain } from './text.js';
-import { Confirm, Copy, Empty, Loading, Problems, Snippet } from './ui.js';
+import { Confirm, Copy, Empty, Loading, Snippet } from './ui.js';
 import { forget, keep } from './kept.js';
 import { refreshClients, say, set, useStore } from './store.js';
 
@@ -24,24 +24,20 @@ export function Clients() {
 
 function AddClient({ onMade }) {
   const [name, setName] = useState('');
-  const [error, setError] = useState(null);
-  const [busy, setBusy] = useState(false);
-  const add = async (event) => {
-    event.preventDefault();
-    setBusy(true);
-    setError(null);
-    try {
-      const made = await api.addClient(name.trim());
-      onMade({ name: name.trim(), ...made });
-      setName('');
-      refreshClients();
-    } catch (failed) { setError(failed); }
-    setBusy(false);
-  };
-  return html`<form class="inline-form" onSubmit=${add}>
+  const [asking, setAsking] = useState(false);
+  const fresh = name.trim();
+  const done = (made) => { setAsking(false); setName(''); refreshClients(); onMade({ name: fresh, ...made }); };
+  return html`<form class="inline-form" onSubmit=${(event) => { event.preventDefault(); setAsking(Boolean(fresh)); }}>
     <label for="client-name">Name of the client</label>
-    <div class="cells"><input id="client-name" placeholder="cursor" autocomplete="off" spellcheck=${false} value=${name} onInput=${(event) => setName(event.target.value)} required /><button class="primary" disabled=${busy}>Add client</button></div>
-    <${Problems} error=${error} />
+    <div class="cells"><input id="client-name" placeholder="cursor" autocomplete="off" spellcheck=${false} value=${name} onInput=${(event) => setName(event.target.value)} required /><button class="primary">Add client</button></div>
+    ${asking && html`<${Confirm}
+      title=${html`Add <${Shown} text=${fresh} />?`}
+      words=${html`<p>It gets a token of its own and may use all servers. The token is shown once, when it is added.</p><p class="quiet-text">These lines go into your file. It has the token\u2019s fingerprint (SHA-256), never the token.</p>`}
+      preview=${() => api.addClient(fresh, true)}
+      apply=${() => api.addClient(fresh, false)}
+      label="Add the client"
+      onDone=${done}
+      onClose=${() => setAsking(false)} />`}
   </form>`;
 }
 

@@ -1,6 +1,6 @@
 /* What a person has typed and not saved yet. It outlives a visit to another part of the page, and the browser asks
    before it closes or loads the page again. */
-import { useEffect } from './vendor/htm-preact.js';
+import { useEffect, useLayoutEffect } from './vendor/htm-preact.js';
 
 const unsaved = new Map();
 
@@ -14,6 +14,6 @@ export const keep = (key, value) => unsaved.set(key, value);
 
 /** Keeps `value` under the key while `changed`; `left` is called when the form is left with something in it. */
 export function useKept(key, value, changed, left) {
-  useEffect(() => { if (changed) keep(key, value); else forget(key); });
+  useLayoutEffect(() => { if (changed) keep(key, value); else forget(key); }); // at once: the form may be left before it is painted
   useEffect(() => () => { if (unsaved.has(key)) left(); }, [key]);
 }

@@ -31,7 +31,7 @@ export function Logs({ name }) {
     const later = () => { timer ||= setTimeout(flush, BATCH_MS); };
     const stream = follow(() => api.logsUrl(name), {
       receive: (_, line) => { fresh.push({ ...line, n: (count += 1), text: withoutColours(line.text) }); later(); },
-      // Every (re)connection begins with the tail, so what is shown begins anew too.
+      // Every (re)connection begins with the tail, so what is shown is replaced too.
       tell: (state) => { setLink(state); if (state === 'live') { restart = true; fresh = []; later(); } },
     });
     return () => { clearTimeout(timer); stream.stop(); };

@@ -143,7 +143,7 @@ export function NetworkForm({ check, draft, onChange, onChecked, directSupported
   return html`<div class="network" ref=${form}>
     <div class="field-row">
       <${Switch} id="isolated" checked=${draft.isolated} onChange=${(isolated) => change({ isolated })} label="Network isolation" describedBy="meaning" />
-      <span class="quiet-text">${draft.isolated ? 'On: the server has no network but the gate below.' : 'Off'}</span>
+      <span class="quiet-text">${draft.isolated ? 'On: this server reaches only the hosts listed below.' : 'Off'}</span>
     </div>
     <p id="meaning" class=${`meaning ${says.tone}`} aria-live="polite">${says.text}</p>
     ${sorted.other.length > 0 && html`<div class="problems" role="alert">${sorted.other.map((message) => html`<p><${Shown} text=${message} /></p>`)}</div>`}

@@ -4,6 +4,7 @@ import { api } from './api.js';
 import { Shown, ago, many, moment, plain } from './text.js';
 import { Confirm, Diff, Empty, Loading, Problems, State, lineDiff } from './ui.js';
 import { NetworkForm, blockOf, draftOf, meaning } from './network.js';
+import { accept } from './accept.js';
 import { Logs } from './logs.js';
 import { Around } from './around.js';
 import { Blocked, undecided } from './blocked.js';
@@ -13,6 +14,8 @@ import { refreshBackends, refreshBlocked, say, useStore } from './store.js';
 const rulesOf = (name) => `rules of ${name}`;
 const link = (name, part = '') => `#/servers/${encodeURIComponent(name)}${part && `/${part}`}`;
 
+/** Whether its detail tells of trouble, and not only of what it is doing. */
+export const isTroubled = (backend) => Boolean(backend.detail) && ['failed', 'backoff', 'running', 'remote'].includes(backend.state);
 export const isRemote = (backend) => backend.remote || backend.state === 'remote';
 
 export function Isolation({ backend }) {
@@ -38,15 +41,16 @@ export function Servers() {
   const store = useStore();
   const { backends, status } = store;
   const waiting = undecided(store);
+  useEffect(() => { refreshBackends(); }, []);
   if (!backends) return html`<${Loading} />`;
-  if (!backends.length) return html`<${Empty} level=${1} title="No servers yet"><p>A server you add runs in its own container, with no network but the gate you open for it.</p><p><a class="button primary" href="#/add">Add a server</a></p></${Empty}>`;
+  if (!backends.length) return html`<${Empty} level=${1} title="No servers yet"><p>A server you add runs in its own container and reaches only the hosts that you allow.</p><p><a class="button primary" href="#/add">Add a server</a></p></${Empty}>`;
   const blockedOf = (name) => waiting.filter((row) => row.backend === name).length;
   return html`<section aria-labelledby="servers-title">
-    <div class="section-head"><h1 id="servers-title">Servers</h1><p class="section-note">Each in its own container, behind its own gate.</p><a class="button small push" href="#/add">Add a server</a></div>
+    <div class="section-head"><h1 id="servers-title">Servers</h1><p class="section-note">Each in its own container, with its own network rules.</p><a class="button small push" href="#/add">Add a server</a></div>
     ${status?.overrides?.length > 0 && html`<p class="note">Trust overrides in force (<code>egress.resolve</code>): ${status.overrides.map((text) => html`<code class="tag"><${Shown} text=${text} /></code> `)}</p>`}
     <ul class="cards">${backends.map((one) => html`<li class="card" key=${one.name}>
       <div class="card-head"><h2><a href=${link(one.name)}><${Shown} text=${one.name} /></a></h2><${State} state=${one.state} /><${Isolation} backend=${one} />${kept(rulesOf(one.name)) && html`<span class="tag tag-warn">rules not saved</span>`}</div>
-      ${one.detail && html`<p class="quiet-text"><${Shown} text=${one.detail} /></p>`}
+      ${one.detail && html`<p class=${isTroubled(one) ? 'problems' : 'quiet-text'}><${Shown} text=${one.detail} /></p>`}
       <${Warnings} warnings=${[...(one.warnings || []), ...(one.left_out || [])]} />
       ${one.isolated && !isRemote(one) && html`<p class="card-policy">${meaning(draftOf(one.network)).text}</p>`}
       <div class="card-foot"><span class="quiet-text">${one.transport}${one.since ? html`, <span title=${moment(one.since)}>since ${ago(one.since)}</span>` : null}, ${many(one.restarts || 0, 'restart')}${blockedOf(one.name) ? html`, <b class="bad-text">${many(blockedOf(one.name), 'blocked host')}</b>` : null}</span>
@@ -62,6 +66,7 @@ const TABS = [['network', 'Network rules'], ['logs', 'Logs'], ['tools', 'Tools']
 export function Server({ name, tab = 'network' }) {
   const { backends } = useStore();
   const [removing, setRemoving] = useState(false);
+  useEffect(() => { refreshBackends(); }, [name]);
   if (!backends) return html`<${Loading} />`;
   const backend = backends.find((one) => one.name === name);
   if (!backend) return html`<${Empty} level=${1} title="There is no such server"><p><a href="#/servers">All servers</a></p></${Empty}>`;
@@ -71,7 +76,7 @@ export function Server({ name, tab = 'network' }) {
     <div class="section-head"><h1 id="server-title"><${Shown} text=${name} /></h1><${State} state=${backend.state} /><${Isolation} backend=${backend} />
       <span class="push buttons"><${RestartButton} name=${name} /><button type="button" class="small quiet-danger" onClick=${() => setRemoving(true)}>Remove …</button></span></div>
     <p class="quiet-text facts-line">${backend.transport}${backend.image ? html` · <code><${Shown} text=${backend.image} /></code>` : null}${backend.since ? ` · since ${moment(backend.since)}` : ''} · ${many(backend.restarts || 0, 'restart')}</p>
-    ${backend.detail && html`<p class=${backend.state === 'failed' || backend.state === 'backoff' ? 'problems' : 'quiet-text'}><${Shown} text=${backend.detail} /></p>`}
+    ${backend.detail && html`<p class=${isTroubled(backend) ? 'problems' : 'quiet-text'}><${Shown} text=${backend.detail} /></p>`}
     <${Warnings} warnings=${[...(backend.warnings || []), ...(backend.left_out || [])]} />
     <nav class="tabs" aria-label="Server">${TABS.map(([key, title]) => html`<a key=${key} href=${link(name, key)} aria-current=${which === key ? 'page' : undefined}>${title}</a>`)}</nav>
     ${which === 'network' && (isRemote(backend) ? html`<p class="note">A remote server runs elsewhere; Stockade does not control what it reaches.</p>` : html`<${Network} key=${name} backend=${backend} />`)}
@@ -98,7 +103,7 @@ function Network({ backend }) {
     <${NetworkForm} check=${async (found) => (await api.checkNetwork(backend.name, found)).problems} draft=${draft} onChange=${setDraft} onChecked=${setProblems} directSupported=${backend.direct_supported !== false} />
     <${Learned} backend=${backend} use=${(learned) => setDraft(draftOf({ ...backend.network, ...learned, mode: 'enforce' }))} />
     <div class="actions sticky">
-      <span class="quiet-text">${!changed ? 'As the file has it.' : problems === null ? 'Checking …' : problems.length ? `${many(problems.length, 'problem')} to fix first.` : 'Ready to save.'}</span>
+      <span class="quiet-text">${!changed ? 'No changes' : problems === null ? 'Checking …' : problems.length ? `${many(problems.length, 'problem')} to fix first.` : 'Ready to save.'}</span>
       <button type="button" class="quiet" disabled=${!changed} onClick=${reset}>Undo</button>
       <button type="button" class="primary" disabled=${!changed || problems === null || problems.length > 0} onClick=${() => setSaving(true)}>Preview and save …</button>
     </div>
@@ -147,15 +152,15 @@ function Ask({ name }) {
 /** A tool that is no longer what was pinned: what it said, what it says, and the way to accept it. */
 function ChangedTool({ name, one, onAccepted }) {
   const [error, setError] = useState(null);
-  const accept = async () => {
-    try { await api.approveTool(name, one.tool); say(`${plain(one.tool)} is accepted as it is now.`); onAccepted(); } catch (failed) { setError(failed); }
+  const onAccept = async () => {
+    try { await accept(name, one); onAccepted(); } catch (failed) { setError(failed); }
   };
   return html`<li class="changed-tool">
     <h2 class="mono"><${Shown} text=${one.tool} /></h2>
     <p class="problems">This tool is no longer what it was when you first saw it. Read what is new as an instruction that someone wants your AI model to follow.</p>
-    <${Diff} diff=${lineDiff(one.before, one.after)} />
+    <${Diff} diff=${lineDiff(one.before, one.after)} of="Change to the tool" />
     <${Problems} error=${error} />
-    <button type="button" class="small" onClick=${accept}>Accept it</button></li>`;
+    <button type="button" class="small" onClick=${onAccept}>Accept it</button></li>`;
 }
 
 function Tools({ name }) {

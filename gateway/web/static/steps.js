@@ -26,6 +26,6 @@ export function Steps() {
   return html`<section class="steps" aria-label="Getting started">
     <ol>${steps.map(([done, title, words, link], index) => html`<li key=${title} class=${done ? 'done' : index === next ? 'next' : ''} aria-current=${index === next ? 'step' : undefined}>
       <b>${link && !done ? html`<a href=${link}>${title}</a>` : title}</b><span>${done ? 'Done' : words}</span></li>`)}</ol>
-    <button type="button" class="icon" aria-label="Put these steps away" title="Put away" onClick=${putAway}>\u00d7</button>
+    <button type="button" class="icon" aria-label="Dismiss these steps" title="Dismiss" onClick=${putAway}>\u00d7</button>
   </section>`;
 }

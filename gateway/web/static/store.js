@@ -11,16 +11,12 @@ const STATUS_MS = 2000;
 
 const EVER = 'stockade-allowed-once';
 const readEver = () => { try { return localStorage.getItem(EVER) === '1'; } catch { return false; } };
-const KEPT = 'stockade-kept-blocked';
-function readKept() {
-  try { return new Set(JSON.parse(localStorage.getItem(KEPT) || '[]')); } catch { return new Set(); }
-}
 
 let state = {
   session: 'unknown', // 'unknown' | 'out' | 'in' | 'unreachable'
   link: 'connecting', // 'connecting' | 'live' | 'lost'
   status: null, backends: null, connections: [], loaded: false, blocked: null, lookups: null, clients: null,
-  notices: [], allowed: {}, everAllowed: readEver(), kept: readKept(), calls: 0, said: null,
+  notices: [], allowed: {}, everAllowed: readEver(), calls: 0, said: null,
   made: null, // a client whose token is on the screen, the only time that it can be
 };
 const listeners = new Set();
@@ -122,10 +118,15 @@ function flush() {
     patch.connections = rows();
     patch.allowed = passedNow(egress);
     if (egress.some((event) => event.via === 'dns' || event.via === 'direct' || event.phase === 'counted')) soon('lookups', 400, refreshLookups);
-    if (egress.some((event) => event.decision === 'deny')) soon('blocked', 400, refreshBlocked);
+    if (egress.some((event) => event.decision === 'deny')) {
+      soon('blocked', 400, refreshBlocked);
+      soon('backends', 2000, refreshBackends); // a list that fails for lack of it is no event
+    }
   }
   statusTimer ||= setTimeout(() => { statusTimer = 0; refreshStatus(); }, STATUS_MS); // one may be lost on its way to the history
   if (batch.some((event) => event.kind === 'backend' || event.code === 'config_reloaded')) soon('backends', 200, refreshBackends);
+  if (batch.some((event) => event.code === 'kept_blocked' || event.code === 'config_reloaded')) soon('blocked', 200, refreshBlocked);
+  if (batch.some((event) => event.code === 'config_reloaded')) soon('lookups', 200, refreshLookups);
   set(patch);
 }
 
@@ -142,12 +143,10 @@ export function noteAllowed(backend, host, port) {
   set({ everAllowed: true, allowed: { ...state.allowed, [allowedKey(backend, host, port)]: { at: Date.now() / 1000, passed: false } } });
 }
 
-/** Hosts that the person wants to stay blocked, so that the list only shows what is undecided. Kept in this browser. */
-export function keepBlocked(key, keep) {
-  const kept = new Set(state.kept);
-  if (keep) kept.add(key); else kept.delete(key);
-  try { localStorage.setItem(KEPT, JSON.stringify([...kept].slice(-2000))); } catch { /* storage is off: until the page closes */ }
-  set({ kept });
+/** A person decides that a host stays blocked, or takes that back. The gateway remembers it, for every browser. */
+export async function keepBlocked(row, keep) {
+  try { await (keep ? api.keep(row.backend, row.host, row.port) : api.release(row.backend, row.host, row.port)); } catch (error) { say(error.message, 'bad'); }
+  await refreshBlocked();
 }
 
 function passedNow(events) {

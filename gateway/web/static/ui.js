@@ -47,7 +47,7 @@ function DiffLine({ line, other }) {
 }
 
 /** A unified diff of the configuration file; what is new within a line stands out. */
-export function Diff({ diff }) {
+export function Diff({ diff, of = 'Change to the file' }) {
   if (!diff) return html`<p class="note">The file already says this. Nothing changes.</p>`;
   const lines = diff.replace(/\n$/, '').split('\n').filter((line) => !/^(---|\+\+\+) ?/.test(line));
   const pair = (index) => {
@@ -55,7 +55,7 @@ export function Diff({ diff }) {
     if (lines[index][0] === '-' && lines[index + 1]?.[0] === '+' && lines[index - 1]?.[0] !== '-' && lines[index + 2]?.[0] !== '+') return lines[index + 1];
     return null;
   };
-  return html`<pre class="diff" tabindex="0" aria-label="Change to the file">${lines.map((line, index) => html`<${DiffLine} line=${line} other=${pair(index)} />`)}</pre>`;
+  return html`<pre class="diff" tabindex="0" aria-label=${of}>${lines.map((line, index) => html`<${DiffLine} line=${line} other=${pair(index)} />`)}</pre>`;
 }
 
 /** Two texts as a diff by lines: the lines they share at both ends stay, what is between is taken out and put in. */
@@ -79,8 +79,8 @@ export function Problems({ error, fallback = '' }) {
   </div>`;
 }
 
-/** Shows a change to the file first (`preview` does a dry run), and makes it when the person says so. */
-export function Confirm({ title, words, preview, apply, label, danger = false, onDone, onClose }) {
+/** Shows a change to the file (or `of` what else) first, by `preview` that does a dry run, and makes it when the person says so. */
+export function Confirm({ title, words, preview, apply, label, of, danger = false, onDone, onClose }) {
   const [shown, setShown] = useState(null);
   const [error, setError] = useState(null);
   const [busy, setBusy] = useState(false);
@@ -92,7 +92,7 @@ export function Confirm({ title, words, preview, apply, label, danger = false, o
   };
   return html`<${Dialog} title=${title} onClose=${onClose} wide>
     <div class="words">${words}</div>
-    ${shown && html`<${Diff} diff=${shown.diff} />`}
+    ${shown && html`<${Diff} diff=${shown.diff} of=${of} />`}
     ${(shown?.warnings || []).map((text) => html`<p class="meaning warn"><${Shown} text=${text} /></p>`)}
     ${!shown && !error && html`<p class="note">Working out the change …</p>`}
     <${Problems} error=${error} />

@@ -79,7 +79,7 @@ export function Watch({ backend = '' }) {
 }
 
 const First = () => html`<${Empty} first level=${1} title="Nothing is behind the wall yet">
-  <p>A server you add runs in a container of its own and reaches only what you allow. What else it tries shows up here, and you open the gate host by host.</p>
+  <p>A server you add runs in a container of its own and reaches only what you allow. What else it tries shows up here, and you allow it host by host.</p>
   <p><a class="button primary" href="#/add">Add a server</a></p></${Empty}>`;
 
 function Nothing({ any }) {
@@ -97,7 +97,7 @@ function Rows({ rows }) {
     const next = all[all.indexOf(event.target) + step];
     if (next) { event.preventDefault(); next.focus(); }
   };
-  return html`<div class="rows-head" aria-hidden="true"><span>Time</span><span>Inside</span><span></span><span>Outside</span><span>Why</span><span class="right">Sent / got</span></div>
+  return html`<div class="rows-head" aria-hidden="true"><span>Time</span><span>Inside</span><span></span><span>Outside</span><span>Why</span><span class="right">Sent / received</span></div>
     <ul class="rows" ref=${list} onKeyDown=${move}>
       ${rows.slice(0, SHOWN).map((row, index) => html`<${Row} key=${row.key} row=${row} first=${index === 0} open=${open === row.key} toggle=${() => setOpen(open === row.key ? '' : row.key)} />`)}
     </ul>
@@ -138,13 +138,13 @@ function Details({ row }) {
   const [asking, setAsking] = useState(false);
   const settled = allowable(row) && settlement(store)(row);
   const words = row.reason ? explain(row.reason) : null;
-  const calls = (row.calls || []).map((call) => html`<span class="line">${certain(row) ? 'certainly ' : 'probably '}<b><${Shown} text=${call.tool || call.method} /></b>${call.client ? html` for <${Shown} text=${call.client} />` : null}</span>`);
+  const calls = (row.calls || []).map((call) => html`<span class="line">${certain(row) ? '' : 'probably '}<code><${Shown} text=${call.tool || call.method} /></code>${call.client ? html`, called by <${Shown} text=${call.client} />` : null}</span>`);
   const traces = (row.calls || []).map((call) => call.trace_id).filter(Boolean);
   if (row.more_calls) calls.push(html`<span class="line">or one of ${many(row.more_calls, 'more call')}</span>`);
   return html`<div class="details">
     <dl class="facts d-in">
       <${Fact} name="Tool call">${calls.length ? calls : 'none was running'}</${Fact}>
-      <${Fact} name="Way">${VIA[row.via || 'proxy'] || row.via}${row.method ? html` <code><${Shown} text=${row.method} /></code>` : null}</${Fact}>
+      <${Fact} name="Route">${VIA[row.via || 'proxy'] || row.via}${row.method ? html` <code><${Shown} text=${row.method} /></code>` : null}</${Fact}>
       <${Fact} name="When">${moment(row.time)}</${Fact}>
       <${Fact} name="Trace">${traces.length > 0 && html`<code>${traces.map(plain).join(' ')}</code>`}</${Fact}>
     </dl>
@@ -158,7 +158,7 @@ function Details({ row }) {
       <${Fact} name="Decision">${VERDICT[row.verdict]}${row.reason && html` <code>${row.reason}</code>`}</${Fact}>
       <${Fact} name="Rule">${row.rule && html`<code><${Shown} text=${row.rule} /></code>`}</${Fact}>
       <${Fact} name="Full name">${row.host && html`<code><${Shown} text=${row.host} />${row.port ? `:${row.port}` : ''}</code>`}</${Fact}>
-      <${Fact} name="Dialled by the server">${row.destination && html`<code><${Shown} text=${row.destination} /></code>`}</${Fact}>
+      <${Fact} name="Address it dialled">${row.destination && html`<code><${Shown} text=${row.destination} /></code>`}</${Fact}>
       <${Fact} name="Address reached">${row.address && html`<code><${Shown} text=${row.address} /></code>`}</${Fact}>
       <${Fact} name="Took">${row.duration_s != null && `${seconds(row.duration_s)}${row.dns_s != null ? `, lookup ${seconds(row.dns_s)}` : ''}${row.connect_s != null ? `, connect ${seconds(row.connect_s)}` : ''}`}</${Fact}>
       <${Fact} name="Bytes">${(row.bytes_sent || row.bytes_received) ? `${bytes(row.bytes_sent)} sent, ${bytes(row.bytes_received)} received` : ''}</${Fact}>

@@ -12,6 +12,7 @@ import pytest
 
 from gateway.cli.detached import told_of
 from gateway.cli.failure import Failure
+from gateway.control.keep_blocked import Place
 from gateway.mcp.view.pinned_text import Difference
 from gateway.runtime.supervise.status import BackendStatus
 from observability.events import BackendState, CallRef, Decision, EgressEvent, Phase, Reason, Via
@@ -335,6 +336,20 @@ def test_blocked_says_the_line_that_mends_it(
     assert all(word in row for word in words), row
 
 
+def test_blocked_tells_what_is_kept_blocked_apart(stockade: Any, running: Running) -> None:
+    for number, host in enumerate(("first.example", "kept.example", "last.example")):
+        running.publish(egress_event(seq=number, connection=number, time=time.time(), host=host))
+    running.control.kept_blocked.keep(Place("fetch", "kept.example", 443))
+    said = stockade("egress", "blocked")
+    *_, row = said.out.splitlines()
+    assert "kept.example" in row
+    assert "(kept blocked)" in row
+    assert said.out.count("(kept blocked)") == 1
+    assert "1 of these is kept blocked" in said.err
+    rows = json.loads(stockade("egress", "blocked", "--json").out)
+    assert [row["host"] for row in rows if row["kept_blocked"]] == ["kept.example"]
+
+
 def test_a_whole_file_is_not_checked_as_a_policy(stockade: Any, work: Path) -> None:
     (work / "stockade.yaml").write_text(CONFIG)
     result = stockade("egress", "check", "stockade.yaml", "api.github.com")
@@ -439,13 +454,14 @@ def test_ps_says_what_a_server_in_trouble_was_refused_since_its_start(stockade: 
     assert "models.example" not in stockade("ps").out, "a server that answers is not in trouble"
     running.control.endpoint.troubles["fetch"] = "it does not answer"
     expected = (
-        "it does not answer Since its start, models.example:443 was refused (host_not_allowed). "
+        "it does not answer. Since its start, models.example:443 was refused (host_not_allowed). "
         "To allow it: stockade egress allow fetch models.example"
     )
     details = [
         one["detail"] for one in json.loads(stockade("ps", "--json").out)["backends"] if one["name"] == "fetch"
     ]
     assert details == [expected]
+    assert f"! fetch: {expected}" in " ".join(stockade("ps").out.split()), "in full, although it runs"
 
 
 def test_allow_through_the_gateway_writes_and_is_in_force(stockade: Any, running: Running, work: Path) -> None:

@@ -15,6 +15,7 @@ from egress.policy.decide import Surroundings
 from gateway.connections import Limits
 from gateway.control.apps import control_app
 from gateway.control.base import Edited, GatewayState, Readiness, Urls
+from gateway.control.keep_blocked import KEPT_FILE, KeptBlocked
 from gateway.control.listen import HttpServer, bind_unix
 from gateway.control.running import GatewayFile
 from gateway.mcp.view.pinned_text import Difference
@@ -174,6 +175,7 @@ class FakeControl:
         self.config_path = self.directory / "stockade.yaml"
         self.config_path.write_text(self.text)
         self.config = load_config(self.config_path)
+        self.kept_blocked = KeptBlocked(self.directory / KEPT_FILE)
         self.hub = Hub()
         self.losses = Losses()
         self.history = History(self.directory / "history.db", max_rows=self.max_rows, losses=self.losses)

@@ -13,6 +13,7 @@ from gateway.control.apps import control_app
 from gateway.control.base import GatewayState, Readiness
 from gateway.control.listen import bind_unix
 from gateway.control.wire import MAX_BODY
+from gateway.mcp.view.pinned_text import Difference
 from gateway.runtime.sandbox.errors import EngineUnreachable
 from observability.events import Decision, Reason, Via
 from tests.gateway.control.fakes import FakeControl, egress_event, serving
@@ -349,6 +350,20 @@ async def test_a_client_gets_its_token_once_and_the_file_only_the_digest(
     assert "token_sha256" not in str(listed)
 
 
+@pytest.mark.parametrize(("name", "renew"), [("claude", False), ("cursor", True)])
+async def test_what_adding_a_client_would_write_is_shown_without_a_token(
+    api: httpx2.AsyncClient, control: FakeControl, name: str, renew: bool
+) -> None:
+    before = control.config_path.read_text()
+    shown = await api.post("clients", json={"name": name, "renew": renew, "dry_run": True})
+    assert (shown.status_code, set(shown.json())) == (200, {"diff", "applied", "warnings"})
+    assert shown.json()["applied"] is False
+    added = [line for line in shown.json()["diff"].splitlines() if line.startswith("+") and "token_sha256" in line]
+    assert len(added) == 1
+    assert "(the SHA-256 of the new token)" in added[0]
+    assert control.config_path.read_text() == before
+
+
 async def test_a_client_is_not_replaced_by_accident(api: httpx2.AsyncClient, control: FakeControl) -> None:
     assert error(await api.post("clients", json={"name": "cursor"}))[:2] == (409, "exists")
     renewed = await api.post("clients", json={"name": "cursor", "renew": True})
@@ -395,6 +410,12 @@ async def test_a_reload_of_a_broken_file_says_where(api: httpx2.AsyncClient, con
 async def test_approving_a_tool(api: httpx2.AsyncClient, control: FakeControl) -> None:
     assert (await api.post("tools/approve", json={"backend": "fetch", "tool": "fetch"})).status_code == 200
     assert control.endpoint.approved == [("fetch", "fetch")]
+    control.endpoint.changed["fetch"] = [Difference(tool="fetch", before="a", after="c")]
+    stale = await api.post("tools/approve", json={"backend": "fetch", "tool": "fetch", "after": "b"})
+    assert error(stale)[:2] == (409, "changed_meanwhile")
+    assert len(control.endpoint.approved) == 1
+    shown = await api.post("tools/approve", json={"backend": "fetch", "tool": "fetch", "after": "c"})
+    assert (shown.status_code, len(control.endpoint.approved)) == (200, 2)
     unknown = await api.post("tools/approve", json={"backend": "fetch", "tool": "x"})
     assert error(unknown)[:2] == (400, "unknown_tool")
 

@@ -42,6 +42,15 @@ async def install(page: Page, package: str) -> None:
     await page.see("is added", ".said-box")
 
 
+async def add_client(page: Page, name: str) -> None:
+    """Add a client after the change was shown; its token is on the screen then."""
+    await page.type("#client-name", name)
+    await page.press("Enter")
+    await page.see(f"{name}:", "dialog .diff-line.add")
+    await page.click("dialog .primary", "Add the client")
+    await page.see("shown once", ".made")
+
+
 async def unharmed(page: Page) -> None:
     """Nothing of a hostile text became an element, ran, pushed the page wide or stayed invisible."""
     assert await page.js("document.querySelectorAll('main script, main img, main svg, main iframe').length") == 0

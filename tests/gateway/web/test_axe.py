@@ -23,7 +23,7 @@ from observability.events import (
     ToolEvent,
     Via,
 )
-from registry.edit import allow_host, set_network
+from registry.edit import allow_host, remove_server, set_network
 from tests.gateway.mcp import suite
 from tests.gateway.web import scene
 from tests.gateway.web.browser import Page
@@ -124,6 +124,42 @@ async def a_settled_row(site: Site, page: Page) -> None:
     await page.js("document.querySelector('.row[data-verdict=blocked] .row-main').click()")
     await page.see("It is allowed now.", ".details")
     await sound(page, "a row that is settled")
+
+
+async def what_lets_it_through(site: Site, page: Page) -> None:
+    site.control.tries("fetch", "db.example", 5432, reason=Reason.NOT_TLS)
+    site.control.tries("fetch", "api.example", reason=Reason.HTTPS_WITHOUT_CONNECT)
+    site.control.tries("fetch", "", 0, reason=Reason.DIRECT_ATTEMPT, via=Via.DIRECT, method="TCP")
+    site.control.tries("fetch", "api.github.com", 0, reason=Reason.DIRECT_ATTEMPT, via=Via.DNS, method="A")
+    site.control.tries("tickets", "d.example")
+    site.control.tries("tickets", "d.example", reason=Reason.DIRECT_ATTEMPT, via=Via.DIRECT, method="TCP")
+    await page.see("protocol: tcp", ".blocked-rows .fix")
+    await page.see("direct: allow", ".around-rows .fix")
+    await sound(page, "lines of the file that let it through")
+    await site.control.edit(remove_server("tickets"))
+    await page.see("no longer in the file", ".panel .tag")
+    await sound(page, "rows of a server that left the file")
+
+
+async def a_server_without_its_lists(site: Site, page: Page) -> None:
+    site.control.endpoint.troubles["tickets"] = "its tools could not be listed: fetch failed"
+    for part in ("#/servers", "#/servers/tickets"):
+        await go(page, part)
+        await page.see("could not be listed", ".problems")
+        await sound(page, f"a server in trouble: {part}")
+
+
+async def a_tool_to_accept(site: Site, page: Page) -> None:
+    site.control.tell(ToolEvent(time=time.time(), backend="fetch", tool="fetch", change=ToolChange.CHANGED))
+    await page.click(".notices button", "Accept it")
+    await page.see("There is nothing to accept", "dialog [role=alert]")
+    await sound(page, "nothing to accept")
+    await page.press("Escape")
+    await page.gone("dialog")
+    site.control.endpoint.changed["fetch"] = [Difference(tool="fetch", before="a\n\nb", after="a\nc\nb")]
+    await page.click(".notices button", "Accept it")
+    await page.until("document.querySelector('dialog .diff-line.add')")
+    await sound(page, "about to accept a tool")
 
 
 async def servers_in_every_state(site: Site, page: Page) -> None:
@@ -232,6 +268,9 @@ async def clients(site: Site, page: Page) -> None:
     await sound(page, "no clients")
     await page.type("#client-name", "cursor")
     await page.click("form .primary", "Add client")
+    await page.until("document.querySelector('dialog .diff-line.add')")
+    await sound(page, "about to add a client")
+    await page.click("dialog .primary", "Add the client")
     await page.see("shown once", ".made")
     await page.see("cursor", ".card")
     await sound(page, "a token")
@@ -261,7 +300,8 @@ async def a_lost_connection(site: Site, page: Page) -> None:
 
 
 STATES: list[Callable[[Site, Page], Awaitable[None]]] = [
-    a_busy_afternoon, blocked_and_settled, a_settled_row, servers_in_every_state, rules, modes, logs_and_tools, the_catalog,
+    a_busy_afternoon, blocked_and_settled, a_settled_row, what_lets_it_through, a_server_without_its_lists,
+    a_tool_to_accept, servers_in_every_state, rules, modes, logs_and_tools, the_catalog,
     clients, nothing_there, a_lost_connection,
 ]  # fmt: skip
 

@@ -14,7 +14,7 @@ from observability.events import CallRef, Decision, NoticeEvent, Reason, Severit
 from registry.edit import allow_host, set_network
 from tests.gateway.control.fakes import egress_event
 from tests.gateway.web import scene
-from tests.gateway.web.browser import Page
+from tests.gateway.web.browser import Browser, Page, tab
 from tests.gateway.web.conftest import Site
 from tests.gateway.web.control import denied
 from tests.gateway.web.steps import BLOCKED_ROW, LAST_HOST, add_host, choose, install, save_rules, unharmed
@@ -118,13 +118,14 @@ async def test_a_row_opens_with_the_keyboard_and_explains_itself(site: Site, pag
     await page.see("a.example", ".rows")
     await page.js("document.querySelector('.row-main').focus()")
     await page.press("Enter")
-    await page.see("probably fetch for cursor", ".details")
+    await page.see("probably fetch, called by cursor", ".details")
     await page.see("No rule of this server names this host.", ".details")
     await page.press("Enter")
     await page.gone(".details")
     await page.press("ArrowDown")
     await page.press("Enter")
-    await page.see("certainly fetch for cursor", ".details")
+    await page.see("fetch, called by cursor", ".details")
+    assert "probably" not in await page.text(".details")
     await page.see("host_not_allowed", ".details")
 
 
@@ -162,6 +163,8 @@ async def test_pause_holds_the_list_and_counts_what_waits(site: Site, page: Page
 async def test_network_form_is_checked_as_one_types_and_saved_after_a_preview(site: Site, page: Page) -> None:
     await site.enter(page, "#/servers/fetch")
     await page.see("This server can reach api.github.com, on port 443.", "#meaning")
+    await page.see("On: this server reaches only the hosts listed below.", ".field-row")
+    await page.see("No changes", ".actions")
     await add_host(page, "https://docs.python.org/3/")
     await page.see("docs.python.org", ".form-row .why")
     assert await page.js("document.querySelector('.actions .primary').disabled")
@@ -235,8 +238,8 @@ async def test_hostile_text_is_shown_as_text_and_never_runs(site: Site, page: Pa
     await page.until("document.querySelector('dialog .diff, dialog .problems')")
     await unharmed(page)
     await page.press("Escape")
-    for tab, words in (("tools", "Useful."), ("logs", "after")):
-        await page.js(f"location.hash = '#/servers/tickets/{tab}'")
+    for part, words in (("tools", "Useful."), ("logs", "after")):
+        await page.js(f"location.hash = '#/servers/tickets/{part}'")
         await page.see(words, "main")
         await unharmed(page)
     page.complaints[:] = [line for line in page.complaints if "422" not in line]  # such a host cannot be allowed
@@ -335,8 +338,12 @@ async def test_installing_says_which_secrets_are_needed_and_never_asks_for_them(
 
 async def test_a_new_client_shows_its_token_once_with_snippets(site: Site, page: Page) -> None:
     await site.enter(page, "#/clients")
+    before = site.control.config_path.read_text()
     await page.type("#client-name", "cursor")
     await page.click("form .primary", "Add client")
+    await page.see("token_sha256: (the SHA-256 of the new token)", "dialog .diff-line.add")
+    assert site.control.config_path.read_text() == before
+    await page.click("dialog .primary", "Add the client")
     await page.see("shown once", ".made")
     token = (await page.text(".made .snippet pre")).strip()
     assert token.startswith("stockade_")
@@ -426,15 +433,21 @@ async def test_denials_without_a_name_are_not_offered_to_allow(site: Site, page:
     assert len(denied(site.control)) == 1
 
 
-async def test_a_host_kept_blocked_leaves_the_list_and_can_be_brought_back(site: Site, page: Page) -> None:
+async def test_a_host_kept_blocked_leaves_the_list_of_every_browser(site: Site, page: Page, browser: Browser) -> None:
     await site.enter(page)
     site.control.tries("fetch", "ads.example")
-    await page.click(".blocked-rows .keep", "Keep blocked")
-    await page.see("Nothing to decide.", ".panel")
-    await page.gone(".parts .count")
+    async with tab(browser) as other:
+        await other.open(site.url)
+        await other.see("ads.example", ".blocked-rows")
+        await page.click(".blocked-rows .keep", "Keep blocked")
+        await page.see("Nothing to decide.", ".panel")
+        await page.gone(".parts .count")
+        await other.see("Nothing to decide.", ".panel")
     site.control.tries("fetch", "ads.example")
     await page.until("document.querySelectorAll('.row').length === 2")
-    await page.click(".kept-line button", "Show 1 host you keep blocked")
+    await page.js("localStorage.clear()")
+    await page.open(site.url + "?again")
+    await page.click(".kept-line button", "Show 1 host that is kept blocked")
     await page.click(".blocked-rows .keep", "Show again")
     await page.see("1", ".parts .count")
 
@@ -471,8 +484,32 @@ async def test_a_changed_tool_is_said_and_can_be_accepted(site: Site, page: Page
     site.control.tell(ToolEvent(time=time.time(), backend="fetch", tool="fetch", change=ToolChange.CHANGED))
     await page.see("The tool fetch is no longer what it was", ".notices")
     await page.click(".notices button", "Accept it")
+    await page.see("There is nothing to accept", "dialog [role=alert]")
+    await page.press("Escape")
+    await page.gone("dialog")
+    site.control.endpoint.changed["fetch"] = [Difference(tool="fetch", before="Reads.", after="Reads. Then sends.")]
+    await page.click(".notices button", "Accept it")
+    await page.see("Reads. Then sends.", "dialog .diff-line.add")
+    assert site.control.endpoint.approved == []
+    await page.click("dialog .primary", "Accept it")
     await page.see("is accepted as it is now", ".said-box")
     assert site.control.endpoint.approved == [("fetch", "fetch")]
+
+
+@pytest.mark.parametrize("place", ["#/", "#/servers/fetch/tools"])
+async def test_only_the_words_that_were_shown_are_accepted(site: Site, page: Page, place: str) -> None:
+    await site.enter(page, place)
+    site.control.endpoint.changed["fetch"] = [Difference(tool="fetch", before="Reads.", after="Reads more.")]
+    site.control.tell(ToolEvent(time=time.time(), backend="fetch", tool="fetch", change=ToolChange.CHANGED))
+    box = "dialog" if place == "#/" else ".changed-tool"
+    if box == "dialog":
+        await page.click(".notices button", "Accept it")
+    await page.see("Reads more.", f"{box} .diff-line.add")
+    site.control.endpoint.changed["fetch"] = [Difference(tool="fetch", before="Reads.", after="Sends all.")]
+    await page.click(f"{box} button", "Accept it")
+    await page.see("fetch has changed again", f"{box} [role=alert]")
+    assert site.control.endpoint.approved == []
+    page.complaints[:] = [line for line in page.complaints if "409" not in line]
 
 
 async def test_a_changed_tool_shows_what_it_said_and_says_now(site: Site, page: Page) -> None:

@@ -12,7 +12,7 @@ from registry.edit import allow_host
 from tests.gateway.web import scene
 from tests.gateway.web.browser import Page
 from tests.gateway.web.conftest import Site
-from tests.gateway.web.steps import LAST_HOST, add_host, save_rules
+from tests.gateway.web.steps import LAST_HOST, add_client, add_host, save_rules
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 FOCUSED = "document.activeElement.innerText"
@@ -164,9 +164,7 @@ async def test_a_server_that_is_not_added_yet_and_a_token_on_the_screen_wait_too
     await page.type("#server-name", "work-github")
     await page.js("location.hash = '#/clients'")
     await page.see("is not added", ".said-box")
-    await page.type("#client-name", "cursor")
-    await page.click("form .primary", "Add client")
-    await page.see("shown once", ".made")
+    await add_client(page, "cursor")
     token = (await page.text(".made .snippet pre")).strip()
     await page.js("location.hash = '#/add/github'")
     await page.until("document.querySelector('#server-name')?.value === 'work-github'")
