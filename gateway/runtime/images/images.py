@@ -20,6 +20,7 @@ from pathlib import Path
 
 from gateway.runtime.engine.base import Builder, ImageInfo
 from gateway.runtime.images import recipes
+from gateway.runtime.images.browsers import has_browser
 from gateway.runtime.images.build_errors import explain_failure
 from gateway.runtime.images.build_settings import BuildSettings
 from gateway.runtime.images.package_builds import BUILD_TIMEOUT_S, PackageBuild
@@ -132,6 +133,7 @@ class Images:
                 settings=settings,
                 timeout_s=self.timeout_s(),
                 folder=self.folder,
+                browser=has_browser(source.system_packages),
             ).run()
 
     async def ready(self, reference: str) -> ImageInfo:

@@ -60,6 +60,8 @@ class InstanceKeeper:
         self.changed = asyncio.Condition()
         self.wake = asyncio.Event()
         """Set to end a pause at once."""
+        self.version = adopted.version if adopted else ""
+        """Of the package that it was last made from, as installed."""
         self.last_end = ""
         """How the last incarnation ended; empty before any did."""
         self.ended = 0.0
@@ -112,6 +114,7 @@ class InstanceKeeper:
             if self.instance is None:
                 await self.enter(BackendState.BUILDING)
                 self.instance = await self.prepare(self.id)
+                self.version = self.instance.version
             if not self.instance.is_running:
                 await self.enter(BackendState.STARTING)
                 await self.in_time(self.instance.start())

@@ -322,6 +322,19 @@ def test_a_status_names_what_a_server_is_made_from(
     assert (found.get("package", ""), found.get("version", "").lstrip("=")) == (package, version.lstrip("="))
 
 
+async def test_a_status_shows_the_version_that_is_installed_also_after_a_crash(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.runtime.images.package_builds.content", lambda archive: "2026.1.14")
+    entry = {**TIME, "args": ["mcp-server-time>=2026"]}
+    async with stage.running(config({"clock": entry, "web": WEB})) as supervisor:
+        await supervisor.instance("clock")
+        assert [one.version for one in supervisor.status()] == ["2026.1.14", ""]
+        stage.engine.die("stockade-p-b-clock", 3)
+        await stage.until(lambda: supervisor.keepers["clock"].restarts == 1)
+        assert supervisor.status()[0].version == "2026.1.14"
+
+
 async def test_a_lazy_backend_says_when_it_starts(stage: Stage) -> None:
     async with stage.running(config({"lazy": LAZY, "off": {**TIME, "disabled": True}})) as supervisor:
         assert [one.detail for one in supervisor.status()] == ["starts at first call", "disabled"]
