@@ -93,6 +93,8 @@ class FakeEngine:
     """Names of containers that end as soon as they start."""
     create_fails: set[str] = field(default_factory=set)
     builds_fail: str = ""
+    builds_wait: asyncio.Event | None = None
+    """What builds of packages wait for."""
     installs: list[ContainerPlan] = field(default_factory=list)
     """The containers in which packages were installed; each ends as soon as it starts."""
     install_exits: int = 0
@@ -133,6 +135,8 @@ class FakeEngine:
         self.log.append(f"build {reference.partition(':')[0]}")
         if self.builds_fail and self.builds_fail in reference:
             raise BuildError("it went wrong")
+        if self.builds_wait is not None and "package-" in reference:
+            await self.builds_wait.wait()
         labels = [
             line.removeprefix("LABEL ") for line in context.dockerfile.splitlines() if line.startswith("LABEL ")
         ]
