@@ -23,7 +23,7 @@ class BeingBuilt(RpcError):
 
 
 def refusal(backend: str, error: BackendUnavailable) -> RpcError:
-    """What a client is told of a backend that is not available."""
+    """The error for a client of a backend that is not available."""
     found = unavailable(backend, error.sentence)
     if isinstance(error, StillBuilding):
         return BeingBuilt(BACKEND_UNAVAILABLE, found.message, found.data, kind=UNAVAILABLE, reason=found.reason)

@@ -1,7 +1,7 @@
 """Images with Debian's Chromium: packages are built without a browser of their own, and find this one. Pure.
 
-Packages that drive a browser download one when they are installed, into the home of whoever installs them: it would not
-be in the image, which takes only what was installed. So `packages: [chromium]` means this browser, whoever asks.
+Packages that drive a browser download one when they are installed, into the home of the installing user: it would not be in
+the image, which takes only what was installed. So `packages: [chromium]` means this browser.
 """
 
 from __future__ import annotations

@@ -273,7 +273,7 @@ class Supervisor:
 
     async def built(self, backend: str) -> None:
         """Waits while images are being built for a backend."""
-        with contextlib.suppress(Exception):  # the start's failure is told to whoever asks for the instance
+        with contextlib.suppress(Exception):  # a start's failure is told to each caller that wants the instance
             await self.wait_begun()
         for keeper in [keeper for keeper in self.keepers.values() if keeper.backend == backend]:
             await keeper.built()
