@@ -187,6 +187,19 @@ async def test_one_image_is_built_once_however_many_ask() -> None:
     assert engine.log.count("build stockade-package-mcp-server-time") == 1
 
 
+@pytest.mark.anyio
+async def test_two_gateways_that_start_together_build_one_layer_of_debian_packages(tmp_path: Path) -> None:
+    import asyncio
+
+    engine = FakeEngine()
+    async with asyncio.TaskGroup() as tasks:
+        for name in ("one", "other"):
+            (tmp_path / name).mkdir()
+            images = Images(engine, BuildSettings, folder=tmp_path / name)
+            tasks.create_task(images.package(source("mcp-server-time", packages=["chromium"])))
+    assert engine.log.count("build stockade-runtime") == 1
+
+
 def test_the_egress_image_has_the_egress_and_of_observability_three_modules() -> None:
     paths = set(egress_source())
     assert {"egress/__main__.py", "egress/door/door.py"} <= paths
