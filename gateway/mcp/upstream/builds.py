@@ -14,8 +14,9 @@ from gateway.mcp.wire.errors import BACKEND_UNAVAILABLE, UNAVAILABLE, RpcError, 
 from gateway.mcp.wire.tasks import Tasks
 from gateway.runtime.sandbox.errors import BackendUnavailable, StillBuilding
 
-SHORT_S: Final = 2.0
-"""An image that is there is found in less; only what takes longer counts as a build."""
+SHORT_S: Final = 5.0
+"""An image that is there is found in less, and a gateway whose images are there starts in about that time; only what takes
+longer counts as a build."""
 
 
 class BeingBuilt(RpcError):
