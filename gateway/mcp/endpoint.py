@@ -29,6 +29,7 @@ from gateway.mcp.route.route import Router
 from gateway.mcp.route.subscriptions import Subscriptions
 from gateway.mcp.route.visibility import Visibility
 from gateway.mcp.upstream.backend import Backend
+from gateway.mcp.upstream.builds import BeingBuilt
 from gateway.mcp.upstream.cache import ListCache
 from gateway.mcp.upstream.remote import Secrets, placed_site
 from gateway.mcp.upstream.server_messages import ServerMessages
@@ -325,6 +326,8 @@ class Endpoint:
         for kind in Kind:
             try:
                 await backend.catalog.listing(kind)
+            except BeingBuilt:
+                return  # its lists are read after that
             except RpcError as error:
                 logger.warning("%s", error.message)
                 return

@@ -69,11 +69,13 @@ def warn_remote(source: Local, args: Texts) -> Found:
         yield Finding(url[0], message, f"{hint} (a sign-in in a browser is not possible)")
 
 
-CHROMIUM = "add packages: [chromium], and these arguments: --headless --isolated"
+CHROMIUM = ("chromium", "add packages: [chromium], which it then finds by itself")
 LACKING = {
     "mcp-server-git": ("git", "add packages: [git], and mount the repository"),
-    "@playwright/mcp": ("chromium", f"{CHROMIUM} --no-sandbox --executable-path /usr/bin/chromium"),
-    "chrome-devtools-mcp": ("chromium", f"{CHROMIUM} --executablePath=/usr/bin/chromium --chromeArg=--no-sandbox"),
+    "@playwright/mcp": CHROMIUM,
+    "chrome-devtools-mcp": CHROMIUM,
+    "@executeautomation/playwright-mcp-server": CHROMIUM,
+    "@modelcontextprotocol/server-puppeteer": CHROMIUM,
 }
 """Well-known packages that start a program which their image does not have: its Debian package, and what to write."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ import pytest
 from gateway.app import Gateway, prepare
 from gateway.control.listen import ListenError
 from gateway.runtime.sandbox.errors import EngineError
+from gateway.runtime.supervise.supervisor import first_leaf
 from gateway.settled import HELD_S, unsettled_s
 from observability.events import BackendState
 from registry.config import Config
@@ -114,6 +116,22 @@ async def test_a_first_start_that_fails_leaves_no_history_behind(file: Path, fir
     assert kept.exists() is not first
     with pytest.raises(RuntimeError, match="after shutdown"):
         gateway.sandbox.engine.threads.submit(list)
+
+
+async def test_a_file_with_remote_servers_only_is_told_too_that_there_is_no_engine(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The egress is started with every gateway, also where the file has nothing that runs here yet."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{file.parent}/none.sock")
+    listen = "gateway: {listen: '127.0.0.1:0', admin: '127.0.0.1:0'}\n"
+    write(file, f"{listen}mcpServers:\n  far: {{url: 'http://127.0.0.1:9/mcp'}}\n")
+    gateway = prepare(file, "test")
+    with pytest.raises(ExceptionGroup) as caught:
+        await gateway.serve()
+    error = first_leaf(caught.value)
+    assert isinstance(error, EngineError)
+    assert re.match(r"There is no Docker engine at .*none\.sock .*Install one", str(error))
+    assert not (file.parent / "s" / "test").exists(), "a first start that fails leaves nothing"
 
 
 def keeper(state: BackendState, *, for_s: float = 0.0, done: bool = False, once: bool = False) -> Any:

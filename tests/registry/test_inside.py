@@ -232,12 +232,17 @@ KNOWN: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "git": ({"command": "uvx", "args": ["mcp-server-git"]}, "packages: [git]", {"packages": ["git"]}),
     "playwright": (
         {"command": "npx", "args": ["@playwright/mcp@latest"]},
-        "packages: [chromium], and these arguments: --headless --isolated --no-sandbox --executable-path /usr/bin/chromium",
+        "Add packages: [chromium]",
         {"packages": ["chromium"]},
     ),
     "chrome-devtools": (
         {"command": "npx", "args": ["-y", "chrome-devtools-mcp"]},
-        "--headless --isolated --executablePath=/usr/bin/chromium --chromeArg=--no-sandbox",
+        "Add packages: [chromium]",
+        {"packages": ["chromium"]},
+    ),
+    "puppeteer": (
+        {"command": "npx", "args": ["-y", "@modelcontextprotocol/server-puppeteer"]},
+        "Add packages: [chromium]",
         {"packages": ["chromium"]},
     ),
 }

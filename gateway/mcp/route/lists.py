@@ -7,7 +7,7 @@ known), and the answer names it in `_meta["stockade/unavailable"]`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Coroutine, Mapping
 from typing import Any, Final, TypeVar
 
 from gateway.mcp.call.background import Background
@@ -17,6 +17,7 @@ from gateway.mcp.call.messages import LATEST_LEGACY, LEGACY_VERSIONS, META, MODE
 from gateway.mcp.call.task_table import EXTENSION
 from gateway.mcp.route.pages import Pages
 from gateway.mcp.upstream.backend import Backend
+from gateway.mcp.upstream.builds import BeingBuilt
 from gateway.mcp.upstream.handshake import US
 from gateway.mcp.view.annotate import refused_lines
 from gateway.mcp.view.listing import Kind, Listing
@@ -29,6 +30,9 @@ PATIENCE_S: Final = 1.5
 """How long `/mcp` waits for a backend before it answers with what was last known of it."""
 FIRST_PATIENCE_S: Final = 5.0
 """The same for a backend that was never listed; after that it is left out, and clients are notified when it arrives."""
+_LOOK_S: Final = 0.5
+"""How often a request that waits for a server looks whether its image is being built."""
+_BUILDING: Final = "its image is being built, which can take minutes; its lists are announced as soon as it is up"
 UNAVAILABLE: Final = "stockade/unavailable"
 _UNKNOWN: Final = {"name": "unknown", "version": "0"}
 """A server that does not say what it is: clients refuse a greeting without it."""
@@ -68,8 +72,8 @@ class Lists:
         view = caller.view
         start = _offset(params.get("cursor"))
         if view.route:
-            listing = await self._explained(view.route, self._one(caller, view.route, kind))
-            missing: list[dict[str, str]] = []
+            listing = await self._unless_building(view.route, self._one(caller, view.route, kind))
+            missing = [] if listing is not None else [self._missing(view.route, kind, _BUILDING)]
         else:
             listing, missing = None, await self._refresh(caller, kind)
         shown = self._items(caller, kind)
@@ -100,9 +104,24 @@ class Lists:
         """What `work` returns. Its RpcError also says what the server was refused since its start."""
         try:
             return await work
+        except BeingBuilt:
+            raise
         except RpcError as error:
             text = "\n".join([error.message, *self._refused(name)])
             raise RpcError(error.code, text, error.data, kind=error.kind, reason=error.reason) from error
+
+    async def _unless_building(self, name: str, work: Coroutine[Any, Any, T]) -> T | None:
+        """What `work` returns; None once it would wait for the server's image. Raises RpcError."""
+        if self.backends[name].peers():  # it runs
+            return await self._explained(name, work)
+        task = self._tasks.begin(self._explained(name, work))
+        while not (await asyncio.wait({task}, timeout=_LOOK_S))[0]:
+            if self.backends[name].builds.under_way:
+                return None
+        try:
+            return await task
+        except BeingBuilt:
+            return None
 
     def _refused(self, name: str) -> list[str]:
         return refused_lines(self._background.denials(name)) if self.annotate else []
@@ -117,17 +136,22 @@ class Lists:
     async def _refresh(self, caller: Caller, kind: Kind) -> list[dict[str, str]]:
         """Read again what may have changed, all at once; returns those left out or shown as last known."""
         wanted: dict[asyncio.Task[Listing], str] = {}
+        missing: list[dict[str, str]] = []
         strangers = False
         for name in caller.view.backends:
             backend = self.backends[name]
             known = backend.catalog.known(kind, caller)
-            if known is None or not (known.fresh or _may_wait(backend)):
+            if known is not None and (known.fresh or _may_wait(backend)):
+                continue
+            if backend.builds.under_way:
+                missing.append(self._missing(name, kind, _BUILDING))
+            else:
                 wanted[self._tasks.begin(backend.catalog.listing(kind, caller))] = name
                 strangers = strangers or known is None
         if not wanted:
-            return []
+            return missing
         done, late = await asyncio.wait(wanted, timeout=FIRST_PATIENCE_S if strangers else PATIENCE_S)
-        missing = [self._missing(wanted[task], kind, "it did not answer in time") for task in late]
+        missing += [self._missing(wanted[task], kind, "it did not answer in time") for task in late]
         for task in done:
             if task.cancelled():  # by `Tasks.close`
                 missing.append(self._missing(wanted[task], kind, "the gateway is stopping"))
@@ -193,7 +217,9 @@ class Lists:
             result = {"capabilities": dict(_AGGREGATE), "serverInfo": dict(US)}
             instructions = await self._instructions(view)
             return {"protocolVersion": version, **result, **instructions}
-        about = await self._explained(view.route, self.backends[view.route].about(False))
+        about = await self._unless_building(view.route, self.backends[view.route].about(False))
+        if about is None:
+            return {"protocolVersion": version, **_unheard(view.route)}
         if not about.modern:
             return {"capabilities": {}, "serverInfo": dict(_UNKNOWN), **about.result, "protocolVersion": version}
         return {"protocolVersion": version, **_plain(about)}
@@ -209,15 +235,21 @@ class Lists:
             capabilities = {"capabilities": {**_AGGREGATE, **self._extensions(view)}}
             return {**fixed, **capabilities, **instructions, **private, **meta}
         backend = self.backends[view.route]
-        if backend.unheard(modern=True) and not _may_wait(backend):
-            await self._explained(backend.name, backend.peer(caller))
-        about = await backend.about(True)
+        about = await self._unless_building(view.route, self._about(caller, backend))
+        if about is None:
+            return {**fixed, "capabilities": _unheard(view.route)["capabilities"], **private}
         if about.modern:
             result = {**private, **about.result, "supportedVersions": [MODERN]}
             return {**result, "cacheScope": "private"} if view.restricted else result
         plain = _plain(about)
         info = plain.pop("serverInfo")
         return {**fixed, **plain, **private, "_meta": {META + "serverInfo": info}}
+
+    async def _about(self, caller: Caller, backend: Backend) -> About:
+        """What a server declares to modern clients."""
+        if backend.unheard(modern=True) and not _may_wait(backend):
+            await backend.peer(caller)
+        return await backend.about(True)
 
     def _extensions(self, view: View) -> dict[str, Any]:
         """The extensions that work through `/mcp`: tasks always (a backend on a pipe may not have declared them yet)."""
@@ -235,7 +267,9 @@ class Lists:
         waiting = {
             self._tasks.begin(self.backends[name].about(False)): name
             for name in view.backends
-            if not self.backends[name].abouts and not _may_wait(self.backends[name])
+            if not (
+                self.backends[name].abouts or _may_wait(self.backends[name]) or self.backends[name].builds.under_way
+            )
         }
         if waiting:
             await asyncio.wait(waiting, timeout=FIRST_PATIENCE_S)
@@ -248,6 +282,14 @@ class Lists:
         share = min(MAX_INSTRUCTIONS, _ALL_INSTRUCTIONS // max(len(found), 1))
         parts = [f"# {name}\n{clipped(text, share)}" for name, text in found.items()]
         return {"instructions": "\n\n".join(parts)} if parts else {}
+
+
+def _unheard(name: str) -> dict[str, Any]:
+    """The greeting of a server that is still being built: what it may have, and that its lists change."""
+    return {
+        "capabilities": {key: {"listChanged": True} for key in ("tools", "prompts", "resources")},
+        "serverInfo": {"name": name, "version": "0"},
+    }
 
 
 def _plain(about: About) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from gateway.mcp.call.messages import (
     Sink,
     envelope,
 )
+from gateway.mcp.upstream.builds import BeingBuilt, Builds, refusal
 from gateway.mcp.upstream.catalog import LIST_TIMEOUT_S, BackendCatalog
 from gateway.mcp.upstream.connecting import Connector
 from gateway.mcp.upstream.handshake import US, greet, send
@@ -89,6 +90,7 @@ class Backend:
         """What it declared when it was greeted, by generation (True: modern)."""
         self._instances = instances
         self.tasks = tasks
+        self.builds = Builds(name, instances, tasks, self.catalog)
         self._start_timeout_s = start_timeout_s
         self._connector = Connector(name, instances, sink, tasks, self.pace, remote, tracer)
         self.levels = LogLevels(name)
@@ -228,6 +230,9 @@ class Backend:
             self._tries.pop(key.owner, None)
             self._last_error = ""
             return
+        if isinstance(error, BeingBuilt):
+            self.builds.follow()
+            return
         if len(self._tries) > _MAX_OWN_HTTP:
             self._tries.clear()
         tries = self._tries.setdefault(key.owner, Tries())
@@ -252,7 +257,7 @@ class Backend:
             async with asyncio.timeout(self._start_timeout_s + LIST_TIMEOUT_S):
                 line = await self._greeted(key, greeting)
         except BackendUnavailable as error:
-            raise unavailable(self.name, error.sentence) from error
+            raise refusal(self.name, error) from error
         except TimeoutError:
             raise unavailable(self.name, f"it was not ready within {self._start_timeout_s:g} s") from None
         except (PeerClosed, OSError, ConfigError) as error:

@@ -24,6 +24,14 @@ class Instances(Protocol):
         """Starts it when it does not run. Raises BackendUnavailable."""
         ...
 
+    def building(self, backend: str) -> float:
+        """The Unix time since which nothing of it runs because an image is being built; 0 where none is."""
+        ...
+
+    async def built(self, backend: str) -> None:
+        """Waits while images are being built for it."""
+        ...
+
     async def release(self, instance_id: str) -> None:
         """End a session's own instance."""
         ...

@@ -164,7 +164,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def _chunked(self) -> bool:
-        return "chunked" in self._headers.get("transfer-encoding", "")
+        return "chunked" in self._headers.get("transfer-encoding", "").lower()
 
     # httptools callbacks
 

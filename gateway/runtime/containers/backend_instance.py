@@ -59,6 +59,8 @@ class Wanted:
     """Direct ports of the door."""
     plan: Callable[[str], Awaitable[ContainerPlan]]
     """The backend's plan, given the door's container ID."""
+    version: str = ""
+    """Of the package in its image."""
 
 
 class BackendInstance:
@@ -73,6 +75,7 @@ class BackendInstance:
         self.transport = transport_of(wanted.server)
         self.port = wanted.server.port
         self.path = wanted.server.path
+        self.version = wanted.version
         isolated = wanted.server.isolated
         self.door = Door(wanted.instance, backend, wanted.ports, context) if isolated else None
         self.container = ""

@@ -18,6 +18,7 @@ from gateway.runtime.engine.base import ContainerPlan, ImageInfo
 from gateway.runtime.images.build_settings import certificates
 from gateway.runtime.images.images import Images
 from gateway.runtime.images.inside import Inside, above, look_inside
+from gateway.runtime.images.recipes import VERSION_LABEL
 from gateway.runtime.inventory.context import RuntimeContext
 from gateway.runtime.inventory.users import backend_holder, instance_holder
 from gateway.runtime.plan.homes import command_line, numeric_uid, user_of
@@ -93,11 +94,13 @@ class Planner:
             check_own_port(server.port)
         await asyncio.to_thread(self.filled, source)  # a missing secret is reported before minutes of building
         image = await self.image_of(source)
+        info = await self.context.engine.image(image) if isinstance(source, PackageSource) else None
         return Wanted(
             instance=instance,
             server=server,
             source=source,
             ports=ports,
+            version=info.labels.get(VERSION_LABEL, "") if info is not None else "",
             plan=lambda door: self.plan_backend(instance, server, source, image, door, extra_ca),
         )
 

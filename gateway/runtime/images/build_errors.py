@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.runtime.images.browsers import DOWNLOAD, download_failed
 from gateway.runtime.sandbox.errors import BuildError
 
 LAST_LINES: Final = 12
@@ -127,12 +128,17 @@ CASES: Final[tuple[tuple[re.Pattern[str], Explain], ...]] = (
 )
 
 
-def explain_failure(subject: str, printed: str, stopped: Stopped | None = None) -> str:
-    """One paragraph: what failed, why as far as the lines tell, what to do, and the last lines."""
+def explain_failure(subject: str, printed: str, stopped: Stopped | None = None, *, browser: bool = False) -> str:
+    """One paragraph: what failed, why as far as the lines tell, what to do, and the last lines.
+
+    `browser`: the image has Debian's Chromium.
+    """
     printed = "\n".join(shortened(line) for line in COLOURS.sub("", printed).splitlines()[-READ_LINES:])
     text = " ".join(" ".join(line for line in printed.splitlines() if not line.startswith(CHATTER)).split())
     if stopped is not None:
         meaning = stopped.meaning()
+    elif DOWNLOAD.search(text):
+        meaning = download_failed(browser)
     else:
         meaning = next((explain(m, subject) for pattern, explain in CASES if (m := pattern.search(text))), "")
     shown = telling_lines(printed.splitlines())[-FEW_LINES if meaning else -LAST_LINES :]

@@ -20,11 +20,13 @@ from pathlib import Path
 
 from gateway.runtime.engine.base import Builder, ImageInfo
 from gateway.runtime.images import recipes
+from gateway.runtime.images.browsers import has_browser
 from gateway.runtime.images.build_errors import explain_failure
 from gateway.runtime.images.build_settings import BuildSettings
 from gateway.runtime.images.package_builds import BUILD_TIMEOUT_S, PackageBuild
 from gateway.runtime.images.recipes import Recipe
 from gateway.runtime.images.stages import tidy_stages
+from gateway.runtime.images.turns import turn
 from gateway.runtime.sandbox.errors import BuildError, EngineError, EngineUnreachable
 from registry.model.errors import sentence
 from registry.model.spec import PackageSource
@@ -55,6 +57,7 @@ class Images:
         self.timeout_s = timeout_s
         """The longest that a package's installation may take."""
         self.folder = folder
+        """The gateway's own folder, beside those of the user's other gateways; None: there is none."""
         self.builds = asyncio.Semaphore(2)
         self.installs = asyncio.Semaphore(4)
         """Separate from `builds`: code of packages runs in these, and may take long."""
@@ -132,6 +135,7 @@ class Images:
                 settings=settings,
                 timeout_s=self.timeout_s(),
                 folder=self.folder,
+                browser=has_browser(source.system_packages),
             ).run()
 
     async def ready(self, reference: str) -> ImageInfo:
@@ -203,13 +207,17 @@ class Images:
     async def make(self, wanted: Recipe) -> ImageInfo:
         """The image of a recipe, built if the engine does not have it. Raises BuildError."""
         async with self.locks[wanted.reference]:
-            found = await self.engine.image(wanted.reference)
-            if found is None:
-                await self.build(wanted)
-                found = await self.engine.image(wanted.reference)
+            found = await self.engine.image(wanted.reference) or await self.built(wanted)
         if found is None:
             raise BuildError(f"The image {wanted.reference} is missing after it was built.")
         return found
+
+    async def built(self, wanted: Recipe) -> ImageInfo | None:
+        """The image as this gateway builds it, or as another one of this user has just built it."""
+        async with turn(self.folder and self.folder.parent, wanted.reference.partition(":")[0]):
+            if await self.engine.image(wanted.reference) is None:
+                await self.build(wanted)
+            return await self.engine.image(wanted.reference)
 
     async def build(self, wanted: Recipe) -> None:
         """Builds it, and removes the stages that had the host's settings."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import secrets
 import shlex
 import shutil
@@ -25,6 +26,7 @@ from gateway.runtime.engine.seccomp import backend_profile
 from gateway.runtime.images import recipes
 from gateway.runtime.images.build_errors import InstallFailed, OutOfMemory, OutOfTime, explain_failure
 from gateway.runtime.images.build_settings import INSIDE, BuildSettings
+from gateway.runtime.images.inside import content
 from gateway.runtime.images.recipes import Recipe, Step
 from gateway.runtime.images.stages import housekeeping, tidy_stages
 from gateway.runtime.sandbox.errors import BuildError
@@ -40,6 +42,10 @@ BUILDERS: Final = range(65520, 65533)
 LOOK_S: Final = 0.25
 LOG_LINES: Final = 200
 BUILD_TIMEOUT_S: Final = 600.0
+VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+!_-]{0,63}")
+"""A version in the label of an image; what a package's own code wrote instead is left out."""
+MOST_OF_VERSION: Final = 16 * 1024
+"""Bytes of the archive with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +63,8 @@ class PackageBuild:
     """For each step."""
     folder: Path | None = None
     """Where the engine sees what we write; None where it sees the folder for temporary files."""
+    browser: bool = False
+    """Whether the builder has a browser."""
 
     async def run(self) -> None:
         """Makes the image. Raises BuildError with what went wrong and what to do."""
@@ -64,24 +72,27 @@ class PackageBuild:
         user = BUILDERS[secrets.randbelow(len(BUILDERS))]  # for all steps: what one has written, the next changes
         with tempfile.TemporaryDirectory(prefix="build-", dir=self.folder) as folder:
             try:
-                installed = self.builder
+                installed, version = self.builder, ""
                 for number, step in enumerate(self.steps):
-                    installed = await self.step(step, installed, user, f"{stage}-{number}", Path(folder))
-                await self.engine.build(self.context(installed), self.wanted.reference, log)
+                    installed, version = await self.step(step, installed, user, f"{stage}-{number}", Path(folder))
+                await self.engine.build(self.context(installed, version), self.wanted.reference, log)
             except InstallFailed as error:
-                raise BuildError(explain_failure(self.wanted.subject, str(error), error.stopped)) from None
+                text = explain_failure(self.wanted.subject, str(error), error.stopped, browser=self.browser)
+                raise BuildError(text) from None
             except BuildError as error:
                 raise BuildError(explain_failure(self.wanted.subject, str(error))) from None
             finally:
                 await tidy_stages(self.engine, f"{recipes.STAGE_LABEL}={stage}")
 
-    def context(self, installed: str) -> BuildContext:
+    def context(self, installed: str, version: str) -> BuildContext:
         """What the engine's builder does in the end: it copies, and runs nothing of the package."""
         dockerfile = self.wanted.dockerfile.replace(recipes.INSTALLED, installed)
+        if VERSION.fullmatch(version):
+            dockerfile += f"LABEL {recipes.VERSION_LABEL}={version}\n"
         return BuildContext(dockerfile=dockerfile, files=self.wanted.files, build_args={})
 
-    async def step(self, step: Step, image: str, user: int, name: str, folder: Path) -> str:
-        """Runs one step to its end; the image of its container then."""
+    async def step(self, step: Step, image: str, user: int, name: str, folder: Path) -> tuple[str, str]:
+        """Runs one step to its end; the image of its container then, and the version of the package in it."""
         settings = self.settings.for_download if step.credentials else self.settings
         given = await asyncio.to_thread(lay_out, folder / name, settings)
         plan = install_plan(step, image, user, name, given, self.timeout_s)
@@ -89,7 +100,8 @@ class PackageBuild:
         try:
             await self.engine.start(container)
             await self.end_of(container)
-            return await self.engine.commit(container, dict(plan.labels))
+            version = await self.engine.archive(container, recipes.VERSION_FILE, MOST_OF_VERSION)
+            return await self.engine.commit(container, dict(plan.labels)), content(version).strip()
         finally:
             with housekeeping(f"the container of a build, {container[:12]},"):
                 await self.engine.remove(container)
@@ -140,8 +152,8 @@ def lay_out(folder: Path, settings: BuildSettings) -> Path:
     folder.mkdir()
     proxies = "".join(f"export {name}={shlex.quote(text)}\n" for name, text in settings.proxies.items())
     env = settings.files.get("env", b"") + proxies.encode()
-    for name, content in {**settings.files, "env": env}.items():
-        (folder / name).write_bytes(content)
+    for name, written in {**settings.files, "env": env}.items():
+        (folder / name).write_bytes(written)
         (folder / name).chmod(0o644)
     folder.chmod(0o755)
     return folder

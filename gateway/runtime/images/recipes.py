@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from gateway.runtime.engine.base import BuildContext
+from gateway.runtime.images.browsers import browser_script, browser_variables
 from gateway.runtime.images.build_settings import INSIDE, BuildSettings
 from registry.model.spec import PackageSource
 
@@ -25,6 +26,9 @@ EVERYBODY: Final = "65532:65532"
 HOME: Final = "/home/stockade"
 TREE: Final = "/opt/stockade"
 ENTRY: Final = f"{TREE}/entry"
+VERSION_FILE: Final = f"{TREE}/version"
+"""Written by an installation: the version of the package that it installed."""
+VERSION_LABEL: Final = "stockade.version"
 INSTALLED: Final = "@INSTALLED@"
 PATH: Final = f"{TREE}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -145,10 +149,13 @@ def slug(name: str) -> str:
 
 
 def runtime_image(source: PackageSource, base: str, base_id: str) -> Recipe | None:
-    """The base with the Debian packages that the server needs; None where it needs none."""
+    """The base with the Debian packages that the server needs; None where it needs none.
+
+    It is an image of its own: all servers that name the same packages, in whatever order, share its layer.
+    """
     if not source.system_packages:
         return None
-    dockerfile = f"FROM {base}\n{debian_step(source.system_packages)}"
+    dockerfile = f"FROM {base}\n{debian_step(sorted(set(source.system_packages)))}"
     return recipe("runtime", "Debian packages", dockerfile, {}, base_id)
 
 
@@ -201,12 +208,11 @@ def install_steps(source: PackageSource, *, credentials: bool) -> tuple[Step, ..
     return (Step(script=f"{head}{fetch}", credentials=True), Step(script=f"{head}{build}{tail}", credentials=False))
 
 
-def debian_step(packages: tuple[str, ...]) -> str:
-    """The layer with extra Debian packages, if any."""
-    if not packages:
-        return ""
+def debian_step(packages: Sequence[str]) -> str:
+    """The layer with extra Debian packages."""
     install = "DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends"
-    return f"RUN apt-get update -qq && {install} {shlex.join(packages)} && rm -rf /var/lib/apt/lists/*\n"
+    script = f"apt-get update -qq && {install} {shlex.join(packages)} && rm -rf /var/lib/apt/lists/*"
+    return f"RUN {script}{browser_script(packages)}\n{browser_variables(packages)}"
 
 
 def install_python(source: PackageSource) -> tuple[str, str, str]:
@@ -241,7 +247,7 @@ def install_node(source: PackageSource) -> tuple[str, str, str]:
 
 PICK_PYTHON: Final = b'''\
 """Links /opt/stockade/entry to the program that `uvx` would run."""
-import os, re, sys
+import importlib.metadata, os, pathlib, re, sys
 name, wanted = sys.argv[1:]
 bare = re.split(r"[\\[=<>~! ]", name)[0]
 offered = sorted(os.listdir("/opt/stockade/bin"))
@@ -249,6 +255,10 @@ choice = wanted or next((o for o in offered if o.lower() == bare.lower()), offer
 if choice not in offered:
     sys.exit(f"stockade: {name} has no program {choice or bare}; it has: {', '.join(offered) or 'none'}")
 os.symlink(f"/opt/stockade/bin/{choice}", "/opt/stockade/entry")
+for tool in pathlib.Path("/opt/stockade/tools").glob("[!.]*"):
+    for found in importlib.metadata.distributions(path=[str(path) for path in tool.glob("lib/*/site-packages")]):
+        if re.sub(r"[-_.]+", "-", found.metadata["Name"] or "").lower() == tool.name:
+            pathlib.Path("/opt/stockade/version").write_text(found.version)
 '''
 PICK_NODE: Final = b"""\
 // Links /opt/stockade/entry to the program that `npx` would run.
@@ -265,4 +275,5 @@ if (!programs[choice]) {
   process.exit(1);
 }
 fs.symlinkSync(`/opt/stockade/bin/${choice}`, "/opt/stockade/entry");
+fs.writeFileSync("/opt/stockade/version", String(manifest.version || ""));
 """

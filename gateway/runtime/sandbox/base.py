@@ -64,6 +64,8 @@ class ManagedInstance(Instance, Protocol):
     """Monotonic time at which the current incarnation began; 0 before the first."""
     uid: int | None
     """The user that it runs as, once known."""
+    version: str
+    """Of the package that it is made from, as installed; empty where it is made from none, or it is not known."""
 
     @property
     def user_is_configured(self) -> bool:

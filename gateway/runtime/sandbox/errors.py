@@ -26,3 +26,7 @@ class BackendUnavailable(Exception):
         super().__init__(sentence)
         self.backend = backend
         self.sentence = sentence
+
+
+class StillBuilding(BackendUnavailable):
+    """Raised when a caller has waited long enough for an image that is being built; the build goes on."""

@@ -203,10 +203,7 @@ def remedy(program: str, builds: bool, packages: Sequence[str]) -> str:
         where = "/usr/bin/chromium" if package == BROWSER else "in /usr/bin"
         return f"{program} is in its image, {where}: tell the server so (its documentation names the option)."
     if package == BROWSER:
-        return (
-            "A browser is not in its image: add `packages: [chromium]`, and in `args` what makes the server take "
-            "/usr/bin/chromium, headless and without its own sandbox (the container is one)."
-        )
+        return "A browser is not in its image: add `packages: [chromium]`; most servers then find it by themselves."
     listed = ", ".join([*packages, package])
     if package:
         return f"{program} is not in its image: add `packages: [{listed}]`."

@@ -14,7 +14,7 @@ from typing import Final
 
 from gateway.runtime.sandbox.backoff import COOL_S, Backoff
 from gateway.runtime.sandbox.base import ManagedInstance
-from gateway.runtime.sandbox.errors import BackendUnavailable, BuildError, EngineError, PlanError
+from gateway.runtime.sandbox.errors import BackendUnavailable, BuildError, EngineError, PlanError, StillBuilding
 from observability.events import BackendState
 from registry.model.errors import sentence as as_sentence
 
@@ -24,9 +24,20 @@ Prepare = Callable[[str], Awaitable[ManagedInstance]]
 """From an instance's id to an instance with its image at hand, not started."""
 YOUNG_S: Final = 5.0
 """An incarnation that has lasted for less may end as the one before."""
+BUILD_PATIENCE_S: Final = 20.0
+"""The longest that a caller waits for an image: many clients give up after 30 or 60 s, and a first build takes minutes."""
 BUILT_ONCE: Final = "It is not built again by itself: `stockade restart {}` tries once more."
 NO_RETRY: Final = (BuildError, PlanError, ValueError)
 RETRY: Final = (EngineError, BackendUnavailable, OSError)
+
+
+def building_sentence(since: float) -> str:
+    """What a caller is told that does not wait for the end of a build; `since` is Unix time."""
+    clock = time.strftime("%H:%M:%S", time.gmtime(since))
+    return (
+        f"its image is still being built, since {clock} UTC ({time.time() - since:.0f} s ago). That happens once and can "
+        "take minutes; the first call after it finds the server. Try again in a minute."
+    )
 
 
 class InstanceKeeper:
@@ -59,6 +70,8 @@ class InstanceKeeper:
         self.changed = asyncio.Condition()
         self.wake = asyncio.Event()
         """Set to end a pause at once."""
+        self.version = adopted.version if adopted else ""
+        """Of the package that it was last made from, as installed."""
         self.last_end = ""
         """How the last incarnation ended; empty before any did."""
         self.ended = 0.0
@@ -111,6 +124,7 @@ class InstanceKeeper:
             if self.instance is None:
                 await self.enter(BackendState.BUILDING)
                 self.instance = await self.prepare(self.id)
+                self.version = self.instance.version
             if not self.instance.is_running:
                 await self.enter(BackendState.STARTING)
                 await self.in_time(self.instance.start())
@@ -211,10 +225,13 @@ class InstanceKeeper:
     # -- what the supervisor asks
 
     async def ready(self) -> ManagedInstance:
-        """The running instance, once it runs. Raises BackendUnavailable, at the latest after the start timeout."""
+        """The running instance, once it runs. Raises BackendUnavailable, at the latest after the start timeout.
+
+        For a build it waits `BUILD_PATIENCE_S` at most, then raises StillBuilding; the start timeout begins after it.
+        """
         if self.state is BackendState.FAILED and not self.once and self.backoff.may_retry(time.monotonic()):
             self.retry()
-        started = asyncio.get_running_loop().time()
+        asked = started = asyncio.get_running_loop().time()
         while True:
             async with self.changed:
                 if instance := self.usable():
@@ -222,18 +239,23 @@ class InstanceKeeper:
                 if (self.state is BackendState.FAILED and not self.wake.is_set()) or self.done.is_set():
                     raise BackendUnavailable(self.backend, self.detail or "It is stopped.")
                 building = self.state is BackendState.BUILDING
-                left_s = None if building else started + self.start_timeout_s - asyncio.get_running_loop().time()
+                until = asked + BUILD_PATIENCE_S if building else started + self.start_timeout_s
                 try:
-                    async with asyncio.timeout(left_s):
+                    async with asyncio.timeout_at(until):
                         await self.changed.wait()
                 except TimeoutError:
-                    raise BackendUnavailable(self.backend, self.late_sentence()) from None
+                    raise self.late() from None
                 if building:
                     started = asyncio.get_running_loop().time()
 
     def usable(self) -> ManagedInstance | None:
         """The instance, if it runs and has not just ended."""
         return self.instance if self.state is BackendState.RUNNING and not self.is_over else None
+
+    async def built(self) -> None:
+        """Waits while an image is being built for it."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.state is not BackendState.BUILDING)
 
     @property
     def is_over(self) -> bool:
@@ -246,6 +268,12 @@ class InstanceKeeper:
         if self.done.is_set():
             return False
         return self.stopping.is_set() or (self.once and (self.is_over or self.state is BackendState.FAILED))
+
+    def late(self) -> BackendUnavailable:
+        """The error for a caller that waits no longer."""
+        if self.state is BackendState.BUILDING:
+            return StillBuilding(self.backend, building_sentence(self.since))
+        return BackendUnavailable(self.backend, self.late_sentence())
 
     def late_sentence(self) -> str:
         """Why a caller waits no longer."""

@@ -39,7 +39,7 @@ class BackendStatus:
     """What it is made from: `pypi`, `npm`, `image` or `remote`."""
     package: str = ""
     version: str = ""
-    """Of a package, as the entry names it; empty: the newest when its image was built."""
+    """Of a package: the one that is installed in its image; before there is one, as the entry names it (empty: any)."""
     warnings: tuple[str, ...] = ()
     direct_supported: bool = True
     """False where connections that ignore the proxy are refused without being recorded."""
@@ -55,6 +55,7 @@ def status_of(
 ) -> BackendStatus:
     """One server and the keepers of its instances; `shares`: what it shares its user with, in sentences."""
     main = next((keeper for keeper in keepers if keeper.id == name), keepers[0] if keepers else None)
+    version = next((keeper.version for keeper in keepers if keeper.version), "")
     instances = [keeper.instance for keeper in keepers if keeper.instance is not None]
     state = BackendState.REMOTE if server.remote else main.shown_state if main else BackendState.STOPPED
     return BackendStatus(
@@ -63,7 +64,7 @@ def status_of(
         detail=main.trouble if main else idle(server),
         transport=transport_of(server),
         isolated=server.isolated,
-        **origin(server),
+        **{**origin(server), **({"version": version} if version else {})},
         containers=tuple(identity[:12] for instance in instances for identity in instance.containers),
         restarts=sum(keeper.restarts for keeper in keepers),
         since=main.since if main else 0.0,

@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Final
 
 from gateway.runtime.sandbox.base import Instance, ManagedInstance, Sandbox
-from gateway.runtime.sandbox.errors import BackendUnavailable, EngineError
+from gateway.runtime.sandbox.errors import BackendUnavailable, EngineError, StillBuilding
 from gateway.runtime.sandbox.log_ring import LogLine, LogRing
-from gateway.runtime.supervise.keeper import InstanceKeeper
+from gateway.runtime.supervise.keeper import BUILD_PATIENCE_S, InstanceKeeper, building_sentence
 from gateway.runtime.supervise.status import BackendStatus, status_of
 from gateway.runtime.supervise.warm import HOMES, MAX_OWN, WarmInstances
 from observability.events import BackendEvent, BackendState, Event
@@ -47,6 +48,7 @@ class Supervisor:
         self.keys: dict[str, str] = {}
         """Backend -> hash of what its instances are made from."""
         self.tasks: asyncio.TaskGroup | None = None
+        self.born = time.time()
         self.begun = asyncio.Event()
         self.failure: BaseException | None = None
         self.stopping = asyncio.Event()
@@ -235,10 +237,7 @@ class Supervisor:
 
     async def instance(self, backend: str, session: str = "") -> Instance:
         """The running backend, started if need be. Raises BackendUnavailable."""
-        try:
-            await self.wait_begun()
-        except Exception as error:
-            raise BackendUnavailable(backend, str(error)) from error
+        await self.begun_for(backend)
         instance = f"{backend}/{session}" if session else backend
         await self.wait_gone(backend, instance)
         if backend not in self.local_servers():
@@ -248,6 +247,37 @@ class Supervisor:
         if not session or session in HOMES:
             return await self.keeper(instance).ready()
         return await self.session_instance(backend, instance)
+
+    async def begun_for(self, backend: str) -> None:
+        """Waits until backends can be started, not longer than for a build: before them, our own images are built.
+
+        Raises BackendUnavailable.
+        """
+        try:
+            async with asyncio.timeout(BUILD_PATIENCE_S):
+                await self.wait_begun()
+        except TimeoutError:
+            raise StillBuilding(backend, building_sentence(self.born)) from None
+        except Exception as error:
+            raise BackendUnavailable(backend, str(error)) from error
+
+    def building(self, backend: str) -> float:
+        """The Unix time since which nothing of a backend runs because an image is being built; 0 where none is."""
+        if backend not in self.local_servers() or self.failure is not None:
+            return 0.0
+        if not self.begun.is_set():
+            return self.born
+        keepers = [keeper for keeper in self.keepers.values() if keeper.backend == backend]
+        if any(keeper.state is BackendState.RUNNING for keeper in keepers):
+            return 0.0
+        return min((keeper.since for keeper in keepers if keeper.state is BackendState.BUILDING), default=0.0)
+
+    async def built(self, backend: str) -> None:
+        """Waits while images are being built for a backend."""
+        with contextlib.suppress(Exception):  # a start's failure is told to each caller that wants the instance
+            await self.wait_begun()
+        for keeper in [keeper for keeper in self.keepers.values() if keeper.backend == backend]:
+            await keeper.built()
 
     async def wait_gone(self, backend: str, instance: str) -> None:
         """Waits while an instance ends for good or its backend is being replaced; the next one answers the call.

@@ -61,6 +61,9 @@ export function Servers() {
 
 export const Warnings = ({ warnings }) => (warnings?.length ? html`<ul class="warnings">${warnings.map((text) => html`<li><${Shown} text=${text} /></li>`)}</ul>` : null);
 
+/** The version of the package that is installed in its image, unless its name says that already. */
+const installed = ({ version, image }) => (version && !image.endsWith(version) ? html` version <${Shown} text=${version} />` : null);
+
 const TABS = [['network', 'Network rules'], ['logs', 'Logs'], ['tools', 'Tools']];
 
 export function Server({ name, tab = 'network' }) {
@@ -75,7 +78,7 @@ export function Server({ name, tab = 'network' }) {
     <p class="crumb"><a href="#/servers">Servers</a></p>
     <div class="section-head"><h1 id="server-title"><${Shown} text=${name} /></h1><${State} state=${backend.state} /><${Isolation} backend=${backend} />
       <span class="push buttons"><${RestartButton} name=${name} /><button type="button" class="small quiet-danger" onClick=${() => setRemoving(true)}>Remove …</button></span></div>
-    <p class="quiet-text facts-line">${backend.transport}${backend.image ? html` · <code><${Shown} text=${backend.image} /></code>` : null}${backend.since ? ` · since ${moment(backend.since)}` : ''} · ${many(backend.restarts || 0, 'restart')}</p>
+    <p class="quiet-text facts-line">${backend.transport}${backend.image ? html` · <code><${Shown} text=${backend.image} /></code>${installed(backend)}` : null}${backend.since ? ` · since ${moment(backend.since)}` : ''} · ${many(backend.restarts || 0, 'restart')}</p>
     ${backend.detail && html`<p class=${isTroubled(backend) ? 'problems' : 'quiet-text'}><${Shown} text=${backend.detail} /></p>`}
     <${Warnings} warnings=${[...(backend.warnings || []), ...(backend.left_out || [])]} />
     <nav class="tabs" aria-label="Server">${TABS.map(([key, title]) => html`<a key=${key} href=${link(name, key)} aria-current=${which === key ? 'page' : undefined}>${title}</a>`)}</nav>

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from gateway.connections import Limits, client_connections, raise_descriptor_limit
 from gateway.control.listen import bind_tcp
 from gateway.mcp.endpoint import Endpoint
-from gateway.runtime.sandbox.errors import BackendUnavailable
+from gateway.runtime.sandbox.errors import BackendUnavailable, StillBuilding
 from observability.events import CallEvent, Event
 from registry.config import Config
 from tests.gateway.control import fakes as control
@@ -124,14 +124,31 @@ class FakeSupervisor:
         self.released: list[str] = []
         self.renewed: list[str] = []
         self.refuse: dict[str, str] = {}
+        self.builds: dict[str, tuple[float, asyncio.Event]] = {}
+        """Backends whose image is being built: since when (Unix time), and until what."""
+        self.build_patience_s = 3600.0
         self.unaware = False
         """Has not noticed any process's end."""
         self.asked = 0
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
         self._ending: list[asyncio.Future[None]] = []
 
+    def building(self, backend: str) -> float:
+        since, until = self.builds.get(backend, (0.0, None))
+        return 0.0 if until is None or until.is_set() else since
+
+    async def built(self, backend: str) -> None:
+        if backend in self.builds:
+            await self.builds[backend][1].wait()
+
     async def instance(self, backend: str, session: str = "") -> ProcessInstance:
         self.asked += 1
+        if self.building(backend):
+            try:
+                async with asyncio.timeout(self.build_patience_s):
+                    await self.builds[backend][1].wait()
+            except TimeoutError:
+                raise StillBuilding(backend, "its image is still being built.") from None
         if backend in self.refuse:
             raise BackendUnavailable(backend, self.refuse[backend])
         key = (backend, session)

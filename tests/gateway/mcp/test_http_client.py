@@ -64,6 +64,24 @@ async def test_a_kept_connection_that_ends_without_a_word_has_not_answered(pool:
     assert await exchange(connection) == "it closed the connection before the response was complete"
 
 
+@pytest.mark.parametrize("coding", ["chunked", "Chunked", "CHUNKED"])
+@pytest.mark.parametrize(("rest", "outcome"), [("0\r\n\r\n", ""), ("", "before the response was complete")])
+async def test_a_chunked_answer_is_complete_with_its_last_chunk_however_the_coding_is_written(
+    coding: str, rest: str, outcome: str
+) -> None:
+    """Names of codings have no case (RFC 9112 7): one that was cut off must not pass for a whole one."""
+
+    async def chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\n\r\n2\r\nok\r\n{rest}".encode())
+        writer.close()
+
+    async with serving(chunks) as port:
+        pool = Pool(dial_url("127.0.0.1", port, None))
+        assert outcome in await exchange(await pool.take())
+        pool.close()
+
+
 async def test_when_one_connection_breaks_those_made_before_are_not_used_again(pool: Pool) -> None:
     """Where the process died they end as well, but perhaps a moment later."""
     idle, broken, busy = await pool.take(), await pool.take(), await pool.take()

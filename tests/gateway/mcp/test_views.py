@@ -140,15 +140,16 @@ WATCHED = "test://watched-resource"
 
 
 @asynccontextmanager
-async def watching(client: Legacy | Modern) -> AsyncIterator[asyncio.Queue[str]]:
+async def watching(client: Legacy | Modern, *resources: str) -> AsyncIterator[asyncio.Queue[str]]:
     """The methods of what comes on a stream that the client keeps open; `end` when it ends."""
     heard: asyncio.Queue[str] = asyncio.Queue()
     if isinstance(client, Modern):
-        wanted = {"resourceSubscriptions": [WATCHED], "toolsListChanged": True}
+        wanted = {"resourceSubscriptions": list(resources), "toolsListChanged": True}
         message = client.message("subscriptions/listen", {"notifications": wanted})
         stream = client.http.stream("POST", client.url, json=message, headers=client.routing(message))
     else:
-        await client.request("resources/subscribe", {"uri": WATCHED})
+        for uri in resources:
+            await client.request("resources/subscribe", {"uri": uri})
         stream = client.http.stream("GET", client.url, headers=client.headers)
 
     async def read() -> None:
@@ -187,7 +188,7 @@ async def test_an_open_stream_tells_nothing_that_its_client_may_not_see_any_more
         async with connect(running.url(), token="alice") as client, connect(running.url(), token="alice") as other:
             doer = client if isinstance(client, Legacy) else other
             await doer.request("resources/list")
-            async with watching(client) as heard:
+            async with watching(client, WATCHED) as heard:
                 await doer.call("one__touch")
                 await until_heard(heard, "notifications/resources/updated")
                 running.endpoint.apply(config(servers, clients=narrow))
@@ -207,7 +208,7 @@ async def test_an_open_stream_ends_with_the_right_to_it(connect: Any, change: st
     async with gateway(config(servers, clients=clients)) as running:
         async with connect(running.url("one"), token="alice") as client:
             await client.settled()
-            async with watching(client) as heard:
+            async with watching(client, WATCHED) as heard:
                 entry = {"token_sha256": token_digest("new")} if change == "another token" else clients["alice"]
                 entry = {**entry, "servers": []} if change == "another server" else entry
                 left = {"bob": clients["bob"], **({} if change == "removed" else {"alice": entry})}

@@ -29,6 +29,7 @@ class FakeInstance:
         self.log = log
         self.started_at = 0.0
         self.uid: int | None = None
+        self.version = ""
         self.user_is_configured = False
         self.containers: Sequence[str] = ()
         self.can_restart = False

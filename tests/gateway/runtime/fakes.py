@@ -7,6 +7,7 @@ import itertools
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from egress.doors.states import DoorState
 from egress.doors.ticket import Ticket
@@ -92,6 +93,8 @@ class FakeEngine:
     """Names of containers that end as soon as they start."""
     create_fails: set[str] = field(default_factory=set)
     builds_fail: str = ""
+    builds_wait: asyncio.Event | None = None
+    """What builds of packages wait for."""
     installs: list[ContainerPlan] = field(default_factory=list)
     """The containers in which packages were installed; each ends as soon as it starts."""
     install_exits: int = 0
@@ -115,8 +118,10 @@ class FakeEngine:
             raise EngineError(f"Could not pull {reference}: not found")
         return self.add_image(reference)
 
-    def add_image(self, reference: str, user: str = "") -> ImageInfo:
-        info = ImageInfo(id=f"sha256:{reference}", user=user, entrypoint=(), command=(), labels={})
+    def add_image(
+        self, reference: str, user: str = "", labels: Mapping[str, str] = MappingProxyType({})
+    ) -> ImageInfo:
+        info = ImageInfo(id=f"sha256:{reference}", user=user, entrypoint=(), command=(), labels=labels)
         self.images[reference] = info
         return info
 
@@ -130,7 +135,12 @@ class FakeEngine:
         self.log.append(f"build {reference.partition(':')[0]}")
         if self.builds_fail and self.builds_fail in reference:
             raise BuildError("it went wrong")
-        self.add_image(reference)
+        if self.builds_wait is not None and "package-" in reference:
+            await self.builds_wait.wait()
+        labels = [
+            line.removeprefix("LABEL ") for line in context.dockerfile.splitlines() if line.startswith("LABEL ")
+        ]
+        self.add_image(reference, labels=dict(label.split("=", 1) for label in labels))
 
     async def remove_image(self, reference: str) -> None:
         self.images.pop(reference, None)

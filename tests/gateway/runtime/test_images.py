@@ -15,7 +15,7 @@ import pytest
 from gateway.runtime.docker.engine import DockerEngine
 from gateway.runtime.images.build_settings import INSIDE, BuildSettings, gather
 from gateway.runtime.images.images import Images, debian_mirror, egress_source
-from gateway.runtime.images.recipes import STAGE_LABEL
+from gateway.runtime.images.recipes import STAGE_LABEL, VERSION_LABEL
 from gateway.runtime.sandbox.errors import BuildError
 from registry.model.server import Server
 from registry.model.spec import PackageSource, plan_source
@@ -76,6 +76,59 @@ async def test_no_credential_and_no_setting_of_the_host_is_left(engine: DockerEn
     await engine.remove_image(reference)
 
 
+@pytest.mark.docker
+@pytest.mark.anyio
+async def test_servers_with_the_same_debian_packages_share_one_layer(engine: DockerEngine) -> None:
+    images = Images(engine, gather)
+    one = await images.package(source("mcp-server-time", "--layers", packages=["netbase", "libfakeroot"]))
+    other = await images.package(source("mcp-server-fetch", "--layers", packages=["libfakeroot", "netbase"]))
+    base, _ = await images.python_base()
+    try:
+        below, first, second = [await layers(engine, image) for image in (base, one, other)]
+        assert first[: len(below) + 1] == second[: len(below) + 1], "the base and the Debian packages"
+        assert first[: len(below)] == below
+        assert first != second
+    finally:
+        for reference in (one, other):
+            await engine.remove_image(reference)
+
+
+@pytest.mark.docker
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("package", "script"),
+    [
+        pytest.param(
+            source("mcp-server-time"),
+            "/opt/stockade/tools/*/bin/python -c 'import importlib.metadata as m; print(m.version(\"mcp-server-time\"))'",
+            id="PyPI",
+        ),
+        pytest.param(
+            source("@modelcontextprotocol/server-everything", command="npx"),
+            'node -p \'require("/opt/stockade/lib/node_modules/@modelcontextprotocol/server-everything/package.json")'
+            ".version'",
+            id="npm",
+        ),
+    ],
+)
+async def test_an_image_says_which_version_is_installed_in_it(
+    engine: DockerEngine, package: PackageSource, script: str
+) -> None:
+    image = await Images(engine, gather).package(package)
+    info = await engine.image(image)
+    assert info is not None
+    said = await engine.call("run", lambda api: run(api, image, script))
+    assert info.labels[VERSION_LABEL] == said.strip()
+    assert said[:1].isdigit()
+
+
+async def layers(engine: DockerEngine, image: str) -> list[str]:
+    """The digests of an image's layers, the lowest first."""
+    found = await engine.call("look", lambda api: api.inspect_image(image))
+    digests: list[str] = found["RootFS"]["Layers"]
+    return digests
+
+
 async def stages(engine: DockerEngine) -> set[str]:
     """Images of build stages on the engine (another build on this machine may have some, too)."""
     found = await engine.call("look", lambda api: api.images(filters={"label": STAGE_LABEL}, all=True))
@@ -132,6 +185,19 @@ async def test_one_image_is_built_once_however_many_ask() -> None:
         for _ in range(5):
             tasks.create_task(images.package(source("mcp-server-time")))
     assert engine.log.count("build stockade-package-mcp-server-time") == 1
+
+
+@pytest.mark.anyio
+async def test_two_gateways_that_start_together_build_one_layer_of_debian_packages(tmp_path: Path) -> None:
+    import asyncio
+
+    engine = FakeEngine()
+    async with asyncio.TaskGroup() as tasks:
+        for name in ("one", "other"):
+            (tmp_path / name).mkdir()
+            images = Images(engine, BuildSettings, folder=tmp_path / name)
+            tasks.create_task(images.package(source("mcp-server-time", packages=["chromium"])))
+    assert engine.log.count("build stockade-runtime") == 1
 
 
 def test_the_egress_image_has_the_egress_and_of_observability_three_modules() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from gateway.runtime.engine.base import BuildContext, ContainerInfo
 from gateway.runtime.images.build_settings import INSIDE, BuildSettings, gather
 from gateway.runtime.images.images import CREDENTIALS, Images
 from gateway.runtime.images.package_builds import BUILDERS
+from gateway.runtime.images.recipes import VERSION_FILE
 from gateway.runtime.sandbox.errors import BuildError
 from registry.model.server import Server
 from registry.model.spec import PackageSource, plan_source
@@ -100,6 +103,38 @@ async def test_a_step_that_fails_leaves_no_container_and_says_what_it_printed(tm
     with pytest.raises(BuildError, match="The image for package x could not be built"):
         await Images(engine, lambda: settings(tmp_path)).package(source())
     assert engine.containers == {}
+
+
+@pytest.mark.parametrize(
+    ("written", "labels"),
+    [
+        pytest.param(b"2026.1.14+x\n", {"stockade.version": "2026.1.14+x"}, id="a version"),
+        pytest.param(b"1\nRUN id", {}, id="more lines"),
+        pytest.param(b"1 USER=root", {}, id="more words"),
+        pytest.param(b"$(id)", {}, id="a command"),
+        pytest.param(b"9" * 100, {}, id="too long"),
+        pytest.param(b"", {}, id="nothing"),
+        pytest.param(None, {}, id="no file"),
+    ],
+)
+async def test_the_installed_version_is_a_label_of_the_image(
+    tmp_path: Path, written: bytes | None, labels: dict[str, str]
+) -> None:
+    """A package's own code can write that file, so only what is a version gets into the build."""
+    engine = FakeEngine()
+    if written is not None:
+        engine.inside[VERSION_FILE] = archive_of("version", written)
+    image = await Images(engine, lambda: settings(tmp_path)).package(source())
+    assert dict(engine.images[image].labels) == labels
+
+
+def archive_of(name: str, content: bytes) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(content)
+        tar.addfile(entry, io.BytesIO(content))
+    return made.getvalue()
 
 
 class Endless(FakeEngine):

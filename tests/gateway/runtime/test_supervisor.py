@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from gateway.runtime.inventory import exit_watch
 from gateway.runtime.inventory.record import Owned, Record, Role
 from gateway.runtime.inventory.rundir import RunDirectory
 from gateway.runtime.plan.plans import Names
-from gateway.runtime.sandbox.errors import BackendUnavailable, EngineError
+from gateway.runtime.sandbox.errors import BackendUnavailable, EngineError, StillBuilding
 from gateway.runtime.supervise.status import origin
 from gateway.runtime.supervise.supervisor import Supervisor
 from observability.events import BackendEvent, BackendState, Event
@@ -320,6 +321,53 @@ def test_a_status_names_what_a_server_is_made_from(
     found = origin(config({"x": entry}).servers["x"])
     assert (found["image"], found["source"]) == (image, source)
     assert (found.get("package", ""), found.get("version", "").lstrip("=")) == (package, version.lstrip("="))
+
+
+async def test_a_status_shows_the_version_that_is_installed_also_after_a_crash(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.runtime.images.package_builds.content", lambda archive: "2026.1.14")
+    entry = {**TIME, "args": ["mcp-server-time>=2026"]}
+    async with stage.running(config({"clock": entry, "web": WEB})) as supervisor:
+        await supervisor.instance("clock")
+        assert [one.version for one in supervisor.status()] == ["2026.1.14", ""]
+        stage.engine.die("stockade-p-b-clock", 3)
+        await stage.until(lambda: supervisor.keepers["clock"].restarts == 1)
+        assert supervisor.status()[0].version == "2026.1.14"
+
+
+@pytest.mark.parametrize("entry", [TIME, LAZY])
+async def test_a_call_during_a_build_waits_for_a_while_and_the_next_one_finds_the_server(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, entry: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("gateway.runtime.supervise.keeper.BUILD_PATIENCE_S", 0.01)
+    stage.engine.builds_wait = asyncio.Event()
+    async with stage.running(config({"clock": {**entry, "start_timeout_s": 50}, "web": WEB})) as supervisor:
+        before = time.time()
+        with pytest.raises(
+            StillBuilding, match=r"since \d\d:\d\d:\d\d UTC .* the first call after it finds the server"
+        ):
+            await supervisor.instance("clock")
+        assert before - 60 < supervisor.building("clock") <= time.time()
+        assert supervisor.building("web") == 0, "its image is there"
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(supervisor.built("clock"))
+            stage.engine.builds_wait.set()
+        assert supervisor.building("clock") == 0
+        assert (await supervisor.instance("clock")).id == "clock"
+        assert stage.engine.log.count("build stockade-package-mcp-server-time") == 1, "the build went on"
+
+
+async def test_a_call_before_our_own_images_are_built_waits_for_a_while(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.runtime.supervise.supervisor.BUILD_PATIENCE_S", 0.01)
+    supervisor = stage.supervisor()
+    await supervisor.apply(config({"clock": TIME, "far": {"url": "https://a.example/mcp"}}))
+    with pytest.raises(StillBuilding, match="still being built"):
+        await supervisor.instance("clock")
+    assert supervisor.building("clock") > 0
+    assert supervisor.building("far") == 0
 
 
 async def test_a_lazy_backend_says_when_it_starts(stage: Stage) -> None:
