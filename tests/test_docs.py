@@ -136,9 +136,6 @@ def test_a_command_that_is_shown_parses(place: str, command: str, whole: bool) -
     words = shlex.split(command.partition(" < ")[0], comments=True)[1:]
     try:
         parse(words)
-    except typer.Exit as ended:  # of an option like --version, which ends the command
-        if ended.exit_code:
-            pytest.fail(f"{place}: {command}: exit code {ended.exit_code}")
     except USAGE_ERROR as error:
         if whole or type(error).__name__ != "MissingParameter":
             pytest.fail(f"{place}: {command}: {error.format_message()}")
@@ -146,6 +143,8 @@ def test_a_command_that_is_shown_parses(place: str, command: str, whole: bool) -
 
 def parse(words: list[str]) -> None:
     """Parse as the command line would, and run nothing. Raises USAGE_ERROR."""
+    if len(words) == 1 and any(words[0] in option.opts for option in CLI.params):
+        return  # parsing such as --version or --install-completion does what it says
     command, context = CLI, CLI.make_context("stockade", words)
     while hasattr(command, "commands"):
         rest = [*context._protected_args, *context.args]

@@ -25,7 +25,9 @@ def need_backend(config: Config, name: str) -> str:
     """The name, when the configuration has such a backend. Raises ApiError 404, naming those there are."""
     if name not in config.servers:
         there = ", ".join(sorted(config.servers)) or "none"
-        raise ApiError(404, "unknown_backend", f"There is no server {name!r} in the configuration; there are: {there}.")
+        raise ApiError(
+            404, "unknown_backend", f"There is no server {name!r} in the configuration; there are: {there}."
+        )
     return name
 
 

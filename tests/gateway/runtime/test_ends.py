@@ -26,9 +26,7 @@ def test_an_end_by_a_path_names_the_line_that_helps() -> None:
         "/home/me/docs is not in its container, and its entry names it: write "
         '`mounts: ["/home/me/docs:/home/me/docs:ro"]` in its entry.'
     )
-    said = exit_sentence(
-        1, ["mkdir: cannot create directory '/data/db': Read-only file system"], source(image="x")
-    )
+    said = exit_sentence(1, ["mkdir: cannot create directory '/data/db': Read-only file system"], source(image="x"))
     assert said.endswith("It cannot write to /data/db in its container: write `storage: /data` in its entry.")
     assert "storage" not in exit_sentence(1, ["error: API key is required"], docs)
 
