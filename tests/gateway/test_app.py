@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -16,8 +15,7 @@ import pytest
 
 from gateway.app import Gateway, prepare
 from gateway.control.listen import ListenError
-from gateway.runtime.sandbox.errors import EngineError
-from gateway.runtime.supervise.supervisor import first_leaf
+from gateway.runtime.sandbox.errors import BackendUnavailable, EngineError
 from gateway.settled import HELD_S, unsettled_s
 from observability.events import BackendState
 from registry.config import Config
@@ -118,20 +116,27 @@ async def test_a_first_start_that_fails_leaves_no_history_behind(file: Path, fir
         gateway.sandbox.engine.threads.submit(list)
 
 
-async def test_a_file_with_remote_servers_only_is_told_too_that_there_is_no_engine(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The egress is started with every gateway, also where the file has nothing that runs here yet."""
+async def test_a_file_with_remote_servers_only_needs_no_engine(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not to start, to serve or to stop; the first server that is to run here is told that there is none, and can wait."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{file.parent}/none.sock")
-    listen = "gateway: {listen: '127.0.0.1:0', admin: '127.0.0.1:0'}\n"
-    write(file, f"{listen}mcpServers:\n  far: {{url: 'http://127.0.0.1:9/mcp'}}\n")
+    far = "gateway: {listen: '127.0.0.1:0', admin: '127.0.0.1:0'}\nmcpServers:\n  far: {url: 'http://127.0.0.1:9/mcp'}\n"
+    write(file, far)
     gateway = prepare(file, "test")
-    with pytest.raises(ExceptionGroup) as caught:
-        await gateway.serve()
-    error = first_leaf(caught.value)
-    assert isinstance(error, EngineError)
-    assert re.match(r"There is no Docker engine at .*none\.sock .*Install one", str(error))
-    assert not (file.parent / "s" / "test").exists(), "a first start that fails leaves nothing"
+    ready = asyncio.Event()
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(gateway.serve(lambda _: ready.set()))
+        await ready.wait()
+        assert [(one.name, one.state) for one in gateway.supervisor.status()] == [("far", BackendState.REMOTE)]
+        write(file, far + "  clock: {command: uvx, args: [mcp-server-time]}\n")
+        for _ in range(2):
+            with pytest.raises(EngineError, match=r"There is no Docker engine at .*none\.sock .*Install one"):
+                await gateway.reload()
+        with pytest.raises(BackendUnavailable, match="stockade reload"):
+            await gateway.supervisor.instance("clock")
+        write(file, far)
+        await gateway.reload()
+        assert not serving.done()
+        gateway.shutdown()
 
 
 def keeper(state: BackendState, *, for_s: float = 0.0, done: bool = False, once: bool = False) -> Any:

@@ -4,7 +4,7 @@ Theory of operation. Desired state is the last configuration given to `apply`; a
 this project. `run` opens the sandbox (its egress, its policies, the isolation probe), adopts what an earlier gateway
 left running (if it is exactly what is wanted; the rest is removed), and then keeps one `InstanceKeeper` per instance,
 each with a task of its own. A changed policy is one push to the egress and restarts nothing; any other change of a
-server replaces that server's instances.
+server replaces that server's instances. Where all servers are remote, the sandbox stays closed until one is to run here.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 STOP_GRACE_S: Final = 2.0
 NOT_HERE: Final = "It runs in no container here: it is remote, disabled, or not in the file any more."
+NOT_OPENED: Final = (
+    "What runs servers could not be started when it came into the file. `stockade reload` tries again."
+)
 
 
 class Supervisor:
@@ -48,6 +51,8 @@ class Supervisor:
         self.keys: dict[str, str] = {}
         """Backend -> hash of what its instances are made from."""
         self.tasks: asyncio.TaskGroup | None = None
+        self.opened: asyncio.Task[None] | None = None
+        """The sandbox's own work, from its opening to the end."""
         self.born = time.time()
         self.begun = asyncio.Event()
         self.failure: BaseException | None = None
@@ -66,17 +71,14 @@ class Supervisor:
             async with asyncio.TaskGroup() as tasks:
                 self.tasks = tasks
                 await self.begin_or_fail(tasks)
-                maintenance = tasks.create_task(self.sandbox.run())
                 await self.stopping.wait()
-                maintenance.cancel()  # first: nothing may be restarted while everything is taken down
-                await asyncio.wait([maintenance])
-                await self.end()
-                await self.sandbox.close(remove=self.remove)
+                async with self.applying:  # what is being opened is closed whole
+                    await self.close()
         except* EngineError as group:
             raise first_leaf(group) from None
         finally:
             try:
-                if self.remove:
+                if self.remove and not self.is_idle:
                     await self.sandbox.clear()
             finally:
                 self.begun.set()
@@ -95,12 +97,41 @@ class Supervisor:
     async def begin(self, tasks: asyncio.TaskGroup) -> None:
         """The sandbox, what was left running from before, then the backends."""
         self.sandbox.use(self.config)
+        if not self.is_idle:
+            await self.open(tasks)
+        await self.reconcile()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs here, was left from before or is to run: every server is remote or disabled."""
+        closed = self.opened is None and self.sandbox.is_empty
+        return closed and bool(self.config.servers) and not self.local_servers()
+
+    async def open(self, tasks: asyncio.TaskGroup) -> None:
+        """The sandbox, with what an earlier gateway left running. Raises EngineError, PolicyRejected."""
         await self.sandbox.open(tasks)
         wanted = self.local_servers()
         self.keys = {name: self.sandbox.key(server) for name, server in wanted.items()}
+        self.opened = tasks.create_task(self.sandbox.run())
         for adopted in await self.sandbox.adopt(wanted, self.ring):
             self.keeper(adopted.id, adopted)
-        await self.reconcile()
+
+    async def open_late(self, tasks: asyncio.TaskGroup) -> None:
+        """`open`, for the first server that is to run here; where it fails, nothing of it is left and it can be tried again."""
+        try:
+            await self.open(tasks)
+        except BaseException:
+            with contextlib.suppress(EngineError):
+                await self.sandbox.close(remove=True)
+            raise
+
+    async def close(self) -> None:
+        """Ends what runs, and the sandbox."""
+        if self.opened is not None:
+            self.opened.cancel()  # first: nothing may be restarted while everything is taken down
+            await asyncio.wait([self.opened])
+            await self.end()
+            await self.sandbox.close(remove=self.remove)
 
     async def end(self) -> None:
         """Stops every instance, or lets go of it."""
@@ -135,6 +166,10 @@ class Supervisor:
     async def reconcile(self) -> None:
         """From the actual state to the desired one."""
         async with self.applying:
+            if self.is_idle:
+                return
+            if self.opened is None and self.tasks is not None:
+                await self.open_late(self.tasks)
             wanted = {name: self.sandbox.key(server) for name, server in self.local_servers().items()}
             with self.replacement_of(name for name, key in self.keys.items() if wanted.get(name) != key):
                 await self.stop_backends(self.replacing)
@@ -242,6 +277,8 @@ class Supervisor:
         await self.wait_gone(backend, instance)
         if backend not in self.local_servers():
             raise BackendUnavailable(backend, NOT_HERE)
+        if self.opened is None:
+            raise BackendUnavailable(backend, NOT_OPENED)
         if self.stopping.is_set():
             raise BackendUnavailable(backend, "The gateway is stopping.")
         if not session or session in HOMES:
@@ -256,6 +293,9 @@ class Supervisor:
         try:
             async with asyncio.timeout(BUILD_PATIENCE_S):
                 await self.wait_begun()
+                if self.opened is None:
+                    async with self.applying:  # the file's change may be opening the sandbox
+                        pass
         except TimeoutError:
             raise StillBuilding(backend, building_sentence(self.born)) from None
         except Exception as error:

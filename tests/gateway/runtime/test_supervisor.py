@@ -198,6 +198,21 @@ async def test_a_backend_that_outlives_its_streams_is_killed_and_starts_again(
         assert supervisor.status()[0].restarts == 1
 
 
+async def test_where_all_servers_are_remote_nothing_is_opened_before_one_is_to_run_here(stage: Stage) -> None:
+    far = {"url": "https://web.example/mcp"}
+    async with stage.running(config({"far": far, "off": {**TIME, "disabled": True}})) as supervisor:
+        await supervisor.apply(config({"far": {**far, "tools": {"deny": ["x"]}}}))
+        assert stage.engine.log == []
+        changing = asyncio.ensure_future(supervisor.apply(config({"far": far, "clock": TIME})))
+        await stage.until(supervisor.applying.locked)
+        await supervisor.instance("clock")
+        await changing
+        assert stage.engine.log.index("push clock") < stage.engine.log.index("start stockade-p-b-clock")
+        await supervisor.apply(config({"far": far}))
+    assert stage.engine.log[-2:] == ["remove stockade-p-egress", "remove network stockade-p-egress-net"]
+    assert stage.sandbox.is_empty
+
+
 async def test_a_dead_door_recreates_both(stage: Stage) -> None:
     async with stage.running(config({"clock": TIME})) as supervisor:
         await supervisor.instance("clock")
