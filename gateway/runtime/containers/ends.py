@@ -1,4 +1,4 @@
-"""How a backend ended, or why it is late, in words for people. Pure, except for `listening`, which reads what the kernel says.
+"""How a backend ended, or why it is late, in words for people. Pure, except for `listening`, which asks the kernel.
 
 What a backend printed is read for advice only.
 """
