@@ -35,7 +35,8 @@ HARMLESS = frozenset(
         mcpServers/*/network/allowed_hosts/*/ports/* mcpServers/*/network/allowed_ports/* mcpServers/*/network/mode
         mcpServers/*/network/direct mcpServers/*/network/join mcpServers/*/network/join/*
         mcpServers/*/tools/allow/* mcpServers/*/prompts/allow/* mcpServers/*/tools/describe mcpServers/*/tools/describe/*
-        mcpServers/*/mounts mcpServers/*/mounts/* mcpServers/*/mounts/*/accept mcpServers/*/mounts/*/accept/*
+        mcpServers/*/storage mcpServers/*/storage/* mcpServers/*/mounts mcpServers/*/mounts/*
+        mcpServers/*/mounts/*/accept mcpServers/*/mounts/*/accept/*
         mcpServers/*/port mcpServers/*/path mcpServers/*/packages mcpServers/*/packages/* mcpServers/*/user
         mcpServers/*/spares mcpServers/*/start mcpServers/*/prefix mcpServers/*/call_timeout_s
         mcpServers/*/start_timeout_s

@@ -248,6 +248,12 @@ def test_what_a_person_takes_out_or_says_is_taken_up(folder: Path, old: str, new
     assert cut_off(parsed(read(WHOLE, folder)), parsed(read(changed, folder))) == ()
 
 
+def test_storage_that_is_taken_out_last_is_taken_up(folder: Path) -> None:
+    whole = f"{ONE}    storage:\n      - /data\n      - /more\n"
+    for now in (ONE, f"{ONE}    storage:\n      - /data\n"):
+        assert cut_off(parsed(read(whole, folder)), parsed(read(now, folder))) == ()
+
+
 def test_a_key_that_is_not_known_to_be_harmless_is_held_back(folder: Path) -> None:
     """The list of keys that may go names existing ones only; a key that comes later is held until it is listed."""
     known = {pattern[:1] for pattern in HARMLESS}
