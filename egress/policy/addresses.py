@@ -51,6 +51,19 @@ _METADATA: Final = frozenset(
     )
 )
 
+METADATA_NAMES: Final = frozenset(
+    {
+        "metadata",
+        "metadata.google.internal",
+        "metadata.goog",
+        "instance-data",
+        "instance-data.ec2.internal",
+        "metadata.tencentyun.com",
+        "metadata.platformequinix.com",
+    }
+)
+"""The names of the same services."""
+
 _TABLE: Final[tuple[tuple[str, AddressClass], ...]] = (
     ("0.0.0.0/32", AddressClass.UNSPECIFIED),
     ("0.0.0.0/8", AddressClass.RESERVED),

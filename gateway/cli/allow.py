@@ -91,9 +91,8 @@ def allow(
 
 def hard_stop(host: str) -> str:
     """Why hardly anyone should allow this: every host, or where machines hand out their credentials. Empty: ordinary."""
-    from egress.policy.addresses import AddressClass, classify, embedded_ipv4
+    from egress.policy.addresses import METADATA_NAMES, AddressClass, classify, embedded_ipv4
     from egress.policy.patterns import parse_pattern
-    from registry.check.warnings import METADATA_NAMES
 
     try:
         _, name, network = parse_pattern(host)

@@ -1,8 +1,8 @@
 """Starts a gateway in a process of its own and waits until it is ready, or says why it ended.
 
-The child writes one JSON line to a pipe when it is ready: its addresses and, the first time, the admin token (which this way
-never reaches a log); or the error that ended it. It logs to a file of its own, which it moves into the project's directory
-when it is ready. Until then /readyz on its control socket reports its progress.
+The child writes one JSON line to a pipe when it is ready: its addresses, or the error that ended it. It logs to a file of
+its own, which it moves into the project's directory when it is ready. Until then /readyz on its control socket reports its
+progress.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from gateway.cli.client import Api, Refused, Unreachable, url
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place
-from gateway.cli.options import addresses, failed, say, screen, summary
+from gateway.cli.options import addresses, failed, first_token, say, screen, summary
 from gateway.control.base import GatewayState
 from gateway.control.running import find_gateway
 from gateway.disk import in_words
@@ -44,7 +44,8 @@ def up_detached(where: Place, timeout_s: float) -> None:
         told = first_word(reading, child, timeout_s, log, Progress(path, where.project))
     finally:
         os.close(reading)
-    addresses(told["endpoint"], told["admin"], told.get("token"))
+    addresses(told["endpoint"], told["admin"])
+    first_token(Path(told["admin_file"]))
     screen.line(f"Log       {told['log']}")
     if found := find_gateway(path, where.project):
         told_of(Api(found.directory.control_socket).get(url("backends"))["backends"])

@@ -23,6 +23,7 @@ from gateway.cli.options import (
     JsonOption,
     ProjectOption,
     addresses,
+    first_token,
     place,
     say,
     screen,
@@ -80,7 +81,7 @@ def _already(where: Place, running: Running, detach: bool) -> None:
     api = Api(running.directory.control_socket)
     api.post(url("reload"))
     say("It is already running; the configuration was read again.")
-    addresses(info.endpoint, info.admin, None)
+    addresses(info.endpoint, info.admin)
     from gateway.cli.detached import told_of
 
     told_of(api.get(url("backends"))["backends"])
@@ -95,15 +96,19 @@ def _up_here(where: Place, announce_fd: int | None, log: Path | None) -> None:
     handler = RotatingLog(log) if log is not None else None
 
     def ready(gateway: Gateway) -> None:
-        token = gateway.admin_token.ensure()
-        told = {"endpoint": gateway.urls.endpoint, "admin": gateway.urls.admin, "token": token}
+        told = {
+            "endpoint": gateway.urls.endpoint,
+            "admin": gateway.urls.admin,
+            "admin_file": str(gateway.admin_token.path),
+        }
         if handler is not None:
             handler.move(gateway.directory.log_file)
             told["log"] = str(gateway.directory.log_file)
         if announce_fd is not None:
             _announce(announce_fd, told)
         else:
-            addresses(gateway.urls.endpoint, gateway.urls.admin, token)
+            addresses(gateway.urls.endpoint, gateway.urls.admin)
+            first_token(gateway.admin_token.path)
             summary([dataclasses.asdict(status) for status in gateway.supervisor.status()])
 
     try:
@@ -265,8 +270,10 @@ def token(
     name = running.info.project if running else where.project or _project_of(where)
     directory = RunDirectory.of(name).persistent
     if not new:
-        made = "was made" if AdminToken(directory / ADMIN_FILE).stored() else "was not made yet"
-        screen.line(f"The admin token {made}. It is stored as a digest, so it cannot be shown again.")
+        if AdminToken(directory / ADMIN_FILE).stored():
+            screen.line("An admin token exists. Only its hash is stored, so it cannot be shown.")
+        else:
+            screen.line("There is no admin token yet, so no one can sign in to the page.")
         screen.line("A new one: stockade admin token --new")
         return
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,67 +1,57 @@
-"""The `stockade` command: all commands put together. Heavy modules are imported inside the commands."""
+"""The `stockade` command: which part of the tree of commands a line needs."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
-import typer
+if TYPE_CHECKING:
+    import typer
 
-from gateway.cli import backends, bridge, catalog, clients, connect, egress, importing, inspect, lifecycle, secrets
-from gateway.cli.locate import Place
-from gateway.cli.options import FileOption, Group, ProjectOption
-
-
-def build() -> typer.Typer:
-    """The whole command tree."""
-    app = _typer("An MCP gateway that keeps every local MCP server behind a wall.")
-    app.callback()(root)
-    for module in (lifecycle, backends, inspect, catalog, importing, connect, bridge):
-        module.register(app)
-    for name, about, register in (
-        ("egress", "What servers connect to, and what they may connect to.", egress.register),
-        ("tools", "List the servers' tools; approve changed definitions.", backends.register_tools),
-        ("client", "Manage AI clients and their tokens.", clients.register),
-        ("secret", "Manage the secrets that `${secret:NAME}` refers to.", secrets.register),
-        ("admin", "Manage the token of the admin page.", lifecycle.register_admin),
-    ):
-        group = _typer(about)
-        register(group)
-        app.add_typer(group, name=name)
-    return app
+WITH_VALUE: Final = ("-f", "--file", "--project")
+"""Options before the command that take another word."""
+COMPLETES: Final = "_STOCKADE_COMPLETE"
+"""Set where the shell asks for completions."""
 
 
-def _typer(about: str) -> typer.Typer:
-    return typer.Typer(
-        cls=Group,
-        help=about,
-        no_args_is_help=True,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
+def build(only: str | None = None) -> typer.Typer:
+    """The whole command tree, or the part for this command."""
+    from gateway.cli.tree import build as build_tree
+
+    return build_tree(only)
 
 
-def _print_version(context: typer.Context, wanted: bool) -> None:
-    if wanted and not context.resilient_parsing:  # not while the shell asks for completions
-        lifecycle.version()
-        raise typer.Exit
+def first_word(arguments: Sequence[str]) -> str | None:
+    """The command in a line's words: what is no option and no option's value."""
+    words = iter(arguments)
+    for word in words:
+        if word in WITH_VALUE:
+            next(words, None)
+        elif not word.startswith("-"):
+            return word
+    return None
 
 
-def root(
-    context: typer.Context,
-    file: FileOption = None,
-    project: ProjectOption = None,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
-    ] = False,
-) -> None:
-    """An MCP gateway that keeps every local MCP server behind a wall."""
-    context.obj = Place(file=file, project=project)
+def command_of(arguments: Sequence[str], environment: Mapping[str, str]) -> str | None:
+    """The command that is called, or whose arguments are completed; None where any may be."""
+    if COMPLETES not in environment:
+        return first_word(arguments)
+    typed = environment.get("COMP_WORDS", "").split()  # of bash; other shells get the whole tree
+    place = environment.get("COMP_CWORD", "")
+    return first_word(typed[1 : int(place)]) if place.isdigit() else None
 
 
 def main() -> None:
     """The entry point of the `stockade` command."""
-    build()()
+    arguments = sys.argv[1:]
+    if arguments in (["version"], ["--version"]) and COMPLETES not in os.environ:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"stockade {version('stockade')}\n")
+        return
+    build(command_of(arguments, os.environ))()
 
 
 if __name__ == "__main__":

@@ -65,12 +65,26 @@ def confirmed(question: str, yes: bool, *, look: str = "--dry-run") -> bool:
     return typer.confirm(question)
 
 
-def addresses(endpoint: str, admin: str, token: str | None) -> None:
-    """Print a gateway's addresses, and the admin token if it was just made."""
+def addresses(endpoint: str, admin: str) -> None:
+    """Print a gateway's addresses."""
     screen.line(f"Endpoint  {endpoint}")
     screen.line(f"Admin     {admin}")
-    if token:
-        screen.line(f"Token     {token}   (for the admin page; shown only now)")
+
+
+def first_token(admin_file: Path) -> None:
+    """Make and print the token of the admin page, if there is none and a person sees it.
+
+    Where standard output is no terminal it ends in a journal or a log that others read, so none is made there.
+    """
+    from gateway.control.auth import AdminToken
+
+    token = AdminToken(admin_file)
+    if token.stored():
+        return
+    if sys.stdout.isatty():
+        screen.line(f"Token     {token.renew()}   (for the admin page; shown only now)")
+    else:
+        screen.line("Token     none yet; this makes one for the admin page: stockade admin token --new")
 
 
 def summary(backends: Collection[Mapping[str, Any]]) -> None:

@@ -47,10 +47,6 @@ class AdminToken:
             return ""
         return found if isinstance(found, str) else ""
 
-    def ensure(self) -> str | None:
-        """A new token at the first start, to be shown once; None when there is one already."""
-        return None if self.stored() else self.renew()
-
     def renew(self) -> str:
         """A new token in place of the old; every session made from the old one ends."""
         token = PREFIX + secrets.token_urlsafe(32)

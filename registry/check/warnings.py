@@ -8,7 +8,7 @@ import stat
 import zlib
 from collections.abc import Iterator
 
-from egress.policy.addresses import AddressClass, classify
+from egress.policy.addresses import METADATA_NAMES, AddressClass, classify
 from egress.policy.decide import Mode, Rule, RuleKind
 from egress.policy.suggest import public_suffixes
 from registry.check.inside import warn_inside, warn_shell
@@ -75,19 +75,6 @@ def warn_network(network: Network) -> Found:
         yield Finding(("network", "mode"), f"{policy.mode} lets through what enforce would deny", hint)
     for index, rule in enumerate(policy.rules):
         yield from warn_rule(rule, ("network", "allowed_hosts", index))
-
-
-METADATA_NAMES = frozenset(
-    {
-        "metadata",
-        "metadata.google.internal",
-        "metadata.goog",
-        "instance-data",
-        "instance-data.ec2.internal",
-        "metadata.tencentyun.com",
-        "metadata.platformequinix.com",
-    }
-)
 
 
 def warn_rule(rule: Rule, where: KeyPath) -> Found:

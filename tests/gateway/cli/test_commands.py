@@ -902,7 +902,7 @@ def test_connect_names_the_clients_it_knows(stockade: Any, running: Running) -> 
 
 
 def test_the_admin_token_is_shown_once_and_renewed(stockade: Any, running: Running) -> None:
-    assert "was not made yet" in stockade("admin", "token").out
+    assert "There is no admin token yet" in stockade("admin", "token").out
     made = stockade("admin", "token", "--new")
     assert "stockade_admin_" in made.out
     assert "stockade_admin_" not in stockade("admin", "token").out
