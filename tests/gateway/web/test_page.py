@@ -126,6 +126,8 @@ async def test_a_row_opens_with_the_keyboard_and_explains_itself(site: Site, pag
     await page.press("Enter")
     await page.see("fetch, called by cursor", ".details")
     assert "probably" not in await page.text(".details")
+    await page.see("Route", ".details")
+    await page.see("Sent / received", ".rows-head")
     await page.see("host_not_allowed", ".details")
 
 
