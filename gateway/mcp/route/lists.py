@@ -22,7 +22,7 @@ from gateway.mcp.upstream.handshake import US
 from gateway.mcp.view.annotate import refused_lines
 from gateway.mcp.view.listing import Kind, Listing
 from gateway.mcp.view.views import View
-from gateway.mcp.wire.errors import INVALID_PARAMS, RpcError, clipped
+from gateway.mcp.wire.errors import INVALID_PARAMS, RpcError, clipped, unavailable
 from gateway.mcp.wire.tasks import Tasks
 from registry.model.fields import Start
 
@@ -118,6 +118,8 @@ class Lists:
         while not (await asyncio.wait({task}, timeout=_LOOK_S))[0]:
             if self.backends[name].builds.under_way:
                 return None
+        if task.cancelled():  # by `Tasks.close`
+            raise unavailable(name, "the gateway is stopping")
         try:
             return await task
         except BeingBuilt:

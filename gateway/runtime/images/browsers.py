@@ -6,6 +6,7 @@ the image, which takes only what was installed. So `packages: [chromium]` means 
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Collection
@@ -15,8 +16,22 @@ DEBIAN_PACKAGE: Final = "chromium"
 PROGRAM: Final = "/usr/bin/chromium"
 GOOGLES_PLACE: Final = "/opt/google/chrome/chrome"
 """Where puppeteer-core and playwright look for the browser of the channel `chrome`."""
+POLICIES: Final = "/etc/chromium/policies/managed"
 FLAGS: Final = "--no-sandbox --headless"
 """Chromium's own sandbox needs namespaces that a server cannot make, and there is no display. Ours holds the whole of it."""
+QUIET: Final = {
+    "BrowserNetworkTimeQueriesEnabled": False,
+    "ComponentUpdatesEnabled": False,
+    "DefaultSearchProviderEnabled": False,
+    "DomainReliabilityAllowed": False,
+    "MetricsReportingEnabled": False,
+    "NetworkPredictionOptions": 2,
+    "SafeBrowsingProtectionLevel": 0,
+    "SearchSuggestEnabled": False,
+    "SyncDisabled": True,
+    "TranslateEnabled": False,
+}
+"""Chromium's policies against connections of its own, which no page asked for: each would be a denial in a call's result."""
 VARIABLES: Final = {
     "PUPPETEER_SKIP_DOWNLOAD": "true",
     "PUPPETEER_SKIP_CHROMIUM_DOWNLOAD": "true",
@@ -50,8 +65,9 @@ def browser_script(packages: Collection[str]) -> str:
     flags = f'export CHROMIUM_FLAGS="$CHROMIUM_FLAGS {FLAGS}"'
     folder = GOOGLES_PLACE.rpartition("/")[0]
     return (
-        f" && mkdir -p {folder} /etc/chromium.d && ln -s {PROGRAM} {GOOGLES_PLACE}"
+        f" && mkdir -p {folder} /etc/chromium.d {POLICIES} && ln -s {PROGRAM} {GOOGLES_PLACE}"
         f" && echo {shlex.quote(flags)} > /etc/chromium.d/stockade"
+        f" && echo {shlex.quote(json.dumps(QUIET))} > {POLICIES}/stockade.json"
     )
 
 

@@ -48,6 +48,8 @@ def test_with_chromium_nothing_downloads_a_browser_and_servers_find_it(packages:
         assert f" {variable}" in text
     assert "ln -s /usr/bin/chromium /opt/google/chrome/chrome" in text
     assert "--no-sandbox --headless" in text
+    assert '"DefaultSearchProviderEnabled": false' in text
+    assert "/etc/chromium/policies/managed/stockade.json" in text
 
 
 @pytest.mark.parametrize("packages", [("git",), ("chromium-l10n",), ("libchromium",)])
