@@ -117,7 +117,7 @@ class Supervisor:
             self.keeper(adopted.id, adopted)
 
     async def open_late(self, tasks: asyncio.TaskGroup) -> None:
-        """`open`, for the first server that is to run here; where it fails, nothing of it is left and it may be tried again."""
+        """`open`, for the first server that is to run here. Where it fails, nothing of it is left: it may be tried again."""
         try:
             await self.open(tasks)
         except BaseException:
