@@ -200,7 +200,7 @@ if __name__ == "__main__":
             pin(1, first=bool(first_))
             serve_upstream()
         case ["egress", *ports_]:
-            pin(0)
+            pin(0, first=True)
             serve_egress([int(port) for port in ports_])
         case ["flood", channel_, proxy_, names_, port_]:
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))

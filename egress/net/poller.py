@@ -40,7 +40,7 @@ ENDED = select.EPOLLRDHUP | URGENT | BROKEN
 """Flags after which one read is not enough: an end, an error or more data (a read stops at an urgent mark) waits behind
 what it got, and comes without a new event."""
 LISTENING = select.EPOLLIN | select.EPOLLET
-EVENTS_AT_ONCE = 2
+EVENTS_AT_ONCE = 1
 """How many are taken from the kernel before the poller looks at the clock and for other backends."""
 EVENTS_A_TURN = 4
 ALONE_AT_ONCE, ALONE_A_TURN = 16, 64
