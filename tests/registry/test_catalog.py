@@ -80,7 +80,7 @@ def test_secrets_are_references_and_what_is_missing_is_said() -> None:
     assert [need.kind for need in needs("postgres")] == ["secret", "host"]
 
 
-def test_a_server_that_keeps_files_gets_storage_unless_a_folder_is_mounted_there() -> None:
+def test_a_server_that_keeps_files_gets_a_volume_unless_a_folder_is_mounted_there() -> None:
     written = entry("memory")
     assert written["storage"] == "/data"
     assert written["env"]["MEMORY_FILE_PATH"].startswith("/data/")
