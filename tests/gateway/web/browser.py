@@ -126,7 +126,7 @@ class Page:
           look(); }})"""
         value = await self.js(look)
         if not value:
-            seen = await self.js("document.body.innerText.slice(0, 3000)")
+            seen = await self.js("(document.body?.innerText ?? '').slice(0, 3000)")
             raise AssertionError(
                 f"never: {what or expression}\ncomplaints: {self.complaints}\nthe page says:\n{seen}"
             )
