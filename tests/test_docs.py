@@ -44,7 +44,8 @@ def test_every_variable_that_a_person_may_set_is_on_the_page() -> None:
         "CONTROL_DIR",
         "LOOP",
         "USER",
-    }  # in our containers
+        "COMPLETE",
+    }  # in our containers, and what the shell sets to ask for completions
     found = {name for path in SOURCES for name in re.findall(r"STOCKADE_([A-Z_]+[A-Z])", (ROOT / path).read_text())}
     text = CONFIGURATION.read_text()
     assert {name for name in found - inside if f"`STOCKADE_{name}" not in text} == set()
