@@ -10,24 +10,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from gateway.cli.failure import Refused as Refused
+from gateway.cli.failure import Unreachable as Unreachable
 from gateway.sse import SseParser
 
 TIMEOUT_S = 60.0
 MAX_EVENT = 64 * 1024 * 1024
 """Bytes of one event."""
-
-
-class Refused(Exception):
-    """Raised when the gateway answers with an error; the text names every problem."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-
-
-class Unreachable(Exception):
-    """Raised when the control socket does not answer."""
 
 
 class _Connection(http.client.HTTPConnection):

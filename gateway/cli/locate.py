@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gateway.cli.client import Api
 from gateway.cli.failure import Failure
 from gateway.control.running import Running, find_gateway, known_gateways
+
+if TYPE_CHECKING:
+    from gateway.cli.client import Api
 
 LOCAL_FILE = Path("stockade.yaml")
 
@@ -50,6 +53,8 @@ class Place:
 
     def api(self) -> Api:
         """The running gateway. Raises Failure, saying how to start it, when there is none."""
+        from gateway.cli.client import Api
+
         found = self.running()
         if found is None:
             raise Failure(self._not_running())

@@ -17,25 +17,25 @@ COMPLETES: Final = "_STOCKADE_COMPLETE"
 
 
 def build(only: str | None = None) -> typer.Typer:
-    """The whole command tree, or the part for this command."""
+    """The whole command tree, or the part for this command; for "" the list of the commands."""
     from gateway.cli.tree import build as build_tree
 
     return build_tree(only)
 
 
-def first_word(arguments: Sequence[str]) -> str | None:
-    """The command in a line's words: what is no option and no option's value."""
+def first_word(arguments: Sequence[str]) -> str:
+    """The command in a line's words: what is no option and no option's value. Empty where there is none."""
     words = iter(arguments)
     for word in words:
         if word in WITH_VALUE:
             next(words, None)
         elif not word.startswith("-"):
             return word
-    return None
+    return ""
 
 
 def command_of(arguments: Sequence[str], environment: Mapping[str, str]) -> str | None:
-    """The command that is called, or whose arguments are completed; None where any may be."""
+    """The command that is called, or whose arguments are completed; empty for none, None where it is not known."""
     if COMPLETES not in environment:
         return first_word(arguments)
     typed = environment.get("COMP_WORDS", "").split()  # of bash; other shells get the whole tree

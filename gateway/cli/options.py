@@ -16,8 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from gateway.cli import names
-from gateway.cli.client import Refused, Unreachable
-from gateway.cli.failure import Failure
+from gateway.cli.failure import Failure, Refused, Unreachable
 from gateway.cli.light import lighten
 from gateway.cli.locate import Place
 from gateway.cli.outside import started_outside

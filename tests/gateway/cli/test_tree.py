@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 from gateway.cli.main import build, command_of, first_word
 from gateway.cli.tree import COMMANDS, GROUPS
@@ -31,7 +32,7 @@ def test_the_part_is_as_in_the_whole(name: str) -> None:
     assert [param.name for param in part.params] == [param.name for param in WHOLE.params]
 
 
-@pytest.mark.parametrize("name", [None, "", "pss", "--help"])
+@pytest.mark.parametrize("name", [None, "pss", "--help"])
 def test_what_is_no_command_gets_the_whole_tree(name: str | None) -> None:
     whole: Any = typer.main.get_command(build(name))
     assert set(whole.commands) == set(WHOLE.commands)
@@ -44,13 +45,19 @@ def test_what_is_no_command_gets_the_whole_tree(name: str | None) -> None:
         ("-f ps logs fetch", "logs"),
         ("--project up --file=x ps", "ps"),
         ("-fx egress tail", "egress"),
-        ("--help", None),
-        ("-f", None),
-        ("", None),
+        ("--help", ""),
+        ("-f", ""),
+        ("", ""),
     ],
 )
-def test_the_command_is_found_behind_options(line: str, word: str | None) -> None:
+def test_the_command_is_found_behind_options(line: str, word: str) -> None:
     assert first_word(line.split()) == word
+
+
+def test_the_help_is_that_of_the_whole_tree() -> None:
+    shown = [CliRunner().invoke(build(only), ["--help"], env={"COLUMNS": "80"}) for only in ("", None)]
+    assert shown[0].exit_code == 0
+    assert shown[0].output == shown[1].output
 
 
 def test_a_completion_loads_the_module_of_what_is_typed_before_it() -> None:
@@ -59,5 +66,5 @@ def test_a_completion_loads_the_module_of_what_is_typed_before_it() -> None:
 
     assert command_of([], asked("stockade logs f", "2")) == "logs"
     assert command_of([], asked("stockade -f ps logs f", "4")) == "logs"
-    assert command_of([], asked("stockade logs", "1")) is None, "the command itself is being completed"
+    assert command_of([], asked("stockade logs", "1")) == "", "the command itself is being completed"
     assert command_of([], {"_STOCKADE_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "stockade logs f"}) is None
