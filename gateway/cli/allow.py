@@ -72,8 +72,11 @@ def allow(
 
     path = where.config() if online else where.config_to_write()
     found = edit(True)
+    if not found["diff"]:
+        say(f"{clean(target)} is already allowed for {clean(name)}; nothing to change.")
+        return
     offline.show_change(found, path, dry_run=True if dry_run else None)
-    if dry_run or not found["diff"]:
+    if dry_run:
         return
     risk = hard_stop(host)
     if risk and not accept_risk:

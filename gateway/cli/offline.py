@@ -48,7 +48,7 @@ def edit_file(path: Path, wanted: Change, *, dry_run: bool) -> Edit:
 def show_change(edited: Mapping[str, Any], path: Path, *, dry_run: bool | None) -> None:
     """Print the diff of a change and its warnings. `dry_run` None: whether it is written is asked next."""
     if not edited["diff"]:
-        say(f"{display(path)} already says so; nothing to change.")
+        say(f"{display(path)} already has this; nothing to change.")
         return
     screen.diff(str(edited["diff"]))
     for warning in edited["warnings"]:

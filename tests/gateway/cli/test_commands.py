@@ -475,7 +475,7 @@ def test_allow_through_the_gateway_writes_and_is_in_force(stockade: Any, running
     assert "# keep this comment" in (work / "stockade.yaml").read_text()
     again = stockade("egress", "allow", "fetch", "example.com")
     assert (again.code, again.out) == (0, "")
-    assert "nothing to change" in again.err
+    assert again.err.endswith(" is already allowed for fetch; nothing to change.\n")
 
 
 def test_allow_works_on_the_file_when_no_gateway_runs(stockade: Any, work: Path) -> None:
