@@ -2,7 +2,8 @@
 
 Without containers: an egress with two backends in a process of its own, each with its listening sockets, and a web server
 for each. The egress has one CPU for itself; everything else shares the other, where the neighbour and its web server
-come first (SCHED_RR, as root): what is measured is the egress's loop, and not how a full machine schedules processes.
+come first (SCHED_RR, as root) and the flood last (SCHED_IDLE): what is measured is the egress's loop, and not how a full
+machine schedules processes.
 """
 
 from __future__ import annotations
@@ -66,6 +67,12 @@ def pin(cpu: int, *, first: bool = False) -> None:
     if first:
         with contextlib.suppress(PermissionError):
             os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+
+
+def pin_last(cpu: int) -> None:
+    """Run on that CPU only, after everything else there."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    pin(cpu)
 
 
 def serve_egress(ports: list[int]) -> None:
@@ -180,14 +187,22 @@ def process(*arguments: Any) -> Any:
         running.stdout.close()
 
 
+@contextlib.contextmanager
+def busy() -> Iterator[None]:
+    """Both CPUs have work meanwhile, as under a flood, that gives way to everything: an idle CPU wakes up slowly."""
+    with process("spin", 0), process("spin", 1):
+        yield
+
+
 def measured(channel: str, seconds: float) -> tuple[list[float], list[float]]:
     """Seconds that each of the neighbour's pages took, calm and flooded."""
     with process("upstream", "first") as said, process("upstream", "") as loud_said:
         port, loud_port = int(said.readline()), int(loud_said.readline())
         with process("egress", port, loud_port) as told, first_in_line():
             ports, dns_ports = json.loads(told.readline())
-            times_of(ports[CALM], port, seconds / 4)
-            before = times_of(ports[CALM], port, seconds)
+            with busy():
+                times_of(ports[CALM], port, seconds / 4)
+                before = times_of(ports[CALM], port, seconds)
             with process("flood", channel, ports[LOUD], dns_ports[LOUD], loud_port) as begun:
                 begun.readline()
                 times_of(ports[CALM], port, seconds / 4)
@@ -200,11 +215,14 @@ if __name__ == "__main__":
             pin(1, first=bool(first_))
             serve_upstream()
         case ["egress", *ports_]:
-            pin(0, first=True)
+            pin(0)
             serve_egress([int(port) for port in ports_])
+        case ["spin", cpu_]:
+            pin_last(int(cpu_))
+            while True:
+                pass
         case ["flood", channel_, proxy_, names_, port_]:
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-            pin(1)
+            pin_last(1)
             serve_flood(channel_, int(proxy_), int(names_), int(port_))
         case _:
             sys.exit("run bench/neighbour.py")
