@@ -23,6 +23,9 @@ ASK_S: Final = 0.5
 MAX_FILE: Final = 1 << 20
 MAX_HOSTS: Final = 200
 KEY: Final = re.compile(r"( +)(?:\"([^\"]+)\"|'([^']+)'|([\w.@/-]+))\s*:(?:\s|$)")
+PLAIN: Final = re.compile(r"[A-Za-z0-9_\[*][A-Za-z0-9._:/@*\[\]-]*")
+"""What may be suggested: shells evaluate parts of what a completion says (typer's script for zsh does, and so does whoever
+presses Enter), and servers, hosts and files are named by others."""
 REFERENCE: Final = re.compile(r"\$\{secret:([A-Za-z0-9_.-]+)\}")
 ORDINARY_PORTS: Final = (80, 443)
 
@@ -36,7 +39,8 @@ def quiet(source: Source) -> Completer:
     @functools.wraps(source)
     def complete(context: typer.Context, incomplete: str) -> list[str]:
         try:
-            return [name for name in dict.fromkeys(source(context)) if name.startswith(incomplete)]
+            found = dict.fromkeys(source(context))
+            return [name for name in found if name.startswith(incomplete) and PLAIN.fullmatch(name)]
         except Exception:
             return []
 
@@ -103,7 +107,7 @@ def changed_tools(context: typer.Context) -> Iterable[str]:
     from gateway.cli.client import url
 
     changed = _ask(context, url("backends", context.params["name"]))["changed_tools"]
-    return [str(one["tool"]) for one in changed if str(one["tool"]).isprintable()]
+    return [str(one["tool"]) for one in changed]
 
 
 def keys_below(text: str, section: str) -> list[str]:

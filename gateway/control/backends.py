@@ -194,7 +194,8 @@ class BackendRoutes:
         tool = text(body, "tool")
         if "after" in body:
             after = text(body, "after", "")
-            if any(one.tool == tool and one.after != after for one in self._control.endpoint.differences(name)):
+            shown = {one.tool: one.after for one in self._control.endpoint.differences(name)}
+            if shown.get(tool) != after:
                 raise ApiError(409, "changed_meanwhile", f"{tool} has changed again. Read what it says now first.")
         try:
             self._control.endpoint.approve(name, tool)

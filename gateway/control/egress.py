@@ -123,6 +123,8 @@ class EgressRoutes:
     def _settle(self, place: Place, *, keep: bool) -> Response:
         if len(place.host) > NAME_LIMIT:
             raise bad(f"`host` must have at most {NAME_LIMIT} characters.", "host")
+        if not place.host.isprintable():
+            raise bad("`host` must be printable text.", "host")
         kept = self._control.kept_blocked
         try:
             changed = kept.keep(place) if keep else kept.release(place)

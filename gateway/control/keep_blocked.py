@@ -82,7 +82,7 @@ def _read(path: Path) -> list[tuple[Place, float]]:
         read = [(Place(str(server), str(host), int(port)), float(since)) for server, host, port, since in rows]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         logger.warning("%s cannot be read, so no host counts as kept blocked: %s", path, type(error).__name__)
         return []
     return read[-MOST_KEPT:]

@@ -91,9 +91,15 @@ RESERVED = ("/dev", "/proc", "/sys", "/run/stockade")
 """The kernel's folders of a container, and Stockade's own."""
 
 
+def inside(target: str) -> str:
+    """The path in the container in its one spelling; `normpath` leaves two slashes at the beginning."""
+    path = os.path.normpath(target)
+    return path[1:] if path.startswith("//") else path
+
+
 def refuse_target(target: str) -> None:
     """Raises Invalid for a path in the container where nothing can be mounted."""
-    path = os.path.normpath(target).replace("//", "/")
+    path = inside(target)
     if not target.startswith("/") or path == "/":
         raise Invalid(f"{target!r} is not a path in the container", "Give an absolute path below /, such as /data")
     if tree := next((tree for tree in RESERVED if path == tree or path.startswith(f"{tree}/")), ""):
@@ -115,7 +121,7 @@ def make_mount(
         raise Invalid(f"{source!r} is neither a path nor a volume's name", f"For a folder, write ./{source}")
     return Mount(
         source=source,
-        target=os.path.normpath(target),
+        target=inside(target),
         read_only=read_only,
         volume=volume,
         accepted=accepted,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from registry.model.errors import Invalid
-from registry.model.mounts import Mount, refuse_target
+from registry.model.mounts import Mount, inside, refuse_target
 
 PROGRAMS = ("/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/opt/stockade", "/sbin", "/usr")
 """A kept copy of one of these would hide the programs of a newer image."""
@@ -26,7 +25,7 @@ def check_storage(text: str) -> str:
         hint = "Write only the path in the container; a folder of this machine goes under `mounts`"
         raise Invalid(f"{text!r} is not a path to keep", hint)
     refuse_target(text)
-    path = os.path.normpath(text)
+    path = inside(text)
     if tree := next((tree for tree in PROGRAMS if path == tree or path.startswith(f"{tree}/")), ""):
         hint = "Give the folder that the server writes its data to, such as /data"
         raise Invalid(

@@ -32,6 +32,8 @@ REFUSED = {
     "devices, by dots": ("/x/../dev", "is in /dev, which belongs to the kernel"),
     "two slashes": ("//sys", "is in /sys, which belongs to the kernel"),
     "ours": ("/run/stockade/doors", "is in /run/stockade, which belongs to Stockade"),
+    "programs, two slashes": ("//usr", "is in /usr, where the image has its programs"),
+    "a mount's target, two slashes": ("//srv/notes", "/srv/notes is mounted twice"),
     "programs": ("/usr/local/bin", "is in /usr, where the image has its programs"),
     "our programs": ("/opt/stockade", "is in /opt/stockade, where the image has its programs"),
     "a home": ("~/x", "nothing fills in `~` here"),

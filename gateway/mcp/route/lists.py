@@ -116,7 +116,8 @@ class Lists:
             return await self._explained(name, work)
         task = self._tasks.begin(self._explained(name, work))
         while not (await asyncio.wait({task}, timeout=_LOOK_S))[0]:
-            if self.backends[name].builds.under_way:
+            backend = self.backends.get(name)
+            if backend is None or backend.builds.under_way:  # it may have left the file meanwhile
                 return None
         if task.cancelled():  # by `Tasks.close`
             raise unavailable(name, "the gateway is stopping")

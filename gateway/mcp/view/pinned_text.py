@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,10 +28,15 @@ class Difference:
 
 
 def words(tool: Mapping[str, Any]) -> str:
-    """A definition as text: the description first, then all other members, cut after 4,000 characters."""
+    """A definition as text: the description first, then all other members, cut after 4,000 characters. Two that differ
+    only behind the cut are told apart by what stands there."""
     rest = {key: value for key, value in tool.items() if key not in {"name", "description"}}
     text = f"{tool.get('description', '')}\n\n{json.dumps(rest, indent=1, sort_keys=True, ensure_ascii=False)}"
-    return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…"
+    if len(text) <= _MAX_TEXT:
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    rest_size = len(text) - _MAX_TEXT
+    return f"{text[:_MAX_TEXT]}…\n\n({rest_size} more characters are not shown; SHA-256 of the whole: {digest})"
 
 
 class Wording:

@@ -164,12 +164,15 @@ class ContainerSandbox:
 
     async def close(self, *, remove: bool) -> None:
         """Ends the connectors; with `remove` everything else of this project too."""
-        await self.connectors.stop_all()
-        if remove:
-            await self.ownership.remove_all()
-        for task in self.listening:
-            task.cancel()
-            await asyncio.wait([task])
+        try:
+            await self.connectors.stop_all()
+            if remove:
+                await self.ownership.remove_all()
+        finally:
+            listening, self.listening = self.listening, []
+            for task in listening:
+                task.cancel()
+                await asyncio.wait([task])
 
     async def clear(self) -> None:
         """Removes whatever is left of this project; an engine that fails is ignored."""

@@ -27,23 +27,31 @@ logger = logging.getLogger(__name__)
 
 GIVE_TIMEOUT_S: Final = 30.0
 SCRIPT: Final = """\
-import os, sys
+import contextlib, os, sys
 uid, gid = map(int, sys.argv[1:3])
 
-def give(name, folder):
-    os.chown(name, 0, 0, dir_fd=folder, follow_symlinks=False)
+def own(name, folder):
+    with contextlib.suppress(OSError):
+        os.chown(name, uid, gid, dir_fd=folder, follow_symlinks=False)
+
+def give(name, folder, depth=0):
     try:
+        if os.stat(name, dir_fd=folder, follow_symlinks=False).st_uid == uid:
+            return
+        os.chown(name, 0, 0, dir_fd=folder, follow_symlinks=False)
         found = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
-    except PermissionError:
-        return os.chown(name, uid, gid, dir_fd=folder, follow_symlinks=False)
-    with os.scandir(found) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                give(entry.name, found)
-            else:
-                os.chown(entry.name, uid, gid, dir_fd=found, follow_symlinks=False)
-    os.fchown(found, uid, gid)
-    os.close(found)
+    except OSError:
+        return own(name, folder)
+    try:
+        with contextlib.suppress(OSError), os.scandir(found) as entries:
+            for entry in entries:
+                if depth < 200 and entry.is_dir(follow_symlinks=False):
+                    give(entry.name, found, depth + 1)
+                else:
+                    own(entry.name, found)
+    finally:
+        os.fchown(found, uid, gid)
+        os.close(found)
 
 for path in sys.argv[3:]:
     owner = os.lstat(path).st_uid
@@ -52,8 +60,8 @@ for path in sys.argv[3:]:
     elif owner == 0:
         os.lchown(path, uid, gid)
 """
-"""No capability but CHOWN: a folder is root's for the moment in which root lists it. The top folder is given last, so what
-was interrupted begins again."""
+"""No capability but CHOWN: a folder is root's for the moment in which root lists it. It is given after all that is in it,
+so what was interrupted goes on where it was. One entry that cannot be given keeps no other from it."""
 
 
 def to_give(

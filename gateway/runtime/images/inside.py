@@ -184,7 +184,8 @@ def content(archive: bytes | None) -> str:
         return ""
     try:
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
-            file = tar.extractfile(tar.getmembers()[0])
+            member = tar.getmembers()[0]
+            file = tar.extractfile(member) if member.isreg() else None  # what a link of an image leads to is not read
             return file.read(MOST).decode(errors="replace") if file else ""
     except (tarfile.TarError, IndexError, KeyError):
         return ""

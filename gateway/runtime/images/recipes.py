@@ -247,7 +247,7 @@ def install_node(source: PackageSource) -> tuple[str, str, str]:
 
 PICK_PYTHON: Final = b'''\
 """Links /opt/stockade/entry to the program that `uvx` would run."""
-import importlib.metadata, os, pathlib, re, sys
+import contextlib, importlib.metadata, os, pathlib, re, sys
 name, wanted = sys.argv[1:]
 bare = re.split(r"[\\[=<>~! ]", name)[0]
 offered = sorted(os.listdir("/opt/stockade/bin"))
@@ -257,8 +257,9 @@ if choice not in offered:
 os.symlink(f"/opt/stockade/bin/{choice}", "/opt/stockade/entry")
 for tool in pathlib.Path("/opt/stockade/tools").glob("[!.]*"):
     for found in importlib.metadata.distributions(path=[str(path) for path in tool.glob("lib/*/site-packages")]):
-        if re.sub(r"[-_.]+", "-", found.metadata["Name"] or "").lower() == tool.name:
-            pathlib.Path("/opt/stockade/version").write_text(found.version)
+        with contextlib.suppress(Exception):  # of a package's own files; the version is only shown
+            if re.sub(r"[-_.]+", "-", found.metadata["Name"] or "").lower() == tool.name:
+                pathlib.Path("/opt/stockade/version").write_text(found.version)
 '''
 PICK_NODE: Final = b"""\
 // Links /opt/stockade/entry to the program that `npx` would run.

@@ -117,11 +117,12 @@ class Names:
         return f"stockade-{self.project}-v-{name}"
 
     def storage(self, backend: str, path: str) -> str:
-        """The volume of a path that a backend keeps (`storage`): of that backend alone."""
+        """The volume of a path that a backend keeps (`storage`): of that backend alone. No name of a project or a server has
+        an underscore, and no other name of ours begins like this."""
         plain = path[1:].replace("/", "_")
         if not PLAIN_PATH.fullmatch(path) or len(plain) > MAX_NAME:
             plain = f"_{hashlib.sha256(path.encode()).hexdigest()[:16]}"
-        return f"stockade-{self.project}-s-{backend}_{plain}"
+        return f"stockade_{self.project}_{backend}_{plain}"
 
     def labels(self, role: str, instance: str = "", uid: int | None = None) -> tuple[tuple[str, str], ...]:
         """Hints for people, for the engine's event filter and for other gateways; never proof of ownership."""

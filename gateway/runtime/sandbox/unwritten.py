@@ -56,7 +56,7 @@ SIGNS: Final = (
 )
 OTHER: Final = re.compile(
     r"\bspawn(?:Sync)? \S+ E[A-Z]+\b|\b(?:connect|listen|bind) E[A-Z]+\b"
-    r"|\bE[A-Z]+: [^,]*, (?:connect|spawn|listen|bind)\b|publickey"
+    r"|\bE[A-Z]{1,20}: [^,]{0,200}, (?:connect|spawn|listen|bind)\b|publickey"
 )
 """Errors of the same name about programs and sockets."""
 QUOTED: Final = re.compile(rf"""(?P<quote>['"`])(?P<path>{PATH})(?P=quote)|\u2018(?P<typeset>{PATH})\u2019""")
@@ -80,10 +80,12 @@ def said(line: str, sign: re.Pattern[str]) -> str | None:
     """The path that a line is about, the first after the words of `sign`, else the last before them; empty: it names none.
     None where the line has no such words."""
     match = sign.search(line)
-    if match is None or OTHER.search(line):
+    if match is None:
         return None
     start = max(0, match.start() - NEAR)
     near, middle = line[start : match.end() + NEAR], match.start() - start
+    if OTHER.search(near):
+        return None
     places = [(found.start(), found["path"] or found["typeset"]) for found in QUOTED.finditer(near)]
     places = [place for place in places if "/" in place[1] or "." in place[1]]
     places = sorted(places + [(found.start(), found[0]) for found in BARE.finditer(near)])
@@ -98,6 +100,8 @@ class Advice:
 
     what: str
     do: str = ""
+    place: str = ""
+    """The folder of this machine that it is about: for people only, any client of the server may read the rest."""
 
 
 def advice(found: Unusable, source: PackageSource | ImageSource) -> Advice | None:
@@ -118,8 +122,8 @@ def advice(found: Unusable, source: PackageSource | ImageSource) -> Advice | Non
 def full(path: str, source: PackageSource | ImageSource, mount: Mount | None) -> Advice:
     """Where no space is left."""
     if mount is not None:
-        disk = "the container engine's disk" if mount.volume else f"the disk of {mount.source}"
-        return Advice(f"{path} is on {disk}, which is full")
+        disk = "the container engine's disk" if mount.volume else "a disk of this machine"
+        return Advice(f"{path} is on {disk}, which is full", place="" if mount.volume else mount.source)
     what = f"{path or 'where it writes'} is memory of a fixed size, which is full"
     home = isinstance(source, PackageSource) and (not path or covers(HOME, path))
     return Advice(what, keeping(f"{HOME}/x" if home else path, source))
@@ -139,10 +143,9 @@ def denied(path: str, mount: Mount) -> Advice:
     if mount.volume:
         whose = f"{path} is in the volume {mount.source}, whose files belong to another user"
         return Advice(whose, f"write `storage: {mount.target}` instead of that mount")
-    shown = f"{path} ({mount.source} on this machine)" if mount.source != mount.target else path
-    return Advice(
-        f"the user that it runs as may not use {shown}", "write a `user:` who may, or let others use it (chmod)"
-    )
+    do = "write a `user:` who may, or let others use it (chmod)"
+    place = mount.source if mount.source != mount.target else ""
+    return Advice(f"the user that it runs as may not use {path}", do, place)
 
 
 def missing(path: str, source: PackageSource | ImageSource) -> Advice | None:
@@ -155,6 +158,7 @@ def missing(path: str, source: PackageSource | ImageSource) -> Advice | None:
         return None
     try:
         refuse_forbidden(path)
+        refuse_forbidden(named)
     except Invalid:
         return None
     return Advice(
@@ -194,7 +198,8 @@ def for_people(found: Unusable | None, source: PackageSource | ImageSource) -> s
     told = advice(found, source) if found is not None else None
     if told is None:
         return ""
-    return f"{told.what[0].upper()}{told.what[1:]}{f': {told.do}' if told.do else ''}."
+    what = f"{told.what} ({told.place} on this machine)" if told.place else told.what
+    return f"{what[0].upper()}{what[1:]}{f': {told.do}' if told.do else ''}."
 
 
 def for_model(found: Unusable | None, source: PackageSource | ImageSource, backend: str) -> str:

@@ -53,6 +53,8 @@ class Supervisor:
         self.tasks: asyncio.TaskGroup | None = None
         self.opened: asyncio.Task[None] | None = None
         """The sandbox's own work, from its opening to the end."""
+        self.opening = 0.0
+        """The Unix time at which a late opening began; 0 where there is none."""
         self.born = time.time()
         self.begun = asyncio.Event()
         self.failure: BaseException | None = None
@@ -118,19 +120,23 @@ class Supervisor:
 
     async def open_late(self, tasks: asyncio.TaskGroup) -> None:
         """`open`, for the first server that is to run here. Where it fails, nothing of it is left: it may be tried again."""
+        self.opening = time.time()
         try:
             await self.open(tasks)
         except BaseException:
             with contextlib.suppress(EngineError):
                 await self.sandbox.close(remove=True)
             raise
+        finally:
+            self.opening = 0.0
 
     async def close(self) -> None:
         """Ends what runs, and the sandbox."""
         if self.opened is not None:
             self.opened.cancel()  # first: nothing may be restarted while everything is taken down
             await asyncio.wait([self.opened])
-            await self.end()
+        await self.end()
+        if self.opened is not None:
             await self.sandbox.close(remove=self.remove)
 
     async def end(self) -> None:
@@ -307,6 +313,8 @@ class Supervisor:
             return 0.0
         if not self.begun.is_set():
             return self.born
+        if self.opening:
+            return self.opening
         keepers = [keeper for keeper in self.keepers.values() if keeper.backend == backend]
         if any(keeper.state is BackendState.RUNNING for keeper in keepers):
             return 0.0
@@ -316,6 +324,9 @@ class Supervisor:
         """Waits while images are being built for a backend."""
         with contextlib.suppress(Exception):  # a start's failure is told to each caller that wants the instance
             await self.wait_begun()
+        if self.opening:
+            async with self.applying:
+                pass
         for keeper in [keeper for keeper in self.keepers.values() if keeper.backend == backend]:
             await keeper.built()
 
@@ -381,6 +392,8 @@ class Supervisor:
                 await self.stop_backends([backend])
                 if server is None:
                     raise BackendUnavailable(backend, NOT_HERE)
+                if self.opened is None:
+                    raise BackendUnavailable(backend, NOT_OPENED)
                 self.sandbox.try_again(server)
                 self.start_early(backend, server)
 

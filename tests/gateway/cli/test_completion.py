@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -98,6 +99,22 @@ def test_hosts_that_were_blocked_are_completed_from_the_running_gateway(complete
 
 def test_the_catalogs_names_are_its_files(work: Path) -> None:
     assert names.catalog(None, "") == sorted(servers())  # type: ignore[arg-type]  # it needs no context
+
+
+@pytest.mark.parametrize("shell", ["complete_bash", "complete_zsh", "complete_fish"])
+def test_no_name_can_run_anything_in_the_shell(work: Path, shell: str) -> None:
+    """Names come from servers, hosts and files of others; shells evaluate a part of what is suggested."""
+    names = ["x\\$(id)", "a;{id,-u};#", "`id`", "$(id)", "a b", "a'b", "&id", "|id", ">x", "!id", "~x", "-x", "ok"]
+    text = json.dumps({"mcpServers": {name: {"command": "uvx"} for name in names}})
+    (work / "stockade.yaml").write_text(text)
+    line = "stockade logs "
+    asked = {"_STOCKADE_COMPLETE": shell, "COMP_WORDS": line, "COMP_CWORD": "2", "_TYPER_COMPLETE_ARGS": line}
+    asked |= {"_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    found = subprocess.run(
+        [PROGRAM], env={**os.environ, **asked}, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "ok" in found.stdout
+    assert not set(found.stdout) & set("$;{}`&|><!~#")
 
 
 def test_keys_are_found_in_each_form_of_a_file() -> None:

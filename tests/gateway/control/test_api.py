@@ -416,6 +416,8 @@ async def test_approving_a_tool(api: httpx2.AsyncClient, control: FakeControl) -
     assert len(control.endpoint.approved) == 1
     shown = await api.post("tools/approve", json={"backend": "fetch", "tool": "fetch", "after": "c"})
     assert (shown.status_code, len(control.endpoint.approved)) == (200, 2)
+    unseen = await api.post("tools/approve", json={"backend": "fetch", "tool": "other", "after": "c"})
+    assert error(unseen)[:2] == (409, "changed_meanwhile"), "no text of it can have been shown"
     unknown = await api.post("tools/approve", json={"backend": "fetch", "tool": "x"})
     assert error(unknown)[:2] == (400, "unknown_tool")
 

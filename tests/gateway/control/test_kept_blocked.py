@@ -101,6 +101,7 @@ async def test_a_row_of_a_server_that_left_the_file_keeps_its_choice(
         {"backend": "nobody", "host": "a.example", "port": 1},
         {"backend": "fetch", "host": "a" * 400, "port": 1},
         {"backend": "fetch", "host": 7},
+        {"backend": "fetch", "host": "a\u202e.example", "port": 1},
         {"backend": "fetch", "host": "a.example", "port": 70000},
         {"host": "a.example"},
     ],
@@ -143,7 +144,8 @@ def test_the_first_choices_are_dropped_where_there_are_too_many(
 
 
 @pytest.mark.parametrize(
-    "damage", ["", "{}", "[1]", '[["fetch", "a.example"]]', '[["a", "b", "c", 1]]', "\ud800", "7"]
+    "damage",
+    ["", "{}", "[1]", '[["fetch", "a.example"]]', '[["a", "b", "c", 1]]', "\ud800", "7", '[["a", "b", Infinity, 1]]'],
 )
 def test_a_damaged_file_is_no_choice_and_stays_until_the_next(tmp_path: Path, damage: str) -> None:
     file = tmp_path / KEPT_FILE

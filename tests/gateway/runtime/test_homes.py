@@ -90,6 +90,15 @@ def test_default_files_of_an_account_are_no_content() -> None:
     assert content(b"no archive") == ""
 
 
+def test_what_a_link_of_an_image_leads_to_is_no_content() -> None:
+    held = io.BytesIO()
+    with tarfile.open(fileobj=held, mode="w") as tar:
+        link = tarfile.TarInfo("version")
+        link.type, link.linkname = tarfile.SYMTYPE, "version"
+        tar.addfile(link)
+    assert content(held.getvalue()) == ""
+
+
 @pytest.mark.parametrize(
     ("command", "paths"),
     [

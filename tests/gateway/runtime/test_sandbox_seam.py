@@ -82,6 +82,21 @@ async def test_what_is_adopted_runs_on_and_is_not_started_again(sandbox: FakeSan
         assert sandbox.log == ["open", "adopt clock gone", "update egress"]
 
 
+async def test_a_sandbox_that_could_not_be_opened_late_starts_nothing_and_ends(sandbox: FakeSandbox) -> None:
+    far = {"url": "https://web.example/mcp"}
+    async with running(sandbox, config({"far": far})) as supervisor:
+        sandbox.egress_fails = "No egress today."
+        with pytest.raises(EngineError, match="No egress today"):
+            await supervisor.apply(config({"far": far, "clock": TIME}))
+        for asked in (supervisor.restart, supervisor.instance):
+            with pytest.raises(BackendUnavailable, match="stockade reload"):
+                await asked("clock")
+        assert sandbox.log == ["open", "close and remove"]
+        sandbox.egress_fails = ""
+        await supervisor.apply(config({"far": far, "clock": TIME}))
+        await supervisor.instance("clock")
+
+
 async def test_a_gateway_that_leaves_its_backends_running_releases_and_removes_nothing(sandbox: FakeSandbox) -> None:
     async with running(sandbox, config({"clock": TIME}), remove=False) as supervisor:
         await supervisor.instance("clock")

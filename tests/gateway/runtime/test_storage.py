@@ -43,7 +43,9 @@ def test_each_path_of_each_server_is_a_volume_of_its_own() -> None:
     found = {NAMES.storage(backend, path) for backend in ("a", "a-b", "s") for path in paths}
     assert len(found) == 3 * len(paths)
     assert not [name for name in found if len(name) > 128 or not name.isascii()]
-    assert NAMES.storage("notes", "/home/stockade/x.d") == "stockade-p-s-notes_home_stockade_x.d"
+    assert Names(project="a").storage("s-b", "/data") != Names(project="a-s").storage("b", "/data")
+    assert Names(project="a").storage("b-v-x", "/d") != Names(project="a-s-b").volume("x_d")
+    assert NAMES.storage("notes", "/home/stockade/x.d") == "stockade_p_notes_home_stockade_x.d"
 
 
 @pytest.mark.parametrize(
@@ -93,6 +95,26 @@ def test_storage_is_given_as_a_whole_and_shared_volumes_by_their_top_folder(tmp_
     assert owner("volumes/2/deep") == owner("volumes/2/deep/file") == (0, 0)
     assert owner("volumes/3") == (4000, 4000)
     assert owner("outside") == (0, 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_what_cannot_be_given_keeps_nothing_else_from_it(tmp_path: Path) -> None:
+    """Folders deeper than Python recurses, and one that root without rights cannot look into."""
+    top = tmp_path / "storage/0"
+    top.mkdir(parents=True)
+    script = "import os\nfor _ in range(1500):\n os.mkdir('d')\n os.chdir('d')"
+    subprocess.run([sys.executable, "-c", script], cwd=top, check=True)
+    for name in ("shut", "zlast"):
+        (top / name).mkdir()
+        (top / name / "file").touch()
+        os.chown(top / name, 4000, 4000)
+    (top / "shut").chmod(0o600)
+    script = SCRIPT.replace('"/storage/"', repr(f"{tmp_path}/storage/"))
+    drop = ["setpriv", "--bounding-set=-all,+chown", "--inh-caps=-all", "--no-new-privs"]
+    subprocess.run([*drop, sys.executable, "-c", script, "5000", "5001", str(top)], check=True)
+    for path in (top, top / "d/d/d", top / "shut", top / "zlast", top / "zlast/file"):
+        assert os.lstat(path).st_uid == 5000, path
+    subprocess.run(["rm", "-rf", str(top)], check=True)
 
 
 LINES = (
@@ -163,8 +185,8 @@ def test_a_real_server_finds_what_it_kept_after_down_whoever_it_is_by_then(site:
         assert yard.ask(WRITE, "sessions", session=session)[:4] == [answer] * 4
     yard.down()
     assert yard.containers() == []
-    own = [f"stockade-{yard.project}-s-own_{path}" for path in ("data", "home_stockade", "srv_filled")]
-    assert [name for name in volumes(yard) if "-s-own_" in name] == own
+    own = [f"stockade_{yard.project}_own_{path}" for path in ("data", "home_stockade", "srv_filled")]
+    assert [name for name in volumes(yard) if "_own_" in name] == own
     servers["own"]["user"], servers["chosen"]["user"] = "7777", "4321:4322"
     yard.up(servers)
     for backend in ("own", "chosen", "named"):

@@ -20,6 +20,7 @@ from gateway.runtime.images.build_settings import BuildSettings
 from gateway.runtime.images.images import Images
 from gateway.runtime.images.recipes import python_base_tag
 from gateway.runtime.inventory import exit_watch
+from gateway.runtime.inventory.ownership import Ownership
 from gateway.runtime.inventory.record import Owned, Record, Role
 from gateway.runtime.inventory.rundir import RunDirectory
 from gateway.runtime.plan.plans import Names
@@ -211,6 +212,25 @@ async def test_where_all_servers_are_remote_nothing_is_opened_before_one_is_to_r
         await supervisor.apply(config({"far": far}))
     assert stage.engine.log[-2:] == ["remove stockade-p-egress", "remove network stockade-p-egress-net"]
     assert stage.sandbox.is_empty
+
+
+async def test_an_opening_that_fails_half_way_leaves_no_task_behind(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = {"url": "https://web.example/mcp"}
+
+    async def refuse(*_: object) -> None:
+        raise EngineError("The engine went away.")
+
+    async with stage.running(config({"far": far})) as supervisor:
+        with monkeypatch.context() as away:
+            away.setattr(stage.sandbox.egress, "up", refuse)
+            away.setattr(Ownership, "remove_all", refuse)
+            with pytest.raises(EngineError, match="went away"):
+                await supervisor.apply(config({"far": far, "clock": TIME}))
+        assert stage.sandbox.listening == []
+        await supervisor.apply(config({"far": far, "clock": TIME}))
+        await supervisor.instance("clock")
 
 
 async def test_a_dead_door_recreates_both(stage: Stage) -> None:
@@ -552,12 +572,14 @@ async def test_storage_is_given_to_whoever_the_server_runs_as_and_all_its_sessio
         assert own["kept/one"] == own["kept/two"]
     given = {name: plan for name, plan in plans.items() if plan.name.endswith("-owner")}
     mine = given["stockade-p-b-mine-owner"]
-    assert [(mount.source, mount.target) for mount in mine.mounts] == [("stockade-p-s-mine_data", "/storage/0")]
+    assert [(mount.source, mount.target) for mount in mine.mounts] == [("stockade_p_mine_data", "/storage/0")]
     assert mine.command is not None
     assert mine.command[3:5] == ("1000", "1001")
     kept = [given[stage.names.owner(f"kept/{name}")] for name in ("one", "two")]
-    assert {mount.source for plan in kept for mount in plan.mounts} == {"stockade-p-s-kept_data"}
-    assert not any(line.startswith("remove") and "-s-" in line for line in stage.engine.log), "it outlives them"
+    assert {mount.source for plan in kept for mount in plan.mounts} == {"stockade_p_kept_data"}
+    assert not any(line.startswith("remove") and "stockade_p_" in line for line in stage.engine.log), (
+        "it outlives them"
+    )
 
 
 async def test_an_image_that_brings_a_user_of_ours_is_refused(stage: Stage) -> None:

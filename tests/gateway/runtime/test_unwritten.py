@@ -108,7 +108,10 @@ ADVICE: dict[str, tuple[Unusable, dict[str, Any], str]] = {
         Unusable(FULL, "/home/stockade/.cache/m/y"), {},
         "/home/stockade/.cache/m/y is memory of a fixed size, which is full: write `storage: /home/stockade` in its entry.",
     ),
-    "a disk is full": (Unusable(FULL, "/w/x"), MOUNTS, "/w/x is on the disk of /srv/w, which is full."),
+    "a disk is full": (
+        Unusable(FULL, "/w/x"), MOUNTS,
+        "/w/x is on a disk of this machine, which is full (/srv/w on this machine).",
+    ),
     "a folder of this machine": (
         Unusable(MISSING, "/home/me/docs/a"), {"args": ["x", "--dir=/home/me/docs"]},
         "/home/me/docs/a is not in its container, and its entry names it: write "
@@ -137,9 +140,20 @@ def test_a_model_is_told_to_ask_and_no_path_can_speak_to_it() -> None:
     assert for_model(None, source(), "notes") == for_people(None, source()) == ""
 
 
-@pytest.mark.parametrize("line", ["/" * 100_000, "'/a" * 50_000, "permission denied " * 20_000, "EROFS /a" * 50_000])
+@pytest.mark.parametrize("why", [FULL, FORBIDDEN])
+def test_a_folder_of_this_machine_is_told_to_people_only(why: Why) -> None:
+    entry = source(image="x", mounts=["/srv/private/anna:/data"])
+    found = Unusable(why, "/data/x")
+    assert "(/srv/private/anna on this machine)" in for_people(found, entry)
+    assert "/srv/private" not in for_model(found, entry, "notes")
+
+
+@pytest.mark.parametrize(
+    "line", ["/" * 100_000, "'/a" * 50_000, "permission denied " * 20_000, "EROFS /a" * 50_000, "EA: " * 9_000]
+)
 def test_no_text_takes_long_to_read(line: str) -> None:
     begun = time.process_time()
     unusable(line, missing=True)
     unusable(f"{line} EACCES {line}", missing=True)
+    unusable(f"read-only filesystem EACCES permission denied ENOSPC {line} publickey", missing=True)
     assert time.process_time() - begun < 1
