@@ -44,6 +44,7 @@ GRANTS: dict[str, Any] = {
     "tools": {"allow": ["*"], "fixed": {"a": {"b": 1}}},
     "prompts": {"allow": ["*"]},
     "mounts": ["/srv:/srv"],
+    "storage": ["/data"],
     "resources": {"memory": "64g"},
     "packages": ["git"],
     "user": "0:0",
