@@ -24,8 +24,8 @@ MAX_FILE: Final = 1 << 20
 MAX_HOSTS: Final = 200
 KEY: Final = re.compile(r"( +)(?:\"([^\"]+)\"|'([^']+)'|([\w.@/-]+))\s*:(?:\s|$)")
 PLAIN: Final = re.compile(r"[A-Za-z0-9_\[*][A-Za-z0-9._:/@*\[\]-]*")
-"""What may be suggested: shells evaluate parts of what a completion says (typer's script for zsh at once, any shell at Enter),
-and servers, tools and hosts are named by others."""
+"""What may be suggested: shells evaluate parts of a suggestion (typer's script for zsh at once, any shell at Enter), and
+servers, tools and hosts are named by others."""
 REFERENCE: Final = re.compile(r"\$\{secret:([A-Za-z0-9_.-]+)\}")
 ORDINARY_PORTS: Final = (80, 443)
 
