@@ -45,7 +45,7 @@ def test_a_new_tool_under_strict_pins_said_nothing_before() -> None:
 
 
 def test_words_are_bounded(tmp_path: Path) -> None:
-    assert len(words({"name": "x", "description": "y" * 100_000})) == 4_001
+    assert len(words({"name": "x", "description": "y" * 100_000})) < 4_200
     kept = pins(tmp_path)
     kept.seen("web", [{"name": str(number)} for number in range(2_000)])
     kept.seen("web", [{"name": str(number), "description": "z"} for number in range(2_000)])
