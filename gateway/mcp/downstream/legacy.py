@@ -125,7 +125,8 @@ class LegacyFront:
         reply.headers += _naming(session)
         caller = _caller(session, view, message, {}, reply)
         for name in view.backends:
-            self._tasks.spawn(self._prepare(self._backends[name], caller, session))
+            if (backend := self._backends.get(name)) is not None:  # it may have left the file meanwhile
+                self._tasks.spawn(self._prepare(backend, caller, session))
         await reply.finish(codec.response(message["id"], codec.dumps(result)))
 
     async def _prepare(self, backend: Backend, caller: Caller, session: Session) -> None:

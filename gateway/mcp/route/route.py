@@ -270,9 +270,11 @@ class Router:
         if ref.get("type") == "ref/prompt":
             name = _text(ref, "name")
             found = caller.view.find(Kind.PROMPTS, name)
-            if found is None or not await self._is_known(caller, self._backends[found[0]], Kind.PROMPTS, found[1]):
+            if found is None:
                 raise RpcError(INVALID_PARAMS, f"Unknown prompt: {name}", kind="unknown_prompt")
             backend = self._backends[found[0]]
+            if not await self._is_known(caller, backend, Kind.PROMPTS, found[1]):
+                raise RpcError(INVALID_PARAMS, f"Unknown prompt: {name}", kind="unknown_prompt")
             if found[1] != name:
                 params = {**params, "ref": {**ref, "name": found[1]}}
         elif ref.get("type") == "ref/resource":
