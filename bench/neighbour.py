@@ -36,7 +36,7 @@ from bench.gateway import TOKEN, answer, serve_endpoint  # noqa: E402
 
 BAR = 3.0
 STOLEN = 0.002
-AGAIN = 5
+AGAIN = 2
 """How often a round is measured again for that."""
 GATEWAY = Path(__file__).parent / "gateway.py"
 
