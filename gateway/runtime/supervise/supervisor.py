@@ -114,9 +114,9 @@ class Supervisor:
         await self.sandbox.open(tasks)
         wanted = self.local_servers()
         self.keys = {name: self.sandbox.key(server) for name, server in wanted.items()}
-        self.opened = tasks.create_task(self.sandbox.run())
         for adopted in await self.sandbox.adopt(wanted, self.ring):
             self.keeper(adopted.id, adopted)
+        self.opened = tasks.create_task(self.sandbox.run())
 
     async def open_late(self, tasks: asyncio.TaskGroup) -> None:
         """`open`, for the first server that is to run here. Where it fails, nothing of it is left: it may be tried again."""
