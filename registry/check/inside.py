@@ -14,9 +14,10 @@ from collections.abc import Iterator
 
 from registry.model.errors import Finding, Invalid, KeyPath
 from registry.model.mount_risks import refuse_forbidden
+from registry.model.mounts import covers
 from registry.model.references import SHELL
 from registry.model.server import Server
-from registry.model.spec import ImageSource, PackageSource
+from registry.model.spec import HOME, ImageSource, PackageSource
 from registry.model.storage import check_storage
 
 Found = Iterator[Finding]
@@ -101,7 +102,7 @@ WRITTEN = re.compile(
     r"(?:db|database|data|storage|store|cache|output|out|log|logs|memory|history|save|write)(?:[-_]|$)", re.I
 )
 """In the names of options and variables for what the server writes."""
-WRITABLE = ("/tmp", "/home/stockade")  # noqa: S108 - compared, not written to
+WRITABLE = ("/tmp", HOME)  # noqa: S108 - compared, not written to
 """Where servers of packages can write anyway."""
 PROGRAMS = {
     "chrome": "chromium",
@@ -203,7 +204,7 @@ def warn_program(server: Server, where: KeyPath, path: str) -> Finding | None:
 
 
 def covered(path: str, targets: list[str]) -> bool:
-    return any(path == target or path.startswith(f"{target}/") for target in targets)
+    return any(covers(target, path) for target in targets)
 
 
 PROGRAM_FOLDERS = ("/bin/", "/usr/bin/", "/usr/local/bin/", "/opt/", "/snap/")

@@ -97,12 +97,17 @@ def inside(target: str) -> str:
     return path[1:] if path.startswith("//") else path
 
 
+def covers(folder: str, path: str) -> bool:
+    """Whether the path is that folder or in it; both in their one spelling."""
+    return bool(folder) and (path == folder or path.startswith(f"{folder}/"))
+
+
 def refuse_target(target: str) -> None:
     """Raises Invalid for a path in the container where nothing can be mounted."""
     path = inside(target)
     if not target.startswith("/") or path == "/":
         raise Invalid(f"{target!r} is not a path in the container", "Give an absolute path below /, such as /data")
-    if tree := next((tree for tree in RESERVED if path == tree or path.startswith(f"{tree}/")), ""):
+    if tree := next((tree for tree in RESERVED if covers(tree, path)), ""):
         owner = "Stockade" if tree == "/run/stockade" else "the kernel"
         raise Invalid(
             f"{target} is in {tree}, which belongs to {owner} in a container", "Take another, such as /data"

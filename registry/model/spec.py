@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from registry.model.docker_run import read_docker_run
 from registry.model.errors import ConfigError, Invalid, Problem, render_path
@@ -19,6 +19,9 @@ from registry.model.options import Grammar, Options, read_options
 from registry.model.references import from_own, refuse_references
 from registry.model.server import RemoteAuth, Server
 from registry.model.storage import kept
+
+HOME: Final = "/home/stockade"
+"""Of servers that uvx and npx run, in their containers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

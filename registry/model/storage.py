@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from registry.model.errors import Invalid
-from registry.model.mounts import Mount, inside, refuse_target
+from registry.model.mounts import Mount, covers, inside, refuse_target
 
 PROGRAMS = ("/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/opt/stockade", "/sbin", "/usr")
 """A kept copy of one of these would hide the programs of a newer image."""
@@ -26,7 +26,7 @@ def check_storage(text: str) -> str:
         raise Invalid(f"{text!r} is not a path to keep", hint)
     refuse_target(text)
     path = inside(text)
-    if tree := next((tree for tree in PROGRAMS if path == tree or path.startswith(f"{tree}/")), ""):
+    if tree := next((tree for tree in PROGRAMS if covers(tree, path)), ""):
         hint = "Give the folder that the server writes its data to, such as /data"
         raise Invalid(
             f"{path} is in {tree}, where the image has its programs: a kept copy would hide newer ones", hint

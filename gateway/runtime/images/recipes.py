@@ -17,13 +17,12 @@ from typing import Final
 from gateway.runtime.engine.base import BuildContext
 from gateway.runtime.images.browsers import browser_script, browser_variables
 from gateway.runtime.images.build_settings import INSIDE, BuildSettings
-from registry.model.spec import PackageSource
+from registry.model.spec import HOME, PackageSource
 
 PREFIX: Final = "stockade"
 STAGE_LABEL: Final = "stockade.stage"
 EVERYBODY: Final = "65532:65532"
 """The user and group that everything of ours runs as: `nonroot` in distroless images."""
-HOME: Final = "/home/stockade"
 TREE: Final = "/opt/stockade"
 ENTRY: Final = f"{TREE}/entry"
 VERSION_FILE: Final = f"{TREE}/version"

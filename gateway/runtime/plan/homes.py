@@ -12,8 +12,7 @@ from typing import Final
 
 from gateway.runtime.engine.base import ImageInfo
 from gateway.runtime.images.inside import Inside, has_own_user, usable
-from gateway.runtime.images.recipes import HOME
-from registry.model.spec import ImageSource, PackageSource
+from registry.model.spec import HOME, ImageSource, PackageSource
 
 TMP_OPTIONS: Final = "rw,nosuid,nodev,exec,size=256m,mode=1777"
 PASSAGE_SIZE: Final = "64k"

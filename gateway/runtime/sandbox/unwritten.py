@@ -14,16 +14,14 @@ from typing import Final
 
 from registry.model.errors import Invalid
 from registry.model.mount_risks import refuse_forbidden
-from registry.model.mounts import Mount
-from registry.model.spec import ImageSource, PackageSource
+from registry.model.mounts import Mount, covers
+from registry.model.spec import HOME, ImageSource, PackageSource
 from registry.model.storage import check_storage
 
 READ: Final = 16 * 1024
 """Characters that are read at each end of a text."""
 NEAR: Final = 400
 """Characters that are read around the words in a line."""
-HOME: Final = "/home/stockade"
-"""Of servers that uvx and npx run."""
 
 
 class Why(Enum):
@@ -186,11 +184,6 @@ def mount_of(path: str, mounts: Sequence[Mount]) -> Mount | None:
     return max(
         (mount for mount in mounts if covers(mount.target, path)), key=lambda mount: len(mount.target), default=None
     )
-
-
-def covers(folder: str, path: str) -> bool:
-    """Whether the path is that folder or in it."""
-    return bool(folder) and (path == folder or path.startswith(f"{folder}/"))
 
 
 def for_people(found: Unusable | None, source: PackageSource | ImageSource) -> str:
