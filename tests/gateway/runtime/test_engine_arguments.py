@@ -52,14 +52,7 @@ def stage(tmp_path: Path) -> Stage:
 
 
 async def test_no_container_and_no_network_gets_another_option_unseen(stage: Stage, tmp_path: Path) -> None:
-    plans: dict[str, ContainerPlan] = {}
-    create = stage.engine.create
-
-    async def noted(plan: ContainerPlan) -> str:
-        plans[plan.name] = plan
-        return await create(plan)
-
-    stage.engine.create = noted  # type: ignore[method-assign]
+    plans = stage.noted_plans()
     async with stage.running(config(SERVERS)) as supervisor:
         for backend, session in (("clock", ""), ("web", ""), ("own", "one"), ("open", ""), ("kept", "")):
             await supervisor.instance(backend, session)

@@ -86,6 +86,18 @@ class Stage:
                 await supervisor.stop(remove=remove)
                 await task
 
+    def noted_plans(self) -> dict[str, ContainerPlan]:
+        """The plans of all containers that are created from now on, by name; of two with one name the last."""
+        plans: dict[str, ContainerPlan] = {}
+        create = self.engine.create
+
+        async def noted(plan: ContainerPlan) -> str:
+            plans[plan.name] = plan
+            return await create(plan)
+
+        self.engine.create = noted  # type: ignore[method-assign]
+        return plans
+
     def states(self, backend: str) -> list[BackendState]:
         return [e.state for e in self.events if isinstance(e, BackendEvent) and e.backend == backend]
 
@@ -550,14 +562,7 @@ async def test_root_volumes_are_given_to_a_server_with_a_user_of_its_own_alone(s
 async def test_storage_is_given_to_whoever_the_server_runs_as_and_all_its_sessions_are_one_user(stage: Stage) -> None:
     stage.engine.exits_at_once |= {f"stockade-p-b-{name}-owner" for name in ("kept", "mine")}
     stage.engine.exits_at_once |= {stage.names.owner(f"kept/{name}") for name in ("one", "two")}
-    plans: dict[str, ContainerPlan] = {}
-    create = stage.engine.create
-
-    async def noted(plan: ContainerPlan) -> str:
-        plans[plan.name] = plan
-        return await create(plan)
-
-    stage.engine.create = noted  # type: ignore[method-assign]
+    plans = stage.noted_plans()
     servers = config(
         {
             "kept": {**TIME, "sessions": "per-client", "spares": 0, "storage": "/data"},
