@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -71,18 +72,21 @@ class OtlpReceiver:
         Raises AssertionError when none arrives in time.
         """
 
-        def find() -> ReceivedSpan | None:
-            for span in self._spans:
-                if span.name == name and attributes.items() <= span.attributes.items():
-                    return span
-            return None
-
-        with self._arrived:
-            self._arrived.wait_for(lambda: find() is not None, timeout_s)
-            found = find()
-        names = sorted({span.name for span in self._spans})
+        found = self._first(lambda span: span.name == name and attributes.items() <= span.attributes.items(), timeout_s)
+        names = sorted({span.name for span in self.spans})
         assert found is not None, f"no span {name} with {attributes}; there are {names}"
         return found
+
+    def wait_for_id(self, span_id: str, timeout_s: float = 60) -> ReceivedSpan:
+        """The span of that id, which may arrive after one that links to it. Raises AssertionError when it does not."""
+        found = self._first(lambda span: span.span_id == span_id, timeout_s)
+        assert found is not None, f"no span {span_id}"
+        return found
+
+    def _first(self, wanted: Callable[[ReceivedSpan], bool], timeout_s: float) -> ReceivedSpan | None:
+        with self._arrived:
+            self._arrived.wait_for(lambda: any(map(wanted, self._spans)), timeout_s)
+            return next(filter(wanted, self._spans), None)
 
     @property
     def spans(self) -> tuple[ReceivedSpan, ...]:

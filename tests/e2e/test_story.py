@@ -125,7 +125,7 @@ async def test_a_token_nobody_has_is_refused(story: StockadeProcess) -> None:
 
 async def test_a_refusal_is_in_the_tail_the_metrics_and_a_span(story: StockadeProcess, otlp: OtlpReceiver) -> None:
     await rogue(story, "proxy_connect", host="refused.example", port=443)
-    (event,) = [e for e in story.json_lines("egress", "tail") if e.get("host") == "refused.example"]
+    event = [e for e in story.json_lines("egress", "tail") if e.get("host") == "refused.example"][-1]
     assert (event["decision"], event["reason"], event["backend"]) == ("deny", "host_not_allowed", "rogue")
     assert event["calls"][0]["tool"] == "proxy_connect"
     line = next(
@@ -138,7 +138,7 @@ async def test_a_refusal_is_in_the_tail_the_metrics_and_a_span(story: StockadePr
     assert span.attributes[semconv.EGRESS_DECISION] == "deny"
     assert span.attributes[semconv.EGRESS_REASON] == "host_not_allowed"
     assert span.attributes[semconv.BACKEND_NAME] == "rogue"
-    call = next(s for s in otlp.spans if s.span_id == span.links[0][1])
+    call = otlp.wait_for_id(span.links[0][1])
     assert call.attributes[semconv.GEN_AI_TOOL_NAME] == "proxy_connect"
 
 
