@@ -22,7 +22,8 @@ from registry.model.mounts import split_mount
 from registry.model.network import PortEntry, host_text
 from registry.model.plain_secrets import secret_name
 from registry.model.server import Frozen, Server
-from registry.model.spec import PackageSource, plan
+from registry.model.sources import PackageSource
+from registry.model.spec import plan
 
 
 class CatalogError(LookupError):

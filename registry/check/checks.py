@@ -17,7 +17,8 @@ from registry.model.mounts import Mount, holds, missing_source, refuse_root_writ
 from registry.model.network import carries_directly
 from registry.model.references import check_references
 from registry.model.server import Server
-from registry.model.spec import ImageSource, PackageSource, Source, plan
+from registry.model.sources import ImageSource, PackageSource, Source
+from registry.model.spec import plan
 from registry.model.storage import kept
 from registry.secrets import default_folder, with_references
 

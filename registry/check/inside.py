@@ -17,15 +17,14 @@ from registry.model.mount_risks import refuse_forbidden
 from registry.model.mounts import covers
 from registry.model.references import SHELL
 from registry.model.server import Server
-from registry.model.spec import HOME, ImageSource, PackageSource
+from registry.model.sources import HOME, ImageSource, LocalSource, PackageSource
 from registry.model.storage import check_storage
 
 Found = Iterator[Finding]
-Local = PackageSource | ImageSource
 Texts = list[tuple[KeyPath, str]]
 
 
-def warn_inside(server: Server, source: Local) -> Found:
+def warn_inside(server: Server, source: LocalSource) -> Found:
     """The warnings about a server that runs in a container; paths are relative to its entry."""
     args = program_args(server, source)
     env: Texts = [(("env", key), text) for key, text in server.env.items()]
@@ -38,7 +37,7 @@ def warn_inside(server: Server, source: Local) -> Found:
         yield from warn_localhost(server, [*args, *env])
 
 
-def program_args(server: Server, source: Local) -> Texts:
+def program_args(server: Server, source: LocalSource) -> Texts:
     """The program's own arguments, which stand at the end of `args`: what the entry runs it with is before them."""
     first = len(server.args) - len(source.args)
     return [(("args", index), text) for index, text in enumerate(server.args) if index >= first]
@@ -57,7 +56,7 @@ BRIDGES = frozenset({"mcp-remote", "mcp-proxy", "supergateway"})
 """Packages that make a stdio server of a remote one."""
 
 
-def warn_remote(source: Local, args: Texts) -> Found:
+def warn_remote(source: LocalSource, args: Texts) -> Found:
     """A bridge to a remote server: from its container it reaches nothing, and the gateway can reach that server itself."""
     if not isinstance(source, PackageSource) or source.package not in BRIDGES:
         return
@@ -81,7 +80,7 @@ LACKING = {
 """Well-known packages that start a program which their image does not have: its Debian package, and what to write."""
 
 
-def warn_known(server: Server, source: Local) -> Found:
+def warn_known(server: Server, source: LocalSource) -> Found:
     """What well-known packages do not say until they are used."""
     if not isinstance(source, PackageSource):
         return
@@ -113,7 +112,7 @@ PROGRAMS = {
 """Debian packages that are called otherwise than their program."""
 
 
-def warn_paths(server: Server, source: Local, texts: Texts) -> Found:
+def warn_paths(server: Server, source: LocalSource, texts: Texts) -> Found:
     """Paths of this machine that nothing shows to the server."""
     before = ""
     for where, text in texts:
@@ -130,12 +129,12 @@ def split_path(text: str) -> tuple[str, str]:
     return (match["name"] or "", match["path"]) if match else ("", "")
 
 
-def warn_path(server: Server, source: Local, where: KeyPath, text: str, *, written: bool) -> Finding | None:
+def warn_path(server: Server, source: LocalSource, where: KeyPath, text: str, *, written: bool) -> Finding | None:
     path = os.path.normpath(os.path.expanduser(text))
     mounts = source.mounts
     if path == "/" or path.startswith("//") or covered(path, [mount.target for mount in mounts]):
         return None
-    kept = keepable(path) if written and isinstance(source, PackageSource) else ""
+    kept = keepable(path) if written and not isinstance(source, ImageSource) else ""
     if is_refused(path):
         return unwritable(where, path, kept)
     if server.image is not None and not covered(path, [os.path.expanduser("~")]):

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from registry.model.errors import Finding, KeyPath
 from registry.model.server import Server
-from registry.model.spec import ImageSource, RemoteSource, plan_source
+from registry.model.sources import ImageSource, RemoteSource
+from registry.model.spec import plan_source
 
 NOBODY = -1
 """A uid that no file has: that of a server with a user of its own."""

@@ -21,7 +21,8 @@ from registry.model.mounts import holds, is_root
 from registry.model.network import Network
 from registry.model.plain_secrets import plain_secrets, secret_name
 from registry.model.server import OWN_USERS, Server
-from registry.model.spec import RemoteSource, plan_source
+from registry.model.sources import RemoteSource
+from registry.model.spec import plan_source
 
 Found = Iterator[Finding]
 

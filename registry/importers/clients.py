@@ -23,7 +23,8 @@ from registry.importers.sections import Written, at, written
 from registry.model.errors import ConfigError, Finding, Invalid, Problem
 from registry.model.references import references
 from registry.model.server import Server
-from registry.model.spec import RemoteSource, plan
+from registry.model.sources import RemoteSource
+from registry.model.spec import plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

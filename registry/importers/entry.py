@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from registry.model.errors import Finding
+from registry.model.fields import Origin
 from registry.model.nearest import nearest_key
 from registry.model.server import Server
 
@@ -85,8 +86,8 @@ def take(
     if key in ("enabled", "disabled") and isinstance(value, bool):
         if value is (key == "disabled"):
             entry["disabled"] = True
-    elif key == "tools" and not isinstance(value, dict):
-        return
+    elif (key == "tools" and not isinstance(value, dict)) or (key == "source" and value not in list(Origin)):
+        return  # words of theirs for something else
     elif key in KNOWN and (trusted or key in CLIENTS_OWN):
         entry[key] = value
     elif key in KNOWN:

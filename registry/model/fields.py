@@ -35,6 +35,13 @@ class Sessions(StrEnum):
     PER_CLIENT = "per-client"
 
 
+class Origin(StrEnum):
+    """How the source of a program of this machine gets into its container."""
+
+    MOUNT = "mount"
+    COPY = "copy"
+
+
 class Start(StrEnum):
     """When a server is started."""
 

@@ -5,6 +5,7 @@ The text under each field is its description in the JSON Schema that editors rea
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
@@ -26,6 +27,7 @@ from registry.model.fields import (
     DebianPackage,
     Flag,
     Globs,
+    Origin,
     Pin,
     Port,
     PositiveInt,
@@ -100,6 +102,26 @@ MOUNT_SCHEMA = {
 }
 Mounts = tuple[Annotated[Mount, BeforeValidator(to_mount), WithJsonSchema(MOUNT_SCHEMA)], ...]
 
+
+def to_folder(value: Any, info: ValidationInfo) -> Any:
+    """An absolute path, taken from the configuration file's folder on."""
+    if not isinstance(value, str):
+        return value
+    if "\0" in value:
+        raise Invalid("holds NUL", "Write the path of a folder")
+    return os.path.normpath(base_folder(info) / os.path.expanduser(value))
+
+
+def to_runtime_version(value: Any) -> Any:
+    """`3.12` is a number in YAML (and `3.10` would be 3.1, so it has to be text)."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise Invalid(f"{value} is a number, in which 3.10 and 3.1 are the same", f'Write it in quotes: "{value}"')
+    if isinstance(value, str) and not re.fullmatch(r"\d{1,2}(\.\d{1,3}){0,2}", value):
+        raise Invalid(f"{value!r} is not a version", 'Write one such as "3.12" or "22"')
+    return value
+
+
+RuntimeVersion = Annotated[str, BeforeValidator(to_runtime_version)]
 Storage = tuple[Annotated[str, AfterValidator(check_storage)], ...]
 
 TRANSPORTS = {
@@ -232,8 +254,8 @@ def check_prefix(text: str) -> str:
 
 KINDS = ("command", "image", "url")
 LOCAL_ONLY = (
-    "env", "port", "mounts", "storage", "resources", "packages", "user", "sessions", "spares", "entrypoint", "args",
-    "network",
+    "env", "cwd", "source", "python", "node", "port", "mounts", "storage", "resources", "packages", "user", "sessions",
+    "spares", "entrypoint", "args", "network",
 )  # fmt: skip
 REMOTE_ONLY = ("headers", "auth")
 
@@ -259,6 +281,15 @@ class Server(Frozen):
     """With `url`: how to sign in."""
     env: Mapping[str, Text] = {}
     """Environment variables. `${secret:NAME}` and `${env:NAME}` are filled in when the server starts."""
+    cwd: Annotated[str, BeforeValidator(to_folder)] = ""
+    """For a program of this machine: the folder that it starts in, from the configuration file's folder on."""
+    source: Origin = Origin.MOUNT
+    """For a program of this machine: `mount` shows it its folder, read-only, so an edit counts after a restart; `copy` puts
+    the folder into its image."""
+    python: RuntimeVersion = ""
+    """The Python to run it with, such as "3.12". Default: one that fits what the package or project declares."""
+    node: RuntimeVersion = ""
+    """The Node to run it with, such as "22". Default: one that fits what the package or project declares."""
     port: Port | None = None
     """For `http` in a container: the port that the server listens on."""
     path: Annotated[str, AfterValidator(check_path)] = "/mcp"
@@ -359,6 +390,9 @@ class Server(Frozen):
         ]
         if kind != "command" and "packages" in self.model_fields_set and kind != "url":
             findings.append(Finding(("packages",), "is for uvx and npx only", "Add them to the image"))
+        if kind == "image":
+            given = [key for key in ("cwd", "source", "python", "node") if key in self.model_fields_set]
+            findings += [Finding((key,), "is for `command` only", "Remove it") for key in given]
         if kind == "command" and "entrypoint" in self.model_fields_set:
             findings.append(Finding(("entrypoint",), "is for `image` only", "Remove it"))
         return findings

@@ -9,73 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from dataclasses import dataclass
 
 from registry.model.docker_run import read_docker_run
 from registry.model.errors import ConfigError, Invalid, Problem, render_path
 from registry.model.mounts import Mount
 from registry.model.options import Grammar, Options, read_options
 from registry.model.references import from_own, refuse_references
-from registry.model.server import RemoteAuth, Server
+from registry.model.server import Server
+from registry.model.sources import ImageSource, PackageSource, RemoteSource, Source
 from registry.model.storage import kept
-
-HOME: Final = "/home/stockade"
-"""Of servers that uvx and npx run, in their containers."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackageSource:
-    """A package of PyPI or npm, run by its command in an image that is built for it."""
-
-    kind: Literal["uvx", "npx"]
-    package: str
-    """Its name, without version and extras: `mcp-server-fetch`, `@scope/name`; or the `git+https://…` URL."""
-    version: str
-    """A version (`1.2.3`, `>=1,<2`, npm also `^1.2` and tags), or empty for the newest."""
-    executable: str
-    """The command to run; empty = the only command of the package (npm)."""
-    args: tuple[str, ...] = ()
-    requirement: str
-    """What to give to `uv tool install` or `npm install`: name, extras and version in that tool's own spelling."""
-    extra_requirements: tuple[str, ...] = ()
-    """More packages to install beside it (`uvx --with`, further `npx -p`)."""
-    python: str = ""
-    """A Python version that uvx was told to use, such as 3.12; empty = any."""
-    system_packages: tuple[str, ...] = ()
-    """Debian packages to add to the image."""
-    env: Mapping[str, str] = field(default_factory=dict)
-    mounts: tuple[Mount, ...] = ()
-    user: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageSource:
-    """A container image."""
-
-    image: str
-    command: tuple[str, ...] = ()
-    """Arguments for the image's program (its CMD); empty = the image's own."""
-    args: tuple[str, ...] = ()
-    """The same as `command`."""
-    entrypoint: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
-    """All variables: the entry's and those of `docker run -e`."""
-    mounts: tuple[Mount, ...] = ()
-    user: str | None = None
-    workdir: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteSource:
-    """A server that runs elsewhere."""
-
-    url: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-    auth: RemoteAuth | None = None
-
-
-Source: TypeAlias = PackageSource | ImageSource | RemoteSource
 
 UVX = Grammar(
     flags=frozenset(
@@ -266,7 +209,7 @@ def uvx_source(server: Server, words: Words) -> PackageSource:
         args=own_values(args, server.env),
         requirement=requirement,
         extra_requirements=options.all("--with", "-w"),
-        python=options.last("--python", "-p"),
+        runtime_version=server.python or options.last("--python", "-p"),
         system_packages=tuple(dict.fromkeys((*server.packages, *git))),
         env=dict(server.env),
         mounts=own_mounts(server),
@@ -313,6 +256,7 @@ def npx_source(server: Server, words: Words) -> PackageSource:
         package=match["name"],
         version=version,
         executable=target if packages else "",
+        runtime_version=server.node,
         args=own_values(args, server.env),
         requirement=f"{match['name']}@{version}" if version else match["name"],
         extra_requirements=packages[1:],

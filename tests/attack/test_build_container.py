@@ -28,7 +28,8 @@ from gateway.runtime.images.package_builds import PackageBuild
 from gateway.runtime.images.recipes import STAGE_LABEL, Step, package_image
 from gateway.runtime.sandbox.errors import BuildError
 from registry.model.server import Server
-from registry.model.spec import PackageSource, plan_source
+from registry.model.sources import PackageSource
+from registry.model.spec import plan_source
 
 pytestmark = [pytest.mark.docker, pytest.mark.anyio]
 

@@ -17,7 +17,8 @@ from registry.model import mount_risks
 from registry.model.errors import ConfigError, Invalid
 from registry.model.mount_risks import SYSTEM, Risk, data_root
 from registry.model.mounts import parse_mount, refuse_moved
-from registry.model.spec import ImageSource, plan
+from registry.model.sources import ImageSource
+from registry.model.spec import plan
 
 NEVER = (
     "/", "/boot", "/boot/grub", "/dev", "/dev/shm", "/etc", "/home", "/proc/1", "/run/user/1000", "/sys/fs/cgroup",

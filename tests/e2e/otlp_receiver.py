@@ -72,7 +72,9 @@ class OtlpReceiver:
         Raises AssertionError when none arrives in time.
         """
 
-        found = self._first(lambda span: span.name == name and attributes.items() <= span.attributes.items(), timeout_s)
+        found = self._first(
+            lambda span: span.name == name and attributes.items() <= span.attributes.items(), timeout_s
+        )
         names = sorted({span.name for span in self.spans})
         assert found is not None, f"no span {name} with {attributes}; there are {names}"
         return found

@@ -9,7 +9,8 @@ import pytest
 from registry.catalog import CatalogError, Overrides, entry, info, needs, search, servers
 from registry.edit import add_server, edit_config
 from registry.load import load_text
-from registry.model.spec import ImageSource, PackageSource, plan_source
+from registry.model.sources import ImageSource, PackageSource
+from registry.model.spec import plan_source
 
 
 def test_there_are_twelve() -> None:

@@ -13,7 +13,8 @@ from gateway.runtime.containers.planner import Planner
 from registry.load import load_text
 from registry.model.errors import ConfigError
 from registry.model.server import Server
-from registry.model.spec import ImageSource, PackageSource, RemoteSource, plan_source
+from registry.model.sources import ImageSource, PackageSource, RemoteSource
+from registry.model.spec import plan_source
 from registry.secrets import SecretStore
 
 ENVIRONMENT = {"STOCKADE_SECRET_K": "s3cret", "KK": "outer", "HOME_DIR": "/h", "AUTH_HEADER": "outer"}

@@ -8,7 +8,8 @@ import pytest
 
 from registry.model.errors import ConfigError
 from registry.model.server import Server
-from registry.model.spec import ImageSource, PackageSource, RemoteSource, plan_source
+from registry.model.sources import ImageSource, PackageSource, RemoteSource
+from registry.model.spec import plan_source
 
 
 def plan(command: str, *args: str, **more: Any) -> Any:
@@ -77,7 +78,7 @@ def test_a_requirement_is_spelled_as_the_installer_wants_it(words: list[str], re
 def test_more_packages_and_what_they_need_are_kept() -> None:
     source = plan("uvx", "--with", "a", "--with=b", "-p", "3.12", "x", packages=["ffmpeg"])
     assert source.extra_requirements == ("a", "b")
-    assert source.python == "3.12"
+    assert source.runtime_version == "3.12"
     assert source.system_packages == ("ffmpeg",)
     assert plan("uvx", "--from", "git+https://git.example/o/r", "x").system_packages == ("git",)
 

@@ -6,7 +6,8 @@ import pytest
 
 from registry.load import load_text
 from registry.model.errors import ConfigError
-from registry.model.spec import ImageSource, PackageSource, plan_source
+from registry.model.sources import ImageSource, PackageSource
+from registry.model.spec import plan_source
 
 ENTRIES = {
     "one path": ("{command: uvx, args: [x], storage: /data}", ["/data"]),

@@ -51,7 +51,8 @@ from observability import spans
 from observability.events import CallEvent, Event
 from observability.instruments import Meters
 from observability.labels import METHODS, one_of
-from registry.model.spec import ImageSource, PackageSource, plan_source
+from registry.model.sources import ImageSource, PackageSource
+from registry.model.spec import plan_source
 
 GONE: Final = "client_gone"
 SESSION_NOTE: Final = "stockade/session"

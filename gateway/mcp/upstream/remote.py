@@ -20,7 +20,8 @@ from registry.config import Config
 from registry.model.errors import ConfigError, Invalid, KeyPath, Problem
 from registry.model.fields import check_url
 from registry.model.server import ClientCredentials, Server
-from registry.model.spec import RemoteSource, plan_source
+from registry.model.sources import RemoteSource
+from registry.model.spec import plan_source
 
 _EARLY_S: Final = 30.0
 _DEFAULT_LIFETIME_S: Final = 300.0

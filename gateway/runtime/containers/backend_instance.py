@@ -36,7 +36,7 @@ from gateway.runtime.sandbox.errors import BackendUnavailable, EngineError
 from gateway.runtime.sandbox.last_words import KEPT_LINES as TELLING_LINES
 from gateway.runtime.sandbox.log_ring import MAX_LOG_LINE, LogLine, LogRing, printable
 from registry.model.server import Server
-from registry.model.spec import ImageSource, PackageSource
+from registry.model.sources import LocalSource
 
 POLL_FIRST_S, POLL_LONGEST_S = 0.02, 0.5
 LAST_LINES_S: Final = 1.0
@@ -54,7 +54,7 @@ class Wanted:
 
     instance: str
     server: Server
-    source: PackageSource | ImageSource
+    source: LocalSource
     ports: frozenset[int]
     """Direct ports of the door."""
     plan: Callable[[str], Awaitable[ContainerPlan]]

@@ -14,7 +14,7 @@ from typing import Final
 from gateway.runtime.sandbox.last_words import last_words
 from gateway.runtime.sandbox.unwritten import for_people, unusable
 from registry.model.errors import sentence
-from registry.model.spec import ImageSource, PackageSource
+from registry.model.sources import ImageSource, LocalSource
 
 KILLED: Final = 137
 """The exit code of a container that SIGKILL ended."""
@@ -30,7 +30,7 @@ Listener = tuple[str, int]
 def exit_sentence(
     code: int,
     printed: list[str],
-    source: PackageSource | ImageSource,
+    source: LocalSource,
     *,
     out_of_memory: bool = False,
     listened: frozenset[int] = frozenset(),
@@ -46,9 +46,9 @@ def exit_sentence(
     return f"It {how}. {last}{taken_port(printed, listened)}"
 
 
-def words_of(printed: list[str], source: PackageSource | ImageSource) -> str:
+def words_of(printed: list[str], source: LocalSource) -> str:
     """What it printed last, and advice for a missing program or for a path that it could not use; empty without any line."""
-    packages = source.system_packages if isinstance(source, PackageSource) else None
+    packages = None if isinstance(source, ImageSource) else source.system_packages
     last = last_words(printed, builds=packages is not None, packages=packages or ())
     more = for_people(unusable("\n".join(printed), missing=True), source)
     return f"{sentence(last)} {more}" if more else last
@@ -110,7 +110,7 @@ def late_sentence(found: Collection[Listener] | None, port: int, ours: Collectio
     return "" if here else f"Nothing in its container listens on port {port} yet."
 
 
-def late_words(printed: Sequence[str], source: PackageSource | ImageSource, why: str) -> str:
+def late_words(printed: Sequence[str], source: LocalSource, why: str) -> str:
     """What is known of a backend that does not start: its last lines, and `why`."""
     said = words_of(list(printed), source)
     return " ".join(filter(None, (sentence(said) if said else "", why)))

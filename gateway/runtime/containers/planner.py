@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from gateway.disk import naming
 from gateway.runtime.containers.backend_instance import Wanted
@@ -24,24 +24,22 @@ from gateway.runtime.inventory.users import backend_holder, instance_holder
 from gateway.runtime.plan.homes import command_line, numeric_uid, user_of
 from gateway.runtime.plan.plans import CaBundle, backend_plan, check_image_user, check_own_port
 from gateway.runtime.plan.policy_ports import policy_ports
-from gateway.runtime.sandbox.errors import EngineError
+from gateway.runtime.sandbox.errors import BuildError, EngineError
 from gateway.runtime.sandbox.secrets import Secrets
 from registry.model.errors import ConfigError, Problem
 from registry.model.references import GIVEN
 from registry.model.server import Server
-from registry.model.spec import ImageSource, PackageSource, RemoteSource, plan_source
+from registry.model.sources import ImageSource, LocalSource, PackageSource, ProjectSource, RemoteSource
+from registry.model.spec import plan_source
 
 RUN_FIELDS: Final = (
-    "type", "command", "args", "image", "entrypoint", "env", "port", "path", "mounts", "storage", "resources",
-    "packages", "user", "sessions", "start_timeout_s", "disabled",
+    "type", "command", "args", "cwd", "source", "python", "node", "image", "entrypoint", "env", "port", "path", "mounts",
+    "storage", "resources", "packages", "user", "sessions", "start_timeout_s", "disabled",
 )  # fmt: skip
 """The fields of a server that its containers are made from; a change of any other needs no new container."""
 
 
-Local: TypeAlias = PackageSource | ImageSource
-
-
-def given_by(given: Server | Local) -> dict[str, Mapping[str, str]]:
+def given_by(given: Server | LocalSource) -> dict[str, Mapping[str, str]]:
     """What a server gets in which references are filled in, each text under a name for messages."""
     found: dict[str, Mapping[str, str]] = {}
     for key in GIVEN:
@@ -94,7 +92,7 @@ class Planner:
             check_own_port(server.port)
         await asyncio.to_thread(self.filled, source)  # a missing secret is reported before minutes of building
         image = await self.image_of(source)
-        info = await self.context.engine.image(image) if isinstance(source, PackageSource) else None
+        info = None if isinstance(source, ImageSource) else await self.context.engine.image(image)
         return Wanted(
             instance=instance,
             server=server,
@@ -110,7 +108,7 @@ class Planner:
         if isinstance(source, PackageSource):
             self.images.try_again(source)
 
-    def filled(self, source: Local) -> tuple[Local, Mapping[str, str]]:
+    def filled(self, source: LocalSource) -> tuple[LocalSource, Mapping[str, str]]:
         """The source with its references filled in, and its variables. Raises ConfigError with every one that is missing."""
         problems: list[Problem] = []
         found: dict[str, Mapping[str, str]] = {}
@@ -122,15 +120,17 @@ class Planner:
         if problems:
             raise ConfigError(problems)
         args = tuple(found["args"].values())
-        if isinstance(source, PackageSource):
+        if not isinstance(source, ImageSource):
             return replace(source, args=args), found["env"]
         entrypoint = tuple(found["entrypoint"].values())
         return replace(source, args=args, command=args, entrypoint=entrypoint), found["env"]
 
-    async def image_of(self, source: Local) -> str:
+    async def image_of(self, source: LocalSource) -> str:
         """The image that runs it, built or pulled if need be."""
         if isinstance(source, PackageSource):
             return await self.images.package(source)
+        if isinstance(source, ProjectSource):
+            raise BuildError("A program of this machine cannot be built into an image yet.")
         await self.images.ready(source.image)
         return source.image
 
@@ -138,7 +138,7 @@ class Planner:
         self,
         instance: str,
         server: Server,
-        source: Local,
+        source: LocalSource,
         image: str,
         door: str,
         extra_ca: Path | None,
@@ -168,10 +168,10 @@ class Planner:
             inside=inside,
         )
 
-    async def inside(self, image: str, source: Local, info: ImageInfo) -> Inside:
+    async def inside(self, image: str, source: LocalSource, info: ImageInfo) -> Inside:
         """What is in an image that the user named, looked at once; of ours everything is known."""
         targets = tuple(mount.target for mount in source.mounts)
-        if isinstance(source, PackageSource):
+        if not isinstance(source, ImageSource):
             return Inside(closed=("/root",) if "/root" in above(targets) else ())
         key = (info.id, command_line(source, info), targets)
         async with self.looking:
@@ -179,7 +179,7 @@ class Planner:
                 self.looked[key] = await look_inside(self.context.engine, image, info, *key[1:])
             return self.looked[key]
 
-    async def own_user(self, instance: str, source: Local) -> str:
+    async def own_user(self, instance: str, source: LocalSource) -> str:
         """The user and group of an instance; all sessions of a backend share its group."""
         group = await self.context.users.of(backend_holder(instance.partition("/")[0]))
         return f"{await self.context.users.of(instance_holder(instance, source.mounts))}:{group}"

@@ -21,7 +21,7 @@ from gateway.runtime.inventory.record import Role
 from gateway.runtime.plan.plans import MIB, Names
 from gateway.runtime.sandbox.errors import EngineError
 from registry.model.mount_risks import Risk
-from registry.model.spec import ImageSource, PackageSource
+from registry.model.sources import LocalSource
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +64,7 @@ for path in sys.argv[3:]:
 so what was interrupted goes on where it was. One entry that cannot be given keeps no other from it."""
 
 
-def to_give(
-    names: Names, source: PackageSource | ImageSource, plan: ContainerPlan, *, ours: bool
-) -> tuple[Mount, ...]:
+def to_give(names: Names, source: LocalSource, plan: ContainerPlan, *, ours: bool) -> tuple[Mount, ...]:
     """The volumes of a server's container to look at: its storage and, where its user is one of ours, the project's volumes
     that it may write in. Other volumes keep the owner that they have."""
     own = (mount for mount in source.mounts if mount.volume and Risk.FOREIGN_VOLUME not in mount.accepted)

@@ -29,7 +29,7 @@ from gateway.runtime.images.stages import tidy_stages
 from gateway.runtime.images.turns import turn
 from gateway.runtime.sandbox.errors import BuildError, EngineError, EngineUnreachable
 from registry.model.errors import sentence
-from registry.model.spec import PackageSource
+from registry.model.sources import PackageSource
 
 logger = logging.getLogger(__name__)
 

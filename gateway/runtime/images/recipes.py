@@ -17,7 +17,7 @@ from typing import Final
 from gateway.runtime.engine.base import BuildContext
 from gateway.runtime.images.browsers import browser_script, browser_variables
 from gateway.runtime.images.build_settings import INSIDE, BuildSettings
-from registry.model.spec import HOME, PackageSource
+from registry.model.sources import HOME, PackageSource
 
 PREFIX: Final = "stockade"
 STAGE_LABEL: Final = "stockade.stage"
@@ -219,7 +219,7 @@ def install_python(source: PackageSource) -> tuple[str, str, str]:
 
     While it only downloads, uv does not compile: that would start the package's own Python, and its `.pth` files run.
     """
-    python = shlex.quote(source.python) if source.python else '"$(command -v python3)"'
+    python = shlex.quote(source.runtime_version) if source.runtime_version else '"$(command -v python3)"'
     extras = "".join(f" --with {shlex.quote(extra)}" for extra in source.extra_requirements)
     where = f"export UV_TOOL_DIR={TREE}/tools UV_TOOL_BIN_DIR={TREE}/bin UV_LINK_MODE=copy UV_NO_CACHE=1\n"
     install = f"/opt/uv/bin/uv tool install --quiet --python {python}{extras}"

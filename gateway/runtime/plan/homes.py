@@ -12,7 +12,7 @@ from typing import Final
 
 from gateway.runtime.engine.base import ImageInfo
 from gateway.runtime.images.inside import Inside, has_own_user, usable
-from registry.model.spec import HOME, ImageSource, PackageSource
+from registry.model.sources import HOME, ImageSource, LocalSource, PackageSource, ProjectSource
 
 TMP_OPTIONS: Final = "rw,nosuid,nodev,exec,size=256m,mode=1777"
 PASSAGE_SIZE: Final = "64k"
@@ -22,7 +22,7 @@ HOME_SIZE: Final = "64m"
 WORK_SIZE: Final = "256m"
 
 
-def user_of(source: PackageSource | ImageSource, info: ImageInfo) -> str:
+def user_of(source: LocalSource, info: ImageInfo) -> str:
     """The user that the entry names, else the image's own if that is not root; empty: it gets one of its own."""
     if source.user:
         return source.user
@@ -35,28 +35,30 @@ def numeric_uid(user: str) -> int | None:
     return int(uid) if uid.isdecimal() else None
 
 
-def is_images_user(source: PackageSource | ImageSource, info: ImageInfo) -> bool:
+def is_images_user(source: LocalSource, info: ImageInfo) -> bool:
     """Whether it runs as the image's own user."""
     return not source.user and bool(user_of(source, info))
 
 
-def home_of(source: PackageSource | ImageSource, info: ImageInfo, inside: Inside) -> str:
+def home_of(source: LocalSource, info: ImageInfo, inside: Inside) -> str:
     """The value of HOME: the image's own user's home, if there is one, else ours."""
     return (inside.home if is_images_user(source, info) else "") or HOME
 
 
-def workdir_of(source: PackageSource | ImageSource, info: ImageInfo, inside: Inside, home: str) -> str:
+def workdir_of(source: LocalSource, info: ImageInfo, inside: Inside, home: str) -> str:
     """The working directory; empty keeps the image's. Without one it is the home, where relative file names can be written,
     unless the command names a file of `/` by a relative path."""
     if isinstance(source, PackageSource):
         return home
+    if isinstance(source, ProjectSource):
+        return source.folder
     if source.workdir:
         return source.workdir
     return "" if usable(info.working_dir) or inside.starts_in_root else home
 
 
 def tmpfs_of(
-    source: PackageSource | ImageSource, info: ImageInfo, inside: Inside, user: str, home: str
+    source: LocalSource, info: ImageInfo, inside: Inside, user: str, home: str
 ) -> tuple[tuple[str, str], ...]:
     """Where it may write: temporary files, its home (of one with files in it, the folders that programs write to), an empty
     working directory of its user's, and what stands in for the image's volumes."""
@@ -81,12 +83,12 @@ def owned(user: str, uid: int | None, size: str) -> str:
     return f"rw,nosuid,nodev,exec,size={size},{owner}"
 
 
-def is_mounted(path: str, source: PackageSource | ImageSource) -> bool:
+def is_mounted(path: str, source: LocalSource) -> bool:
     """Whether the entry mounts something at exactly that path."""
     return any(posixpath.normpath(mount.target) == path for mount in source.mounts)
 
 
-def unmounted_volumes(source: PackageSource | ImageSource, info: ImageInfo) -> Sequence[str]:
+def unmounted_volumes(source: LocalSource, info: ImageInfo) -> Sequence[str]:
     """The volumes that the image declares and that the entry does not mount something at. The engine would make each a
     directory on the host's disk, as large as that, and gone with the container."""
     mounted = {mount.target for mount in source.mounts}

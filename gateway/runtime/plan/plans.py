@@ -36,7 +36,7 @@ from registry.model.mount_risks import ENGINE_SOCKETS, Risk
 from registry.model.mounts import Mount as EntryMount
 from registry.model.mounts import refuse_moved
 from registry.model.server import Server
-from registry.model.spec import ImageSource, PackageSource
+from registry.model.sources import ImageSource, LocalSource
 
 CONTROL_INSIDE: Final = "/run/stockade/control"
 DOORS_INSIDE: Final = "/run/stockade/doors"
@@ -254,7 +254,7 @@ def backend_plan(
     names: Names,
     instance: str,
     server: Server,
-    source: PackageSource | ImageSource,
+    source: LocalSource,
     *,
     image: str,
     info: ImageInfo,
@@ -304,16 +304,14 @@ def backend_plan(
     )
 
 
-def command_of(source: PackageSource | ImageSource) -> tuple[str, ...] | None:
+def command_of(source: LocalSource) -> tuple[str, ...] | None:
     """The container's command; an image's own where the entry names none."""
-    if isinstance(source, PackageSource):
+    if not isinstance(source, ImageSource):
         return source.args
     return source.command or None
 
 
-def mounts_of(
-    names: Names, instance: str, source: PackageSource | ImageSource, ca: CaBundle | None, owner: str
-) -> tuple[Mount, ...]:
+def mounts_of(names: Names, instance: str, source: LocalSource, ca: CaBundle | None, owner: str) -> tuple[Mount, ...]:
     """The entry's mounts and the certificate bundle; `owner` is whose its storage is. Raises PlanError for a socket.
 
     A volume is the project's own, so that no server gets files of another project or program, unless the entry accepts that.
@@ -364,7 +362,7 @@ def owner_of(user: str, inside: Inside) -> str:
     return "" if uid is None else f"{uid}:{gid if gid.isdecimal() else uid}"
 
 
-def check_mounts(source: PackageSource | ImageSource) -> None:
+def check_mounts(source: LocalSource) -> None:
     """Checks the mounts as they are now, before each start of the container. Raises PlanError."""
     for mount in source.mounts:
         try:

@@ -15,7 +15,7 @@ from typing import Final
 from registry.model.errors import Invalid
 from registry.model.mount_risks import refuse_forbidden
 from registry.model.mounts import Mount, covers
-from registry.model.spec import HOME, ImageSource, PackageSource
+from registry.model.sources import HOME, ImageSource, LocalSource
 from registry.model.storage import check_storage
 
 READ: Final = 16 * 1024
@@ -102,7 +102,7 @@ class Advice:
     """The folder of this machine that it is about: for people only, any client of the server may read the rest."""
 
 
-def advice(found: Unusable, source: PackageSource | ImageSource) -> Advice | None:
+def advice(found: Unusable, source: LocalSource) -> Advice | None:
     """What the entry can say about it; None where it can say nothing."""
     path, mount = found.path, mount_of(found.path, source.mounts)
     if found.why is Why.MISSING:
@@ -117,13 +117,13 @@ def advice(found: Unusable, source: PackageSource | ImageSource) -> Advice | Non
     return Advice(f"it cannot write to {where} in its container", keeping(path, source))
 
 
-def full(path: str, source: PackageSource | ImageSource, mount: Mount | None) -> Advice:
+def full(path: str, source: LocalSource, mount: Mount | None) -> Advice:
     """Where no space is left."""
     if mount is not None:
         disk = "the container engine's disk" if mount.volume else "a disk of this machine"
         return Advice(f"{path} is on {disk}, which is full", place="" if mount.volume else mount.source)
     what = f"{path or 'where it writes'} is memory of a fixed size, which is full"
-    home = isinstance(source, PackageSource) and (not path or covers(HOME, path))
+    home = not isinstance(source, ImageSource) and (not path or covers(HOME, path))
     return Advice(what, keeping(f"{HOME}/x" if home else path, source))
 
 
@@ -146,7 +146,7 @@ def denied(path: str, mount: Mount) -> Advice:
     return Advice(f"the user that it runs as may not use {path}", do, place)
 
 
-def missing(path: str, source: PackageSource | ImageSource) -> Advice | None:
+def missing(path: str, source: LocalSource) -> Advice | None:
     """A path that the entry names and its container does not have."""
     words = [
         word.partition("=")[2] if word.startswith("-") else word for word in (*source.args, *source.env.values())
@@ -165,7 +165,7 @@ def missing(path: str, source: PackageSource | ImageSource) -> Advice | None:
     )
 
 
-def keeping(path: str, source: PackageSource | ImageSource) -> str:
+def keeping(path: str, source: LocalSource) -> str:
     """How a path becomes writable, and kept; where that path cannot be kept, another."""
     folder = path if path.count("/") == 1 and "." not in path else path.rpartition("/")[0]
     try:
@@ -186,7 +186,7 @@ def mount_of(path: str, mounts: Sequence[Mount]) -> Mount | None:
     )
 
 
-def for_people(found: Unusable | None, source: PackageSource | ImageSource) -> str:
+def for_people(found: Unusable | None, source: LocalSource) -> str:
     """A sentence for the person who keeps the entry; empty where there is no advice."""
     told = advice(found, source) if found is not None else None
     if told is None:
@@ -195,7 +195,7 @@ def for_people(found: Unusable | None, source: PackageSource | ImageSource) -> s
     return f"{what[0].upper()}{what[1:]}{f': {told.do}' if told.do else ''}."
 
 
-def for_model(found: Unusable | None, source: PackageSource | ImageSource, backend: str) -> str:
+def for_model(found: Unusable | None, source: LocalSource, backend: str) -> str:
     """As `for_people`, for the model whose call failed by it: it can only ask."""
     told = advice(found, source) if found is not None else None
     if told is None:

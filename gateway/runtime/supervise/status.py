@@ -13,7 +13,8 @@ from observability.events import BackendState
 from registry.model.errors import ConfigError
 from registry.model.fields import Start
 from registry.model.server import Server
-from registry.model.spec import ImageSource, PackageSource, plan_source
+from registry.model.sources import ImageSource, PackageSource, ProjectSource
+from registry.model.spec import plan_source
 
 STARTS_LATER: Final = "starts at first call"
 
@@ -90,6 +91,8 @@ def origin(server: Server) -> dict[str, str]:
     if isinstance(source, PackageSource):
         kind = "pypi" if source.kind == "uvx" else "npm"
         return {"image": source.requirement, "source": kind, "package": source.package, "version": source.version}
+    if isinstance(source, ProjectSource):
+        return {"image": f"{source.folder} ({source.name})", "source": "project"}
     if isinstance(source, ImageSource):
         return {"image": source.image, "source": "image"}
     return {"image": server.url or server.command or "", "source": "remote" if server.remote else ""}

@@ -8,7 +8,8 @@ from gateway.runtime.images.browsers import has_browser
 from gateway.runtime.images.build_errors import explain_failure
 from gateway.runtime.images.recipes import runtime_image
 from registry.model.server import Server
-from registry.model.spec import PackageSource, plan_source
+from registry.model.sources import PackageSource
+from registry.model.spec import plan_source
 
 PUPPETEER_23 = (
     'npm error ERROR: Failed to set up chrome v131.0.6778.204! Set "PUPPETEER_SKIP_DOWNLOAD" env variable to skip '

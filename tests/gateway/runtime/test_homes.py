@@ -20,7 +20,8 @@ from gateway.runtime.images.recipes import python_base_tag
 from gateway.runtime.plan.homes import home_of, tmpfs_of, user_of, workdir_of
 from gateway.runtime.sandbox.errors import EngineError
 from registry.model.server import Server
-from registry.model.spec import HOME, ImageSource, PackageSource, plan_source
+from registry.model.sources import HOME, ImageSource, PackageSource
+from registry.model.spec import plan_source
 from tests.gateway.runtime.fakes import FakeEngine
 from tests.gateway.runtime.real import ROGUE, Yard, yard
 from tests.gateway.runtime.test_plans import INFO, TIME

@@ -18,7 +18,8 @@ from gateway.runtime.images.images import Images, debian_mirror, egress_source
 from gateway.runtime.images.recipes import STAGE_LABEL, VERSION_LABEL
 from gateway.runtime.sandbox.errors import BuildError
 from registry.model.server import Server
-from registry.model.spec import PackageSource, plan_source
+from registry.model.sources import PackageSource
+from registry.model.spec import plan_source
 from tests.gateway.runtime.fakes import FakeEngine
 
 SECRET = "hunter2-in-a-build"

@@ -18,7 +18,8 @@ from gateway.runtime.images.package_builds import BUILDERS
 from gateway.runtime.images.recipes import VERSION_FILE
 from gateway.runtime.sandbox.errors import BuildError
 from registry.model.server import Server
-from registry.model.spec import PackageSource, plan_source
+from registry.model.sources import PackageSource
+from registry.model.spec import plan_source
 from tests.gateway.runtime.fakes import FakeEngine
 
 pytestmark = pytest.mark.anyio

@@ -29,7 +29,8 @@ from gateway.runtime.plan.policy_ports import policy_ports
 from gateway.runtime.sandbox.errors import PlanError
 from registry.model.mounts import Mount
 from registry.model.server import Server
-from registry.model.spec import ImageSource, PackageSource, plan_source
+from registry.model.sources import ImageSource, PackageSource
+from registry.model.spec import plan_source
 
 NAMES = Names(project="p")
 INFO = ImageInfo(id="i", user="", entrypoint=(), command=(), labels={})

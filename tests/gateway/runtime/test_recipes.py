@@ -20,7 +20,8 @@ from gateway.runtime.images.recipes import (
     uv_tools,
 )
 from registry.model.server import Server
-from registry.model.spec import PackageSource, plan_source
+from registry.model.sources import PackageSource
+from registry.model.spec import plan_source
 
 
 def source(**entry: object) -> PackageSource:

@@ -19,7 +19,8 @@ from gateway.runtime.images.recipes import python_base_tag
 from gateway.runtime.plan.homes import tmpfs_of
 from gateway.runtime.plan.plans import Names, owner_of
 from registry.model.server import Server
-from registry.model.spec import ImageSource, plan_source
+from registry.model.sources import ImageSource
+from registry.model.spec import plan_source
 from tests.gateway.runtime.real import ROGUE, Yard, yard
 from tests.gateway.runtime.test_plans import INFO
 

@@ -9,7 +9,8 @@ import pytest
 
 from gateway.runtime.sandbox.unwritten import Unusable, Why, for_model, for_people, unusable
 from registry.model.server import Server
-from registry.model.spec import ImageSource, PackageSource, plan_source
+from registry.model.sources import ImageSource, PackageSource
+from registry.model.spec import plan_source
 
 
 def source(**entry: Any) -> ImageSource | PackageSource:
