@@ -17,7 +17,7 @@ from registry.model.mounts import Mount, holds, missing_source, refuse_root_writ
 from registry.model.network import carries_directly
 from registry.model.references import check_references
 from registry.model.server import Server
-from registry.model.sources import ImageSource, PackageSource, Source
+from registry.model.sources import ImageSource, RemoteSource, Source
 from registry.model.spec import plan
 from registry.model.storage import kept
 from registry.secrets import default_folder, with_references
@@ -77,7 +77,7 @@ def check_secrets(server: Server) -> Found:
 
 def check_mounts(server: Server, source: Source | None, path: Path) -> Found:
     """Sources that are not there, targets used twice, mounts by which a server could write its own policy, or as root."""
-    user = source.user if isinstance(source, PackageSource | ImageSource) else server.user
+    user = server.user if source is None or isinstance(source, RemoteSource) else source.user
     seen: set[str] = set()
     for where, mount in placed_mounts(server, source):
         if error := missing_source(mount):
