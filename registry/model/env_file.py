@@ -32,18 +32,23 @@ def read_env_file(path: Path) -> dict[str, str | None]:
     return found
 
 
+def at_once(path: str, flags: int) -> int:
+    """Opens without waiting for someone to write, as a named pipe would."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def content(path: Path) -> str:
     """The text of the file, which is a plain one of at most a megabyte. Raises Invalid."""
     hint = "Correct the path, or write the variables under `env:`"
+    if "\0" in str(path):
+        raise Invalid("the path of --env-file holds NUL", hint)
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with open(path, "rb", opener=at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise Invalid(f"{path} is not a file of variables", hint)
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise Invalid(f"{path} cannot be read: {error.strerror}", hint) from None
-    except ValueError:
-        raise Invalid("the path of --env-file holds NUL", hint) from None
     if len(raw) > MAX_BYTES:
         raise Invalid(f"{path} is longer than a megabyte", hint)
     try:

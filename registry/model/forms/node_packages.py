@@ -55,6 +55,8 @@ def read_npx(command: Command, words: Words, tool: str) -> Read:
     options = read_options(words.texts, NPX, tool=tool, refused=NPX_REFUSED, place=words.place)
     refuse_in_options(words, options)
     target, args = first_word(words.drop(options.end), tool, '"@modelcontextprotocol/server-everything"')
+    if tool != "npx" and args.text(0) == "--":
+        args = args.drop(1)  # which npm takes for itself
     if value := options.last("--node-options"):
         command = replace(command, env={**command.env, "NODE_OPTIONS": value})
     packages = packages_of(options, words)
