@@ -135,7 +135,7 @@ def warn_path(server: Server, source: LocalSource, where: KeyPath, text: str, *,
     if path == "/" or path.startswith("//") or covered(path, [mount.target for mount in mounts]):
         return None
     if isinstance(source, ProjectSource) and covers(source.folder, path):
-        return warn_source(source.folder, where, path) if written and not source.copied else None
+        return warn_source(source.folder, where, path) if written else None
     kept = keepable(path) if written and not isinstance(source, ImageSource) else ""
     if is_refused(path):
         return unwritable(where, path, kept)

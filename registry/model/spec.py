@@ -16,7 +16,7 @@ from typing import Final
 
 from registry.model.errors import ConfigError, Invalid, KeyPath, Problem, render_path
 from registry.model.forms.deno import read_deno
-from registry.model.forms.images import ENGINES, read_engine, read_image
+from registry.model.forms.images import ENGINES, env_files, read_engine, read_image
 from registry.model.forms.keys import misplaced
 from registry.model.forms.node_packages import RUNNERS, read_npx, read_other
 from registry.model.forms.node_projects import read_bin, read_bun, read_node, read_runner_command
@@ -95,6 +95,11 @@ def unread_folders(server: Server) -> list[tuple[KeyPath, str]]:
     command = see_through(Command(server, written(server)))
     source, _ = reader(command)(command)
     return [] if isinstance(source, ProjectSource) else [(where, text) for text, where in command.folders]
+
+
+def read_files(server: Server) -> tuple[str, ...]:
+    """The files of variables that an entry's command reads on this machine, as they are written. Raises Invalid."""
+    return env_files(see_through(Command(server, written(server)))).texts if server.command is not None else ()
 
 
 def read(server: Server) -> Read:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from registry.model.docker_run import read_docker_run
+from registry.model.docker_run import GRAMMAR, read_docker_run
 from registry.model.errors import Invalid
 from registry.model.forms.words import Command, Read, Words, own_values
+from registry.model.options import read_options
 from registry.model.references import refuse_references
 from registry.model.server import Server
 from registry.model.sources import ImageSource
@@ -28,6 +29,19 @@ def read_image(server: Server) -> Read:
         user=server.user,
     )
     return source, Words(server.args, tuple(("args", index) for index in range(len(server.args))))
+
+
+def env_files(command: Command) -> Words:
+    """The files of variables that `docker run` reads on this machine."""
+    if command.name not in ENGINES or "run" not in command.rest.texts[:2]:
+        return Words()
+    words = command.rest.drop(command.rest.texts.index("run") + 1)
+    options = read_options(words.texts, GRAMMAR, tool=command.name, refused={}, place=words.place)
+    found = Words()
+    for name, value, index in options.given:
+        if name == "--env-file":
+            found += Words.at([value], words.place(index))
+    return found
 
 
 def read_engine(command: Command) -> Read:
