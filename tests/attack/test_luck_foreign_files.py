@@ -47,6 +47,9 @@ GRANTS: dict[str, Any] = {
     "storage": ["/data"],
     "resources": {"memory": "64g"},
     "packages": ["git"],
+    "source": "copy",
+    "python": "3.13",
+    "node": "22",
     "user": "0:0",
     "sessions": "shared",
     "spares": 8,
@@ -72,7 +75,7 @@ def foreign(folder: Path, servers: Mapping[str, Any], name: str = "theirs.json")
 
 def test_every_key_is_either_the_clients_own_or_a_grant_of_ours() -> None:
     """A key that is added to the format later has to be put on one of the two sides."""
-    theirs = {"type", "command", "args", "url", "headers", "env", "disabled"}
+    theirs = {"type", "command", "args", "url", "headers", "env", "cwd", "disabled"}
     assert set(Server.model_fields) == theirs | set(GRANTS)
 
 

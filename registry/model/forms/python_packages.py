@@ -114,7 +114,9 @@ def python_requirement(text: str, where: KeyPath) -> tuple[str, str, str]:
     match = REQUIREMENT.fullmatch(text.strip())
     if match is None:
         message = f"{text!r} is not a package of PyPI"
-        if "/" in text or text.startswith("."):
+        if "git+" in text or "://" in text:
+            hint = "Write git+https://HOST/OWNER/NAME, with @TAG if you like"
+        elif "/" in text or text.startswith("."):
             hint = "Of this machine's disk a folder can be run, with --from FOLDER COMMAND; or publish it"
         else:
             hint = "Write a name such as mcp-server-fetch, or mcp-server-fetch==1.2.3"
