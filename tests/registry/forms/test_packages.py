@@ -145,7 +145,7 @@ REFUSED = {
     "a folder beside it": (["uvx", "--with", "./x", "p"], "args[0]: --with ./x is a folder or file of this machine"),
     "a folder relative to nothing": (["uvx", "--from", ".", "p"], "args[0]: . is relative to nothing. Add cwd: FOLDER"),
     "a wheel": (["uvx", "--from", "/x/p.whl", "p"], "'/x/p.whl' is not a package of PyPI"),
-    "git by ssh": (["uvx", "--from", "git+ssh://git@x.example/a", "p"], "Write git+https://HOST/OWNER/NAME, with @TAG if you like"),
+    "git by ssh": (["uvx", "--from", "git+ssh://git@x.example/a", "p"], "Write git+https://HOST/OWNER/NAME"),
     "certificates": (["uvx", "--allow-insecure-host", "x", "p"], "certificates are checked"),
     "a file for npx": (["npx", "/x/i.js"], "A program of this machine is run by its file: command: node, args: [FILE]"),
     "a reference": (["npx", "github:o/${env:R}"], "${env:R} is not filled in here: it decides what is installed"),
