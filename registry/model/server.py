@@ -92,7 +92,7 @@ MOUNT_SCHEMA = {
                 "accept": {
                     "type": "array",
                     "items": {"enum": [str(risk) for risk in Risk]},
-                    "description": "What it opens on purpose: system-folder, root-writes, socket, foreign-volume.",
+                    "description": "What it opens on purpose: system-folder, root-writes, socket, secrets, foreign-volume.",
                 },
             },
             "required": ["source", "target"],
