@@ -1,4 +1,4 @@
-"""Where people's programs keep keys, tokens and sessions: what whoever has the file can act with.
+"""Where programs keep keys, tokens and sessions of people: files that let a reader act as them.
 
 Paths with `~` are below the home folder of the user who runs Stockade.
 """

@@ -19,6 +19,7 @@ from registry.model.mount_risks import SYSTEM, Risk, data_root
 from registry.model.mounts import parse_mount, refuse_moved
 from registry.model.sources import ImageSource
 from registry.model.spec import plan
+from tests.gateway.runtime.real import yard
 
 NEVER = (
     "/", "/boot", "/boot/grub", "/dev", "/dev/shm", "/etc", "/home", "/proc/1", "/run/user/1000", "/sys/fs/cgroup",
@@ -271,3 +272,55 @@ def test_what_is_in_roots_home_is_roots_own_when_root_runs_the_gateway(
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(Invalid, match="belongs to the system"):
         parse_mount("/root/work:/h", tmp_path)
+
+
+ATTACK = """
+import os, ctypes
+def tried(what):
+    try:
+        return what()
+    except OSError as error:
+        return type(error).__name__
+seen = sorted(os.path.join(folder, name)[3:] for folder, _, names in os.walk("/w") for name in names)
+libc = ctypes.CDLL(None, use_errno=True)
+answer = {
+    "seen": seen,
+    "env": tried(lambda: open("/w/.env").read()),
+    "deep": tried(lambda: open("/w/src/.env").read()),
+    "keys": tried(lambda: os.listdir("/w/keys")),
+    "own": tried(lambda: open("/w/.stockadeignore", "w").write("")),
+    "remove": tried(lambda: os.unlink("/w/.env")),
+    "rename": tried(lambda: os.rename("/w/keys", "/w/other")),
+    "link": tried(lambda: os.link("/w/.env", "/w/x") or open("/w/x").read()),
+    "unmount": libc.umount2(b"/w/.env", 2),
+    "root": tried(lambda: open("/proc/1/root/w/.env").read()),
+    "moved": tried(lambda: os.rename("/w/src", "/w/moved") or open("/w/moved/.env").read()),
+    "wrote": tried(lambda: open("/w/fine", "w").write("x")),
+}
+"""
+
+
+@pytest.mark.docker
+def test_what_a_folder_hides_cannot_be_had_by_a_server_that_may_write_there() -> None:
+    with yard() as site:
+        folder = site.directory / "work"
+        for name in (".env", "src/.env", "src/app.py", "keys/a.pem"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("secret")
+        (folder / ".stockadeignore").write_text("keys/\n.env\n")
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o777)
+        site.up({"rogue": site.rogue(mounts=[f"{folder}:/w"])})
+        found = site.ask(ATTACK)
+        assert found.pop("seen") == [".env", ".stockadeignore", "src/.env", "src/app.py"]
+        assert found["env"] == found["deep"] == found["root"] == found["moved"] == ""
+        assert found["keys"] == []
+        for attempt in ("own", "remove", "rename", "link"):
+            assert found[attempt] in ("OSError", "PermissionError", "FileExistsError"), (attempt, found)
+        assert found["unmount"] == -1
+        assert found["wrote"] == 1
+        assert (folder / "moved/.env").read_text() == (folder / ".env").read_text() == "secret"
+        assert (folder / ".stockadeignore").read_text()
+        site.down()
+        site.up({"rogue": site.rogue(mounts=[f"{folder}:/w"])})
+        assert site.ask("answer = open('/w/moved/.env').read() + open('/w/.env').read()") == ""

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from gateway.disk import naming
 from gateway.runtime.containers.backend_instance import Wanted
+from gateway.runtime.containers.hidden import hiding
 from gateway.runtime.engine.base import ContainerPlan, ImageInfo
 from gateway.runtime.images.build_settings import certificates
 from gateway.runtime.images.images import Images
@@ -153,7 +154,7 @@ class Planner:
         own = "" if user else await self.own_user(instance, source)
         if not source.user:
             check_image_user(numeric_uid(user), self.context.users.span)
-        return backend_plan(
+        plan = backend_plan(
             self.context.names,
             instance,
             server,
@@ -167,6 +168,7 @@ class Planner:
             own=own,
             inside=inside,
         )
+        return await asyncio.to_thread(hiding, plan)
 
     async def inside(self, image: str, source: LocalSource, info: ImageInfo) -> Inside:
         """What is in an image that the user named, looked at once; of ours everything is known."""
