@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.runtime.images.browsers import DOWNLOAD, download_failed
+from gateway.runtime.images.wall import Refused
 from gateway.runtime.sandbox.errors import BuildError
 
 LAST_LINES: Final = 12
@@ -60,10 +61,11 @@ Stopped = OutOfTime | OutOfMemory
 class InstallFailed(BuildError):
     """Raised when a package's installation failed; `str()` is what it printed."""
 
-    def __init__(self, printed: str, stopped: Stopped | None = None) -> None:
-        """`stopped`: which limit ended it; None when it ended by itself."""
+    def __init__(self, printed: str, stopped: Stopped | None = None, *, refused: Sequence[Refused] = ()) -> None:
+        """`stopped`: which limit ended it; None when it ended by itself. `refused`: the connections that it was refused."""
         super().__init__(printed)
         self.stopped = stopped
+        self.refused = refused
 
 
 Explain = Callable[[re.Match[str], str], str]
@@ -128,10 +130,17 @@ CASES: Final[tuple[tuple[re.Pattern[str], Explain], ...]] = (
 )
 
 
-def explain_failure(subject: str, printed: str, stopped: Stopped | None = None, *, browser: bool = False) -> str:
+def explain_failure(
+    subject: str,
+    printed: str,
+    stopped: Stopped | None = None,
+    *,
+    browser: bool = False,
+    refused: Sequence[Refused] = (),
+) -> str:
     """One paragraph: what failed, why as far as the lines tell, what to do, and the last lines.
 
-    `browser`: the image has Debian's Chromium.
+    `browser`: the image has Debian's Chromium. `refused`: the connections that it was refused; they are told first.
     """
     printed = "\n".join(shortened(line) for line in COLOURS.sub("", printed).splitlines()[-READ_LINES:])
     text = " ".join(" ".join(line for line in printed.splitlines() if not line.startswith(CHATTER)).split())
@@ -139,9 +148,12 @@ def explain_failure(subject: str, printed: str, stopped: Stopped | None = None, 
         meaning = stopped.meaning()
     elif DOWNLOAD.search(text):
         meaning = download_failed(browser)
+    elif refused:
+        meaning = ""
     else:
         meaning = next((explain(m, subject) for pattern, explain in CASES if (m := pattern.search(text))), "")
     shown = telling_lines(printed.splitlines())[-FEW_LINES if meaning else -LAST_LINES :]
+    meaning = " ".join([*(one.sentence for one in refused), meaning]).strip()
     tail = "\n".join(f"    {line}" for line in shown)
     return f"The image for {subject} could not be built. {meaning or 'The last lines tell why.'}\n{tail}"
 

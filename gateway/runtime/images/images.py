@@ -25,8 +25,10 @@ from gateway.runtime.images.build_errors import explain_failure
 from gateway.runtime.images.build_settings import BuildSettings
 from gateway.runtime.images.package_builds import BUILD_TIMEOUT_S, PackageBuild
 from gateway.runtime.images.recipes import Recipe
+from gateway.runtime.images.registries import allowed_hosts
 from gateway.runtime.images.stages import tidy_stages
 from gateway.runtime.images.turns import turn
+from gateway.runtime.images.wall import NO_WALL, Wall
 from gateway.runtime.sandbox.errors import BuildError, EngineError, EngineUnreachable
 from registry.model.errors import sentence
 from registry.model.sources import PackageSource
@@ -78,29 +80,30 @@ class Images:
         await self.make(made)
         return made.reference
 
-    async def package(self, source: PackageSource) -> str:
+    async def package(self, source: PackageSource, wall: Wall = NO_WALL) -> str:
         """The name of a packaged server's image, made if need be. Raises BuildError, once it failed without another try."""
-        key = made_from(source)
+        key = f"{made_from(source)} {wall.hosts}"
         async with self.locks[f"package {key}"]:
             if failure := self.failed.get(key):
                 raise BuildError(failure)
             try:
-                return await self.packaged(source)
+                return await self.packaged(source, wall)
             except BuildError as error:
                 self.failed[key] = str(error)
                 raise
 
     def try_again(self, source: PackageSource) -> None:
         """The next `package` of it builds even if the last one failed."""
-        self.failed.pop(made_from(source), None)
+        for key in [key for key in self.failed if key.startswith(f"{made_from(source)} ")]:
+            del self.failed[key]
 
-    async def packaged(self, source: PackageSource) -> str:
+    async def packaged(self, source: PackageSource, wall: Wall) -> str:
         """The name of a packaged server's image, made if need be. Raises BuildError."""
         runtime, builder = await self.prepared(source)
         wanted = recipes.package_image(source, runtime, builder)
         async with self.locks[wanted.reference]:
             if await self.engine.image(wanted.reference) is None:
-                await self.install(source, wanted, builder)
+                await self.install(source, wanted, builder, wall)
         return wanted.reference
 
     async def prepared(self, source: PackageSource) -> tuple[str, str]:
@@ -119,7 +122,7 @@ class Images:
         await self.make(builder)
         return runtime, builder.reference
 
-    async def install(self, source: PackageSource, wanted: Recipe, builder: str) -> None:
+    async def install(self, source: PackageSource, wanted: Recipe, builder: str, wall: Wall) -> None:
         """Installs a package and keeps the result as an image. Raises BuildError."""
         settings = await asyncio.to_thread(self.settings)
         apart = source.kind in settings.wanted_by
@@ -133,6 +136,8 @@ class Images:
                 builder=builder,
                 steps=recipes.install_steps(source, credentials=apart),
                 settings=settings,
+                wall=wall,
+                hosts=allowed_hosts(source.kind, settings, [source.requirement, *source.extra_requirements]),
                 timeout_s=self.timeout_s(),
                 folder=self.folder,
                 browser=has_browser(source.system_packages),
