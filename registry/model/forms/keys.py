@@ -27,12 +27,12 @@ def misplaced(server: Server, source: LocalSource) -> Iterator[Finding]:
         if key in given and getattr(server, key) and key != runs:
             own = f"Remove it, or write {runs}: with the version" if runs in ("python", "node") else "Remove it"
             yield Finding((key,), f"is for a server in {other}, and this is {what}", own)
-    if isinstance(source, ImageSource) and server.packages:
-        yield Finding(
-            ("packages",),
-            f"is for packages and programs of this machine, and this is {what}",
-            "Add them to the image",
-        )
+    if isinstance(source, ImageSource):
+        message = f"is for packages and programs of this machine, and this is {what}"
+        if server.packages:
+            yield Finding(("packages",), message, "Add them to the image")
+        if "build" in given:
+            yield Finding(("build",), message, "Remove it")
 
 
 def named(source: LocalSource) -> str:

@@ -23,7 +23,7 @@ MISPLACED: dict[str, tuple[str, dict[str, Any], str]] = {
     "python of node": ("node /x/i.js", {"python": "3.12"}, "python: is for a server in Python, and this is a program in"),
     "node of python": ("python /x/i.py", {"node": "22"}, "node: is for a server in Node, and this is a program in"),
     "node of bun": ("bun /x/i.ts", {"node": "22"}, "node: is for a server in Node, and this is a program in Bun. Remove"),
-    "build of docker": ("docker run x", {"build": {}}, "build: is for packages and programs of this machine, and this is an"),
+    "build of docker": ("docker run x", {"build": {}}, "build: is for packages and programs of this machine"),
     "packages of docker": ("docker run x", {"packages": ["git"]}, "packages: is for packages and programs of this machine"),
 }  # fmt: skip
 
