@@ -6,6 +6,7 @@ what would break the isolation is refused.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -180,7 +181,7 @@ def network_hint(name: str, value: str) -> str:
 def from_file(text: str, env: Mapping[str, str], where: KeyPath) -> dict[str, str]:
     """The variables of `--env-file`; what stands there is taken as it is, so no reference in it is filled in."""
     try:
-        path = Path(fill_path(text, env)).expanduser()
+        path = Path(os.path.expanduser(fill_path(text, env)))
         if not path.is_absolute():
             raise Invalid(f"{text} is relative to nothing", "Write the whole path, or its variables under `env:`")
         return {

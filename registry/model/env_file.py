@@ -43,9 +43,9 @@ def content(path: Path) -> str:
     if "\0" in str(path):
         raise Invalid("the path of --env-file holds NUL", hint)
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # before it is opened, which alone does something to some devices
+            raise Invalid(f"{path} is not a file of variables", hint)
         with open(path, "rb", opener=at_once) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise Invalid(f"{path} is not a file of variables", hint)
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise Invalid(f"{path} cannot be read: {error.strerror}", hint) from None

@@ -211,7 +211,7 @@ def base_folder(info: ValidationInfo) -> Path:
 
 def absolute(text: str, base: Path) -> Path:
     """`text` as an absolute path: `~` is the home folder, a relative path starts at `base`."""
-    return Path(os.path.normpath(base / Path(text).expanduser()))
+    return Path(os.path.normpath(base / os.path.expanduser(text)))
 
 
 def to_path(value: Any, info: ValidationInfo) -> Any:

@@ -72,3 +72,7 @@ def test_any_socket_is_refused(tmp_path: Path) -> None:
         found = missing_source(Mount(source=str(tmp_path / "s"), target="/s"))
     assert found is not None
     assert "is a socket, a way around the wall" in str(found)
+
+
+def test_the_home_of_a_user_who_is_not_there_is_a_path_like_any(tmp_path: Path) -> None:
+    assert parse_mount("~nobody-here/x:/x", tmp_path).source == str(tmp_path / "~nobody-here/x")

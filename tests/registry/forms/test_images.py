@@ -69,6 +69,7 @@ def test_what_is_no_file_of_variables_is_told_without_its_content(tmp_path: Path
     said = refused(["docker", "run", "--env-file", str(key), "x"])
     assert "line 1" in said
     assert "BEGIN" not in said
+    assert "~nobody-here/x is relative to nothing" in refused(["docker", "run", "--env-file", "~nobody-here/x", "x"])
     assert "/dev/null is not a file of variables" in refused(["docker", "run", "--env-file", "/dev/null", "x"])
     assert "/nope cannot be read: No such file or directory" in refused(["docker", "run", "--env-file", "/nope", "x"])
     assert "x.env is relative to nothing" in refused(["docker", "run", "--env-file", "x.env", "x"])
