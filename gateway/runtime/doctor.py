@@ -18,8 +18,8 @@ from gateway.runtime.containers.sandbox import ContainerSandbox
 from gateway.runtime.engine.base import Engine, EngineInfo
 from gateway.runtime.factory import SandboxNeeds, local_engine, make_sandbox
 from gateway.runtime.images import recipes
+from gateway.runtime.images.bases import bootstrap_problem
 from gateway.runtime.images.build_settings import CA_VARIABLES, SYSTEM_BUNDLES
-from gateway.runtime.images.images import bootstrap_problem
 from gateway.runtime.inventory.context import owned
 from gateway.runtime.inventory.egress_link import EgressLink
 from gateway.runtime.inventory.record import Role

