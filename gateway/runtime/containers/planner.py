@@ -18,13 +18,16 @@ from gateway.runtime.engine.base import ContainerPlan, ImageInfo
 from gateway.runtime.images.build_settings import certificates
 from gateway.runtime.images.images import Images
 from gateway.runtime.images.inside import Inside, above, look_inside
+from gateway.runtime.images.projects.builds import Projects
+from gateway.runtime.images.projects.finder import find_project
 from gateway.runtime.images.recipes import VERSION_LABEL
 from gateway.runtime.inventory.context import RuntimeContext
 from gateway.runtime.inventory.users import backend_holder, instance_holder
 from gateway.runtime.plan.homes import command_line, numeric_uid, user_of
 from gateway.runtime.plan.plans import CaBundle, backend_plan, check_image_user, check_own_port
 from gateway.runtime.plan.policy_ports import policy_ports
-from gateway.runtime.sandbox.errors import BuildError, EngineError
+from gateway.runtime.plan.project_mounts import hidden_folders, with_folders
+from gateway.runtime.sandbox.errors import EngineError
 from gateway.runtime.sandbox.secrets import Secrets
 from registry.model.errors import ConfigError, Problem
 from registry.model.references import GIVEN
@@ -55,6 +58,7 @@ class Planner:
         """`ca_file` is where the combined bundle of `extra_ca` is written, for containers to mount."""
         self.context = context
         self.images = images
+        self.projects = Projects(images)
         self.secrets = secrets
         self.ca_file = ca_file
         self.looking = asyncio.Lock()
@@ -91,7 +95,7 @@ class Planner:
         if server.isolated:
             check_own_port(server.port)
         await asyncio.to_thread(self.filled, source)  # a missing secret is reported before minutes of building
-        image = await self.image_of(source)
+        image, source, hidden = await self.image_of(source)
         info = None if isinstance(source, ImageSource) else await self.context.engine.image(image)
         return Wanted(
             instance=instance,
@@ -99,7 +103,7 @@ class Planner:
             source=source,
             ports=ports,
             version=info.labels.get(VERSION_LABEL, "") if info is not None else "",
-            plan=lambda door: self.plan_backend(instance, server, source, image, door, extra_ca),
+            plan=lambda door: self.plan_backend(instance, server, source, image, door, extra_ca, hidden),
         )
 
     def try_again(self, server: Server) -> None:
@@ -107,6 +111,8 @@ class Planner:
         source = plan_source(server)
         if isinstance(source, PackageSource):
             self.images.try_again(source)
+        elif isinstance(source, ProjectSource):
+            self.projects.try_again(source)
 
     def filled(self, source: LocalSource) -> tuple[LocalSource, Mapping[str, str]]:
         """The source with its references filled in, and its variables. Raises ConfigError with every one that is missing."""
@@ -125,14 +131,17 @@ class Planner:
         entrypoint = tuple(found["entrypoint"].values())
         return replace(source, args=args, command=args, entrypoint=entrypoint), found["env"]
 
-    async def image_of(self, source: LocalSource) -> str:
-        """The image that runs it, built or pulled if need be."""
+    async def image_of(self, source: LocalSource) -> tuple[str, LocalSource, tuple[str, ...]]:
+        """The image that runs it, built or pulled if need be; of a project also its folders among the mounts, and which
+        folders in them are hidden."""
         if isinstance(source, PackageSource):
-            return await self.images.package(source)
+            return await self.images.package(source), source, ()
         if isinstance(source, ProjectSource):
-            raise BuildError("A program of this machine cannot be built into an image yet.")
+            layout = await asyncio.to_thread(find_project, source)
+            mounted, hidden = with_folders(source, layout), hidden_folders(source, layout)
+            return await self.projects.image(source, layout), mounted, hidden
         await self.images.ready(source.image)
-        return source.image
+        return source.image, source, ()
 
     async def plan_backend(
         self,
@@ -142,6 +151,7 @@ class Planner:
         image: str,
         door: str,
         extra_ca: Path | None,
+        hidden: tuple[str, ...] = (),
     ) -> ContainerPlan:
         """The backend's plan, with its secrets filled in."""
         info = await self.context.engine.image(image)
@@ -165,12 +175,14 @@ class Planner:
             door=door,
             nofile=self.context.nofile(),
             own=own,
-            inside=inside,
+            inside=replace(inside, hidden=hidden),
         )
 
     async def inside(self, image: str, source: LocalSource, info: ImageInfo) -> Inside:
         """What is in an image that the user named, looked at once; of ours everything is known."""
         targets = tuple(mount.target for mount in source.mounts)
+        if isinstance(source, ProjectSource):
+            return Inside()  # its image lets everybody through /root where that is above the project
         if not isinstance(source, ImageSource):
             return Inside(closed=("/root",) if "/root" in above(targets) else ())
         key = (info.id, command_line(source, info), targets)

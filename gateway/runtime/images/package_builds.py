@@ -17,9 +17,10 @@ import secrets
 import shlex
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from gateway.runtime.engine.base import BuildContext, Builder, ContainerInfo, ContainerPlan, Mount
 from gateway.runtime.engine.seccomp import backend_profile
@@ -42,10 +43,32 @@ BUILDERS: Final = range(65520, 65533)
 LOOK_S: Final = 0.25
 LOG_LINES: Final = 200
 BUILD_TIMEOUT_S: Final = 600.0
+PROJECT: Final = "/stockade-project"
+"""Where a step finds the files of a project."""
+PROJECT_SIZE: Final = "1g"
 VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+!_-]{0,63}")
 """A version in the label of an image; what a package's own code wrote instead is left out."""
 MOST_OF_VERSION: Final = 16 * 1024
 """Bytes of the archive with it."""
+
+
+class ProjectFiles(Protocol):
+    """Files of a project."""
+
+    @property
+    def path(self) -> str:
+        """Where they lie in the step's container as well."""
+        ...
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """Path below that -> content."""
+        ...
+
+    @property
+    def programs(self) -> Collection[str]:
+        """Those that may be executed."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +88,8 @@ class PackageBuild:
     """Where the engine sees what we write; None where it sees the folder for temporary files."""
     browser: bool = False
     """Whether the builder has a browser."""
+    project: ProjectFiles | None = None
+    """The files of a project that the steps see."""
 
     async def run(self) -> None:
         """Makes the image. Raises BuildError with what went wrong and what to do."""
@@ -95,7 +120,10 @@ class PackageBuild:
         """Runs one step to its end; the image of its container then, and the version of the package in it."""
         settings = self.settings.for_download if step.credentials else self.settings
         given = await asyncio.to_thread(lay_out, folder / name, settings)
+        files = await asyncio.to_thread(lay_out_project, folder / f"{name}-project", self.project)
         plan = install_plan(step, image, user, name, given, self.timeout_s)
+        if files and self.project:
+            plan = with_project(plan, files, self.project.path, user)
         container = await self.engine.create(plan)
         try:
             await self.engine.start(container)
@@ -105,7 +133,8 @@ class PackageBuild:
         finally:
             with housekeeping(f"the container of a build, {container[:12]},"):
                 await self.engine.remove(container)
-            await asyncio.to_thread(shutil.rmtree, given, ignore_errors=True)
+            for left in filter(None, (given, files)):
+                await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
 
     async def end_of(self, container: str) -> None:
         """Waits for the container's end. Raises InstallFailed when it failed, or took too long."""
@@ -145,6 +174,31 @@ def install_plan(step: Step, image: str, user: int, name: str, given: Path, time
         pids=PIDS,
         seccomp=backend_profile(),
     )
+
+
+def with_project(plan: ContainerPlan, files: Path, path: str, user: int) -> ContainerPlan:
+    """With a project's files to read, and memory of its own at the project's path, where a copy of them can be built."""
+    owned = f"rw,nosuid,nodev,exec,size={PROJECT_SIZE},mode=0755,uid={user},gid={user}"
+    passage = f"rw,nosuid,nodev,size=64k,mode=0755,uid={user},gid={user}"
+    above = (("/root", passage),) if path.startswith("/root/") else ()
+    return replace(
+        plan, mounts=(*plan.mounts, Mount(source=str(files), target=PROJECT)), tmpfs=(*above, (path, owned))
+    )
+
+
+def lay_out_project(folder: Path, project: ProjectFiles | None) -> Path | None:
+    """A project's files, as the container's user can read them."""
+    if project is None:
+        return None
+    folder.mkdir()
+    for name, written in project.files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(written)
+        path.chmod(0o755 if name in project.programs else 0o644)
+    for inner in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        inner.chmod(0o755)
+    return folder
 
 
 def lay_out(folder: Path, settings: BuildSettings) -> Path:
