@@ -243,3 +243,39 @@ def test_python_in_its_other_forms(bench: Bench, place: Path) -> None:
     bench.restart("copied")
     assert bench.call("copied", "forecast", city="Bern") == "sun in Bern", "a copied source is built again"
     assert len(bench.said) == 1
+
+
+def node_project(folder: Path, answer: str = "rain", **more: Any) -> Path:
+    manifest = {
+        "name": "weather",
+        "version": "1.2.0",
+        "type": "module",
+        "scripts": {"start": "node build/index.js", "build": "tsc", "prestart": "echo chatter", "prepare": "exit 1"},
+        "dependencies": {"@modelcontextprotocol/sdk": "^1.20.0", "zod": "^3.25.0"},
+        **more,
+    }
+    write(folder, {"package.json": json.dumps(manifest), "build/index.js": NODE_SERVER.replace("ANSWER", answer)})
+    run(folder, "npm", "install", "--package-lock-only", "--ignore-scripts")
+    return folder
+
+
+def test_a_node_project_runs_by_its_file_its_script_and_tsx(bench: Bench, place: Path) -> None:
+    folder = node_project(place / "n", devDependencies={"tsx": "^4"})
+    write(folder, {"node_modules/zod/package.json": "{}", ".env": "TOKEN=1", ".gitignore": "build\n"})
+    write(folder, {"src/index.ts": NODE_SERVER.replace("ANSWER", "typed rain")})
+    of = {"language": "node", "folder": str(folder)}
+    bench.up(
+        file=ProjectSource(**of, how="file", name="build/index.js"),
+        script=ProjectSource(**of, how="script", name="start"),
+        tsx=ProjectSource(**of, how="command", name="tsx", args=("src/index.ts",)),
+        copied=ProjectSource(**of, how="script", name="start", copied=True),
+    )
+    assert bench.call("file", "forecast", city="Bern") == "rain in Bern"
+    assert bench.call("script", "forecast", city="Bern") == "rain in Bern"
+    assert bench.call("tsx", "forecast", city="Bern") == "typed rain in Bern"
+    assert bench.call("copied", "forecast", city="Bern") == "rain in Bern"
+
+    write(folder, {"build/index.js": NODE_SERVER.replace("ANSWER", "sun")})
+    bench.restart("script")
+    assert bench.call("script", "forecast", city="Bern") == "sun in Bern"
+    assert bench.said == []
