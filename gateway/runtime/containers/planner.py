@@ -19,7 +19,8 @@ from gateway.runtime.images.build_settings import certificates
 from gateway.runtime.images.images import Images
 from gateway.runtime.images.inside import Inside, above, look_inside
 from gateway.runtime.images.projects.builds import Projects
-from gateway.runtime.images.projects.finder import find_project
+from gateway.runtime.images.projects.finder import find_project, require_readable
+from gateway.runtime.images.projects.layout import Layout
 from gateway.runtime.images.recipes import VERSION_LABEL
 from gateway.runtime.inventory.context import RuntimeContext
 from gateway.runtime.inventory.users import backend_holder, instance_holder
@@ -49,6 +50,15 @@ def given_by(given: Server | LocalSource) -> dict[str, Mapping[str, str]]:
         value = getattr(given, key, ())  # a package has no entrypoint
         found[key] = value if isinstance(value, Mapping) else {f"{key}[{at}]": text for at, text in enumerate(value)}
     return found
+
+
+def looked_at(source: ProjectSource) -> tuple[Layout, ProjectSource]:
+    """A project as it lies on the disk, and the source with its folders among the mounts. Raises PlanError."""
+    layout = find_project(source)
+    mounted = with_folders(source, layout)
+    if mounted.mounts != source.mounts:
+        require_readable(source, layout)
+    return layout, mounted
 
 
 class Planner:
@@ -137,9 +147,8 @@ class Planner:
         if isinstance(source, PackageSource):
             return await self.images.package(source), source, ()
         if isinstance(source, ProjectSource):
-            layout = await asyncio.to_thread(find_project, source)
-            mounted, hidden = with_folders(source, layout), hidden_folders(source, layout)
-            return await self.projects.image(source, layout), mounted, hidden
+            layout, mounted = await asyncio.to_thread(looked_at, source)
+            return await self.projects.image(source, layout), mounted, hidden_folders(source, layout)
         await self.images.ready(source.image)
         return source.image, source, ()
 

@@ -44,8 +44,6 @@ def find_project(source: ProjectSource) -> Layout:
     if file:
         require_plain(file)
         found = with_file(found, file)
-    if not source.copied and not source.user:
-        require_readable(found)
     return replace(found, hidden=installed_here(found, source))
 
 
@@ -99,8 +97,10 @@ def is_installation(path: str) -> bool:
     return path.endswith("/node_modules") or os.path.isfile(f"{path}/pyvenv.cfg")
 
 
-def require_readable(found: Layout) -> None:
+def require_readable(source: ProjectSource, found: Layout) -> None:
     """Raises ProjectError where the server, which runs as a user of its own, could not read what is mounted for it."""
+    if source.copied or source.user:
+        return
     paths = [found.root, *found.elsewhere]
     for path in found.started:
         parts = path.split("/")

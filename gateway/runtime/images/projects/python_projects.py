@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from gateway.runtime.images.projects.disk import below, climb, is_inside, read, table, text, toml, words
 from gateway.runtime.images.projects.layout import Declares, Layout, ProjectError
+from gateway.runtime.images.projects.pins import FILE, constraints, wanted
 from registry.model.sources import ProjectSource
 
 LOCKS: Final = {
@@ -129,7 +130,14 @@ def declared_in(empty: Layout, source: ProjectSource) -> Layout:
         if name in found.declared:
             if declares is Declares.UV_LOCK:
                 refuse_paths_outside(root, found.declared[name])
-            return replace(found, declares=declares)
+                return replace(found, declares=declares)
+            lines = constraints(found.declared[name], f"{root}/{name}")
+            return replace(
+                found,
+                declares=declares,
+                declared={**found.declared, FILE: lines},
+                requirements=wanted(pyproject, project.get("dependencies")),
+            )
     return without_lock(found, pyproject)
 
 
@@ -153,12 +161,16 @@ def without_lock(found: Layout, pyproject: Mapping[str, Any]) -> Layout:
         )
     if os.path.isfile(f"{root}/setup.py") or is_package(pyproject):
         return replace(found, declares=Declares.SETUP, wants_source=True)
+    if table(pyproject, "tool", "poetry", "dependencies"):
+        raise ProjectError(
+            f"{root}/pyproject.toml has dependencies for Poetry, and no lock. Run `poetry lock` in {root}."
+        )
     return found
 
 
 def is_package(pyproject: Mapping[str, Any]) -> bool:
-    """Whether a project is itself installed: uv's rule."""
-    said = table(pyproject, "tool", "uv").get("package")
+    """Whether a project is itself installed: where it says how it is built, unless it says that it is none."""
+    said = table(pyproject, "tool", "uv").get("package", table(pyproject, "tool", "poetry").get("package-mode"))
     return bool(said) if isinstance(said, bool) else "build-system" in pyproject
 
 

@@ -6,6 +6,7 @@ import shlex
 from typing import Final
 
 from gateway.runtime.images.projects.layout import Declares, Layout
+from gateway.runtime.images.projects.pins import FILE
 from registry.model.sources import ProjectSource
 
 VENV: Final = "/opt/stockade/venv"
@@ -54,11 +55,8 @@ def dependencies(source: ProjectSource, layout: Layout, python: str, build: str)
             frozen = " --frozen" if file != "''" else ""
             export = f"{UV} export {python} --script {name}{frozen} --output-file {REQUIREMENTS} >/dev/null"
             lines = f"{venv}{export}\n{pip} -r {REQUIREMENTS}\n"
-        case Declares.POETRY_LOCK:
-            run = f"{UV} tool run --quiet --from 'poetry>=2' poetry"
-            lines = f"{venv}POETRY_VIRTUALENVS_CREATE=false {run} install --no-root --no-interaction --quiet\n"
-        case Declares.PDM_LOCK:
-            lines = f"{venv}{UV} tool run --quiet --from pdm pdm sync --no-self --no-editable --quiet\n"
+        case Declares.POETRY_LOCK | Declares.PDM_LOCK:
+            lines, pip = venv, f"{pip} --constraint {FILE}"
         case Declares.INSTALLED:
             return f"{venv}{pip} --no-deps {packages}\n" if packages else venv
         case _:
