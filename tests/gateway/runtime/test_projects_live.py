@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,11 @@ import pytest
 
 from gateway.runtime.containers import planner
 from gateway.runtime.containers.backend_instance import BackendInstance
+from gateway.runtime.docker.engine import DockerEngine
+from gateway.runtime.images.build_settings import gather
+from gateway.runtime.images.images import Images
+from gateway.runtime.images.projects.builds import Projects
+from gateway.runtime.images.projects.finder import find_project
 from gateway.runtime.sandbox.errors import StillBuilding
 from registry.model.server import Server
 from registry.model.sources import ImageSource, LocalSource, ProjectSource
@@ -279,3 +284,59 @@ def test_a_node_project_runs_by_its_file_its_script_and_tsx(bench: Bench, place:
     bench.restart("script")
     assert bench.call("script", "forecast", city="Bern") == "sun in Bern"
     assert bench.said == []
+
+
+SPY = """
+import json, os, pathlib
+found = ["uid=" + str(os.getuid()), json.dumps(dict(os.environ))]
+for top in ("/stockade-project", "/stockade-build", FOLDER, os.getcwd(), "/root", "/home", "/tmp", "/var/tmp"):
+    for path, _, names in os.walk(top):
+        for name in names:
+            try:
+                found.append(str(pathlib.Path(path, name)) + "=" + pathlib.Path(path, name).read_text(errors="replace"))
+            except OSError:
+                pass
+pathlib.Path("/opt/stockade/spied").write_text("\\n".join(found))
+"""
+PLANTED = "hunter2-planted"
+
+
+def planted(folder: Path) -> Path:
+    """A project with secrets of its person lying in it."""
+    names = (".env", ".env.local", ".git/config", "sub/.env", "key.pem", ".venv/pyvenv.cfg", "node_modules/x/y")
+    write(folder, dict.fromkeys(names, PLANTED))
+    return write(folder, {".npmrc": f"//r.example/:_authToken={PLANTED}\n"})
+
+
+def hostile_python(folder: Path) -> ProjectSource:
+    code = SPY.replace("FOLDER", repr(str(folder)))
+    setup = f"import setuptools\nexec({code!r})\nsetuptools.setup(name='hostile', version='1', py_modules=[])\n"
+    write(planted(folder), {"setup.py": setup, "server.py": ""})
+    return ProjectSource(language="python", folder=str(folder), how="file", name="server.py")
+
+
+def hostile_node(folder: Path) -> ProjectSource:
+    manifest = {"name": "hostile", "version": "1.0.0", "scripts": {"postinstall": "python3 spy.py"}}
+    package = {"package.json": json.dumps(manifest), "spy.py": SPY.replace("FOLDER", repr(str(folder)))}
+    write(folder / "vendor/hostile", package)
+    run(folder / "vendor/hostile", "npm", "pack", "--silent", "--pack-destination", str(folder / "vendor"))
+    wants = {"dependencies": {"hostile": "file:vendor/hostile-1.0.0.tgz"}}
+    write(planted(folder), {"package.json": json.dumps(wants), "index.js": ""})
+    return ProjectSource(language="node", folder=str(folder), how="file", name="index.js")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("hostile", [hostile_python, hostile_node])
+async def test_what_runs_while_a_project_is_installed_sees_no_secret_of_it(
+    place: Path, hostile: Callable[[Path], ProjectSource]
+) -> None:
+    """The adversary writes a package that the project depends on, or the project's own build."""
+    source = hostile(place / "p")
+    engine = DockerEngine()
+    image = await Projects(Images(engine, gather)).image(source, find_project(source))
+    await engine.close()
+    shown = ["docker", "run", "--rm", "--network", "none", "--entrypoint", "cat", image, "/opt/stockade/spied"]
+    seen = subprocess.run(shown, check=True, capture_output=True, text=True).stdout  # noqa: ASYNC221
+    assert seen.startswith("uid=655"), "it did look"
+    assert "package.json=" in seen or "setup.py=" in seen
+    assert PLANTED not in seen

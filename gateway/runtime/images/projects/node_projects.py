@@ -38,6 +38,7 @@ MOST_MEMBERS: Final = 200
 MOST_VERSION: Final = re.compile(r"[A-Za-z0-9@/][A-Za-z0-9@/.+_-]{0,200}")
 TREE: Final = "/opt/stockade"
 BUN: Final = f"{TREE}/runtime/node_modules/.bin/bun"
+ARCHIVES: Final = (".tgz", ".tar.gz")
 PARTS: Final = ("dependencies", "devDependencies", "optionalDependencies")
 
 
@@ -182,10 +183,18 @@ def manifests(root: str, locals: Any) -> dict[str, bytes]:
     public = public_npmrc(settings) + "".join(f"{line}\n" for line in settings.splitlines() if SETTINGS.match(line))
     if public:
         found[".npmrc"] = public.encode()
-    for path in patches(root):
+    for path in (*patches(root), *archives(root)):
         if (content := read(f"{root}/{path}")) is not None:
             found[path] = content
     return found
+
+
+def archives(root: str) -> list[str]:
+    """Packed packages in the project's folder that it depends on."""
+    manifest = json_file(f"{root}/{MANIFEST}")
+    texts = [wanted for part in PARTS for wanted in table(manifest, part).values() if isinstance(wanted, str)]
+    paths = (os.path.normpath(text.removeprefix("file:")) for text in texts if text.startswith("file:"))
+    return [path for path in paths if path.endswith(ARCHIVES) and is_inside(root, os.path.normpath(f"{root}/{path}"))]
 
 
 def patches(root: str) -> list[str]:
@@ -225,7 +234,7 @@ def local_packages(root: str, manifest: Mapping[str, Any], members: list[str]) -
     for part in PARTS:
         for name, wanted in table(manifest, part).items():
             scheme, _, rest = wanted.partition(":") if isinstance(wanted, str) else ("", "", "")
-            if scheme not in ("file", "link", "portal") or rest.endswith((".tgz", ".tar.gz")):
+            if scheme not in ("file", "link", "portal") or rest.endswith(ARCHIVES):
                 continue
             path = os.path.normpath(os.path.join(root, rest))
             if not below(root, path):
