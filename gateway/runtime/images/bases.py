@@ -224,7 +224,7 @@ def listed(found: list[str] | tuple[str, ...]) -> str:
 
 
 def debootstrap_command(suite: str, tree: Path, mirror: str) -> list[str]:
-    """debootstrap, which checks the suite's signature by the host's keyring. A suite that is new to it is made like `sid`."""
+    """debootstrap, which checks the suite's signature by the host's keyring. A suite new to it is made like `sid`."""
     include = ",".join(recipes.DEBIAN_PACKAGES)
     known = DEBOOTSTRAP_SCRIPT.with_name(suite).exists()
     script = [] if known else [str(DEBOOTSTRAP_SCRIPT)]
