@@ -19,7 +19,7 @@ from typing import Literal
 
 from gateway.runtime.engine.base import Builder, ImageInfo
 from gateway.runtime.images import recipes
-from gateway.runtime.images.bases import PULL_TIMEOUT_S, Bases, NoSuchLine, listed
+from gateway.runtime.images.bases import PULL_TIMEOUT_S, Bases, NoSuchLine
 from gateway.runtime.images.browsers import has_browser
 from gateway.runtime.images.build_errors import InstallFailed, explain_failure
 from gateway.runtime.images.build_settings import BuildSettings
@@ -150,7 +150,7 @@ class Images:
                     return replace(last, line=line)
             if source.kind == "npx":  # npm itself would only warn
                 return replace(last, line="", ranged=False)
-        there = await self.bases.python_lines() if source.kind == "uvx" else listed(NODE_LINES)
+        there = await self.bases.python_lines() if source.kind == "uvx" else NODE_LINES
         language: Literal["Python", "Node"] = "Python" if source.kind == "uvx" else "Node"
         unmet = Unmet(need=need, language=language, named=source.runtime_version, there=there) if need else None
         raise BuildError(explain_failure(subject, str(failed), unmet)) from None

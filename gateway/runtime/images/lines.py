@@ -75,6 +75,12 @@ def line_of(version: str, parts: int) -> str:
     return ".".join(version.split(".")[:parts])
 
 
+def listed(found: Sequence[str], last: str = "and") -> str:
+    """Lines in words, the oldest first: `3.11, 3.13 and 3.14`."""
+    words = sorted(found, key=numbers)
+    return f" {last} ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
 def numbers(version: str) -> Version:
     """A version's numbers."""
     return tuple(int(part) for part in version.split("."))

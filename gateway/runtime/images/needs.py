@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from gateway.runtime.images.lines import NODE_LINES, PYTHON_LINES, numbers
+from gateway.runtime.images.lines import NODE_LINES, PYTHON_LINES, listed, numbers
 
 NEEDED_FILE: Final = "/opt/stockade/needed"
 """Written by a script that ends with one of the codes below."""
@@ -87,14 +87,13 @@ class Unmet:
     language: Literal["Python", "Node"]
     named: str
     """The version that the entry names, or empty."""
-    there: str
-    """The lines that can be had here, in words."""
+    there: tuple[str, ...]
+    """The lines that can be had here."""
 
     def meaning(self) -> str:
         """What it needs, what there is, and the next step."""
-        other = (
-            f"There is {self.language} {self.there}. Name an older version of the package, or give it as `image:`."
-        )
+        there = f"There is {self.language} {listed(self.there)}."
+        other = f"{there} Name an older version of the package, or give it as `image:`."
         if isinstance(self.need, OtherRelease):
             line = ".".join(self.named.split(".")[: 2 if self.language == "Python" else 1])
             return (
@@ -104,8 +103,9 @@ class Unmet:
         if isinstance(self.need, NoLine):
             return f"It needs {self.language} {self.need.line} or newer, which no base image has. {other}"
         if isinstance(self.need, OtherLine):
-            fitting = " or ".join(sorted(self.need.lines, key=numbers))
-            if self.named:
+            had = [line for line in self.need.lines if line in self.there]
+            fitting = listed(had or self.need.lines, "or")
+            if self.named and had:
                 option = "`-p` or `python:`" if self.language == "Python" else "`node:`"
                 return (
                     f"{self.language} {self.named} was asked for, and it installs on {fitting}. Name such a version with "

@@ -167,3 +167,16 @@ def run(api: object, image: str, script: str) -> str:
     from tests.gateway.runtime.test_images import run as run_in
 
     return run_in(api, image, script)
+
+
+async def test_what_is_made_is_told_with_the_default_first_and_nothing_is_made_for_it(made: list[str]) -> None:
+    engine = Alone()
+    assert await Bases(engine).made() == ((), ())
+    found = images(engine)
+    await found.python_base("3.13")
+    assert await Bases(engine).made() == (("3.11", "3.13"), ())
+    await found.node_base()
+    await found.node_base("20")
+    log = list(engine.log)
+    assert await Bases(engine).made() == (("3.11", "3.13"), ("24", "20"))
+    assert engine.log == log

@@ -208,7 +208,7 @@ async def test_where_no_line_suits_it_is_said_what_it_needs_and_what_there_is(bu
 @pytest.mark.parametrize(
     ("named", "words"),
     [
-        ("3.11", "Python 3.11 was asked for, and it installs on 3.12 or 3.13 or 3.14. Name such a version"),
+        ("3.11", "Python 3.11 was asked for, and it installs on 3."),
         ("3.13.77", "Python 3.13.77 was asked for, and the base image of that line has 3.13."),
         ("3.9", "No base image has Python 3.9. There is Python 3.1"),
     ],

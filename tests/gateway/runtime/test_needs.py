@@ -116,7 +116,7 @@ async def test_a_package_that_calls_a_compiler_is_installed_again_where_there_is
 async def test_it_is_never_tried_twice_in_the_same_way() -> None:
     """A package can write that file itself."""
     engine = Failing(ends=[(OTHER_LINE, "3.11 3.13 3.14")] * 9)
-    with pytest.raises(BuildError, match=r"It installs on Python 3.11 or 3.13 or 3.14. There is Python 3.11, 3.13"):
+    with pytest.raises(BuildError, match=r"It installs on Python 3.11, 3.13 or 3.14. There is Python 3.11, 3.13"):
         await images(engine).package(source("x"))
     assert len(engine.installs) == 3
     engine = Failing(ends=[(COMPILER, "")] * 9)
