@@ -31,6 +31,10 @@ DEBOOTSTRAP_SCRIPT: Final = Path("/usr/share/debootstrap/scripts/sid")
 """How a suite is made that is newer than the host's debootstrap: all of this decade's are made alike."""
 
 
+KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+"""Where debootstrap looks for the keys of Debian."""
+
+
 class NoSuchLine(BuildError):
     """Raised when no base has what was asked for; `str()` says what there is."""
 
@@ -249,7 +253,16 @@ def debootstrap_command(suite: str, tree: Path, mirror: str) -> list[str]:
     include = ",".join(recipes.DEBIAN_PACKAGES)
     known = DEBOOTSTRAP_SCRIPT.with_name(suite).exists()
     script = [] if known else [str(DEBOOTSTRAP_SCRIPT)]
-    return ["debootstrap", "--variant=minbase", f"--include={include}", suite, str(tree), mirror, *script]
+    return [
+        "debootstrap",
+        "--force-check-gpg",
+        "--variant=minbase",
+        f"--include={include}",
+        suite,
+        str(tree),
+        mirror,
+        *script,
+    ]
 
 
 def bootstrap_problem(upstream: str = recipes.PULLED["python"]) -> str:
@@ -257,6 +270,11 @@ def bootstrap_problem(upstream: str = recipes.PULLED["python"]) -> str:
     start = "No image registry answers, so the base image must be made from Debian packages"
     if shutil.which("debootstrap") is None:
         return f"{start}, and debootstrap is not installed. Run `sudo apt-get install debootstrap` and start again."
+    if not KEYRING.exists():
+        return (
+            f"{start}, and Debian's keys to check them are not installed. Run `sudo apt-get install debian-archive-keyring` "
+            "and start again."
+        )
     if os.geteuid() != 0:
         command = "doctor" if upstream == recipes.PULLED["python"] else "up"
         return (

@@ -105,6 +105,13 @@ CASES: Final[tuple[tuple[re.Pattern[str], Explain], ...]] = (
         lambda m, subject: f"Package {m[1]}. Name the program in `args` (uvx --from PACKAGE PROGRAM).",
     ),
     (
+        re.compile(r"Release signed by unknown key|Keyring-based check was requested"),
+        lambda m, subject: (
+            "This machine does not have the keys that this Debian is signed with. Get newer ones: "
+            "`sudo apt-get update && sudo apt-get install debian-archive-keyring`."
+        ),
+    ),
+    (
         re.compile(r"Unable to locate package (\S+)"),
         lambda m, subject: f"Debian has no package {m[1]}. Check `packages:`.",
     ),
