@@ -163,12 +163,13 @@ class Bases:
 
     async def default_node_there(self) -> tuple[str, str] | None:
         """(name, ID) of the Node base that is taken where nothing else is asked for; None while it is not made."""
-        base = await self.default_python()
-        for tag in (recipes.node_pulled_tag(), recipes.node_base(*base).reference):
-            async with self.locks[tag]:
-                if found := await self.engine.image(tag):
-                    return tag, found.id
-        return None
+        pulled = recipes.node_pulled_tag()
+        async with self.locks[pulled]:
+            if found := await self.engine.image(pulled):
+                return pulled, found.id
+        made = recipes.node_base(*await self.default_python()).reference
+        found = await self.engine.image(made)
+        return (made, found.id) if found else None
 
     async def default_node(self) -> tuple[str, str]:
         """The same, made if need be: pulled where a registry answers, else built from the PyPI wheel."""
