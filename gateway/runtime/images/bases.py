@@ -31,15 +31,27 @@ DEBOOTSTRAP_SCRIPT: Final = Path("/usr/share/debootstrap/scripts/sid")
 """How a suite is made that is newer than the host's debootstrap: all of this decade's are made alike."""
 
 
+KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+"""Where debootstrap looks for the keys of Debian."""
+
+
 class NoSuchLine(BuildError):
     """Raised when no base has what was asked for; `str()` says what there is."""
+
+
+async def cannot_make(wanted: Recipe) -> ImageInfo:
+    """For those who only look."""
+    raise BuildError(f"The image {wanted.reference} is not there, and is not made here.")
 
 
 class Bases:
     """The bases of one engine. Each is made at most once at a time."""
 
     def __init__(
-        self, engine: Builder, make: Callable[[Recipe], Awaitable[ImageInfo]], say: Callable[[str], None]
+        self,
+        engine: Builder,
+        make: Callable[[Recipe], Awaitable[ImageInfo]] = cannot_make,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.engine = engine
         self.make = make
@@ -68,8 +80,8 @@ class Bases:
             except BuildError as error:  # another line may be had all the same
                 failed = failed or error
         raise failed or NoSuchLine(
-            f"No base image has Python {version}. There is Python {await self.python_lines()}: name one of them, or give "
-            "an `image:` that has it."
+            f"No base image has Python {version}. There is Python {lines.listed(await self.python_lines())}: name one of "
+            "them, or give an `image:` that has it."
         )
 
     async def node(self, version: str = "") -> tuple[str, str]:
@@ -88,8 +100,8 @@ class Bases:
         for line in fitting:
             return await self.node_line(line)
         raise NoSuchLine(
-            f"No base image has Node {version}. There is Node {listed(lines.NODE_LINES)}: name one of them, or give an "
-            "`image:` that has it."
+            f"No base image has Node {version}. There is Node {lines.listed(lines.NODE_LINES)}: name one of them, or "
+            "give an `image:` that has it."
         )
 
     async def line_of_python(self, base: tuple[str, str]) -> str:
@@ -107,16 +119,35 @@ class Bases:
         info = await self.engine.image(image)
         return dict(info.env).get(name, "") if info else ""
 
-    async def python_lines(self) -> str:
-        """The lines that can be had here, in words."""
+    async def python_lines(self) -> tuple[str, ...]:
+        """The lines that can be had here."""
         default = await self.line_of_python(await self.default_python())
         pulls = default == lines.PYTHON_PULLED and not self.deaf()
-        there = [
-            line
-            for line in lines.PYTHON_LINES
-            if pulls or line == default or line in lines.PYTHON_SUITES or await self.engine.image(python_tag(line))
-        ]
-        return listed(there)
+        return tuple(
+            [
+                line
+                for line in lines.PYTHON_LINES
+                if pulls
+                or line == default
+                or line in lines.PYTHON_SUITES
+                or await self.engine.image(python_tag(line))
+            ]
+        )
+
+    async def made(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The lines of Python and of Node that have a base on the engine, the default first. Makes none."""
+        default = await self.engine.image(recipes.python_base_tag())
+        if default is None:
+            return (), ()
+        base = recipes.python_base_tag(), default.id
+        pythons = [await self.line_of_python(base)]
+        pythons += [line for line in lines.PYTHON_LINES if await self.engine.image(python_tag(line))]
+        node = await self.default_node_there()
+        nodes = [await self.line_of_node(node)] if node else []
+        for line in lines.NODE_LINES:
+            tags = (node_tag(line), recipes.node_base(*base, line).reference)
+            nodes += [line for tag in tags if await self.engine.image(tag)]
+        return tuple(dict.fromkeys(pythons)), tuple(dict.fromkeys(nodes))
 
     async def default_python(self) -> tuple[str, str]:
         """(name, ID) of the Python base that is taken where nothing else is asked for."""
@@ -132,12 +163,13 @@ class Bases:
 
     async def default_node_there(self) -> tuple[str, str] | None:
         """(name, ID) of the Node base that is taken where nothing else is asked for; None while it is not made."""
-        base = await self.default_python()
-        for tag in (recipes.node_pulled_tag(), recipes.node_base(*base).reference):
-            async with self.locks[tag]:
-                if found := await self.engine.image(tag):
-                    return tag, found.id
-        return None
+        pulled = recipes.node_pulled_tag()
+        async with self.locks[pulled]:
+            if found := await self.engine.image(pulled):
+                return pulled, found.id
+        made = recipes.node_base(*await self.default_python()).reference
+        found = await self.engine.image(made)
+        return (made, found.id) if found else None
 
     async def default_node(self) -> tuple[str, str]:
         """The same, made if need be: pulled where a registry answers, else built from the PyPI wheel."""
@@ -217,18 +249,21 @@ def node_tag(line: str) -> str:
     return recipes.content_tag("base-node", f"node:{line}-slim")
 
 
-def listed(found: list[str] | tuple[str, ...]) -> str:
-    """Lines in words, the oldest first: `3.11, 3.13 and 3.14`."""
-    words = sorted(found, key=lines.numbers)
-    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
-
-
 def debootstrap_command(suite: str, tree: Path, mirror: str) -> list[str]:
-    """debootstrap, which checks the suite's signature by the host's keyring. A suite that is new to it is made like `sid`."""
+    """debootstrap, which checks the suite's signature by the host's keyring. A suite new to it is made like `sid`."""
     include = ",".join(recipes.DEBIAN_PACKAGES)
     known = DEBOOTSTRAP_SCRIPT.with_name(suite).exists()
     script = [] if known else [str(DEBOOTSTRAP_SCRIPT)]
-    return ["debootstrap", "--variant=minbase", f"--include={include}", suite, str(tree), mirror, *script]
+    return [
+        "debootstrap",
+        "--force-check-gpg",
+        "--variant=minbase",
+        f"--include={include}",
+        suite,
+        str(tree),
+        mirror,
+        *script,
+    ]
 
 
 def bootstrap_problem(upstream: str = recipes.PULLED["python"]) -> str:
@@ -236,6 +271,11 @@ def bootstrap_problem(upstream: str = recipes.PULLED["python"]) -> str:
     start = "No image registry answers, so the base image must be made from Debian packages"
     if shutil.which("debootstrap") is None:
         return f"{start}, and debootstrap is not installed. Run `sudo apt-get install debootstrap` and start again."
+    if not KEYRING.exists():
+        return (
+            f"{start}, and Debian's keys to check them are not installed. Run `sudo apt-get install debian-archive-keyring` "
+            "and start again."
+        )
     if os.geteuid() != 0:
         command = "doctor" if upstream == recipes.PULLED["python"] else "up"
         return (

@@ -11,17 +11,20 @@ import os
 import secrets
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Literal
 
 from gateway.runtime.engine.base import Builder, ImageInfo
 from gateway.runtime.images import recipes
-from gateway.runtime.images.bases import PULL_TIMEOUT_S, Bases
+from gateway.runtime.images.bases import PULL_TIMEOUT_S, Bases, NoSuchLine
 from gateway.runtime.images.browsers import has_browser
-from gateway.runtime.images.build_errors import explain_failure
+from gateway.runtime.images.build_errors import InstallFailed, explain_failure
 from gateway.runtime.images.build_settings import BuildSettings
+from gateway.runtime.images.lines import NODE_LINES
+from gateway.runtime.images.needs import Compiler, OtherLine, Unmet
 from gateway.runtime.images.package_builds import BUILD_TIMEOUT_S, PackageBuild
 from gateway.runtime.images.recipes import Recipe
 from gateway.runtime.images.stages import tidy_stages
@@ -34,6 +37,22 @@ logger = logging.getLogger(__name__)
 
 CREDENTIALS = "STOCKADE_BUILD_CREDENTIALS"
 """`visible`: the user accepts that code of packages can read the host's credentials for registries."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One way to install a package."""
+
+    line: str
+    """Of Python or Node; empty = the default."""
+    compiler: bool = False
+    ranged: bool = True
+    """Whether the Node that the package asks for counts."""
+
+    def words(self, subject: str) -> str:
+        """What is built, for a person."""
+        ways = [f"on {self.line}" if self.line else "", "with a compiler" if self.compiler else ""]
+        return " ".join([subject, *filter(None, ways)])
 
 
 class Images:
@@ -93,43 +112,90 @@ class Images:
         self.failed.pop(made_from(source), None)
 
     async def packaged(self, source: PackageSource) -> str:
-        """The name of a packaged server's image, made if need be. Raises BuildError."""
-        runtime, builder = await self.prepared(source)
-        wanted = recipes.package_image(source, runtime, builder)
-        async with self.locks[wanted.reference]:
-            if await self.engine.image(wanted.reference) is None:
-                await self.install(source, wanted, builder)
-        return wanted.reference
+        """The name of a packaged server's image, made if need be. Raises BuildError.
 
-    async def prepared(self, source: PackageSource) -> tuple[str, str]:
+        Where it is made only with another line or a compiler, the result also gets the name of the first try: the next start
+        finds it by that, and builds nothing.
+        """
+        attempt, tried = Attempt(line=source.runtime_version), set[str]()
+        first = ""
+        while True:
+            runtime, builder = await self.prepared(source, attempt)
+            wanted = recipes.package_image(source, runtime, builder, ranged=attempt.ranged)
+            first = first or wanted.reference
+            async with self.locks[wanted.reference]:
+                found = await self.engine.image(wanted.reference)
+                if found is None:
+                    try:
+                        await self.install(source, wanted, builder, attempt)
+                    except InstallFailed as failed:
+                        attempt = await self.next_attempt(source, attempt, failed, tried, wanted.subject)
+                        continue
+                    found = await self.engine.image(wanted.reference)
+            if found is not None and wanted.reference != first:
+                await self.engine.tag(found.id, first)
+            return first
+
+    async def next_attempt(
+        self, source: PackageSource, last: Attempt, failed: InstallFailed, tried: set[str], subject: str
+    ) -> Attempt:
+        """How to try again what failed. Raises BuildError where nothing is left to try."""
+        need = failed.need
+        if isinstance(need, Compiler) and not last.compiler:
+            return replace(last, compiler=True)
+        if isinstance(need, OtherLine) and not source.runtime_version:
+            tried.add(await self.base_of(source, last.line))
+            for line in need.lines:
+                if (base := await self.base_of(source, line)) and base not in tried:
+                    return replace(last, line=line)
+            if source.kind == "npx":  # npm itself would only warn
+                return replace(last, line="", ranged=False)
+        there = await self.bases.python_lines() if source.kind == "uvx" else NODE_LINES
+        language: Literal["Python", "Node"] = "Python" if source.kind == "uvx" else "Node"
+        unmet = Unmet(need=need, language=language, named=source.runtime_version, there=there) if need else None
+        raise BuildError(explain_failure(subject, str(failed), unmet)) from None
+
+    async def base_of(self, source: PackageSource, line: str) -> str:
+        """The name of the base of a line; empty where it cannot be had."""
+        try:
+            return (await (self.bases.python(line) if source.kind == "uvx" else self.bases.node(line)))[0]
+        except NoSuchLine:
+            return ""
+
+    async def prepared(self, source: PackageSource, attempt: Attempt | None = None) -> tuple[str, str]:
         """The image that a package is to run on, and the one that it is installed in, made if need be."""
         tools = ""
+        line = attempt.line if attempt else source.runtime_version
         if source.kind == "uvx":
-            runtime, runtime_id = await self.python_base()
-            tools_recipe = recipes.uv_tools(runtime, runtime_id)
+            tools_recipe = recipes.uv_tools(*await self.bases.python())
             await self.make(tools_recipe)
             tools = tools_recipe.reference
+            runtime, runtime_id = await self.bases.python(line)
         else:
-            runtime, runtime_id = await self.node_base()
+            runtime, runtime_id = await self.bases.node(line)
         if wider := recipes.runtime_image(source, runtime, runtime_id):
             runtime, runtime_id = wider.reference, (await self.make(wider)).id
-        builder = recipes.builder_image(source.kind, runtime, runtime_id, tools)
+        within, within_id = runtime, runtime_id
+        if attempt and attempt.compiler:
+            compiler = recipes.compiler_image(runtime, runtime_id)
+            within, within_id = compiler.reference, (await self.make(compiler)).id
+        builder = recipes.builder_image(source.kind, within, within_id, tools)
         await self.make(builder)
         return runtime, builder.reference
 
-    async def install(self, source: PackageSource, wanted: Recipe, builder: str) -> None:
+    async def install(self, source: PackageSource, wanted: Recipe, builder: str, attempt: Attempt) -> None:
         """Installs a package and keeps the result as an image. Raises BuildError."""
         settings = await asyncio.to_thread(self.settings)
         apart = source.kind in settings.wanted_by
         if apart and os.environ.get(CREDENTIALS) == "visible":
             settings, apart = settings.for_download, False
         async with self.installs:
-            self.say(f"Building {wanted.reference} ({wanted.subject})")
+            self.say(f"Building {wanted.reference} ({attempt.words(wanted.subject)})")
             await PackageBuild(
                 engine=self.engine,
                 wanted=wanted,
                 builder=builder,
-                steps=recipes.install_steps(source, credentials=apart),
+                steps=recipes.install_steps(source, credentials=apart, ranged=attempt.ranged),
                 settings=settings,
                 timeout_s=self.timeout_s(),
                 folder=self.folder,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 PYTHON_LINES: Final = ("3.13", "3.14", "3.12", "3.11", "3.10")
-"""In the order in which they are taken where the default does not suit: first the newest that most packages have wheels for."""
+"""In the order in which they are taken where the default does not suit: first the newest most packages have wheels for."""
 PYTHON_SUITES: Final = {"3.11": "bookworm", "3.13": "trixie", "3.14": "forky"}
 """The suites of Debian that have a line, for where no registry of images answers."""
 PYTHON_PULLED: Final = "3.12"
@@ -27,7 +27,7 @@ RELEASES: Final = range(1, 50)
 SPECIFIER: Final = re.compile(
     r"(~=|===?|!=|<=|>=|<|>)\s*v?(\d+(?:\.\d+)*)(\.\*)?(?:[a-z.+-][a-z0-9.+-]*)?", re.IGNORECASE
 )
-NAMED_PYTHON: Final = re.compile(r"(?:c?python)?[@ -]?v?(\d+(?:\.\d+){0,2})", re.IGNORECASE)
+NAMED: Final = re.compile(r"(?:c?python)?[@ -]?v?(\d+(?:\.\d+){0,2})", re.IGNORECASE)
 Version = tuple[int, ...]
 Fits = Callable[[Version], bool]
 
@@ -66,13 +66,19 @@ def suitable_node(wanted: str, lines: Sequence[str] = NODE_LINES) -> tuple[str, 
 
 def exact_release(version: str) -> str:
     """The release that is asked for, such as 3.12.4; empty where only its line is."""
-    match = NAMED_PYTHON.fullmatch(version.strip())
+    match = NAMED.fullmatch(version.strip())
     return match[1] if match and match[1].count(".") == 2 else ""
 
 
 def line_of(version: str, parts: int) -> str:
     """The line of a release: its first `parts` numbers, 2 for Python and 1 for Node."""
     return ".".join(version.split(".")[:parts])
+
+
+def listed(found: Sequence[str], last: str = "and") -> str:
+    """Lines in words, the oldest first: `3.11, 3.13 and 3.14`."""
+    words = sorted(found, key=numbers)
+    return f" {last} ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def numbers(version: str) -> Version:
@@ -82,8 +88,8 @@ def numbers(version: str) -> Version:
 
 def python_test(specifier: str) -> Fits | None:
     """Whether a release suits; None where the specifier is none."""
-    if named := NAMED_PYTHON.fullmatch(specifier):
-        return same_start(numbers(named[1]))
+    if named := NAMED.fullmatch(specifier):  # which release the base has of that line is seen there
+        return same_start(numbers(named[1])[:2])
     tests = []
     for clause in filter(None, (part.strip() for part in specifier.split(","))):
         match = SPECIFIER.fullmatch(clause)
@@ -134,6 +140,8 @@ HYPHEN: Final = re.compile(rf"\s*({PART})\s+-\s+({PART})\s*")
 
 def node_test(wanted: str) -> Fits | None:
     """Whether a release suits; None where the range is none."""
+    if exact_release(wanted):
+        return same_start(node_numbers(wanted.strip())[:1])
     tests = []
     for alternative in wanted.split("||"):
         test = node_alternative(alternative)

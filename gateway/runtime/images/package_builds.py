@@ -28,6 +28,7 @@ from gateway.runtime.images import recipes
 from gateway.runtime.images.build_errors import InstallFailed, OutOfMemory, OutOfTime, explain_failure
 from gateway.runtime.images.build_settings import INSIDE, BuildSettings
 from gateway.runtime.images.inside import content
+from gateway.runtime.images.needs import MOST, NEEDED_FILE, need_of
 from gateway.runtime.images.recipes import Recipe, Step
 from gateway.runtime.images.stages import housekeeping, tidy_stages
 from gateway.runtime.sandbox.errors import BuildError
@@ -92,7 +93,7 @@ class PackageBuild:
     """The files of a project that the steps see."""
 
     async def run(self) -> None:
-        """Makes the image. Raises BuildError with what went wrong and what to do."""
+        """Makes the image. Raises BuildError with what to do, InstallFailed where another try may help."""
         stage = secrets.token_hex(8)
         user = BUILDERS[secrets.randbelow(len(BUILDERS))]  # for all steps: what one has written, the next changes
         with tempfile.TemporaryDirectory(prefix="build-", dir=self.folder) as folder:
@@ -102,6 +103,8 @@ class PackageBuild:
                     installed, version = await self.step(step, installed, user, f"{stage}-{number}", Path(folder))
                 await self.engine.build(self.context(installed, version), self.wanted.reference, log)
             except InstallFailed as error:
+                if error.need is not None:
+                    raise
                 text = explain_failure(self.wanted.subject, str(error), error.stopped, browser=self.browser)
                 raise BuildError(text) from None
             except BuildError as error:
@@ -151,7 +154,10 @@ class PackageBuild:
         printed = "\n".join(line.text for line in await self.engine.logs(container, LOG_LINES))
         if info is None or not info.finished:
             raise InstallFailed(printed, OutOfTime(self.timeout_s))
-        raise InstallFailed(printed, OutOfMemory(MEMORY // MIB) if info.out_of_memory else None)
+        if info.out_of_memory:
+            raise InstallFailed(printed, OutOfMemory(MEMORY // MIB))
+        written = await self.engine.archive(container, NEEDED_FILE, MOST)
+        raise InstallFailed(printed, need=need_of(info.exit_code, content(written)))
 
 
 def install_plan(step: Step, image: str, user: int, name: str, given: Path, timeout_s: float) -> ContainerPlan:

@@ -139,7 +139,13 @@ def test_a_suite_that_debootstrap_does_not_know_is_made_like_the_newest(
     assert debootstrap_command("trixie", Path("/t"), "http://m/")[-1] == "http://m/"
     command = debootstrap_command("forky", Path("/t"), "http://m/")
     assert command[-1] == str(tmp_path / "sid")
-    assert "--no-check-gpg" not in command
+    assert "--force-check-gpg" in command, "without it, a missing keyring is only warned of"
+
+
+def test_without_debians_keys_nothing_of_debian_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bases.shutil, "which", lambda name: f"/usr/sbin/{name}")
+    monkeypatch.setattr(bases, "KEYRING", tmp_path / "none.gpg")
+    assert "apt-get install debian-archive-keyring" in bases.bootstrap_problem()
 
 
 def test_the_hosts_own_mirror_is_used(tmp_path: Path) -> None:
@@ -167,3 +173,16 @@ def run(api: object, image: str, script: str) -> str:
     from tests.gateway.runtime.test_images import run as run_in
 
     return run_in(api, image, script)
+
+
+async def test_what_is_made_is_told_with_the_default_first_and_nothing_is_made_for_it(made: list[str]) -> None:
+    engine = Alone()
+    assert await Bases(engine).made() == ((), ())
+    found = images(engine)
+    await found.python_base("3.13")
+    assert await Bases(engine).made() == (("3.11", "3.13"), ())
+    await found.node_base()
+    await found.node_base("20")
+    log = list(engine.log)
+    assert await Bases(engine).made() == (("3.11", "3.13"), ("24", "20"))
+    assert engine.log == log
