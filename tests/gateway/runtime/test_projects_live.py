@@ -22,7 +22,8 @@ from gateway.runtime.images.projects.builds import Projects
 from gateway.runtime.images.projects.finder import find_project
 from gateway.runtime.sandbox.errors import StillBuilding
 from registry.model.server import Server
-from registry.model.sources import ImageSource, LocalSource, ProjectSource
+from registry.model.sources import LocalSource, ProjectSource, RemoteSource
+from registry.model.spec import plan_source
 from tests.gateway.runtime.real import Yard, yard
 
 pytestmark = pytest.mark.docker
@@ -82,12 +83,15 @@ class Bench:
         monkeypatch.setattr(planner, "plan_source", self.plan)
 
     def plan(self, server: Server) -> LocalSource:
-        return self.sources.get(server.image or "", ImageSource(image=server.image or ""))
+        found = self.sources.get(server.image or "") or plan_source(server)
+        assert not isinstance(found, RemoteSource)
+        return found
 
-    def up(self, **sources: ProjectSource) -> None:
-        """Starts servers; each has the name of its argument."""
-        self.sources = sources
-        self.yard.up({name: {"image": name, "start": "lazy", "sessions": "shared"} for name in sources})
+    def up(self, **servers: ProjectSource | dict[str, Any]) -> None:
+        """Starts servers; each has the name of its argument, and is a source or an entry of a file."""
+        self.sources = {name: found for name, found in servers.items() if isinstance(found, ProjectSource)}
+        entries = {name: found if isinstance(found, dict) else {"image": name} for name, found in servers.items()}
+        self.yard.up({name: {"start": "lazy", "sessions": "shared", **entry} for name, entry in entries.items()})
         self.yard.sandbox.images.say = self.said.append
 
     def call(self, backend: str, tool: str, **arguments: Any) -> str:
@@ -178,8 +182,10 @@ def test_a_python_project_with_a_lock_runs_and_an_edit_needs_no_build(bench: Ben
     write(folder, {".venv/pyvenv.cfg": "home = /x", ".venv/mine": "", ".env": "TOKEN=1"})
     folder.chmod(0o777)
     (folder / "server.py").chmod(0o666)
-    bench.up(weather=ProjectSource(language="python", folder=str(folder), how="file", name="server.py"))
+    bench.up(weather={"command": "uv", "args": ["--directory", str(folder), "run", "server.py"]})
     assert bench.call("weather", "forecast", city="Bern") == "rain in Bern"
+    (status,) = bench.yard.supervisor.status()
+    assert (status.source, status.image, status.version) == ("project", f"{folder} (server.py)", "0.3.0")
     assert bench.call("weather", "where") == str(folder)
     for path in ("server.py", "new"):
         assert bench.call("weather", "look", path=f"{folder}/{path}") == "Read-only file system"
@@ -224,22 +230,13 @@ def test_python_in_its_other_forms(bench: Bench, place: Path) -> None:
     run(package, "uv", "lock", "--quiet")
     bare = write(place / "bare", {"server.py": code})
     bench.up(
-        script=ProjectSource(language="python", folder=str(script), how="file", name="server.py", standalone=True),
-        listed=ProjectSource(language="python", folder=str(listed), how="module", name="server"),
+        script={"command": "uv", "args": ["run", "--script", f"{script}/server.py"]},
+        listed={"command": "python3", "args": ["-m", "server"], "cwd": str(listed)},
         package=ProjectSource(language="python", folder=str(package), how="command", name="weather"),
-        bare=ProjectSource(
-            language="python", folder=str(bare), how="command", name="mcp", requirements=("mcp[cli]>=2",)
-        ),
+        tool={"command": "uv", "args": ["run", "--with", "mcp[cli]>=2", "mcp", "run", f"{bare}/server.py"]},
         copied=ProjectSource(language="python", folder=str(package), how="command", name="weather", copied=True),
-        venv=ProjectSource(
-            language="python",
-            folder=str(bare),
-            how="file",
-            name="server.py",
-            interpreter=f"{Path.cwd()}/.venv/bin/python",
-        ),
     )
-    for name in ("script", "listed", "package", "copied"):
+    for name in ("script", "listed", "package", "copied", "tool"):
         assert bench.call(name, "forecast", city="Bern") == "rain in Bern", name
     write(package, {"src/weather/server.py": PYTHON_SERVER.replace("ANSWER", "sun")})
     bench.restart("package")
@@ -268,12 +265,11 @@ def test_a_node_project_runs_by_its_file_its_script_and_tsx(bench: Bench, place:
     folder = node_project(place / "n", devDependencies={"tsx": "^4"})
     write(folder, {"node_modules/zod/package.json": "{}", ".env": "TOKEN=1", ".gitignore": "build\n"})
     write(folder, {"src/index.ts": NODE_SERVER.replace("ANSWER", "typed rain")})
-    of = {"language": "node", "folder": str(folder)}
     bench.up(
-        file=ProjectSource(**of, how="file", name="build/index.js"),
-        script=ProjectSource(**of, how="script", name="start"),
-        tsx=ProjectSource(**of, how="command", name="tsx", args=("src/index.ts",)),
-        copied=ProjectSource(**of, how="script", name="start", copied=True),
+        file={"command": "node", "args": [f"{folder}/build/index.js"]},
+        script={"command": "npm", "args": ["--prefix", str(folder), "run", "start"]},
+        tsx={"command": "npx", "args": ["tsx", f"{folder}/src/index.ts"]},
+        copied={"command": "npm", "args": ["--prefix", str(folder), "start"], "source": "copy"},
     )
     assert bench.call("file", "forecast", city="Bern") == "rain in Bern"
     assert bench.call("script", "forecast", city="Bern") == "rain in Bern"

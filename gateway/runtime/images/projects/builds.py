@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final, Literal
 
-from gateway.runtime.images import recipes
 from gateway.runtime.images.browsers import has_browser
-from gateway.runtime.images.images import CREDENTIALS, Images
+from gateway.runtime.images.build_errors import InstallFailed, explain_failure
+from gateway.runtime.images.images import CREDENTIALS, Attempt, Images
+from gateway.runtime.images.needs import Compiler
 from gateway.runtime.images.package_builds import PackageBuild
 from gateway.runtime.images.projects.files import source_tree
 from gateway.runtime.images.projects.layout import Layout, Tree
@@ -50,28 +51,31 @@ class Projects:
             if reference == wanted.reference:
                 raise BuildError(failure)
             try:
-                await self.install(source, layout, tree, wanted, builder)
+                await self.installed(source, layout, tree, wanted, builder)
             except BuildError as error:
                 self.failed[key] = wanted.reference, str(error)
                 raise
         return wanted.reference
 
-    async def prepared(self, source: ProjectSource, layout: Layout) -> tuple[str, str]:
+    async def installed(
+        self, source: ProjectSource, layout: Layout, tree: Tree, wanted: Recipe, builder: str
+    ) -> None:
+        """Makes the image, with a compiler where something calls one. Raises BuildError."""
+        try:
+            try:
+                await self.install(source, layout, tree, wanted, builder)
+            except InstallFailed as failed:
+                if not isinstance(failed.need, Compiler):
+                    raise
+                _, builder = await self.prepared(source, layout, compiler=True)
+                await self.install(source, layout, tree, wanted, builder)
+        except InstallFailed as failed:
+            raise BuildError(explain_failure(wanted.subject, str(failed))) from None
+
+    async def prepared(self, source: ProjectSource, layout: Layout, *, compiler: bool = False) -> tuple[str, str]:
         """The image that a project is to run on, and the one that it is installed in, made if need be."""
-        images, kind, tools = self.images, KINDS[layout.language], ""
-        wanted = runtime_wanted(source, layout)
-        if kind == "uvx":
-            runtime, runtime_id = await images.python_base(wanted)
-            tools_recipe = recipes.uv_tools(runtime, runtime_id)
-            await images.make(tools_recipe)
-            tools = tools_recipe.reference
-        else:
-            runtime, runtime_id = await images.node_base(wanted)
-        if wider := recipes.runtime_image(packages_of(source, kind), runtime, runtime_id):
-            runtime, runtime_id = wider.reference, (await images.make(wider)).id
-        builder = recipes.builder_image(kind, runtime, runtime_id, tools)
-        await images.make(builder)
-        return runtime, builder.reference
+        attempt = Attempt(line=runtime_wanted(source, layout), compiler=compiler)
+        return await self.images.prepared(packages_of(source, KINDS[layout.language]), attempt)
 
     def try_again(self, source: ProjectSource) -> None:
         """The next `image` of it builds even if the last one failed."""

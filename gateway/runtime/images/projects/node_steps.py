@@ -14,7 +14,10 @@ NPM: Final = "--no-fund --no-audit --loglevel=error --cache /tmp/npm"
 APART: Final = f"npm install --no-save --prefix {TREE}/runtime {NPM}"
 SKIPPED: Final = " --ignore-scripts"
 RUNNERS: Final = {"tsx": "tsx", "ts-node": "ts-node typescript"}
-HEAD: Final = "export npm_config_update_notifier=false CI=1 HUSKY=0 COREPACK_ENABLE_STRICT=0\n"
+HEAD: Final = (
+    'export npm_config_nodedir="$(dirname "$(dirname "$(readlink -f "$(command -v node)")")")"\n'
+    "export npm_config_update_notifier=false CI=1 HUSKY=0 COREPACK_ENABLE_STRICT=0\n"
+)
 
 
 def install_node(source: ProjectSource, layout: Layout) -> tuple[str, str, str]:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.runtime.images.build_settings import INSIDE
+from gateway.runtime.images.needs import CALLED_COMPILER, COMPILER
 from gateway.runtime.images.package_builds import PROJECT
 from gateway.runtime.images.projects.layout import Declares, Layout, ProjectError, Tree
 from gateway.runtime.images.projects.node_steps import install_node
@@ -47,7 +48,8 @@ def project_steps(source: ProjectSource, layout: Layout, *, credentials: bool) -
     fetch, build, both = install(source, layout)
     root = shlex.quote(layout.root)
     head = (
-        f". {INSIDE}/env\nexport HOME=/tmp/home\nmkdir -p /tmp/home\n"
+        f"trap 'code=$?; [ $code = 0 ] || ! {{ {CALLED_COMPILER}; }} || exit {COMPILER}' EXIT\n"
+        f'. {INSIDE}/env\nexport HOME=/tmp/home PATH="$PATH:/stockade-install/absent"\nmkdir -p /tmp/home\n'
         f"if [ -d {PROJECT} ]; then cp -R {PROJECT}/. {root}/; fi\n"
     )
     keep = f"mkdir -p {SOURCE}\ncp -R {PROJECT}/. {SOURCE}/\n" if source.copied else ""
