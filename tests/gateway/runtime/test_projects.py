@@ -13,15 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.runtime.containers.planner import looked_at
+from gateway.runtime.images.build_settings import INSIDE, gather
+from gateway.runtime.images.images import Images
+from gateway.runtime.images.needs import COMPILER
+from gateway.runtime.images.package_builds import PROJECT as PROJECT_INSIDE
+from gateway.runtime.images.projects.builds import Projects
 from gateway.runtime.images.projects.files import source_tree
 from gateway.runtime.images.projects.finder import find_project
 from gateway.runtime.images.projects.layout import Declares, Layout, ProjectError, Tree
 from gateway.runtime.images.projects.pins import constraints, wanted
 from gateway.runtime.images.projects.recipe import project_image, project_steps
 from gateway.runtime.plan.project_mounts import hidden_folders, with_folders
-from gateway.runtime.sandbox.errors import PlanError
+from gateway.runtime.sandbox.errors import BuildError, PlanError
 from registry.model.mounts import make_mount
 from registry.model.sources import ProjectSource
+from tests.gateway.runtime.fakes import FakeEngine
 
 PROJECT = '[project]\nname = "weather"\nversion = "1.0"\nrequires-python = ">=3.10"\ndependencies = ["mcp"]\n'
 BUILT = '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
@@ -444,3 +450,56 @@ def test_what_poetrys_own_table_asks_for() -> None:
     table = {"python": "^3.10", "mcp": {"version": "^1", "extras": ["cli"]}, "idna": "*", "no": {"optional": True}}
     assert wanted({"tool": {"poetry": {"dependencies": table}}}, None) == ("mcp[cli]", "idna")
     assert wanted({}, ["mcp>=1"]) == ("mcp>=1",)
+
+
+# -- builds
+
+
+@pytest.mark.anyio
+async def test_a_build_that_failed_is_made_again_for_a_changed_lock_and_when_asked_for(place: Path) -> None:
+    folder = write(place / "p", {"pyproject.toml": PROJECT, "uv.lock": LOCK, "server.py": ""})
+    source, engine = python(folder), FakeEngine(install_exits=1)
+    projects = Projects(Images(engine, lambda: gather({}, place, place)))
+
+    async def builds() -> int:
+        with pytest.raises(BuildError, match=f"The image for project {folder} could not be built"):
+            await projects.image(source, find_project(source))
+        return len(engine.installs)
+
+    assert await builds() == 1
+    assert await builds() == 1, "no call waits for it again"
+    projects.try_again(source)
+    assert await builds() == 2
+    write(folder, {"uv.lock": LOCK + "#"})
+    assert await builds() == 3
+    engine.install_exits = 0
+    projects.try_again(source)
+    made = await projects.image(source, find_project(source))
+    assert await projects.image(source, find_project(source)) == made
+    assert len(engine.installs) == 4, "what is there is not built again"
+
+
+@pytest.mark.anyio
+async def test_where_a_compiler_is_called_it_is_installed_with_one(place: Path) -> None:
+    folder = write(place / "p", {"requirements.txt": "x\n", "server.py": ""})
+    engine = FakeEngine(install_exits=COMPILER)
+    with pytest.raises(BuildError, match="could not be built"):
+        await Projects(Images(engine, lambda: gather({}, place, place))).image(
+            python(folder), find_project(python(folder))
+        )
+    first, second = engine.installs
+    assert first.image != second.image
+
+
+@pytest.mark.anyio
+async def test_a_build_has_the_projects_files_read_only_and_a_copy_in_memory(place: Path) -> None:
+    folder = write(place / "p", {"requirements.txt": "x\n", "server.py": ""})
+    engine = FakeEngine()
+    await Projects(Images(engine, lambda: gather({}, place, place))).image(
+        python(folder), find_project(python(folder))
+    )
+    (plan,) = engine.installs
+    assert [(mount.target, mount.read_only) for mount in plan.mounts] == [(INSIDE, True), (PROJECT_INSIDE, True)]
+    assert str(folder) not in [mount.source for mount in plan.mounts], "what is mounted is a copy"
+    assert [path for path, _ in plan.tmpfs] == [str(folder)]
+    assert (plan.capabilities, plan.read_only) == ((), False)

@@ -22,7 +22,8 @@ HEAD: Final = (
 
 def install_node(source: ProjectSource, layout: Layout) -> tuple[str, str, str]:
     """Downloading, building, and both at once."""
-    files = f"if [ -d {PROJECT} ]; then cp -R {PROJECT}/. {TREE}/; fi\n"
+    names = shlex.join(f"./{name}" for name in sorted(layout.declared))
+    files = f"(cd {PROJECT} && cp --parents {names} {TREE}/)\n" if names else ""
     bun = f"{APART} bun{version_of(source)}\n" if layout.language == "bun" else ""
     head = f"{HEAD}cd {TREE}\n"
     fetch = f"{files}{bun_fetch(bun)}{install(layout, SKIPPED)}{added(source, SKIPPED)}"

@@ -10,6 +10,8 @@ from gateway.runtime.images.projects.pins import FILE
 from registry.model.sources import ProjectSource
 
 VENV: Final = "/opt/stockade/venv"
+LOCK: Final = "/opt/stockade/uv.lock"
+"""What was resolved for a project without a lock, for the step that follows."""
 UV: Final = "/opt/uv/bin/uv"
 PYTHON: Final = '"$(command -v python3)"'
 HEAD: Final = (
@@ -29,7 +31,7 @@ def install_python(source: ProjectSource, layout: Layout) -> tuple[str, str, str
     head = f"{HEAD}cd {shlex.quote(layout.root)}\n"
     fetch = dependencies(source, layout, f"--quiet --python {PYTHON}", " --no-build")
     both = dependencies(source, layout, f"--quiet --python {PYTHON}", "")
-    own = itself(layout)
+    own = itself(source, layout)
     compiled = f"{VENV}/bin/python -m compileall -q {VENV}/lib || true\n"
     return head + fetch, head + own + compiled, f"{head}export UV_COMPILE_BYTECODE=1\n{both}{own}"
 
@@ -47,7 +49,7 @@ def dependencies(source: ProjectSource, layout: Layout, python: str, build: str)
         case Declares.UV_LOCK:
             lines = f"{sync} --frozen\n"
         case Declares.PYPROJECT:
-            lines = f"{sync}\n"
+            lines = f"{sync}\ncp uv.lock {LOCK}\n"
         case Declares.REQUIREMENTS:
             lines = f"{venv}{pip} -r requirements.txt\n"
         case Declares.SCRIPT:
@@ -58,18 +60,20 @@ def dependencies(source: ProjectSource, layout: Layout, python: str, build: str)
         case Declares.POETRY_LOCK | Declares.PDM_LOCK:
             lines, pip = venv, f"{pip} --constraint {FILE}"
         case Declares.INSTALLED:
-            return f"{venv}{pip} --no-deps {packages}\n" if packages else venv
+            return f"{venv}{pip} --no-deps -- {packages}\n" if packages else venv
         case _:
             lines = venv
-    return f"{lines}{pip} {packages}\n" if packages else lines
+    return f"{lines}{pip} -- {packages}\n" if packages else lines
 
 
-def itself(layout: Layout) -> str:
+def itself(source: ProjectSource, layout: Layout) -> str:
     """The lines that install the project, editable, so that its path leads to the folder that is mounted."""
     if not layout.wants_source:
         return ""
     if layout.declares in (Declares.UV_LOCK, Declares.PYPROJECT):
         member = f" --package {shlex.quote(layout.member)}" if layout.member else ""
-        return f"{UV} sync --quiet --python {PYTHON} --inexact --frozen{member}\n"
+        resolved = f"[ -e uv.lock ] || cp {LOCK} uv.lock\n"
+        options = shlex.join(source.options)
+        return f"{resolved}{UV} sync --quiet --python {PYTHON} --inexact --frozen{member} {options}".rstrip() + "\n"
     deps = "" if layout.declares is Declares.SETUP else " --no-deps"
     return f"{UV} pip install --quiet{deps} --editable .\n"
