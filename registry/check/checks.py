@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from registry.config import Config
 from registry.file.document import Document, walk
 from registry.model.errors import ConfigError, Finding, Invalid, KeyPath, Problem
 from registry.model.fields import split_listen
+from registry.model.mount_risks import refuse_forbidden
 from registry.model.mounts import Mount, holds, missing_source, refuse_root_writes
 from registry.model.network import carries_directly
 from registry.model.references import check_references
 from registry.model.server import Server
-from registry.model.sources import ImageSource, PackageSource, Source
+from registry.model.sources import HOME, ImageSource, ProjectSource, RemoteSource, Source
 from registry.model.spec import plan
 from registry.model.storage import kept
 from registry.secrets import default_folder, with_references
@@ -63,6 +65,7 @@ def check_server(name: str, server: Server, config: Config, path: Path) -> Found
     for finding in (
         *check_secrets(server),
         *check_mounts(server, source, path),
+        *check_folder(server, source),
         *check_own_port(server),
         *check_tool_names(name, server, config),
     ):
@@ -77,7 +80,7 @@ def check_secrets(server: Server) -> Found:
 
 def check_mounts(server: Server, source: Source | None, path: Path) -> Found:
     """Sources that are not there, targets used twice, mounts by which a server could write its own policy, or as root."""
-    user = source.user if isinstance(source, PackageSource | ImageSource) else server.user
+    user = server.user if source is None or isinstance(source, RemoteSource) else source.user
     seen: set[str] = set()
     for where, mount in placed_mounts(server, source):
         if error := missing_source(mount):
@@ -93,6 +96,22 @@ def check_mounts(server: Server, source: Source | None, path: Path) -> Found:
         elif holds(mount, path) and not mount.read_only:
             hint = f"Add :ro, or mount a folder that {path.name} is not in"
             yield Finding(where, f"with {mount.source} the server could rewrite {path.name}, its own policy", hint)
+
+
+def check_folder(server: Server, source: Source | None) -> Found:
+    """The folder of a program of this machine: one that is not there, and those that no server is shown."""
+    if not isinstance(source, ProjectSource) or (source.standalone and source.folder == HOME):
+        return
+    where: KeyPath = ("cwd",) if source.folder == server.cwd else ("args",) if server.args else ("command",)
+    try:
+        refuse_forbidden(source.folder)
+    except Invalid as error:
+        finding = error.findings[0]
+        yield Finding(where, finding.message, "Keep the program in a folder of its own, and name that")
+        return
+    if not os.path.isdir(source.folder):
+        message = f"the folder {source.folder}, in which it starts, does not exist"
+        yield Finding(where, message, "Correct the path")
 
 
 def placed_mounts(server: Server, source: Source | None) -> list[tuple[KeyPath, Mount]]:

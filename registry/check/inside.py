@@ -18,7 +18,8 @@ from registry.model.mounts import covers
 from registry.model.references import SHELL
 from registry.model.secret_places import secret_place
 from registry.model.server import Server
-from registry.model.sources import HOME, ImageSource, LocalSource, PackageSource
+from registry.model.sources import HOME, ImageSource, LocalSource, PackageSource, ProjectSource
+from registry.model.spec import program_args, unread_folders
 from registry.model.storage import check_storage
 
 Found = Iterator[Finding]
@@ -27,21 +28,20 @@ Texts = list[tuple[KeyPath, str]]
 
 def warn_inside(server: Server, source: LocalSource) -> Found:
     """The warnings about a server that runs in a container; paths are relative to its entry."""
-    args = program_args(server, source)
+    args = program_args(server)
     env: Texts = [(("env", key), text) for key, text in server.env.items()]
     yield from warn_shell([*args, *env])
+    for where, folder in unread_folders(server):
+        message = f"the server does not start in {folder}, which its container does not have"
+        yield Finding(
+            where, message, f'Remove it; if the server needs the folder, add mounts: ["{folder}:{folder}:ro"]'
+        )
     yield from warn_known(server, source)
     bridge = list(warn_remote(source, args))
     yield from bridge
     yield from warn_paths(server, source, [*args, *env])
     if server.isolated and not bridge:
         yield from warn_localhost(server, [*args, *env])
-
-
-def program_args(server: Server, source: LocalSource) -> Texts:
-    """The program's own arguments, which stand at the end of `args`: what the entry runs it with is before them."""
-    first = len(server.args) - len(source.args)
-    return [(("args", index), text) for index, text in enumerate(server.args) if index >= first]
 
 
 def warn_shell(texts: Texts) -> Found:
@@ -135,6 +135,8 @@ def warn_path(server: Server, source: LocalSource, where: KeyPath, text: str, *,
     mounts = source.mounts
     if path == "/" or path.startswith("//") or covered(path, [mount.target for mount in mounts]):
         return None
+    if isinstance(source, ProjectSource) and covers(source.folder, path):
+        return warn_source(source.folder, where, path) if written else None
     kept = keepable(path) if written and not isinstance(source, ImageSource) else ""
     if is_refused(path):
         return unwritable(where, path, kept)
@@ -144,7 +146,7 @@ def warn_path(server: Server, source: LocalSource, where: KeyPath, text: str, *,
         here = seen.target + path[len(seen.source) :]
         return Finding(where, f"{text} is somewhere else in the server's container", f"Write {here} here")
     if is_program(path) and not written:
-        return warn_program(server, where, path)
+        return None if isinstance(source, ImageSource) else warn_program(server, where, path)
     if os.path.exists(path):
         message = f"{text} is on this machine, and the server's container does not see it"
         return Finding(where, message, mount_hint(path, path, read_only=not written))
@@ -159,6 +161,17 @@ def warn_path(server: Server, source: LocalSource, where: KeyPath, text: str, *,
     message = f"the server's container has no {parent}, and nothing can be written there"
     hint = mount_hint(parent, path, read_only=False)
     return Finding(where, message, f"{hint}, or keep it in a volume: storage: {kept}" if kept else hint)
+
+
+def warn_source(folder: str, where: KeyPath, path: str) -> Finding:
+    """A path in the folder of a program of this machine, which the server would write."""
+    message = f"{path} is in the program's own folder, which the server may only read"
+    parent = os.path.dirname(path)
+    if parent in (folder, os.path.dirname(folder)):
+        hint = f"To keep it, add storage: /data, and write /data/{os.path.basename(path)} here"
+    else:
+        hint = f'If it may write there, add mounts: ["{parent}:{parent}"]'
+    return Finding(where, message, hint)
 
 
 def keepable(path: str) -> str:
@@ -199,7 +212,7 @@ def mount_hint(source: str, path: str, *, read_only: bool) -> str:
 def warn_program(server: Server, where: KeyPath, path: str) -> Finding | None:
     name = os.path.basename(path)
     package = PROGRAMS.get(name, name)
-    if package in server.packages or server.command in ("docker", "podman", "nerdctl"):
+    if package in server.packages:
         return None
     message = f"{path} is a program of this machine, and the server's container does not have it"
     hint = f"If Debian has it, add packages: [{package}], and write where Debian keeps it, such as /usr/bin/{package}"

@@ -23,8 +23,8 @@ from registry.importers.sections import Written, at, written
 from registry.model.errors import ConfigError, Finding, Invalid, Problem
 from registry.model.references import references
 from registry.model.server import Server
-from registry.model.sources import RemoteSource
-from registry.model.spec import plan
+from registry.model.sources import ProjectSource, RemoteSource
+from registry.model.spec import plan, read_files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +182,8 @@ def by_folder(document: Document) -> Iterator[Problem]:
 def borrowed(entry: Mapping[str, Any]) -> Iterator[Finding]:
     """What an entry asks for from this machine: variables of the gateway's environment, volumes of the engine."""
     try:
-        source = plan(Server.model_validate(entry))
+        server = Server.model_validate(entry)
+        source, files = plan(server), read_files(server)
     except (Invalid, ValidationError):  # said, with its place, when the entry is added to the file
         return
     where = f"sent to {entry['url']}" if isinstance(source, RemoteSource) else "given to the server"
@@ -192,6 +193,13 @@ def borrowed(entry: Mapping[str, Any]) -> Iterator[Finding]:
         kind, _, name = reference.partition(":")
         what = f"the environment variable {name.partition(':-')[0]}" if kind == "env" else f"the secret {name!r}"
         yield Finding((), f"{what} of the gateway will be {where}", "Remove it if it should not be")
+    for file in files:
+        yield Finding(
+            (), f"the variables in {file} will be given to the server", "Remove --env-file if they should not be"
+        )
+    if isinstance(source, ProjectSource) and not source.standalone:
+        message = f"the folder {source.folder}, with its project, will be shown to the server"
+        yield Finding((), message, "Remove the server if it should not be")
     for mount in () if isinstance(source, RemoteSource) else source.mounts:
         if mount.volume and not mount.storage:
             hint = f"For that one: {{source: {mount.source}, target: {mount.target}, accept: [foreign-volume]}} under mounts"

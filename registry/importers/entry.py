@@ -5,16 +5,21 @@ Clients add keys of their own, spell the same thing in several ways, and each ha
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from registry.model.errors import Finding
+from pydantic import ValidationError
+
+from registry.model.errors import Finding, Invalid
 from registry.model.fields import Origin
 from registry.model.nearest import nearest_key
 from registry.model.server import Server
+from registry.model.sources import ProjectSource
+from registry.model.spec import plan
 
 DROPPED = frozenset(
     "autoApprove alwaysAllow timeout trust gallery version name description icon iconPath id source metadata presets"
@@ -25,8 +30,6 @@ DROPPED = frozenset(
 UNREAD = {
     "envFile": "the file's variables are not read; write them under `env`",
     "env_file": "the file's variables are not read; write them under `env`",
-    "cwd": "the server starts in its container's own folder; mount what it needs with `mounts`",
-    "workingDirectory": "the server starts in its container's own folder; mount what it needs with `mounts`",
     "available_tools": "say which tools are shown under `tools`",
     "env_keys": "its key ring is not read; pass each variable under `env`",
     "env_vars": "pass each variable under `env`, as ${env:NAME}",
@@ -39,11 +42,14 @@ RENAMED = {
     "envs": "env",
     "http_headers": "headers",
     "cmd": "command",
+    "workingDirectory": "cwd",
+    "working_directory": "cwd",
+    "workdir": "cwd",
     "transportType": "type",
     "transport_type": "type",
 }
 KNOWN = frozenset(field.alias or name for name, field in Server.model_fields.items()) | {"transport"}
-CLIENTS_OWN = frozenset({"type", "transport", "command", "args", "url", "headers", "env", "disabled"})
+CLIENTS_OWN = frozenset({"type", "transport", "command", "args", "url", "headers", "env", "cwd", "disabled"})
 """What clients' files say in the same words as ours; the rest of KNOWN is Stockade's alone."""
 
 
@@ -72,10 +78,11 @@ def convert(raw: Mapping[str, Any], *, variables: Mapping[str, str] | None = Non
     if entry.get("url") and entry.get("type") == "stdio":
         del entry["type"]
     known = variables or {}
-    for key in ("env", "headers", "args", "url"):
+    for key in ("env", "headers", "args", "url", "command", "cwd"):
         if key in entry:
             change = partial(translate, variables=known, key=key, notes=notes, trusted=trusted)
             entry[key] = deep(entry[key], change)
+    working_folder(raw, entry, known, notes)
     return Imported(entry, tuple(notes))
 
 
@@ -100,6 +107,35 @@ def take(
             entry[key] = value  # the check of the configuration then says what was probably meant
         else:
             notes.append(Finding((written,), f"unknown key {written!r} has no effect"))
+
+
+def working_folder(
+    raw: Mapping[str, Any], entry: dict[str, Any], variables: Mapping[str, str], notes: list[Finding]
+) -> None:
+    """`cwd` counts for a program of this machine, from the client's own folder on; for all else it has no effect."""
+    if not isinstance(folder := entry.get("cwd"), str):
+        return
+    if variables.get("workspaceFolder"):
+        entry["cwd"] = os.path.join(variables["workspaceFolder"], os.path.expanduser(folder))
+    if takes_folder(entry):
+        return
+    del entry["cwd"]
+    written = next(key for key in raw if RENAMED.get(key, key) == "cwd")
+    message = f"{written!r} has no effect: the server starts in its container's own folder"
+    notes.append(Finding((written,), message, "What it needs of this machine is shown to it by `mounts`"))
+
+
+def takes_folder(entry: Mapping[str, Any]) -> bool:
+    """Whether what an entry runs starts in a folder of this machine. True as well where that is not known."""
+    try:
+        server = Server.model_validate(
+            {key: entry[key] for key in ("command", "args") if key in entry} | {"cwd": "/"}
+        )
+        return isinstance(plan(server), ProjectSource)
+    except Invalid as error:
+        return ("cwd",) not in [finding.path for finding in error.findings]
+    except ValidationError:
+        return not entry.get("url") and not entry.get("image")
 
 
 TOOL_KEYS = {

@@ -7,11 +7,12 @@ what would break the isolation is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from registry.model.env_file import read_env_file
 from registry.model.errors import Finding, Invalid, KeyPath
 from registry.model.mounts import Mount, make_mount, parse_mount
 from registry.model.options import Grammar, Options, Place, read_options
@@ -36,7 +37,7 @@ DROPPED_VALUES = (
     "--name --pull --platform -l --label --hostname -h --restart --stop-timeout --stop-signal --log-driver --log-opt"
     " -a --attach --cidfile --detach-keys --label-file"
 )
-TAKEN = "-e --env -v --volume --mount -u --user -w --workdir --entrypoint"
+TAKEN = "-e --env --env-file -v --volume --mount -u --user -w --workdir --entrypoint"
 WALL = "it would open the wall around the server"
 LIMITS = "limits stand in the file"
 REFUSED = {
@@ -45,13 +46,12 @@ REFUSED = {
     **dict.fromkeys(("--device-cgroup-rule", "--group-add", "--add-host", "--dns", "--dns-search", "--ip"), WALL),
     **dict.fromkeys(("--link", "--dns-option", "--network-alias", "--net-alias", "--expose", "--mac-address"), WALL),
     "--gpus": "devices of this machine are not given to a server",
-    "--network": "Stockade is the server's network; say what it may reach under `network:`",
-    "--net": "Stockade is the server's network; say what it may reach under `network:`",
+    "--network": "Stockade is the server's network",
+    "--net": "Stockade is the server's network",
     "-p": "no port is published; for a server that speaks http write `type: http` and `port:`",
     "--publish": "no port is published; for a server that speaks http write `type: http` and `port:`",
     "-P": "no port is published; for a server that speaks http write `type: http` and `port:`",
     "--publish-all": "no port is published; for a server that speaks http write `type: http` and `port:`",
-    "--env-file": "write its variables under `env:`",
     "-m": f"{LIMITS}: resources: {{memory: …}}",
     "--memory": f"{LIMITS}: resources: {{memory: …}}",
     "--memory-swap": f"{LIMITS}: resources: {{memory: …}}",
@@ -64,7 +64,7 @@ REFUSED = {
 HARMLESS = {("--network", "none"), ("--net", "none"), ("--security-opt", "no-new-privileges")}
 HARMLESS_FLAGS = "--read-only"
 HARMLESS_VALUES = "--cap-drop"
-FILLED = frozenset("-e --env -v --volume --mount --entrypoint".split())
+FILLED = frozenset("-e --env --env-file -v --volume --mount --entrypoint".split())
 """The options in whose values references are filled in."""
 IGNORED = frozenset(f"{DROPPED} {DROPPED_VALUES} {HARMLESS_FLAGS} {HARMLESS_VALUES}".split())
 FLAGS = frozenset(f"{DROPPED} {HARMLESS_FLAGS} --privileged -P --publish-all".split())
@@ -74,11 +74,25 @@ GRAMMAR = Grammar(
 )
 
 
-def read_docker_run(words: Sequence[str], env: Mapping[str, str], *, place: Place) -> DockerRun:
-    """The words after `docker run`; `env` is the entry's own. Raises Invalid with what is refused and why."""
-    options = read_options(words, GRAMMAR, tool="docker run", refused={}, place=place)
-    wrong = list(refused(options, place))
+def read_docker_run(
+    words: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    place: Place,
+    tool: str = "docker run",
+    port: int | None = None,
+    joined: Collection[str] = (),
+) -> DockerRun:
+    """The words after `docker run`; `env` is the entry's own. Raises Invalid with what is refused and why.
+
+    A published port is no matter where it is the entry's own `port`, nor a network that the entry joins (`joined`).
+    """
+    options = read_options(words, GRAMMAR, tool=tool, refused={}, place=place)
+    wrong = list(refused(options, place, tool, fitting(port, joined)))
     found: dict[str, str] = {}
+    for text, index in given(options, "--env-file"):
+        with noting(wrong):
+            found |= from_file(text, env, place(index))
     for text, index in given(options, "-e", "--env"):
         with noting(wrong):
             key, value = variable(text, env, place(index))
@@ -90,10 +104,10 @@ def read_docker_run(words: Sequence[str], env: Mapping[str, str], *, place: Plac
             with noting(wrong):
                 mounts.append(one_mount(text, found, place(index), long=name == "--mount"))
     with noting(wrong):
-        user = user_of(options, place)
+        user = user_of(options, place, tool)
     with noting(wrong):
         if not options.rest:
-            raise Invalid("docker run is not told which image to run", "Add the image to args", path=("args",))
+            raise Invalid(f"{tool} is not told which image to run", "Add the image to args", path=("args",))
         refuse_references(options.rest[0], "it names the image", place(options.end))
     if wrong:
         raise Invalid.all(wrong)
@@ -123,7 +137,7 @@ def noting(wrong: list[Finding]) -> Iterator[None]:
         wrong += error.findings
 
 
-def refused(options: Options, place: Place) -> Iterator[Finding]:
+def refused(options: Options, place: Place, tool: str, fits: Callable[[str, str], bool]) -> Iterator[Finding]:
     """What no server gets, and references where none is filled in."""
     for name, value, index in options.given:
         if name not in FILLED and name not in IGNORED:
@@ -133,7 +147,49 @@ def refused(options: Options, place: Place) -> Iterator[Finding]:
             yield from problems
         if name not in REFUSED or (name, value.removesuffix(":true")) in HARMLESS or value == "false":
             continue
-        yield Finding(place(index), f"docker run {name} is refused: {REFUSED[name]}", f"Remove {name}")
+        if not fits(name, value):
+            hint = network_hint(name, value) if name in NETWORK else f"Remove {name}"
+            yield Finding(place(index), f"{tool} {name} is refused: {REFUSED[name]}", hint)
+
+
+NETWORK = ("--network", "--net")
+PUBLISH = ("-p", "--publish")
+
+
+def fitting(port: int | None, joined: Collection[str]) -> Callable[[str, str], bool]:
+    """Whether an option asks for what the entry says anyway."""
+
+    def fits(name: str, value: str) -> bool:
+        inside = re.split(r"[:/]", re.sub(r"/tcp$", "", value))[-1]
+        return (name in NETWORK and value in joined) or (name in PUBLISH and port is not None and inside == str(port))
+
+    return fits
+
+
+def network_hint(name: str, value: str) -> str:
+    """The line that replaces a network of the engine."""
+    if value == "host":
+        line = 'for a service of this machine write network: {allowed_hosts: ["host.docker.internal:PORT"]}'
+    elif value in ("bridge", "default") or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", value):
+        line = "and name what it may reach: network: {allowed_hosts: [HOST]}"
+    else:
+        line = f'and write network: {{join: [{value}], allowed_hosts: ["CONTAINER:PORT"]}}'
+    return f"Remove {name}; {line}" if value == "host" else f"Remove {name}, {line}"
+
+
+def from_file(text: str, env: Mapping[str, str], where: KeyPath) -> dict[str, str]:
+    """The variables of `--env-file`; what stands there is taken as it is, so no reference in it is filled in."""
+    try:
+        path = Path(fill_path(text, env)).expanduser()
+        if not path.is_absolute():
+            raise Invalid(f"{text} is relative to nothing", "Write the whole path, or its variables under `env:`")
+        return {
+            name: env.get(name, f"${{env:{name}}}") if value is None else value.replace("${", "$${")
+            for name, value in read_env_file(path).items()
+        }
+    except Invalid as error:
+        finding = error.findings[0]
+        raise Invalid(finding.message, finding.hint, path=where) from None
 
 
 def variable(text: str, env: Mapping[str, str], where: KeyPath) -> tuple[str, str]:
@@ -167,11 +223,11 @@ def long_mount(text: str) -> Mount:
     return make_mount(source, target, read_only, base=Path("/"))
 
 
-def user_of(options: Options, place: Place) -> str | None:
+def user_of(options: Options, place: Place, tool: str) -> str | None:
     text = options.last("-u", "--user")
     if not text:
         return None
     if not re.fullmatch(r"\d{1,10}(:\d{1,10})?", text):
         where = place(options.index("-u", options.index("--user", 0)))
-        raise Invalid(f"docker run --user {text} is not a number", "Write `user: 1000` in the entry", path=where)
+        raise Invalid(f"{tool} --user {text} is not a number", "Write `user: 1000` in the entry", path=where)
     return text

@@ -268,7 +268,8 @@ class Server(Frozen):
     type: Annotated[Transport, BeforeValidator(to_transport)] = Transport.STDIO
     """`stdio`, or `http` (streamable HTTP). Default: http for a `url` or where a `port` is given, else stdio."""
     command: str | None = Field(default=None, min_length=1)
-    """`uvx` or `npx` (the package is built into an image), or `docker` with `run …` as arguments."""
+    """`uvx` or `npx` (the package is built into an image), `uv run`, `python`, `node` and others (a program of this
+    machine), or `docker` with `run …` as arguments."""
     args: Texts = ()
     """The command's arguments; with `image`, those of the image's program."""
     image: str | None = Field(default=None, min_length=1, pattern=r"^\S+$")
@@ -310,7 +311,7 @@ class Server(Frozen):
     resources: Resources = Resources()
     """Limits on memory, processors and processes."""
     packages: Annotated[tuple[DebianPackage, ...], BeforeValidator(to_tuple)] = ()
-    """With uvx and npx: Debian packages that the server needs in its image, such as git."""
+    """With `command`: Debian packages that the server needs in its image, such as git."""
     build: Build = Build()
     """How its image is built: what the installation may reach."""
     user: Annotated[str, BeforeValidator(to_user)] | None = None
@@ -393,7 +394,7 @@ class Server(Frozen):
             if key in self.model_fields_set
         ]
         if kind != "command" and "packages" in self.model_fields_set and kind != "url":
-            findings.append(Finding(("packages",), "is for uvx and npx only", "Add them to the image"))
+            findings.append(Finding(("packages",), "is for `command` only", "Add them to the image"))
         if kind == "image":
             given = [key for key in ("cwd", "source", "python", "node", "build") if key in self.model_fields_set]
             findings += [Finding((key,), "is for `command` only", "Remove it") for key in given]

@@ -240,13 +240,14 @@ BAD = {
     "the host's network": (
         servers("a: {command: docker, args: [run, --network=host, x]}"),
         "stockade.yaml:3:36: mcpServers.a.args[1]: docker run --network is refused: Stockade is "
-        "the server's network; "
-        "say what it may reach under `network:`. Remove --network.",
+        "the server's network. Remove --network; for a service of this machine write network: "
+        '{allowed_hosts: ["host.docker.internal:PORT"]}.',
     ),
     "a program of the host": (
         servers("a: {command: python, args: [-m, my_server]}"),
-        "stockade.yaml:3:16: mcpServers.a.command: 'python' is a program of this machine, and the server runs in a "
-        "container that does not have it. If it is on PyPI, write command: uvx, args: [my-server].",
+        "stockade.yaml:3:35: mcpServers.a.args[1]: the module my_server is looked for in a project, and no folder is given. "
+        "Add cwd: FOLDER, the project's ('.' is this file's folder); if it is a package of PyPI, write command: uvx, "
+        "args: [my-server].",
     ),
     "a reference that is none": (
         servers("a: {image: x, env: {T: '${TOKEN}'}}"),

@@ -267,3 +267,28 @@ KNOWN: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
 def test_what_a_well_known_package_lacks_is_told(entry: dict[str, Any], said: str, mended: dict[str, Any]) -> None:
     assert said in warned(entry)
     assert warned({**entry, **mended}) == ""
+
+
+def program(home: Path, *args: str, **more: Any) -> dict[str, Any]:
+    return {"command": "python", "args": ["s.py", *args], "cwd": str(home / "docs"), **more}
+
+
+def test_the_folder_of_a_program_of_this_machine_is_there(home: Path) -> None:
+    assert warned(program(home, f"{home}/docs/key.json", f"--x={home}/docs")) == ""
+    (home / "other").mkdir()
+    assert f'mounts: ["{home}/other:{home}/other:ro"]' in warned(program(home, f"{home}/other"))
+
+
+def test_what_a_program_of_this_machine_would_write_beside_itself_is_told(home: Path) -> None:
+    said = warned(program(home, "--db", f"{home}/docs/my.db"))
+    assert "is in the program's own folder, which the server may only read" in said
+    assert "add storage: /data, and write /data/my.db here" in said
+    assert f'add mounts: ["{home}/docs/data:{home}/docs/data"]' in warned(
+        program(home, "--db", f"{home}/docs/data/my.db")
+    )
+    assert "may only read" in warned(program(home, "--db", f"{home}/docs/my.db", source="copy"))
+
+
+def test_a_path_in_a_shell_s_text_is_found_too(home: Path) -> None:
+    said = warned({"command": "bash", "args": ["-lc", f"npx -y b {home}/docs"]})
+    assert f"args[1]: {home}/docs is on this machine" in said

@@ -789,7 +789,7 @@ def test_import_leaves_out_what_cannot_be_taken_over_and_goes_on(
     if runs:
         request.getfixturevalue("running")
     servers = {
-        "local": {"command": "/opt/local.py"},
+        "local": {"command": "/opt/local"},
         "clock": {"command": "uvx", "args": ["mcp-server-time"]},
         **({"fetch": {"command": "uvx", "args": ["mcp-server-fetch"]}} if runs else {}),
         "far": {"url": "https://mcp.example/mcp"},
@@ -799,7 +799,7 @@ def test_import_leaves_out_what_cannot_be_taken_over_and_goes_on(
     assert (said.code, said.err.splitlines()[-1]) == (1, "Error: 1 of 3 servers were not imported: local.")
     assert ("In ./stockade.yaml already, and left as they are: fetch." in said.err) == runs
     assert "! local: " in said.err
-    assert "'local.py' is a program of this machine" in said.err
+    assert "'local' is a program of this machine" in said.err
     assert {"clock", "far"} <= set(load_config(work / "stockade.yaml").servers)
 
 

@@ -1,0 +1,1 @@
+"""What commands mean: a table for each kind."""
