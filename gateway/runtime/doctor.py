@@ -17,9 +17,8 @@ from gateway.runtime.containers.probe import idle_plan
 from gateway.runtime.containers.sandbox import ContainerSandbox
 from gateway.runtime.engine.base import Engine, EngineInfo
 from gateway.runtime.factory import SandboxNeeds, local_engine, make_sandbox
-from gateway.runtime.images import recipes
+from gateway.runtime.images.bases import Bases, bootstrap_problem
 from gateway.runtime.images.build_settings import CA_VARIABLES, SYSTEM_BUNDLES
-from gateway.runtime.images.images import bootstrap_problem
 from gateway.runtime.inventory.context import owned
 from gateway.runtime.inventory.egress_link import EgressLink
 from gateway.runtime.inventory.record import Role
@@ -159,8 +158,11 @@ def certificates_finding(environ: Mapping[str, str]) -> Finding:
 
 async def base_finding(engine: Engine) -> Finding:
     """Whether the base image is there, or can be made."""
-    if await engine.image(recipes.python_base_tag()):
-        return Finding(name="base image", state="ok", detail=recipes.python_base_tag())
+    pythons, nodes = await Bases(engine).made()
+    if pythons:
+        there = [f"{name} {', '.join(found)}" for name, found in (("Python", pythons), ("Node", nodes)) if found]
+        detail = f"made: {'; '.join(there)} (the first is the default; another is made when a server needs it)"
+        return Finding(name="base image", state="ok", detail=detail)
     problem = bootstrap_problem()
     if not problem:
         return Finding(name="base image", state="ok", detail="not made yet; it can be, with debootstrap if need be")

@@ -248,7 +248,7 @@ MIXED = (
   no-npm: {command: npx, args: ["@stockade-zzq/no-such-server"]}
   no-version: {command: uvx, args: ["mcp-server-time==99.0"]}
   no-image: {image: "registry.invalid/nothing:latest"}
-  new-python: {command: uvx, args: [basic-memory]}
+  new-python: {command: uvx, args: [-p, "3.11", basic-memory]}
   no-secret: {command: uvx, args: [mcp-server-time], env: {TOKEN: "${secret:stockade-test-unset}"}}
   ends: {image: stockade-test-rogue, entrypoint: [/bin/sh, -c, "echo I need an API key >&2; exit 3"]}
   no-program: {image: stockade-test-rogue, entrypoint: [/bin/nonesuch]}
@@ -265,10 +265,7 @@ FAILURES = {
     "no-image": (
         "The engine has no image registry.invalid/nothing:latest. Could not pull registry.invalid/nothing:latest: "
     ),
-    "new-python": (
-        "The package basic-memory needs Python 3.12 or newer; the base image has an older one. Name an older version "
-        "of it, or give it as `image:`."
-    ),
+    "new-python": ("could not be built. Python 3.11 was asked for, and it installs on 3."),
     "no-secret": (
         "stockade.yaml:11:67: mcpServers.no-secret.env.TOKEN: the secret 'stockade-test-unset' is not set. "
     ),

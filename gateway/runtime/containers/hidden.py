@@ -1,7 +1,7 @@
 """What a mounted folder does not show: the files and folders that a `.stockadeignore` names, in it or in a folder above it.
 
 The patterns are those of `.gitignore`. What matches when the container is made is covered: a folder by an empty one, a file
-by `/dev/null`. A mount is a fact of the container, so what is made later shows until the container is made anew.
+by `/dev/null`. A mount is a fact of the container, so what is made later shows until the container is recreated.
 """
 
 from __future__ import annotations

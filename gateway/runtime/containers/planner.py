@@ -20,6 +20,9 @@ from gateway.runtime.engine.base import ContainerPlan, ImageInfo
 from gateway.runtime.images.build_settings import certificates
 from gateway.runtime.images.images import Images
 from gateway.runtime.images.inside import Inside, above, look_inside
+from gateway.runtime.images.projects.builds import Projects
+from gateway.runtime.images.projects.finder import find_project, require_readable
+from gateway.runtime.images.projects.layout import Layout
 from gateway.runtime.images.recipes import VERSION_LABEL
 from gateway.runtime.images.wall import Wall
 from gateway.runtime.inventory.context import RuntimeContext
@@ -27,7 +30,8 @@ from gateway.runtime.inventory.users import backend_holder, instance_holder
 from gateway.runtime.plan.homes import command_line, numeric_uid, user_of
 from gateway.runtime.plan.plans import CaBundle, backend_plan, check_image_user, check_own_port
 from gateway.runtime.plan.policy_ports import policy_ports
-from gateway.runtime.sandbox.errors import BuildError, EngineError
+from gateway.runtime.plan.project_mounts import hidden_folders, with_folders
+from gateway.runtime.sandbox.errors import EngineError
 from gateway.runtime.sandbox.secrets import Secrets
 from registry.model.errors import ConfigError, Problem
 from registry.model.references import GIVEN
@@ -51,6 +55,15 @@ def given_by(given: Server | LocalSource) -> dict[str, Mapping[str, str]]:
     return found
 
 
+def looked_at(source: ProjectSource) -> tuple[Layout, ProjectSource]:
+    """A project as it lies on the disk, and the source with its folders among the mounts. Raises PlanError."""
+    layout = find_project(source)
+    mounted = with_folders(source, layout)
+    if mounted.mounts != source.mounts:
+        require_readable(source, layout)
+    return layout, mounted
+
+
 class Planner:
     """Plans backends. It reads files and asks the engine about images; it makes no container."""
 
@@ -61,6 +74,7 @@ class Planner:
         self.context = context
         self.images = images
         self.walls = walls
+        self.projects = Projects(images)
         self.secrets = secrets
         self.ca_file = ca_file
         self.looking = asyncio.Lock()
@@ -97,7 +111,8 @@ class Planner:
         if server.isolated:
             check_own_port(server.port)
         await asyncio.to_thread(self.filled, source)  # a missing secret is reported before minutes of building
-        image = await self.image_of(source, self.walls.of(instance.partition("/")[0], server.build.allowed_hosts))
+        wall = self.walls.of(instance.partition("/")[0], server.build.allowed_hosts)
+        image, source, hidden = await self.image_of(source, wall)
         info = None if isinstance(source, ImageSource) else await self.context.engine.image(image)
         return Wanted(
             instance=instance,
@@ -105,7 +120,7 @@ class Planner:
             source=source,
             ports=ports,
             version=info.labels.get(VERSION_LABEL, "") if info is not None else "",
-            plan=lambda door: self.plan_backend(instance, server, source, image, door, extra_ca),
+            plan=lambda door: self.plan_backend(instance, server, source, image, door, extra_ca, hidden),
         )
 
     def try_again(self, server: Server) -> None:
@@ -113,6 +128,8 @@ class Planner:
         source = plan_source(server)
         if isinstance(source, PackageSource):
             self.images.try_again(source)
+        elif isinstance(source, ProjectSource):
+            self.projects.try_again(source)
 
     def filled(self, source: LocalSource) -> tuple[LocalSource, Mapping[str, str]]:
         """The source with its references filled in, and its variables. Raises ConfigError with every one that is missing."""
@@ -131,14 +148,16 @@ class Planner:
         entrypoint = tuple(found["entrypoint"].values())
         return replace(source, args=args, command=args, entrypoint=entrypoint), found["env"]
 
-    async def image_of(self, source: LocalSource, wall: Wall) -> str:
-        """The image that runs it, built or pulled if need be."""
+    async def image_of(self, source: LocalSource, wall: Wall) -> tuple[str, LocalSource, tuple[str, ...]]:
+        """The image that runs it, built or pulled if need be; of a project also its folders among the mounts, and which
+        folders in them are hidden."""
         if isinstance(source, PackageSource):
-            return await self.images.package(source, wall)
+            return await self.images.package(source, wall), source, ()
         if isinstance(source, ProjectSource):
-            raise BuildError("A program of this machine cannot be built into an image yet.")
+            layout, mounted = await asyncio.to_thread(looked_at, source)
+            return await self.projects.image(source, layout, wall), mounted, hidden_folders(source, layout)
         await self.images.ready(source.image)
-        return source.image
+        return source.image, source, ()
 
     async def plan_backend(
         self,
@@ -148,6 +167,7 @@ class Planner:
         image: str,
         door: str,
         extra_ca: Path | None,
+        hidden: tuple[str, ...] = (),
     ) -> ContainerPlan:
         """The backend's plan, with its secrets filled in."""
         info = await self.context.engine.image(image)
@@ -171,13 +191,15 @@ class Planner:
             door=door,
             nofile=self.context.nofile(),
             own=own,
-            inside=inside,
+            inside=replace(inside, hidden=hidden),
         )
         return await asyncio.to_thread(hiding, plan)
 
     async def inside(self, image: str, source: LocalSource, info: ImageInfo) -> Inside:
         """What is in an image that the user named, looked at once; of ours everything is known."""
         targets = tuple(mount.target for mount in source.mounts)
+        if isinstance(source, ProjectSource):
+            return Inside()  # its image lets everybody through /root where that is above the project
         if not isinstance(source, ImageSource):
             return Inside(closed=("/root",) if "/root" in above(targets) else ())
         key = (info.id, command_line(source, info), targets)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.runtime.images.browsers import DOWNLOAD, download_failed
+from gateway.runtime.images.needs import Need, Unmet
 from gateway.runtime.images.wall import Refused
 from gateway.runtime.sandbox.errors import BuildError
 
@@ -61,10 +62,18 @@ Stopped = OutOfTime | OutOfMemory
 class InstallFailed(BuildError):
     """Raised when a package's installation failed; `str()` is what it printed."""
 
-    def __init__(self, printed: str, stopped: Stopped | None = None, *, refused: Sequence[Refused] = ()) -> None:
-        """`stopped`: which limit ended it; None when it ended by itself. `refused`: the connections that it was refused."""
+    def __init__(
+        self,
+        printed: str,
+        stopped: Stopped | None = None,
+        need: Need | None = None,
+        refused: Sequence[Refused] = (),
+    ) -> None:
+        """`stopped`: which limit ended it; None when it ended by itself. `need`: what it would need, where that is known.
+        `refused`: the connections that it was refused."""
         super().__init__(printed)
         self.stopped = stopped
+        self.need = need
         self.refused = refused
 
 
@@ -96,13 +105,20 @@ CASES: Final[tuple[tuple[re.Pattern[str], Explain], ...]] = (
     (
         re.compile(r"does not\s+satisfy\s+Python\s*(?:>=)?([0-9.]+)|requires[- ][Pp]ython:? *>=? *([0-9.]+)"),
         lambda m, subject: (
-            f"The {subject} needs Python {(m[1] or m[2]).rstrip('.')} or newer; the base image has an older one. "
-            "Name an older version of it, or give it as `image:`."
+            f"The {subject} needs Python {(m[1] or m[2]).rstrip('.')} or newer; the image that it was installed in has "
+            "an older one. Name a version of Python (`python:`), an older version of it, or give it as `image:`."
         ),
     ),
     (
         re.compile(r"stockade: (.+)"),
         lambda m, subject: f"Package {m[1]}. Name the program in `args` (uvx --from PACKAGE PROGRAM).",
+    ),
+    (
+        re.compile(r"Release signed by unknown key|Keyring-based check was requested"),
+        lambda m, subject: (
+            "This machine does not have the keys that this Debian is signed with. Get newer ones: "
+            "`sudo apt-get update && sudo apt-get install debian-archive-keyring`."
+        ),
     ),
     (
         re.compile(r"Unable to locate package (\S+)"),
@@ -133,7 +149,7 @@ CASES: Final[tuple[tuple[re.Pattern[str], Explain], ...]] = (
 def explain_failure(
     subject: str,
     printed: str,
-    stopped: Stopped | None = None,
+    stopped: Stopped | Unmet | None = None,
     *,
     browser: bool = False,
     refused: Sequence[Refused] = (),

@@ -9,20 +9,22 @@ import asyncio
 import logging
 import os
 import secrets
-import shutil
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Literal
 
 from gateway.runtime.engine.base import Builder, ImageInfo
 from gateway.runtime.images import recipes
+from gateway.runtime.images.bases import PULL_TIMEOUT_S, Bases, NoSuchLine
 from gateway.runtime.images.browsers import has_browser
-from gateway.runtime.images.build_errors import explain_failure
+from gateway.runtime.images.build_errors import InstallFailed, explain_failure
 from gateway.runtime.images.build_settings import BuildSettings
+from gateway.runtime.images.lines import NODE_LINES
+from gateway.runtime.images.needs import Compiler, OtherLine, Unmet
 from gateway.runtime.images.package_builds import BUILD_TIMEOUT_S, PackageBuild
 from gateway.runtime.images.recipes import Recipe
 from gateway.runtime.images.registries import allowed_hosts
@@ -35,10 +37,24 @@ from registry.model.sources import PackageSource
 
 logger = logging.getLogger(__name__)
 
-PULL_TIMEOUT_S = 120
-DEBOOTSTRAP_TIMEOUT_S = 1200
 CREDENTIALS = "STOCKADE_BUILD_CREDENTIALS"
 """`visible`: the user accepts that code of packages can read the host's credentials for registries."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One way to install a package."""
+
+    line: str
+    """Of Python or Node; empty = the default."""
+    compiler: bool = False
+    ranged: bool = True
+    """Whether the Node that the package asks for counts."""
+
+    def words(self, subject: str) -> str:
+        """What is built, for a person."""
+        ways = [f"on {self.line}" if self.line else "", "with a compiler" if self.compiler else ""]
+        return " ".join([subject, *filter(None, ways)])
 
 
 class Images:
@@ -64,6 +80,7 @@ class Images:
         self.installs = asyncio.Semaphore(4)
         """Separate from `builds`: code of packages runs in these, and may take long."""
         self.locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.bases = Bases(engine, self.make, say)
         self.failed: dict[str, str] = {}
         """Builds of packages that failed: minutes that no call should wait for again."""
 
@@ -98,43 +115,92 @@ class Images:
             del self.failed[key]
 
     async def packaged(self, source: PackageSource, wall: Wall) -> str:
-        """The name of a packaged server's image, made if need be. Raises BuildError."""
-        runtime, builder = await self.prepared(source)
-        wanted = recipes.package_image(source, runtime, builder)
-        async with self.locks[wanted.reference]:
-            if await self.engine.image(wanted.reference) is None:
-                await self.install(source, wanted, builder, wall)
-        return wanted.reference
+        """The name of a packaged server's image, made if need be. Raises BuildError.
 
-    async def prepared(self, source: PackageSource) -> tuple[str, str]:
+        Where it is made only with another line or a compiler, the result also gets the name of the first try: the next start
+        finds it by that, and builds nothing.
+        """
+        attempt, tried = Attempt(line=source.runtime_version), set[str]()
+        first = ""
+        while True:
+            runtime, builder = await self.prepared(source, attempt)
+            wanted = recipes.package_image(source, runtime, builder, ranged=attempt.ranged)
+            first = first or wanted.reference
+            async with self.locks[wanted.reference]:
+                found = await self.engine.image(wanted.reference)
+                if found is None:
+                    try:
+                        await self.install(source, wanted, builder, attempt, wall)
+                    except InstallFailed as failed:
+                        attempt = await self.next_attempt(source, attempt, failed, tried, wanted.subject)
+                        continue
+                    found = await self.engine.image(wanted.reference)
+            if found is not None and wanted.reference != first:
+                await self.engine.tag(found.id, first)
+            return first
+
+    async def next_attempt(
+        self, source: PackageSource, last: Attempt, failed: InstallFailed, tried: set[str], subject: str
+    ) -> Attempt:
+        """How to try again what failed. Raises BuildError where nothing is left to try."""
+        need = failed.need
+        if isinstance(need, Compiler) and not last.compiler:
+            return replace(last, compiler=True)
+        if isinstance(need, OtherLine) and not source.runtime_version:
+            tried.add(await self.base_of(source, last.line))
+            for line in need.lines:
+                if (base := await self.base_of(source, line)) and base not in tried:
+                    return replace(last, line=line)
+            if source.kind == "npx":  # npm itself would only warn
+                return replace(last, line="", ranged=False)
+        there = await self.bases.python_lines() if source.kind == "uvx" else NODE_LINES
+        language: Literal["Python", "Node"] = "Python" if source.kind == "uvx" else "Node"
+        unmet = Unmet(need=need, language=language, named=source.runtime_version, there=there) if need else None
+        raise BuildError(explain_failure(subject, str(failed), unmet, refused=failed.refused)) from None
+
+    async def base_of(self, source: PackageSource, line: str) -> str:
+        """The name of the base of a line; empty where it cannot be had."""
+        try:
+            return (await (self.bases.python(line) if source.kind == "uvx" else self.bases.node(line)))[0]
+        except NoSuchLine:
+            return ""
+
+    async def prepared(self, source: PackageSource, attempt: Attempt | None = None) -> tuple[str, str]:
         """The image that a package is to run on, and the one that it is installed in, made if need be."""
         tools = ""
+        line = attempt.line if attempt else source.runtime_version
         if source.kind == "uvx":
-            runtime, runtime_id = await self.python_base()
-            tools_recipe = recipes.uv_tools(runtime, runtime_id)
+            tools_recipe = recipes.uv_tools(*await self.bases.python())
             await self.make(tools_recipe)
             tools = tools_recipe.reference
+            runtime, runtime_id = await self.bases.python(line)
         else:
-            runtime, runtime_id = await self.node_base()
+            runtime, runtime_id = await self.bases.node(line)
         if wider := recipes.runtime_image(source, runtime, runtime_id):
             runtime, runtime_id = wider.reference, (await self.make(wider)).id
-        builder = recipes.builder_image(source.kind, runtime, runtime_id, tools)
+        within, within_id = runtime, runtime_id
+        if attempt and attempt.compiler:
+            compiler = recipes.compiler_image(runtime, runtime_id)
+            within, within_id = compiler.reference, (await self.make(compiler)).id
+        builder = recipes.builder_image(source.kind, within, within_id, tools)
         await self.make(builder)
         return runtime, builder.reference
 
-    async def install(self, source: PackageSource, wanted: Recipe, builder: str, wall: Wall) -> None:
+    async def install(
+        self, source: PackageSource, wanted: Recipe, builder: str, attempt: Attempt, wall: Wall
+    ) -> None:
         """Installs a package and keeps the result as an image. Raises BuildError."""
         settings = await asyncio.to_thread(self.settings)
         apart = source.kind in settings.wanted_by
         if apart and os.environ.get(CREDENTIALS) == "visible":
             settings, apart = settings.for_download, False
         async with self.installs:
-            self.say(f"Building {wanted.reference} ({wanted.subject})")
+            self.say(f"Building {wanted.reference} ({attempt.words(wanted.subject)})")
             await PackageBuild(
                 engine=self.engine,
                 wanted=wanted,
                 builder=builder,
-                steps=recipes.install_steps(source, credentials=apart),
+                steps=recipes.install_steps(source, credentials=apart, ranged=attempt.ranged),
                 settings=settings,
                 wall=wall,
                 hosts=allowed_hosts(source.kind, settings, [source.requirement, *source.extra_requirements]),
@@ -164,50 +230,13 @@ class Images:
                 f"can be reached, or make the image here: docker build -t {reference} DIRECTORY"
             ) from None
 
-    async def python_base(self) -> tuple[str, str]:
-        """(name, ID) of the Python base."""
-        return await self.base(recipes.python_base_tag(), recipes.PULLED["python"])
+    async def python_base(self, version: str = "") -> tuple[str, str]:
+        """(name, ID) of a base with a Python that suits a version or a PEP 440 specifier. Raises BuildError."""
+        return await self.bases.python(version)
 
-    async def node_base(self) -> tuple[str, str]:
-        """(name, ID) of the Node base: pulled where a registry answers, else built from the PyPI wheel."""
-        pulled = recipes.node_pulled_tag()
-        async with self.locks[pulled]:
-            if found := await self.engine.image(pulled):
-                return pulled, found.id
-        base, base_id = await self.python_base()
-        wheel = recipes.node_base(base, base_id)
-        if found := await self.engine.image(wheel.reference):
-            return wheel.reference, found.id
-        async with self.locks[pulled]:
-            if await self.pull_as(recipes.PULLED["node"], pulled):
-                found = await self.engine.image(pulled)
-                assert found is not None
-                return pulled, found.id
-        return wheel.reference, (await self.make(wheel)).id
-
-    async def base(self, tag: str, upstream: str) -> tuple[str, str]:
-        """A base image: as it is, else pulled, else made here."""
-        async with self.locks[tag]:
-            found = await self.engine.image(tag)
-            if found is None and not await self.pull_as(upstream, tag):
-                await self.bootstrap(tag)
-            found = found or await self.engine.image(tag)
-        if found is None:
-            raise BuildError(f"The base image {tag} is missing after it was made.")
-        return tag, found.id
-
-    async def pull_as(self, upstream: str, tag: str) -> bool:
-        """Pulls an image and gives it our name; False where no registry answers."""
-        found = await self.engine.image(upstream)
-        if found is None:
-            try:
-                self.say(f"Pulling {upstream}")
-                found = await self.engine.pull(upstream, PULL_TIMEOUT_S)
-            except EngineError as error:
-                logger.info("no registry: %s", error)
-                return False
-        await self.engine.tag(found.id, tag)
-        return True
+    async def node_base(self, version: str = "") -> tuple[str, str]:
+        """(name, ID) of a base with a Node that suits a version or a range of npm's. Raises BuildError."""
+        return await self.bases.node(version)
 
     async def make(self, wanted: Recipe) -> ImageInfo:
         """The image of a recipe, built if the engine does not have it. Raises BuildError."""
@@ -241,83 +270,10 @@ class Images:
         finally:
             await tidy_stages(self.engine, f"{recipes.STAGE_LABEL}={stage}")
 
-    async def bootstrap(self, tag: str) -> None:
-        """Makes the Python base from Debian packages. Raises BuildError, with what to do where it cannot."""
-        if problem := bootstrap_problem():
-            raise BuildError(problem)
-        self.say(f"No registry answers: making {tag} with debootstrap")
-        with tempfile.TemporaryDirectory(prefix="stockade-base-", dir="/var/tmp") as directory:
-            tree, tarball = Path(directory) / "tree", Path(directory) / "tree.tar"
-            mirror = debian_mirror(Path("/etc/apt"))
-            include = ",".join(recipes.DEBIAN_PACKAGES)
-            await run(
-                "debootstrap", "--variant=minbase", f"--include={include}", recipes.DEBIAN_SUITE, str(tree), mirror
-            )
-            await asyncio.to_thread(slim, tree)
-            await run("tar", "--numeric-owner", "-C", str(tree), "-cf", str(tarball), ".")
-            await self.engine.import_tree(str(tarball), tag)
-
 
 def made_from(source: PackageSource) -> str:
     """What an image is made from, as a key: the package without how it is run."""
     return repr(replace(source, args=(), env={}, mounts=(), user=None))
-
-
-def bootstrap_problem() -> str:
-    """Why debootstrap cannot run here, with the next step; empty when it can."""
-    start = "No image registry answers, so the base image must be made from Debian packages"
-    if shutil.which("debootstrap") is None:
-        return f"{start}, and debootstrap is not installed. Run `sudo apt-get install debootstrap` and start again."
-    if os.geteuid() != 0:
-        return (
-            f"{start}, which needs root. Run `sudo stockade doctor` once (it makes the image), or "
-            f"`docker pull {recipes.PULLED['python']}` where a registry answers, and start again."
-        )
-    return ""
-
-
-def debian_mirror(apt: Path) -> str:
-    """The host's own Debian mirror, else the default one."""
-    default = "http://deb.debian.org/debian"
-    for path in [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*"))]:
-        try:
-            words = path.read_text().split()
-        except OSError:
-            continue
-        urls = [w for w in words if w.startswith(("http://", "https://")) and w.rstrip("/").endswith("/debian")]
-        if urls:
-            return urls[0]
-    return default
-
-
-def slim(tree: Path) -> None:
-    """Removes what an image does not need."""
-    for waste in (
-        "var/cache/apt/archives",
-        "var/lib/apt/lists",
-        "usr/share/doc",
-        "usr/share/man",
-        "usr/share/locale",
-    ):
-        shutil.rmtree(tree / waste, ignore_errors=True)
-    (tree / "var/lib/apt/lists").mkdir(parents=True, exist_ok=True)
-    (tree / "var/cache/apt/archives/partial").mkdir(parents=True, exist_ok=True)
-
-
-async def run(*command: str) -> None:
-    """Runs a program to its end. Raises BuildError with its last lines."""
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    try:
-        async with asyncio.timeout(DEBOOTSTRAP_TIMEOUT_S):
-            output, _ = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise BuildError(f"{command[0]} did not end within {DEBOOTSTRAP_TIMEOUT_S} s.") from None
-    if process.returncode != 0:
-        raise BuildError(explain_failure(f"base ({command[0]})", output.decode(errors="replace")))
 
 
 def egress_source() -> Mapping[str, bytes]:

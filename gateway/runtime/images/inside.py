@@ -54,6 +54,8 @@ class Inside:
     """The command names a file of the image's `/` by a relative path."""
     closed: tuple[str, ...] = ()
     """Folders above the entry's mounts that only root can enter: in most images /root, which is 0700."""
+    hidden: tuple[str, ...] = ()
+    """Folders of a mounted project that something empty is mounted over."""
 
 
 async def look_inside(

@@ -17,10 +17,10 @@ import secrets
 import shlex
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from gateway.runtime.engine.base import BuildContext, Builder, ContainerInfo, ContainerPlan, Mount
 from gateway.runtime.engine.seccomp import backend_profile
@@ -28,6 +28,7 @@ from gateway.runtime.images import recipes
 from gateway.runtime.images.build_errors import InstallFailed, OutOfMemory, OutOfTime, explain_failure
 from gateway.runtime.images.build_settings import INSIDE, BuildSettings
 from gateway.runtime.images.inside import content
+from gateway.runtime.images.needs import MOST, NEEDED_FILE, need_of
 from gateway.runtime.images.recipes import Recipe, Step
 from gateway.runtime.images.stages import housekeeping, tidy_stages
 from gateway.runtime.images.wall import NO_WALL, HostEntry, Wall, Way
@@ -44,10 +45,32 @@ BUILDERS: Final = range(65520, 65533)
 LOOK_S: Final = 0.25
 LOG_LINES: Final = 200
 BUILD_TIMEOUT_S: Final = 600.0
+PROJECT: Final = "/stockade-project"
+"""Where a step finds the files of a project."""
+PROJECT_SIZE: Final = "1g"
 VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+!_-]{0,63}")
 """A version in the label of an image; what a package's own code wrote instead is left out."""
 MOST_OF_VERSION: Final = 16 * 1024
 """Bytes of the archive with it."""
+
+
+class ProjectFiles(Protocol):
+    """Files of a project."""
+
+    @property
+    def path(self) -> str:
+        """Where they lie in the step's container as well."""
+        ...
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """Path below that -> content."""
+        ...
+
+    @property
+    def programs(self) -> Collection[str]:
+        """Those that may be executed."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +93,11 @@ class PackageBuild:
     """Where the engine sees what we write; None where it sees the folder for temporary files."""
     browser: bool = False
     """Whether the builder has a browser."""
+    project: ProjectFiles | None = None
+    """The files of a project that the steps see."""
 
     async def run(self) -> None:
-        """Makes the image. Raises BuildError with what went wrong and what to do."""
+        """Makes the image. Raises BuildError with what to do, InstallFailed where another try may help."""
         stage = secrets.token_hex(8)
         user = BUILDERS[secrets.randbelow(len(BUILDERS))]  # for all steps: what one has written, the next changes
         with tempfile.TemporaryDirectory(prefix="build-", dir=self.folder) as folder:
@@ -84,6 +109,8 @@ class PackageBuild:
                         installed, version = await self.step(step, installed, user, name, Path(folder), way)
                 await self.engine.build(self.context(installed, version), self.wanted.reference, log)
             except InstallFailed as error:
+                if error.need is not None:
+                    raise
                 text = explain_failure(
                     self.wanted.subject, str(error), error.stopped, browser=self.browser, refused=error.refused
                 )
@@ -104,7 +131,10 @@ class PackageBuild:
         """Runs one step to its end; the image of its container then, and the version of the package in it."""
         settings = self.settings.for_download if step.credentials else self.settings
         given = await asyncio.to_thread(lay_out, folder / name, settings, way.proxies)
+        files = await asyncio.to_thread(lay_out_project, folder / f"{name}-project", self.project)
         plan = install_plan(step, image, user, name, given, way.network, self.timeout_s)
+        if files and self.project:
+            plan = with_project(plan, files, self.project.path, user)
         container = await self.engine.create(plan)
         try:
             await self.engine.start(container)
@@ -114,7 +144,8 @@ class PackageBuild:
         finally:
             with housekeeping(f"the container of a build, {container[:12]},"):
                 await self.engine.remove(container)
-            await asyncio.to_thread(shutil.rmtree, given, ignore_errors=True)
+            for left in filter(None, (given, files)):
+                await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
 
     async def end_of(self, container: str, way: Way) -> None:
         """Waits for the container's end. Raises InstallFailed when it failed, or took too long."""
@@ -131,8 +162,10 @@ class PackageBuild:
         printed = "\n".join(line.text for line in await self.engine.logs(container, LOG_LINES))
         if info is None or not info.finished:
             raise InstallFailed(printed, OutOfTime(self.timeout_s), refused=way.refused())
-        stopped = OutOfMemory(MEMORY // MIB) if info.out_of_memory else None
-        raise InstallFailed(printed, stopped, refused=way.refused())
+        if info.out_of_memory:
+            raise InstallFailed(printed, OutOfMemory(MEMORY // MIB), refused=way.refused())
+        written = await self.engine.archive(container, NEEDED_FILE, MOST)
+        raise InstallFailed(printed, need=need_of(info.exit_code, content(written)), refused=way.refused())
 
 
 def install_plan(
@@ -157,6 +190,31 @@ def install_plan(
         pids=PIDS,
         seccomp=backend_profile(),
     )
+
+
+def with_project(plan: ContainerPlan, files: Path, path: str, user: int) -> ContainerPlan:
+    """With a project's files to read, and memory of its own at the project's path, where a copy of them can be built."""
+    owned = f"rw,nosuid,nodev,exec,size={PROJECT_SIZE},mode=0755,uid={user},gid={user}"
+    passage = f"rw,nosuid,nodev,size=64k,mode=0755,uid={user},gid={user}"
+    above = (("/root", passage),) if path.startswith("/root/") else ()
+    return replace(
+        plan, mounts=(*plan.mounts, Mount(source=str(files), target=PROJECT)), tmpfs=(*above, (path, owned))
+    )
+
+
+def lay_out_project(folder: Path, project: ProjectFiles | None) -> Path | None:
+    """A project's files, as the container's user can read them."""
+    if project is None:
+        return None
+    folder.mkdir()
+    for name, written in project.files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(written)
+        path.chmod(0o755 if name in project.programs else 0o644)
+    for inner in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        inner.chmod(0o755)
+    return folder
 
 
 def lay_out(folder: Path, settings: BuildSettings, proxies: Mapping[str, str]) -> Path:

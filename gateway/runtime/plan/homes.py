@@ -18,6 +18,8 @@ TMP_OPTIONS: Final = "rw,nosuid,nodev,exec,size=256m,mode=1777"
 PASSAGE_SIZE: Final = "64k"
 """For a folder that only root could enter, so that the server gets through to what is mounted below it. Runtimes give a
 tmpfs the mode of the folder in the image, so it is the owner that lets the server in."""
+HIDDEN_OPTIONS: Final = "ro,nosuid,nodev,noexec,size=4k,mode=0755"
+"""Over what is installed in a project's folder for this machine."""
 HOME_SIZE: Final = "64m"
 WORK_SIZE: Final = "256m"
 
@@ -67,6 +69,7 @@ def tmpfs_of(
         uid = inside.uid
     found = {path: owned(user, uid, WORK_SIZE) for path in unmounted_volumes(source, info)}
     found["/tmp"] = TMP_OPTIONS  # noqa: S108
+    found |= dict.fromkeys(inside.hidden, HIDDEN_OPTIONS)
     found |= dict.fromkeys(inside.closed if uid else (), owned(user, uid, PASSAGE_SIZE))
     filled = is_images_user(source, info) and home == inside.home and inside.filled
     for path in () if is_mounted(home, source) else inside.caches if filled else (home,):

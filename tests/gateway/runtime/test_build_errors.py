@@ -33,6 +33,7 @@ NPM_VERSION = "npm error code ETARGET\nnpm error notarget No matching version fo
         pytest.param(
             "stockade: x has no program y; it has: a, b", "Package x has no program y; it has: a, b.", id="no program"
         ),
+        pytest.param("E: Release signed by unknown key (key id 6ED0E7B82643E131)", "have the keys", id="keys"),
         pytest.param("E: Unable to locate package gitt", "Debian has no package gitt", id="apt"),
         pytest.param("invalid peer certificate: UnknownIssuer", "certificate is not trusted", id="tls"),
         pytest.param("npm error code SELF_SIGNED_CERT_IN_CHAIN", "certificate is not trusted", id="npm tls"),

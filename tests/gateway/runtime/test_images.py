@@ -14,7 +14,7 @@ import pytest
 
 from gateway.runtime.docker.engine import DockerEngine
 from gateway.runtime.images.build_settings import INSIDE, BuildSettings, gather
-from gateway.runtime.images.images import Images, debian_mirror, egress_source
+from gateway.runtime.images.images import Images, egress_source
 from gateway.runtime.images.recipes import STAGE_LABEL, VERSION_LABEL
 from gateway.runtime.sandbox.errors import BuildError
 from registry.model.server import Server
@@ -228,12 +228,3 @@ def test_what_the_egress_image_holds_is_all_its_programs_import(program: str, tm
     )
     assert said.returncode == 0, said.stderr
     assert {Path(name).relative_to(tmp_path).parts[0] for name in said.stdout.split()} <= {"egress", "observability"}
-
-
-def test_the_hosts_own_mirror_is_used(tmp_path: Any) -> None:
-    (tmp_path / "sources.list.d").mkdir()
-    assert debian_mirror(tmp_path) == "http://deb.debian.org/debian"
-    (tmp_path / "sources.list.d" / "debian.sources").write_text(
-        "Types: deb\nURIs: http://mirror.example/debian\nSuites: bookworm\n"
-    )
-    assert debian_mirror(tmp_path) == "http://mirror.example/debian"

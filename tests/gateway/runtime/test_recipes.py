@@ -11,6 +11,7 @@ from gateway.runtime.images.recipes import (
     STAGE_LABEL,
     Recipe,
     builder_image,
+    compiler_image,
     egress,
     egress_packages,
     install_steps,
@@ -143,3 +144,28 @@ def test_the_egress_image_changes_with_its_source_and_its_packages_do_not() -> N
 def test_every_image_runs_as_nobody_by_default() -> None:
     for wanted in (image(TIME), image(EVERYTHING), egress("p", "i", {})):
         assert "USER 65532:65532" in wanted.dockerfile.split("FROM ")[-1]
+
+
+def test_what_a_package_is_built_with_is_not_in_its_image() -> None:
+    builder = builder_image("uvx", compiler_image("base:1", "sha256:1").reference, "sha256:c", "tools:1")
+    assert "build-essential" in compiler_image("base:1", "sha256:1").dockerfile
+    made = package_image(TIME, "base:1", builder.reference)
+    assert made.dockerfile.startswith("FROM base:1\n")
+    assert "stockade-compiler" not in made.dockerfile
+    assert made.reference != image(TIME).reference
+
+
+@pytest.mark.parametrize("kind", ["uvx", "npx"])
+def test_a_call_of_a_compiler_that_is_not_there_is_noted_and_fails(kind: str) -> None:
+    builder = builder_image(kind, "base:1", "sha256:1", "tools:1")
+    assert {"why.sh", "absent.sh", "pick.py", "pick.js"} == set(builder.files)
+    assert "@" not in builder.files["why.sh"].decode().replace('"$@"', ""), "all places are filled in"
+    assert "exit 127" in builder.files["absent.sh"].decode()
+    text = script(source(command=kind, args=["x"]))[0]
+    assert 'PATH="$PATH:/stockade-install/absent"' in text, "behind what is there"
+
+
+def test_a_named_release_is_compared_with_the_one_that_is_there() -> None:
+    assert "= 3.12.4 ]" in script(source(command="uvx", args=["-p", "3.12.4", "x"]))[0]
+    assert "= 22.1.0 ]" in script(source(command="npx", args=["x"], node="22.1.0"))[0]
+    assert "exit 94" not in script(source(command="uvx", args=["-p", "3.12", "x"]))[0]

@@ -1,0 +1,142 @@
+"""Reads the files of a project for an image: without what is secret, installed, or to be ignored, and within bounds."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from pathspec import GitIgnoreSpec
+
+from gateway.runtime.images.projects.disk import below, is_inside, read, text
+from gateway.runtime.images.projects.layout import Layout, ProjectError, Tree
+
+MOST_FILES: Final = 20_000
+MOST_BYTES: Final = 128 * 1024 * 1024
+OWN: Final = ".stockadeignore"
+IGNORES: Final = (".gitignore", ".dockerignore", OWN)
+NEVER: Final = (
+    ".git",
+    ".hg",
+    ".svn",
+    ".env*",
+    ".envrc",
+    ".npmrc",
+    ".yarnrc",
+    ".netrc",
+    ".pypirc",
+    "node_modules",
+    ".venv",
+    "__pycache__",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".tox",
+    "*.pyc",
+    "*.pem",
+    "*.key",
+    "id_rsa*",
+    "id_ed25519*",
+)
+"""Nothing that is wanted in an image: secrets, histories, caches, and what is installed for this machine."""
+
+
+@dataclass(slots=True)
+class Reading:
+    """What was read so far."""
+
+    root: str
+    never: GitIgnoreSpec
+    ignored: GitIgnoreSpec
+    kept: tuple[str, ...]
+    """Paths that are read although they are to be ignored, with all below them."""
+    files: dict[str, bytes] = field(default_factory=dict)
+    programs: set[str] = field(default_factory=set)
+    size: int = 0
+
+    def leaves_out(self, path: str, *, folder: bool) -> bool:
+        """Whether something is not read."""
+        name = f"{path}/" if folder else path
+        if self.never.match_file(name):
+            return True
+        kept = any(is_inside(keep, path) or (folder and is_inside(path, keep)) for keep in self.kept)
+        return not kept and self.ignored.match_file(name)
+
+    def add(self, path: str) -> None:
+        """Reads one file. Raises ProjectError where it is too much."""
+        full = f"{self.root}/{path}"
+        content = read(full, MOST_BYTES)
+        if content is None:
+            return
+        self.size += len(content)
+        if self.size > MOST_BYTES or len(self.files) >= MOST_FILES:
+            raise ProjectError(
+                f"{self.root} has more than {MOST_FILES:,} files, or more than {MOST_BYTES // 1024 // 1024} MiB: too much "
+                f"to copy into an image. List in {self.root}/{OWN} what the server does not need."
+            )
+        self.files[path] = content
+        if os.stat(full).st_mode & 0o100:
+            self.programs.add(path)
+
+
+def source_tree(layout: Layout) -> Tree:
+    """The project's files. Raises ProjectError. Manifests are as the layout has them."""
+    root = layout.root
+    lines = [line for name in IGNORES for line in ignore_lines(f"{root}/{name}")]
+    reading = Reading(
+        root=root,
+        never=GitIgnoreSpec.from_lines(NEVER),
+        ignored=GitIgnoreSpec.from_lines(lines),
+        kept=tuple(dict.fromkeys(topmost(path) for path in layout.started)),
+    )
+    for path in walk(reading, ""):
+        reading.add(path)
+    files = {**reading.files, **layout.declared}
+    return Tree(path=root, files=files, programs=frozenset(reading.programs))
+
+
+def topmost(path: str) -> str:
+    """What of a started file's path is kept: `build/index.js` needs all of `build`, `server.py` only itself."""
+    return path.partition("/")[0]
+
+
+def ignore_lines(path: str) -> Sequence[str]:
+    """The patterns of one file, as Git reads them."""
+    return text(path).splitlines()
+
+
+def walk(reading: Reading, folder: str) -> Iterator[str]:
+    """The paths of the files that are read, in order."""
+    try:
+        entries = sorted(os.scandir(f"{reading.root}/{folder}"), key=lambda entry: entry.name)
+    except OSError as error:
+        raise ProjectError(
+            f"{reading.root}/{folder} cannot be read: {error.strerror}. Correct who may read it."
+        ) from None
+    for entry in entries:
+        path = f"{folder}/{entry.name}" if folder else entry.name
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if reading.leaves_out(path, folder=is_folder):
+            continue
+        if entry.is_symlink():
+            target = linked_file(reading.root, path)
+            if target and not reading.leaves_out(target, folder=False):
+                yield path
+        elif is_folder:
+            if not os.path.exists(f"{reading.root}/{path}/pyvenv.cfg"):
+                yield from walk(reading, path)
+        elif stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
+            yield path
+
+
+def linked_file(root: str, path: str) -> str:
+    """Where the link there leads, below `root`; empty unless to a file. Raises ProjectError where it leads out of it."""
+    led_to = os.path.realpath(f"{root}/{path}")
+    if not is_inside(os.path.realpath(root), led_to):
+        raise ProjectError(
+            f"{root}/{path} is a link that leads out of the folder, to {led_to}. List it in {root}/{OWN}, or put what it "
+            "leads to into the folder."
+        )
+    return below(os.path.realpath(root), led_to) if os.path.isfile(led_to) else ""

@@ -1,0 +1,101 @@
+"""How what a Node project declares is installed: `node_modules` in /opt/stockade, from its lock only. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Final
+
+from gateway.runtime.images.package_builds import PROJECT
+from gateway.runtime.images.projects.layout import Declares, Layout
+from registry.model.sources import ProjectSource
+
+TREE: Final = "/opt/stockade"
+NPM: Final = "--no-fund --no-audit --loglevel=error --cache /tmp/npm"
+APART: Final = f"npm install --no-save --prefix {TREE}/runtime {NPM}"
+SKIPPED: Final = " --ignore-scripts"
+RUNNERS: Final = {"tsx": "tsx", "ts-node": "ts-node typescript"}
+HEAD: Final = (
+    'export npm_config_nodedir="$(dirname "$(dirname "$(readlink -f "$(command -v node)")")")"\n'
+    "export npm_config_update_notifier=false CI=1 HUSKY=0 COREPACK_ENABLE_STRICT=0\n"
+)
+
+
+def install_node(source: ProjectSource, layout: Layout) -> tuple[str, str, str]:
+    """Downloading, building, and both at once."""
+    names = shlex.join(f"./{name}" for name in sorted(layout.declared))
+    files = f"(cd {PROJECT} && cp --parents {names} {TREE}/)\n" if names else ""
+    bun = f"{APART} bun{version_of(source)}\n" if layout.language == "bun" else ""
+    head = f"{HEAD}cd {TREE}\n"
+    fetch = f"{files}{bun_fetch(bun)}{install(layout, SKIPPED)}{added(source, SKIPPED)}"
+    both = f"{files}{bun}{install(layout, '')}{added(source, '')}"
+    links = "".join(linked(layout, name, path) for name, path in layout.links.items())
+    rebuild = f"if [ -d node_modules ]; then npm rebuild {NPM} >&2; fi\n"
+    rebuild += f"if [ -d runtime ]; then (cd runtime && npm rebuild {NPM} >&2); fi\n"
+    return head + fetch, head + rebuild + links, head + both + links
+
+
+def version_of(source: ProjectSource) -> str:
+    return f"@{shlex.quote(source.runtime_version)}" if source.language == "bun" and source.runtime_version else ""
+
+
+def bun_fetch(bun: str) -> str:
+    """Bun's own installation, without its step: that is done later."""
+    return bun.replace("npm install", "npm install --ignore-scripts", 1)
+
+
+def install(layout: Layout, scripts: str) -> str:
+    """The line that installs what the lock says, with the tool that wrote it; `scripts` is an option of it."""
+
+    def by(tool: str, command: str) -> str:
+        return f"npm exec --yes {NPM} --package={tool} -- {command}{scripts} >&2\n"
+
+    match layout.declares:
+        case Declares.NPM_LOCK:
+            return f"npm ci{scripts} {NPM} >&2\n"
+        case Declares.PACKAGE_JSON:
+            return f"npm install{scripts} {NPM} >&2\n"
+        case Declares.PNPM_LOCK:
+            hoisted = "--config.node-linker=hoisted --config.dangerouslyAllowAllBuilds=true --store-dir /tmp/pnpm"
+            return by(f"pnpm@{pnpm_line(layout)}", f"pnpm install --frozen-lockfile {hoisted}")
+        case Declares.YARN_LOCK:
+            return by("yarn@1", "yarn install --frozen-lockfile --non-interactive --cache-folder /tmp/yarn")
+        case Declares.YARN_MODERN_LOCK:
+            mode = "export YARN_NODE_LINKER=node-modules YARN_ENABLE_GLOBAL_CACHE=1 YARN_GLOBAL_FOLDER=/tmp/yarn\n"
+            skipped = "export YARN_ENABLE_SCRIPTS=0\n" if scripts else ""
+            run = f"npm exec --yes {NPM} --package=@yarnpkg/cli-dist -- yarn install --immutable >&2\n"
+            return f"{mode}{skipped}{run}"
+        case Declares.BUN_LOCK:
+            return f"npm exec --yes {NPM} --package=bun -- bun install --frozen-lockfile{scripts} >&2\n"
+        case _:
+            return ""
+
+
+def pnpm_line(layout: Layout) -> str:
+    """The major version of pnpm that reads this format of lock."""
+    head = layout.declared.get("pnpm-lock.yaml", b"")[:200]
+    return "8" if b"lockfileVersion: '6" in head else "10"
+
+
+def added(source: ProjectSource, scripts: str) -> str:
+    """The line that installs what is wanted besides, apart from the project's own. A runner of TypeScript that the project
+    does not have is installed too, as npx would."""
+    lines = ""
+    if source.requirements:
+        lines += f"{APART}{scripts} {shlex.join(source.requirements)} >&2\n"
+    if source.how == "command":
+        wanted = shlex.quote(source.name)
+        runner = RUNNERS.get(source.name)
+        if runner and not source.requirements:
+            lines += f"[ -e node_modules/.bin/{wanted} ] || {APART}{scripts} {runner} >&2\n"
+        lines += (
+            f"[ -e node_modules/.bin/{wanted} ] || [ -e runtime/node_modules/.bin/{wanted} ] || "
+            f"{{ echo {shlex.quote(f'No package of the project has the program {source.name}.')} >&2; exit 1; }}\n"
+        )
+    return lines
+
+
+def linked(layout: Layout, name: str, path: str) -> str:
+    """A part of the project: its name leads to the folder in the source, wherever the installation put it."""
+    target = shlex.quote(f"{layout.root}/{path}")
+    link = shlex.quote(f"node_modules/{name}")
+    return f'mkdir -p "$(dirname {link})"\nrm -rf {link}\nln -s {target} {link}\n'
