@@ -50,6 +50,7 @@ GRANTS: dict[str, Any] = {
     "source": "copy",
     "python": "3.13",
     "node": "22",
+    "build": {"allowed_hosts": ["*"]},
     "user": "0:0",
     "sessions": "shared",
     "spares": 8,
