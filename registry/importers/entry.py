@@ -115,7 +115,7 @@ def working_folder(
     """`cwd` counts for a program of this machine, from the client's own folder on; for all else it has no effect."""
     if not isinstance(folder := entry.get("cwd"), str):
         return
-    if variables.get("workspaceFolder"):
+    if variables.get("workspaceFolder") and not folder.startswith("${env:"):
         entry["cwd"] = os.path.join(variables["workspaceFolder"], os.path.expanduser(folder))
     if takes_folder(entry):
         return

@@ -72,7 +72,7 @@ def fill_path(text: str, env: Mapping[str, str]) -> str:
             raise Invalid(finding.message, finding.hint)
         kind, _, name = match[1].partition(":")
         if kind == "secret":
-            raise Invalid(f"the secret {name!r} has no place in a mount", "Write the path, or ${env:NAME}")
+            raise Invalid(f"the secret {name!r} has no place in a path", "Write the path, or ${env:NAME}")
         named = ENV_NAME.fullmatch(name)
         assert named is not None  # check_references has seen it
         value = os.environ.get(named[1]) or named[2]

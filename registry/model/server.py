@@ -48,6 +48,7 @@ from registry.model.fields import (
 from registry.model.mount_risks import Risk
 from registry.model.mounts import Mount, parse_mount
 from registry.model.network import Network, check_block
+from registry.model.references import fill_path
 from registry.model.storage import check_storage, to_storage
 
 
@@ -105,12 +106,13 @@ Mounts = tuple[Annotated[Mount, BeforeValidator(to_mount), WithJsonSchema(MOUNT_
 
 
 def to_folder(value: Any, info: ValidationInfo) -> Any:
-    """An absolute path, taken from the configuration file's folder on."""
+    """An absolute path, taken from the configuration file's folder on; `${env:NAME}` in it is filled in now."""
     if not isinstance(value, str):
         return value
     if "\0" in value:
         raise Invalid("holds NUL", "Write the path of a folder")
-    return os.path.normpath(base_folder(info) / os.path.expanduser(value))
+    path = fill_path(value, info.data.get("env") or {})
+    return os.path.normpath(base_folder(info) / os.path.expanduser(path))
 
 
 def to_runtime_version(value: Any) -> Any:

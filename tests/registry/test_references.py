@@ -151,7 +151,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a secret in a mount": (
         {"command": "docker", "args": [*DOCKER, "-v", "${input:k}:/w", "img"]},
-        "the secret 'k' has no place in a mount",
+        "the secret 'k' has no place in a path",
     ),
     "a shell's variable in a mount": (
         {"command": "docker", "args": [*DOCKER, "-v", "$HOME/x:/w", "img"]},

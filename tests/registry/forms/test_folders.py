@@ -25,6 +25,14 @@ def test_a_folder_is_taken_from_the_file_s_own_on(tmp_path: Path) -> None:
     assert config.servers["a"].cwd == str(tmp_path / "src")
 
 
+def test_a_folder_may_have_a_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORK", str(tmp_path))
+    assert problems(tmp_path, "{command: python, args: [s.py], cwd: '${env:WORK}'}") == ""
+    assert problems(tmp_path, f"{{command: python, args: [s.py], env: {{P: {tmp_path}}}, cwd: '${{env:P}}'}}") == ""
+    said = problems(tmp_path, "{command: python, args: [s.py], cwd: '${env:STOCKADE_NO}/x'}")
+    assert "mcpServers.a.cwd: the environment variable STOCKADE_NO is not set" in said
+
+
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     said = problems(tmp_path, "{command: python, args: [s.py], cwd: nope}")
     assert (

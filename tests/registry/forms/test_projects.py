@@ -315,7 +315,7 @@ REFUSED = {
     "a folder of Windows": (r"uv --directory C:\p run s.py", r"args[0]: C:\p is a path of Windows"),
     "a file of Windows for bun": ("bun run D:/x/i.ts", "in WSL that is /mnt/d/x/i.ts"),
     "a variable that is not set": ("python ${env:STOCKADE_NO}/s.py", "the environment variable STOCKADE_NO is not set"),
-    "a secret in a path": ("python ${secret:x}/s.py", "args[0]: the secret 'x' has no place in a mount"),
+    "a secret in a path": ("python ${secret:x}/s.py", "args[0]: the secret 'x' has no place in a path"),
     "a reference in a script's name": ("npm run ${env:X}", "args[1]: ${env:X} is not filled in here: it decides what"),
     "a reference in the program": ("${env:X} a", "command: ${env:X} is not filled in here: it names the program"),
 }  # fmt: skip

@@ -38,6 +38,12 @@ def test_the_folder_of_an_editor_s_file_is_the_workspace(tmp_path: Path) -> None
     assert (server.command, server.cwd) == (f"{tmp_path}/.venv/bin/python", str(tmp_path))
 
 
+def test_a_variable_in_a_client_s_folder_is_filled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORK", str(tmp_path))
+    entry = {"command": "python", "args": ["s.py"], "cwd": "${WORK}/."}
+    assert load_config(client_file(tmp_path, entry)).servers["a"].cwd == str(tmp_path)
+
+
 @pytest.mark.parametrize(
     "entry",
     [
