@@ -275,6 +275,6 @@ async def scratch_project(engine: Engine) -> AsyncIterator[ContainerSandbox]:
 class NoSecrets:
     """Resolves nothing: the scratch project has no servers."""
 
-    def resolve(self, values: Mapping[str, str]) -> dict[str, str]:
+    def resolve(self, values: Mapping[str, str], *, commands: bool = True) -> dict[str, str]:
         """The values as they are."""
         return dict(values)

@@ -26,7 +26,7 @@ from gateway.runtime.plan.plans import CaBundle, backend_plan, check_image_user,
 from gateway.runtime.plan.policy_ports import policy_ports
 from gateway.runtime.sandbox.errors import BuildError, EngineError
 from gateway.runtime.sandbox.secrets import Secrets
-from registry.model.errors import ConfigError, Problem
+from registry.model.errors import ConfigError
 from registry.model.references import GIVEN
 from registry.model.server import Server
 from registry.model.sources import ImageSource, LocalSource, PackageSource, ProjectSource, RemoteSource
@@ -48,6 +48,11 @@ def given_by(given: Server | LocalSource) -> dict[str, Mapping[str, str]]:
     return found
 
 
+def all_given(source: LocalSource) -> dict[str, str]:
+    """All of `given_by` together: no variable's name is that of an argument (`args[0]`)."""
+    return {name: text for texts in given_by(source).values() for name, text in texts.items()}
+
+
 class Planner:
     """Plans backends. It reads files and asks the engine about images; it makes no container."""
 
@@ -62,11 +67,11 @@ class Planner:
         """By the image's ID, the command and where the entry mounts something."""
 
     def key(self, server: Server, extra_ca: Path | None) -> str:
-        """A hash of what the server's containers are made from (secrets as they are now)."""
+        """A hash of what the server's containers are made from (secrets as they are now; no command is run)."""
         parts: dict[str, Any] = server.model_dump(mode="json", include=set(RUN_FIELDS))
         parts["isolated"] = server.isolated
         with contextlib.suppress(ConfigError, ValueError):
-            parts |= {key: self.secrets.resolve(values) for key, values in given_by(server).items()}
+            parts |= {key: self.secrets.resolve(values, commands=False) for key, values in given_by(server).items()}
         parts["ca"] = ca.digest if (ca := self.ca_bundle(extra_ca)) else ""
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -90,7 +95,7 @@ class Planner:
         ports = policy_ports(server.network.block, server.port)
         if server.isolated:
             check_own_port(server.port)
-        await asyncio.to_thread(self.filled, source)  # a missing secret is reported before minutes of building
+        await asyncio.to_thread(self.check_filled, source)  # a missing secret is reported before minutes of building
         image = await self.image_of(source)
         info = None if isinstance(source, ImageSource) else await self.context.engine.image(image)
         return Wanted(
@@ -108,17 +113,18 @@ class Planner:
         if isinstance(source, PackageSource):
             self.images.try_again(source)
 
+    def check_filled(self, source: LocalSource) -> None:
+        """Raises ConfigError with every reference that cannot be filled in; runs no command."""
+        self.secrets.resolve(all_given(source), commands=False)
+
     def filled(self, source: LocalSource) -> tuple[LocalSource, Mapping[str, str]]:
-        """The source with its references filled in, and its variables. Raises ConfigError with every one that is missing."""
-        problems: list[Problem] = []
-        found: dict[str, Mapping[str, str]] = {}
-        for key, values in given_by(source).items():
-            try:
-                found[key] = self.secrets.resolve(values)
-            except ConfigError as error:
-                problems += error.problems
-        if problems:
-            raise ConfigError(problems)
+        """The source with its references filled in, and its variables: each command is run once.
+
+        Raises ConfigError with every reference that cannot be.
+        """
+        given = given_by(source)
+        values = self.secrets.resolve(all_given(source))
+        found = {key: {name: values[name] for name in texts} for key, texts in given.items()}
         args = tuple(found["args"].values())
         if not isinstance(source, ImageSource):
             return replace(source, args=args), found["env"]
