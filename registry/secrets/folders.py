@@ -1,7 +1,7 @@
 """Secrets that are files: the user's own folder (which Stockade writes), and folders that a service manager or engine fills.
 
-A name is one file directly in the folder. In the user's own folder no file may be readable by others; the others are as
-whoever made them wants them. A link leads nowhere but to a file of the same folder (Kubernetes writes such ones).
+A name is one file directly in the folder. In the user's own folder no file may be readable by others; in the others
+modes are their maker's matter. A link leads nowhere but to a file of the same folder (Kubernetes writes such ones).
 """
 
 from __future__ import annotations

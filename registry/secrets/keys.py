@@ -50,11 +50,11 @@ class Keys:
     file: Callable[[], Path | None] = key_file
     passphrase: Callable[[], bytes | None] = field(default=take_passphrase, repr=False)
     ask: Callable[[bool], str] | None = None
-    """Asks a person for the passphrase, twice where it is a new one (True). None: nobody can be asked."""
+    """Asks a person for the passphrase, twice where it is a new one (True). None: there is no person to ask."""
 
     @property
     def given(self) -> bool:
-        """Whether there is a key without asking anybody."""
+        """Whether there is a key without asking a person."""
         return self.file() is not None or self.passphrase() is not None
 
     def key(self, path: Path, *, new: bool) -> Given:

@@ -1,9 +1,9 @@
 """The encrypted file's content: JSON in which every value is sealed by itself, under one key. Pure.
 
 The key comes from a passphrase by scrypt (RFC 7914), or from the bytes of a key file by HKDF (RFC 5869). Each value is
-sealed with ChaCha20-Poly1305 (RFC 8439) under a nonce of its own; name, format and salt are its associated data, so that no value
-can be put under another name or into another file. Names are readable: `ls` needs no key. `whole` seals the list of all
-entries, so that a missing or older entry is noticed. A key that does not open `check` is another key.
+sealed with ChaCha20-Poly1305 (RFC 8439) under a nonce of its own; name, format and salt are its associated data, so that no
+value can be put under another name or into another file. Names are readable: `ls` needs no key. `whole` seals the list of
+all entries, so that a missing or older entry is noticed. A key that does not open `check` is another key.
 """
 
 from __future__ import annotations
