@@ -113,7 +113,9 @@ def show(
 ) -> None:
     """List secrets: where each comes from, and who uses it.
 
-    Those that are stored, and those that the file refers to. No value is shown. Where the gateway runs in another environment, it may find others.
+    Those that are stored, and those that the file refers to. No value is shown.
+
+    Where the gateway runs in another environment, it may find others.
     """
     from registry.secrets import SecretError, SecretStore
     from registry.secrets.uses import names_of

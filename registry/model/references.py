@@ -22,7 +22,7 @@ STORE = re.compile(r"[a-z][a-z0-9_-]*")
 KINDS = ("secret", "env", "command")
 GIVEN = ("env", "args", "entrypoint")
 """The keys of an entry in which references are filled in for a program in a container."""
-FILLED = frozenset({*GIVEN, "headers", "url", "auth"})
+FILLED = frozenset({*GIVEN, "headers", "url", "auth", "secret_files"})
 """All keys of an entry in which they are filled in at its start."""
 SHELL = re.compile(r"(?<!\$)\$([A-Za-z_][A-Za-z0-9_]*)")
 """A variable as a shell writes it, which no client and no gateway fills in."""

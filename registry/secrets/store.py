@@ -162,7 +162,7 @@ class SecretStore:
                 continue
             for path, text in walk(with_references(server)):
                 where: KeyPath = ("mcpServers", name, *path)
-                own = {} if path[0] in ("env", "headers", "auth") else server.env
+                own = {} if path[0] in ("env", "headers", "auth", "secret_files") else server.env
                 try:
                     self.resolve_text(from_own(text, own), where, commands=False)
                 except SecretError as error:

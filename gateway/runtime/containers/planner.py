@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from gateway.disk import naming
 from gateway.runtime.containers.backend_instance import Wanted
+from gateway.runtime.containers.secret_files import FilledFiles
 from gateway.runtime.engine.base import ContainerPlan, ImageInfo
 from gateway.runtime.images.build_settings import certificates
 from gateway.runtime.images.images import Images
@@ -33,8 +34,8 @@ from registry.model.sources import ImageSource, LocalSource, PackageSource, Proj
 from registry.model.spec import plan_source
 
 RUN_FIELDS: Final = (
-    "type", "command", "args", "cwd", "source", "python", "node", "image", "entrypoint", "env", "port", "path", "mounts",
-    "storage", "resources", "packages", "user", "sessions", "start_timeout_s", "disabled",
+    "type", "command", "args", "cwd", "source", "python", "node", "image", "entrypoint", "env", "secret_files", "port",
+    "path", "mounts", "storage", "resources", "packages", "user", "sessions", "start_timeout_s", "disabled",
 )  # fmt: skip
 """The fields of a server that its containers are made from; a change of any other needs no new container."""
 
@@ -71,7 +72,8 @@ class Planner:
         parts: dict[str, Any] = server.model_dump(mode="json", include=set(RUN_FIELDS))
         parts["isolated"] = server.isolated
         with contextlib.suppress(ConfigError, ValueError):
-            parts |= {key: self.secrets.resolve(values, commands=False) for key, values in given_by(server).items()}
+            given = {**given_by(server), "secret_files": server.secret_files}
+            parts |= {key: self.secrets.resolve(values, commands=False) for key, values in given.items()}
         parts["ca"] = ca.digest if (ca := self.ca_bundle(extra_ca)) else ""
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -95,16 +97,20 @@ class Planner:
         ports = policy_ports(server.network.block, server.port)
         if server.isolated:
             check_own_port(server.port)
-        await asyncio.to_thread(self.check_filled, source)  # a missing secret is reported before minutes of building
+        await asyncio.to_thread(
+            self.check_filled, source, server
+        )  # a missing secret is reported before minutes of building
         image = await self.image_of(source)
         info = None if isinstance(source, ImageSource) else await self.context.engine.image(image)
+        files = FilledFiles(lambda: self.secrets.resolve(server.secret_files))
         return Wanted(
             instance=instance,
             server=server,
             source=source,
             ports=ports,
             version=info.labels.get(VERSION_LABEL, "") if info is not None else "",
-            plan=lambda door: self.plan_backend(instance, server, source, image, door, extra_ca),
+            files=files,
+            plan=lambda door: self.plan_backend(instance, server, source, image, door, extra_ca, files),
         )
 
     def try_again(self, server: Server) -> None:
@@ -113,9 +119,9 @@ class Planner:
         if isinstance(source, PackageSource):
             self.images.try_again(source)
 
-    def check_filled(self, source: LocalSource) -> None:
+    def check_filled(self, source: LocalSource, server: Server) -> None:
         """Raises ConfigError with every reference that cannot be filled in; runs no command."""
-        self.secrets.resolve(all_given(source), commands=False)
+        self.secrets.resolve({**all_given(source), **server.secret_files}, commands=False)
 
     def filled(self, source: LocalSource) -> tuple[LocalSource, Mapping[str, str]]:
         """The source with its references filled in, and its variables: each command is run once.
@@ -148,6 +154,7 @@ class Planner:
         image: str,
         door: str,
         extra_ca: Path | None,
+        files: FilledFiles,
     ) -> ContainerPlan:
         """The backend's plan, with its secrets filled in."""
         info = await self.context.engine.image(image)
@@ -172,6 +179,7 @@ class Planner:
             nofile=self.context.nofile(),
             own=own,
             inside=inside,
+            files=await files.look(),
         )
 
     async def inside(self, image: str, source: LocalSource, info: ImageInfo) -> Inside:
