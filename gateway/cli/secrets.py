@@ -28,6 +28,7 @@ class In(StrEnum):
     """The stores that Stockade writes."""
 
     FOLDER = "folder"
+    KEYRING = "keyring"
     ENCRYPTED = "encrypted"
 
 
@@ -36,7 +37,8 @@ InOption = Annotated[
     In | None,
     typer.Option(
         "--in",
-        help="`folder`: a file of its own; `encrypted`: the encrypted file. Default: the encrypted file if there is one.",
+        help="folder: a file of its own; keyring: the system's key ring; encrypted: the encrypted file, the default if "
+        "there is one.",
         show_default=False,
     ),
 ]
@@ -192,7 +194,7 @@ def take_in(
 
 def _folder_of(where: str) -> str:
     """Where several secrets went: the encrypted file, or the folder of their files."""
-    return where if where.endswith(".enc") else str(Path(where).parent)
+    return where if where.endswith(".enc") or not where.startswith("/") else str(Path(where).parent)
 
 
 def _of_folder(path: Path) -> dict[str, str]:

@@ -209,12 +209,12 @@ class BackendRoutes:
 
 
 def refuse_commands(entry: Mapping[str, Any]) -> None:
-    """Raises ApiError for an entry that would run a program of this machine: who has the admin token alone may not add one."""
+    """Raises ApiError for an entry that would run a program of this machine: an admin token is not enough for that."""
     for path, written in walk(entry):
         if any(reference.startswith("command:") for reference in references(written)):
             raise ApiError(
                 422,
                 "command",
-                f"{render_path(path)}: a ${{command:…}} runs a program of this machine, so it is not added from here. Write it "
-                "into the configuration file.",
+                f"{render_path(path)}: a ${{command:…}} runs a program of this machine, so it is not added from here. "
+                "Write it into the configuration file.",
             )

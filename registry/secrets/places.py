@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+SERVICE: Final = "stockade"
+"""The key ring's word for whose secrets they are."""
 PREFIX: Final = "STOCKADE_SECRET_"
 
 
@@ -27,6 +29,10 @@ class Store(StrEnum):
     KEY_RING = "keyring"
     ENCRYPTED = "encrypted"
     SYSTEM = "system"
+
+
+class NoKeyRing(Exception):
+    """Raised where there is no key ring to write to; the text says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +56,41 @@ def variable(name: str) -> str:
 def keyring_lookup(name: str) -> str | None:
     """The secret from the system's key ring; None where there is none, or no key ring."""
     try:
-        keyring: Any = importlib.import_module("keyring")
-        errors: Any = importlib.import_module("keyring.errors")
-    except ImportError:
+        keyring, errors = key_ring()
+    except NoKeyRing:
         return None
     try:
-        value: str | None = keyring.get_password("stockade", name)
+        value: str | None = keyring.get_password(SERVICE, name)
     except errors.KeyringError:
         return None
     return value
+
+
+def keyring_set(name: str, value: str) -> None:
+    """Stores a secret in the system's key ring. Raises NoKeyRing."""
+    keyring, errors = key_ring()
+    try:
+        keyring.set_password(SERVICE, name, value)
+    except errors.KeyringError as error:
+        raise NoKeyRing(f"refuses: {type(error).__name__}") from None
+
+
+def keyring_remove(name: str) -> bool:
+    """Removes a secret from the system's key ring; False where there is none, or no key ring."""
+    try:
+        keyring, errors = key_ring()
+    except NoKeyRing:
+        return False
+    try:
+        keyring.delete_password(SERVICE, name)
+    except errors.KeyringError:
+        return False
+    return True
+
+
+def key_ring() -> tuple[Any, Any]:
+    """The library and its errors. Raises NoKeyRing where it is not installed."""
+    try:
+        return importlib.import_module("keyring"), importlib.import_module("keyring.errors")
+    except ImportError:
+        raise NoKeyRing("needs the extra stockade[keyring]") from None

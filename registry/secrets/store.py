@@ -18,7 +18,7 @@ from registry.model.references import ENV_NAME, REFERENCE, SECRET_NAME, check_re
 from registry.secrets.command import CommandFailed, run
 from registry.secrets.errors import MAX_BYTES, SecretError
 from registry.secrets.folders import SecretFolder, default_folder, filled_folders
-from registry.secrets.places import Place, Store, keyring_lookup, variable
+from registry.secrets.places import NoKeyRing, Place, Store, keyring_lookup, keyring_remove, keyring_set, variable
 from registry.secrets.uses import with_references
 from registry.secrets.vault import Vault
 
@@ -53,7 +53,7 @@ class SecretStore:
             Place(store=Store.FOLDER, where=str(self.folder), get=own.get, names=own.names),
         ]
         if self.keyring is not None:
-            found.append(Place(store=Store.KEY_RING, where="the system's key ring", get=self.keyring, names=list))
+            found.append(Place(store=Store.KEY_RING, where=KEY_RING, get=self.keyring, names=list))
         vault = self.vault
         found.append(Place(store=Store.ENCRYPTED, where=str(vault.path), get=vault.get, names=vault.names))
         for path in self.filled:
@@ -91,9 +91,17 @@ class SecretStore:
         self._check(name)
         if len(value.encode("utf-8", "surrogateescape")) > MAX_BYTES:
             raise SecretError([Problem(message=f"the secret {name!r} is larger than {MAX_BYTES} bytes")])
-        if (store or self.default()) is Store.ENCRYPTED:
+        into = store or self.default()
+        if into is Store.ENCRYPTED:
             self.vault.set(name, value)
             return str(self.vault.path)
+        if into is Store.KEY_RING:
+            try:
+                keyring_set(name, value)
+            except NoKeyRing as error:
+                hint = "Use --in encrypted, or --in folder"
+                raise SecretError([Problem(message=f"the system's key ring {error}", hint=hint)]) from None
+            return KEY_RING
         return str(SecretFolder(self.folder, own=True).set(name, value))
 
     def default(self) -> Store:
@@ -107,6 +115,8 @@ class SecretStore:
         """
         self._check(name)
         removed = [str(self.folder / name)] if SecretFolder(self.folder, own=True).remove(name) else []
+        if self.keyring is not None and keyring_remove(name):
+            removed.append(KEY_RING)
         if self.vault.exists and self.vault.remove(name):
             removed.append(str(self.vault.path))
         if not removed:
@@ -175,6 +185,7 @@ class SecretStore:
         return problems
 
 
+KEY_RING = "the system's key ring"
 UNLISTED = frozenset({Store.ENVIRONMENT, Store.KEY_RING})
 """Stores that cannot list their names."""
 

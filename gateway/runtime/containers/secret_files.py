@@ -59,7 +59,7 @@ class FilledFiles:
         return self.fresh
 
     def forget(self) -> None:
-        """The next `take` fills them in anew."""
+        """The next `take` fills them in again."""
         self.fresh = None
 
     async def take(self) -> Mapping[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,45 @@ def test_the_check_of_a_file_says_an_unknown_store_with_its_line(stockade: Any, 
     assert said.code == 1
     assert "./stockade.yaml:3:" in said.err or "stockade.yaml:3:" in said.err
     assert "mcpServers.a.env.T: ${vault:gone} is not a reference: there is no store named 'vault'." in said.err
+
+
+class KeyRing:
+    """A system's key ring."""
+
+    class KeyringError(Exception):
+        pass
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[str, str], str] = {}
+
+    def get_password(self, service: str, name: str) -> str | None:
+        return self.kept.get((service, name))
+
+    def set_password(self, service: str, name: str, value: str) -> None:
+        if name == "locked":
+            raise self.KeyringError(value)
+        self.kept[service, name] = value
+
+    def delete_password(self, service: str, name: str) -> None:
+        if self.kept.pop((service, name), None) is None:
+            raise self.KeyringError(name)
+
+
+def test_the_key_ring_is_written_and_read_where_there_is_one(
+    stockade: Any, home: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = stockade("secret", "set", "token", "--in", "keyring", stdin=VALUE)
+    assert said.code == 1
+    assert "the system's key ring needs the extra stockade[keyring]. Use --in encrypted, or --in folder." in said.err
+    ring = KeyRing()
+    for name in ("keyring", "keyring.errors"):
+        monkeypatch.setitem(sys.modules, name, ring)  # type: ignore[arg-type]
+    said = stockade("secret", "set", "token", "--in", "keyring", stdin=VALUE)
+    assert said.out == "Stored in the system's key ring, which only you can read.\n"
+    assert ring.kept == {("stockade", "token"): VALUE}
+    (work / "stockade.yaml").write_text(CONFIG)
+    assert "token  the system's key ring  a, b" in stockade("secret", "ls").out
+    assert stockade("secret", "rm", "token").out == "token was removed from the system's key ring.\n"
+    assert ring.kept == {}
+    refused = stockade("secret", "set", "locked", "--in", "keyring", stdin=VALUE)
+    assert (refused.code, VALUE in refused.err, "refuses: KeyringError" in refused.err) == (1, False, True)
