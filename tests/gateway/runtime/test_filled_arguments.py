@@ -71,6 +71,6 @@ async def test_a_server_whose_command_fails_is_not_started_and_says_why(stage: S
     }
     async with stage.running(config({"clock": entry})) as supervisor:
         await stage.until(lambda: supervisor.status()[0].detail != "")
-        said = "A: the command `sh -c 'echo no item >&2; exit 2'` ended with code 2: no item. Run it by hand"
+        said = "mcpServers.clock.env.A: the command `sh -c 'echo no item >&2; exit 2'` ended with code 2: no item. Run it"
         assert said in supervisor.status()[0].detail
         assert not any(box.plan.name == "stockade-p-b-clock" for box in stage.engine.containers.values())
