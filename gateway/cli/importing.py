@@ -200,6 +200,7 @@ def moved(entries: Entries) -> tuple[Entries, dict[str, str]]:
     """
     from gateway.cli.unlock import asking_store
     from registry.model.plain_secrets import plain_secrets, secret_name, without_secrets
+    from registry.secrets import SecretError
 
     store = asking_store()
     values: dict[str, str] = {}
@@ -207,7 +208,10 @@ def moved(entries: Entries) -> tuple[Entries, dict[str, str]]:
     for server, entry in entries.items():
         names: dict[Plain, str] = {}
         for plain in plain_secrets(entry):
-            name = _free(secret_name(plain.key), server, plain.value, values, store.lookup)
+            try:
+                name = _free(secret_name(plain.key), server, plain.value, values, store.lookup)
+            except SecretError as error:
+                raise Failure(str(error)) from error
             names[plain], values[name] = f"${{secret:{name}}}", plain.value
         changed[server] = without_secrets(entry, names)
     return changed, values

@@ -176,18 +176,23 @@ class SecretStore:
                 try:
                     self.resolve_text(from_own(text, own), where, commands=False)
                 except SecretError as error:
-                    problems += [config.problem(where, item.message, item.hint) for item in error.problems]
+                    problems += [config.problem(where, said(item), item.hint) for item in error.problems]
         try:
             self.resolve_text(config.egress.upstream_proxy or "", commands=False)
         except SecretError as error:
             at = ("egress", "upstream_proxy")
-            problems += [config.problem(at, item.message, item.hint) for item in error.problems]
+            problems += [config.problem(at, said(item), item.hint) for item in error.problems]
         return problems
 
 
 KEY_RING = "the system's key ring"
 UNLISTED = frozenset({Store.ENVIRONMENT, Store.KEY_RING})
 """Stores that cannot list their names."""
+
+
+def said(problem: Problem) -> str:
+    """A problem's message, with the file of a store that it is about."""
+    return f"{problem.file} {problem.message}" if problem.file else problem.message
 
 
 class Filling:

@@ -138,3 +138,16 @@ def test_the_stores_are_asked_in_their_order_and_each_says_where_it_is(tmp_path:
     assert [secrets.origins(name)[0].where for name in "abcde"] == where
     assert secrets.origins("f") == []
     assert secrets.names() == list("abcde")
+
+
+def test_a_store_that_is_locked_is_named_beside_the_line_that_needs_it(tmp_path: Path) -> None:
+    path = tmp_path / "secrets.enc"
+    key = tmp_path / "key"
+    key.touch(0o600)
+    key.write_bytes(b"k" * 32)
+    Vault(path=path, keys=Keys(file=lambda: key, passphrase=lambda: None)).set("tok", "x")
+    locked = Vault(path=path, keys=Keys(file=lambda: None, passphrase=lambda: None))
+    secrets = SecretStore(env={}, folder=tmp_path, keyring=None, vault=locked, filled=())
+    text = 'version: 1\nmcpServers:\n  a:\n    image: x\n    env:\n      T: "${secret:tok}"\n'
+    (problem,) = secrets.missing(load_text(text, Path("stockade.yaml")))
+    assert str(problem).startswith(f"stockade.yaml:6:10: mcpServers.a.env.T: {path} is locked: no key is given.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from gateway.cli.unlock import handed_over
+from gateway.cli.failure import Failure
+from gateway.cli.unlock import handed_over, unlock
 from gateway.runtime.doctor import secrets_finding
 from registry.secrets import SecretStore, sealed
 from registry.secrets.keys import take_passphrase
+from registry.secrets.places import Store
 
 VALUE = "correct-horse-battery-staple"
 CONFIG = """\
@@ -225,3 +228,35 @@ def test_the_key_ring_is_written_and_read_where_there_is_one(
     assert ring.kept == {}
     refused = stockade("secret", "set", "locked", "--in", "keyring", stdin=VALUE)
     assert (refused.code, VALUE in refused.err, "refuses: KeyringError" in refused.err) == (1, False, True)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_person_who_starts_a_gateway_is_asked_for_the_passphrase_of_what_is_there(
+    stockade: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    answers = ["open sesame", "wrong"]
+
+    def ask(new: bool) -> str:
+        asked.append(new)
+        return answers.pop()
+
+    monkeypatch.setattr("gateway.cli.unlock.ask", ask)
+    monkeypatch.setattr("sys.stdin", Terminal())
+    unlock()
+    assert asked == [], "there is no encrypted file"
+    monkeypatch.setenv("STOCKADE_SECRETS_PASSPHRASE", "open sesame")
+    SecretStore().set("token", VALUE, Store.ENCRYPTED)
+    unlock()
+    assert asked == [], "the environment gave one"
+    monkeypatch.setattr("registry.secrets.keys._taken", {})
+    with pytest.raises(Failure, match="does not open with this passphrase"):
+        unlock()
+    monkeypatch.setattr("registry.secrets.keys._taken", {})
+    unlock()
+    assert asked == [False, False]
+    assert SecretStore().lookup("token") == VALUE
