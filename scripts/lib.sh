@@ -91,7 +91,7 @@ wait_for_engine() {
 
 # Where no image registry answers, base images are made with debootstrap; that needs root.
 ensure_base_image_tools() {
-  if on_debian_as_root; then apt_install debootstrap; fi
+  if on_debian_as_root; then apt_install debootstrap debian-archive-keyring; fi
 }
 
 ensure_test_programs() {

@@ -21,6 +21,7 @@ from gateway.cli.client import Api, Refused, Unreachable, url
 from gateway.cli.failure import Failure
 from gateway.cli.locate import Place
 from gateway.cli.options import addresses, failed, first_token, say, screen, summary
+from gateway.cli.unlock import handed_over
 from gateway.control.base import GatewayState
 from gateway.control.running import find_gateway
 from gateway.disk import in_words
@@ -80,11 +81,20 @@ def _spawn(path: Path, project: str | None, log: Path) -> tuple[int, subprocess.
     command = [sys.executable, "-m", "gateway.cli.main", "up", str(path), "--announce-fd", str(writing)]
     command += ["--log", str(log)]
     command += ["--project", project] if project else []
+    env = dict(os.environ)
+    handed = handed_over(env)
     with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
         child = subprocess.Popen(  # noqa: S603  # our own command
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, pass_fds=[writing]
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=env,
+            start_new_session=True,
+            pass_fds=[writing, *handed],
         )
-    os.close(writing)
+    for handle in (writing, *handed):
+        os.close(handle)
     return reading, child
 
 

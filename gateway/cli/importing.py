@@ -198,16 +198,20 @@ def moved(entries: Entries) -> tuple[Entries, dict[str, str]]:
 
     A secret that is there with another value is never replaced: the new one gets the server's name before its own.
     """
+    from gateway.cli.unlock import asking_store
     from registry.model.plain_secrets import plain_secrets, secret_name, without_secrets
-    from registry.secrets import SecretStore
+    from registry.secrets import SecretError
 
-    store = SecretStore()
+    store = asking_store()
     values: dict[str, str] = {}
     changed: Entries = {}
     for server, entry in entries.items():
         names: dict[Plain, str] = {}
         for plain in plain_secrets(entry):
-            name = _free(secret_name(plain.key), server, plain.value, values, store.lookup)
+            try:
+                name = _free(secret_name(plain.key), server, plain.value, values, store.lookup)
+            except SecretError as error:
+                raise Failure(str(error)) from error
             names[plain], values[name] = f"${{secret:{name}}}", plain.value
         changed[server] = without_secrets(entry, names)
     return changed, values
@@ -221,11 +225,13 @@ def _free(name: str, server: str, value: str, values: Mapping[str, str], lookup:
 
 def _store(values: Mapping[str, str]) -> None:
     """Stores the secrets. Raises Failure."""
-    from registry.secrets import SecretError, SecretStore
+    from gateway.cli.unlock import asking_store
+    from registry.secrets import SecretError
 
+    stores = asking_store()
     try:
         for name, value in values.items():
-            SecretStore().set(name, value)
+            stores.set(name, value)
     except SecretError as error:
         raise Failure(str(error)) from error
 

@@ -29,6 +29,7 @@ from gateway.cli.options import (
     screen,
     summary,
 )
+from gateway.cli.unlock import unlock
 from gateway.control.running import Running, find_gateway
 from gateway.disk import in_words
 
@@ -63,6 +64,8 @@ def up(
         return
     loaded = offline.load(where)  # what is wrong with the file is reported before the heavy modules are loaded
     _refuse_another(where.project or project_name(loaded, where.config()))
+    if announce_fd is None:
+        unlock()
     if detach:
         from gateway.cli.detached import up_detached
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -19,7 +19,10 @@ from gateway.runtime.supervise.status import BackendStatus
 from observability.events import BackendState
 from registry import edit
 from registry.config import Config
+from registry.file.document import walk
 from registry.model.build import BUILD
+from registry.model.errors import render_path
+from registry.model.references import references
 
 
 def need_backend(config: Config, name: str) -> str:
@@ -128,6 +131,7 @@ class BackendRoutes:
         """Write a new backend into the file and start it."""
         body = await read_object(request, ["name", "entry", "dry_run"])
         name, entry = text(body, "name"), mapping(body, "entry")
+        refuse_commands(entry)
         if name in self._control.config.servers:
             raise ApiError(
                 409, "exists", f"There is a server {name!r} already. Choose another name, or remove it first."
@@ -204,3 +208,15 @@ class BackendRoutes:
         except (KeyError, LookupError):
             raise bad(f"{name} has no tool {tool!r} waiting for approval.", "tool", "unknown_tool") from None
         return JSONResponse({"approved": tool, "backend": name})
+
+
+def refuse_commands(entry: Mapping[str, Any]) -> None:
+    """Raises ApiError for an entry that would run a program of this machine: an admin token is not enough for that."""
+    for path, written in walk(entry):
+        if any(reference.startswith("command:") for reference in references(written)):
+            raise ApiError(
+                422,
+                "command",
+                f"{render_path(path)}: a ${{command:…}} runs a program of this machine, so it is not added from here. "
+                "Write it into the configuration file.",
+            )

@@ -26,6 +26,9 @@ from gateway.runtime.inventory.rundir import RunDirectory
 from gateway.runtime.inventory.users import PROBE
 from gateway.runtime.sandbox.errors import EngineError
 from gateway.runtime.supervise.supervisor import first_leaf
+from registry.secrets import SecretStore
+from registry.secrets.errors import Fault, SealError
+from registry.secrets.places import Store
 
 State = Literal["ok", "warn", "fail"]
 ENOUGH_DISK: Final = 5 * 1024**3
@@ -45,7 +48,7 @@ class Finding:
 
 async def examine(project: str) -> list[Finding]:
     """Every check, in the order in which one would fix things. Takes some seconds: it runs containers of its own."""
-    findings = [run_directory_finding(project)]
+    findings = [run_directory_finding(project), secrets_finding(SecretStore())]
     engine = local_engine()
     try:
         info = await engine.info()
@@ -81,6 +84,21 @@ def run_directory_finding(project: str) -> Finding:
             fix="Set STOCKADE_STATE_DIR to a short path you own.",
         )
     return Finding(name="run directory", state="ok", detail=str(directory.path))
+
+
+def secrets_finding(stores: SecretStore) -> Finding:
+    """Where secrets are looked for here, and whether the encrypted file opens."""
+    vault = stores.vault
+    asked = [place.where for place in stores.places() if place.store is not Store.ENCRYPTED or vault.exists]
+    detail = f"new ones go to {vault.path if stores.default() is Store.ENCRYPTED else stores.folder}; "
+    detail += f"looked for in {', then '.join(asked)}"
+    try:
+        if names := vault.names():
+            vault.get(names[0])
+    except SealError as error:
+        state: State = "warn" if error.fault is Fault.NO_KEY else "fail"
+        return Finding(name="secrets", state=state, detail=detail, fix=str(error))
+    return Finding(name="secrets", state="ok", detail=detail)
 
 
 def engine_finding(host: str, info: EngineInfo) -> Finding:
@@ -277,6 +295,6 @@ async def scratch_project(engine: Engine) -> AsyncIterator[ContainerSandbox]:
 class NoSecrets:
     """Resolves nothing: the scratch project has no servers."""
 
-    def resolve(self, values: Mapping[str, str]) -> dict[str, str]:
+    def resolve(self, values: Mapping[str, str], *, commands: bool = True) -> dict[str, str]:
         """The values as they are."""
         return dict(values)

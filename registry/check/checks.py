@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ def check_server(name: str, server: Server, config: Config, path: Path) -> Found
         *check_secrets(server),
         *check_mounts(server, source, path),
         *check_folder(server, source),
+        *check_secret_files(server, source),
         *check_own_port(server),
         *check_tool_names(name, server, config),
     ):
@@ -123,6 +125,17 @@ def placed_mounts(server: Server, source: Source | None) -> list[tuple[KeyPath, 
         *((("args",), mount) for mount in options),
         *((("storage", index), kept(path)) for index, path in enumerate(server.storage)),
     ]
+
+
+def check_secret_files(server: Server, source: Source | None) -> Found:
+    """A folder of secret files that is mounted already, or lies in a mount: it would be made in a folder of this machine."""
+    targets = [mount.target.rstrip("/") for _, mount in placed_mounts(server, source)]
+    for path in server.secret_files:
+        where: KeyPath = ("secret_files", path)
+        if inside := next((target for target in targets if path.startswith(f"{target}/")), None):
+            yield Finding(where, f"lies in the mount {inside}", "Write /run/secrets/NAME")
+        if posixpath.dirname(path) == HOME:
+            yield Finding(where, f"would hide what else is in {HOME}", "Write /run/secrets/NAME")
 
 
 def check_own_port(server: Server) -> Found:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from registry.model.errors import Finding, Invalid
 from registry.model.fields import Origin
 from registry.model.nearest import nearest_key
+from registry.model.references import FILLED, REFERENCE
 from registry.model.server import Server
 from registry.model.sources import ProjectSource
 from registry.model.spec import plan
@@ -65,7 +66,8 @@ def convert(raw: Mapping[str, Any], *, variables: Mapping[str, str] | None = Non
     """The entry in our shape; `variables` are values for `${workspaceFolder}` and the like.
 
     A file that is not `trusted` (it is imported, not used as the configuration) may come with a repository: it decides
-    how a server is run and nothing that Stockade grants, so our own keys and references to our secrets are ignored.
+    how a server is run and nothing that Stockade grants, so our own keys and references to our secrets are ignored. No
+    client's file runs a program on this machine by `${command:…}`, trusted or not: such files lie in any folder.
     """
     notes: list[Finding] = []
     entry: dict[str, Any] = {}
@@ -83,6 +85,8 @@ def convert(raw: Mapping[str, Any], *, variables: Mapping[str, str] | None = Non
             change = partial(translate, variables=known, key=key, notes=notes, trusted=trusted)
             entry[key] = deep(entry[key], change)
     working_folder(raw, entry, known, notes)
+    for key in (FILLED - {"env", "headers", "args", "url"}) & entry.keys():
+        entry[key] = deep(entry[key], partial(without_commands, key=key, notes=notes))
     return Imported(entry, tuple(notes))
 
 
@@ -212,6 +216,8 @@ def translate(
             return f"${{secret:{name}}}"
         if match["kind"]:
             return f"${{{match['kind']}:{match['name']}}}"
+        if (match["plain"] or "").startswith("command:"):
+            return refused_command(match.group(), key, notes)
         plain = match["plain"] if match["plain"] is not None else match["whole"]
         if plain in variables:
             return variables[plain]
@@ -220,3 +226,20 @@ def translate(
         return "$" + match.group()
 
     return ANY.sub(change, text)
+
+
+def without_commands(text: str, key: str, notes: list[Finding]) -> str:
+    """The text with each `${command:…}` as literal text."""
+
+    def change(match: re.Match[str]) -> str:
+        is_command = (match[1] or "").startswith("command:")
+        return refused_command(match[0], key, notes) if is_command else match[0]
+
+    return REFERENCE.sub(change, text)
+
+
+def refused_command(written: str, key: str, notes: list[Finding]) -> str:
+    """A reference to a command as literal text, with a remark."""
+    message = f"{written} would run a program on this machine, which no client's file may; it stays plain text"
+    notes.append(Finding((key,), message, "If it is yours, write it in stockade.yaml"))
+    return f"${written}"

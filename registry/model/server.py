@@ -49,6 +49,7 @@ from registry.model.mount_risks import Risk
 from registry.model.mounts import Mount, parse_mount
 from registry.model.network import Network, check_block
 from registry.model.references import fill_path
+from registry.model.secret_files import SecretFiles
 from registry.model.storage import check_storage, to_storage
 
 
@@ -257,9 +258,8 @@ def check_prefix(text: str) -> str:
 
 KINDS = ("command", "image", "url")
 LOCAL_ONLY = (
-    "env", "cwd", "source", "python", "node", "port", "mounts", "storage", "resources", "packages", "build", "user",
-    "sessions",
-    "spares", "entrypoint", "args", "network",
+    "env", "secret_files", "cwd", "source", "python", "node", "port", "mounts", "storage", "resources", "packages", "build",
+    "user", "sessions", "spares", "entrypoint", "args", "network",
 )  # fmt: skip
 REMOTE_ONLY = ("headers", "auth")
 
@@ -286,6 +286,9 @@ class Server(Frozen):
     """With `url`: how to sign in."""
     env: Mapping[str, Text] = {}
     """Environment variables. `${secret:NAME}` and `${env:NAME}` are filled in when the server starts."""
+    secret_files: SecretFiles = {}
+    """Files that the server finds in its container, each with its content: `/run/secrets/token: "${secret:NAME}"`. They are
+    its own, and in memory only."""
     cwd: Annotated[str, BeforeValidator(to_folder)] = ""
     """For a program of this machine: the folder that it starts in, from the configuration file's folder on."""
     source: Origin = Origin.MOUNT

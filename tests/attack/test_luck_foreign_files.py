@@ -13,8 +13,11 @@ from typer.testing import CliRunner
 from gateway.cli.main import build
 from registry.importers.clients import find, read
 from registry.load import load_config
+from registry.model.errors import ConfigError
 from registry.model.references import references
 from registry.model.server import Server
+from registry.model.sources import PackageSource
+from registry.model.spec import plan_source
 from tests.gateway.cli.conftest import Result
 
 
@@ -51,6 +54,7 @@ GRANTS: dict[str, Any] = {
     "python": "3.13",
     "node": "22",
     "build": {"allowed_hosts": ["*"]},
+    "secret_files": {"TOKEN_FILE": "${secret:k}"},
     "user": "0:0",
     "sessions": "shared",
     "spares": 8,
@@ -189,3 +193,28 @@ def test_the_users_own_choice_of_a_file_keeps_its_keys(tmp_path: Path) -> None:
     path = foreign(tmp_path, {"a": {**TIME, "network": {"allowed_hosts": ["a.example"]}, "pin": "strict"}})
     server = load_config(path).servers["a"]
     assert (server.network.block, server.pin) == ({"allowed_hosts": ["a.example"]}, "strict")
+
+
+SHELLS = [
+    "npx b ${secret:k} ${command:id}", "npx b '${secret:k}'", 'npx b $"{secret:k}"', "npx b $'{secret:k}'",
+    "npx b '$''{secret:k}'",
+    "npx b \\${secret:k}", "npx b \\\\${secret:k}", "npx b $\\{secret:k}", "npx b $$\"{command:id}\"",
+    "A='$'{command:id} npx b $A",
+    "npx b \"\\$\"{command:id}", "npx b $$${secret:k}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shell", [["bash", "-c"], ["cmd", "/c"], ["env", "-S"]], ids=lambda words: words[0])
+@pytest.mark.parametrize("text", SHELLS)
+def test_a_shell_s_text_of_a_foreign_file_makes_no_reference_to_a_secret(
+    tmp_path: Path, shell: list[str], text: str
+) -> None:
+    """Quotes that fall away could leave a reference behind that stood in no word of the file."""
+    found = read(foreign(tmp_path, {"a": {"command": shell[0], "args": [*shell[1:], text]}}))
+    try:
+        source = plan_source(Server.model_validate(found.servers["a"]))
+    except ConfigError:
+        return
+    assert isinstance(source, PackageSource)
+    kinds = [one.partition(":")[0] for word in (*source.args, *source.env.values()) for one in references(word)]
+    assert set(kinds) <= {"env"}

@@ -8,10 +8,13 @@ import pytest
 
 from registry.load import load_text
 from registry.secrets import SecretError, SecretStore, needed_by
+from registry.secrets.keys import Keys
+from registry.secrets.places import Store
+from registry.secrets.vault import Vault
 
 
 def store(folder: Path, **env: str) -> SecretStore:
-    return SecretStore(env=env, folder=folder, keyring=None)
+    return SecretStore(env=env, folder=folder, keyring=None, vault=Vault(path=folder / "none.enc"), filled=())
 
 
 def test_references_are_filled_in(tmp_path: Path) -> None:
@@ -62,7 +65,7 @@ def test_missing_secrets_of_a_configuration_have_their_lines(tmp_path: Path) -> 
 
 def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
     secrets = store(tmp_path)
-    path = secrets.set("one", "s3cret")
+    path = Path(secrets.set("one", "s3cret"))
     assert path.stat().st_mode & 0o777 == 0o600
     path.chmod(0o644)
     with pytest.raises(SecretError, match="can be read by others") as caught:
@@ -110,7 +113,41 @@ def test_a_store_never_shows_what_it_has(tmp_path: Path) -> None:
     assert "k1" not in repr(store(tmp_path, STOCKADE_SECRET_A="k1"))
 
 
-def test_the_key_ring_comes_last(tmp_path: Path) -> None:
-    secrets = SecretStore(env={}, folder=tmp_path, keyring={"a": "ring", "b": "ring"}.get)
-    secrets.set("a", "file")
-    assert secrets.resolve({"A": "${secret:a}", "B": "${secret:b}"}) == {"A": "file", "B": "ring"}
+def test_the_stores_are_asked_in_their_order_and_each_says_where_it_is(tmp_path: Path) -> None:
+    keys = Keys(file=lambda: None, passphrase=lambda: b"open sesame")
+    system = tmp_path / "run"
+    system.mkdir()
+    secrets = SecretStore(
+        env={"STOCKADE_SECRET_A": "environment"},
+        folder=tmp_path / "own",
+        keyring=dict.fromkeys("abc", "ring").get,
+        vault=Vault(path=tmp_path / "secrets.enc", keys=keys),
+        filled=(system,),
+    )
+    for name in "ab":
+        secrets.set(name, "file", Store.FOLDER)
+    for name in "abcd":
+        secrets.set(name, "encrypted", Store.ENCRYPTED)
+    for name in "abcde":
+        (system / name).write_text("system\n")
+    values = secrets.resolve({name: f"${{secret:{name}}}" for name in "abcde"})
+    assert values == {"a": "environment", "b": "file", "c": "ring", "d": "encrypted", "e": "system"}
+    where = ["the environment of Stockade", str(tmp_path / "own"), "the system's key ring"]
+    where += [str(tmp_path / "secrets.enc"), str(system)]
+    assert [place.where for place in secrets.origins("a")] == where
+    assert [secrets.origins(name)[0].where for name in "abcde"] == where
+    assert secrets.origins("f") == []
+    assert secrets.names() == list("abcde")
+
+
+def test_a_store_that_is_locked_is_named_beside_the_line_that_needs_it(tmp_path: Path) -> None:
+    path = tmp_path / "secrets.enc"
+    key = tmp_path / "key"
+    key.touch(0o600)
+    key.write_bytes(b"k" * 32)
+    Vault(path=path, keys=Keys(file=lambda: key, passphrase=lambda: None)).set("tok", "x")
+    locked = Vault(path=path, keys=Keys(file=lambda: None, passphrase=lambda: None))
+    secrets = SecretStore(env={}, folder=tmp_path, keyring=None, vault=locked, filled=())
+    text = 'version: 1\nmcpServers:\n  a:\n    image: x\n    env:\n      T: "${secret:tok}"\n'
+    (problem,) = secrets.missing(load_text(text, Path("stockade.yaml")))
+    assert str(problem).startswith(f"stockade.yaml:6:10: mcpServers.a.env.T: {path} is locked: no key is given.")

@@ -19,8 +19,9 @@ from typing import Final
 from egress.door.ports import OWN_PORTS
 from gateway.runtime.containers.door import Door
 from gateway.runtime.containers.ends import KILLED, exit_sentence, late_sentence, late_words, listening
+from gateway.runtime.containers.secret_files import FilledFiles, memory_in, placed
 from gateway.runtime.containers.volumes import give_volumes, to_give
-from gateway.runtime.engine.base import Attachment, ContainerPlan
+from gateway.runtime.engine.base import Attachment, ContainerPlan, Mount
 from gateway.runtime.inventory.context import RuntimeContext, owned, start_watched
 from gateway.runtime.inventory.record import Role
 from gateway.runtime.inventory.users import uid_of
@@ -59,6 +60,8 @@ class Wanted:
     """Direct ports of the door."""
     plan: Callable[[str], Awaitable[ContainerPlan]]
     """The backend's plan, given the door's container ID."""
+    files: FilledFiles
+    """Its secret files."""
     version: str = ""
     """Of the package in its image."""
 
@@ -83,6 +86,8 @@ class BackendInstance:
         """Of a backend that is not isolated."""
         self.uid: int | None = None
         """The user that it runs as, once known."""
+        self.folders: tuple[Mount, ...] = ()
+        """Where its secret files are."""
         self.attachment: Attachment | None = None
         self.started_at = 0.0
         self.printed: deque[str] = deque(maxlen=TELLING_LINES)
@@ -191,6 +196,7 @@ class BackendInstance:
         about = owned(plan.name, Role.BACKEND, self.id, fingerprint=plan.fingerprint())
         self.container = await self.context.ownership.create(plan, about)
         self.uid = numeric_uid(plan.user)
+        self.folders = memory_in(plan)
         ours = self.context.users.gave(self.uid)
         if volumes := to_give(self.context.names, self.wanted.source, plan, ours=ours):
             owner = next((volume.owner for volume in volumes if volume.owner), plan.user)
@@ -211,6 +217,8 @@ class BackendInstance:
         if found is None or not found.running or recorded.fingerprint != plan.fingerprint():
             return False
         self.container, self.uid = found.id, numeric_uid(plan.user)
+        self.folders = memory_in(plan)
+        self.wanted.files.forget()
         if self.transport == "http":
             for line in await context.engine.logs(self.container, KEPT_LINES):
                 self.take_line(line)
@@ -225,7 +233,8 @@ class BackendInstance:
         await self.attach_streams()
         self.was_deaf = False
         self.started_at = time.monotonic()
-        self.ended = await start_watched(self.context.engine, self.context.exits, self.container)
+        async with placed(self.context, self.id, self.container, self.folders, self.wanted.files):
+            self.ended = await start_watched(self.context.engine, self.context.exits, self.container)
         await self.look()
         if self.transport == "http":
             await self.wait_port()

@@ -16,6 +16,7 @@ from gateway.disk import naming
 from gateway.runtime.containers.backend_instance import Wanted
 from gateway.runtime.containers.build_wall import BuildWalls
 from gateway.runtime.containers.hidden import hiding
+from gateway.runtime.containers.secret_files import FilledFiles
 from gateway.runtime.engine.base import ContainerPlan, ImageInfo
 from gateway.runtime.images.build_settings import certificates
 from gateway.runtime.images.images import Images
@@ -33,15 +34,15 @@ from gateway.runtime.plan.policy_ports import policy_ports
 from gateway.runtime.plan.project_mounts import hidden_folders, with_folders
 from gateway.runtime.sandbox.errors import EngineError
 from gateway.runtime.sandbox.secrets import Secrets
-from registry.model.errors import ConfigError, Problem
+from registry.model.errors import ConfigError
 from registry.model.references import GIVEN
 from registry.model.server import Server
 from registry.model.sources import ImageSource, LocalSource, PackageSource, ProjectSource, RemoteSource
 from registry.model.spec import plan_source
 
 RUN_FIELDS: Final = (
-    "type", "command", "args", "cwd", "source", "python", "node", "image", "entrypoint", "env", "port", "path", "mounts",
-    "storage", "resources", "packages", "build", "user", "sessions", "start_timeout_s", "disabled",
+    "type", "command", "args", "cwd", "source", "python", "node", "image", "entrypoint", "env", "secret_files", "port",
+    "path", "mounts", "storage", "resources", "packages", "build", "user", "sessions", "start_timeout_s", "disabled",
 )  # fmt: skip
 """The fields of a server that its containers are made from; a change of any other needs no new container."""
 
@@ -64,6 +65,11 @@ def looked_at(source: ProjectSource) -> tuple[Layout, ProjectSource]:
     return layout, mounted
 
 
+def all_given(source: LocalSource) -> dict[str, str]:
+    """All of `given_by` together: no variable's name is that of an argument (`args[0]`)."""
+    return {name: text for texts in given_by(source).values() for name, text in texts.items()}
+
+
 class Planner:
     """Plans backends. It reads files and asks the engine about images; it makes no container."""
 
@@ -82,11 +88,12 @@ class Planner:
         """By the image's ID, the command and where the entry mounts something."""
 
     def key(self, server: Server, extra_ca: Path | None) -> str:
-        """A hash of what the server's containers are made from (secrets as they are now)."""
+        """A hash of what the server's containers are made from (secrets as they are now; no command is run)."""
         parts: dict[str, Any] = server.model_dump(mode="json", include=set(RUN_FIELDS))
         parts["isolated"] = server.isolated
         with contextlib.suppress(ConfigError, ValueError):
-            parts |= {key: self.secrets.resolve(values) for key, values in given_by(server).items()}
+            given = {**given_by(server), "secret_files": server.secret_files}
+            parts |= {key: self.secrets.resolve(values, commands=False) for key, values in given.items()}
         parts["ca"] = ca.digest if (ca := self.ca_bundle(extra_ca)) else ""
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -110,17 +117,19 @@ class Planner:
         ports = policy_ports(server.network.block, server.port)
         if server.isolated:
             check_own_port(server.port)
-        await asyncio.to_thread(self.filled, source)  # a missing secret is reported before minutes of building
+        await asyncio.to_thread(self.check_filled, source, server)  # before minutes of building
         wall = self.walls.of(instance.partition("/")[0], server.build.allowed_hosts)
         image, source, hidden = await self.image_of(source, wall)
         info = None if isinstance(source, ImageSource) else await self.context.engine.image(image)
+        files = FilledFiles(lambda: self.secrets.resolve(server.secret_files))
         return Wanted(
             instance=instance,
             server=server,
             source=source,
             ports=ports,
             version=info.labels.get(VERSION_LABEL, "") if info is not None else "",
-            plan=lambda door: self.plan_backend(instance, server, source, image, door, extra_ca, hidden),
+            files=files,
+            plan=lambda door: self.plan_backend(instance, server, source, image, door, extra_ca, files, hidden),
         )
 
     def try_again(self, server: Server) -> None:
@@ -131,17 +140,18 @@ class Planner:
         elif isinstance(source, ProjectSource):
             self.projects.try_again(source)
 
+    def check_filled(self, source: LocalSource, server: Server) -> None:
+        """Raises ConfigError with every reference that cannot be filled in; runs no command."""
+        self.secrets.resolve({**all_given(source), **server.secret_files}, commands=False)
+
     def filled(self, source: LocalSource) -> tuple[LocalSource, Mapping[str, str]]:
-        """The source with its references filled in, and its variables. Raises ConfigError with every one that is missing."""
-        problems: list[Problem] = []
-        found: dict[str, Mapping[str, str]] = {}
-        for key, values in given_by(source).items():
-            try:
-                found[key] = self.secrets.resolve(values)
-            except ConfigError as error:
-                problems += error.problems
-        if problems:
-            raise ConfigError(problems)
+        """The source with its references filled in, and its variables: each command is run once.
+
+        Raises ConfigError with every reference that cannot be.
+        """
+        given = given_by(source)
+        values = self.secrets.resolve(all_given(source))
+        found = {key: {name: values[name] for name in texts} for key, texts in given.items()}
         args = tuple(found["args"].values())
         if not isinstance(source, ImageSource):
             return replace(source, args=args), found["env"]
@@ -167,6 +177,7 @@ class Planner:
         image: str,
         door: str,
         extra_ca: Path | None,
+        files: FilledFiles,
         hidden: tuple[str, ...] = (),
     ) -> ContainerPlan:
         """The backend's plan, with its secrets filled in."""
@@ -192,6 +203,7 @@ class Planner:
             nofile=self.context.nofile(),
             own=own,
             inside=replace(inside, hidden=hidden),
+            files=await files.look(),
         )
         return await asyncio.to_thread(hiding, plan)
 

@@ -69,7 +69,11 @@ def to_give(names: Names, source: LocalSource, plan: ContainerPlan, *, ours: boo
     that it may write in. Other volumes keep the owner that they have."""
     own = (mount for mount in source.mounts if mount.volume and Risk.FOREIGN_VOLUME not in mount.accepted)
     shared = {names.volume(mount.source) for mount in own if ours and not mount.storage and not mount.read_only}
-    return tuple(mount for mount in plan.mounts if mount.volume and (mount.owner or mount.source in shared))
+    return tuple(
+        mount
+        for mount in plan.mounts
+        if mount.volume and not mount.memory and (mount.owner or mount.source in shared)
+    )
 
 
 def giving_plan(names: Names, instance: str, image: str, user: str, volumes: Sequence[Mount]) -> ContainerPlan:

@@ -24,6 +24,8 @@ SOCKETS_LABEL: Final = "stockade.sockets"
 """The bytes that a container's sockets may buffer, for the code that starts it (`docker/cgroup.py`)."""
 NO_HEALTH_CHECK: Final = {"Test": ["NONE"]}
 """An image's own would be one more program that keeps running, without the user having asked for it."""
+MEMORY_OPTIONS: Final = "size=1m,nr_inodes=64,mode=0755,nosuid,nodev,noexec"
+"""Of a tmpfs with secret files. Engines refuse a read-only volume without a name; its folder is root's."""
 NO_CORE: Final = 1
 """Bytes. Not 0: that still starts the program that `kernel.core_pattern` may name, on the host and as root, for every
 crash; 1 is the kernel's word for neither file nor program (fs/coredump.c)."""
@@ -94,6 +96,9 @@ def host_config(plan: ContainerPlan) -> dict[str, Any]:
 
 def mount_argument(mount: Mount) -> dict[str, Any]:
     """One mount; what is mounted below it on the host later does not spread into the container."""
+    if mount.memory:
+        driver = {"Name": "local", "Options": {"type": "tmpfs", "device": "tmpfs", "o": MEMORY_OPTIONS}}
+        return {"Type": "volume", "Target": mount.target, "VolumeOptions": {"NoCopy": True, "DriverConfig": driver}}
     argument: dict[str, Any] = {
         "Type": "volume" if mount.volume else "bind",
         "Source": mount.source,
@@ -174,6 +179,11 @@ def container_info(found: Mapping[str, Any]) -> ContainerInfo:
         pid=int(state.get("Pid") or 0),
         out_of_memory=bool(state.get("OOMKilled")),
         started_at=state.get("StartedAt") or "",
+        volumes=tuple(
+            (mount.get("Destination") or "", mount["Name"])
+            for mount in found.get("Mounts") or ()
+            if mount.get("Name")
+        ),
     )
 
 

@@ -41,6 +41,9 @@ class Mount:
     """Of a volume, for the engine to write on it when it makes it."""
     owner: str = ""
     """`UID:GID` to which a volume belongs with everything in it; empty: it keeps the owners that it has."""
+    memory: bool = False
+    """A volume without a name (`source` is empty) that is a small tmpfs: it holds something while a container with it runs,
+    and goes with the container that it was made with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +174,8 @@ class ContainerInfo:
     pid: int = 0
     out_of_memory: bool = False
     started_at: str = ""
+    volumes: tuple[tuple[str, str], ...] = ()
+    """(path inside, name) of each volume that it has."""
 
 
 class Change(StrEnum):

@@ -277,9 +277,9 @@ def bootstrap_problem(upstream: str = recipes.PULLED["python"]) -> str:
             "and start again."
         )
     if os.geteuid() != 0:
-        command = "doctor" if upstream == recipes.PULLED["python"] else "up"
+        command = "sudo stockade doctor" if upstream == recipes.PULLED["python"] else "sudo stockade up"
         return (
-            f"{start}, which needs root. Run `sudo stockade {command}` once (it makes the image), or "
+            f"{start}, which needs root. Run `{command}` once (it makes the image), or "
             f"`docker pull {upstream}` where a registry answers, and start again."
         )
     return ""

@@ -29,6 +29,7 @@ from gateway.runtime.engine.seccomp import backend_profile
 from gateway.runtime.images.inside import Inside
 from gateway.runtime.plan.environment import CA_INSIDE, JAVA, ca_variables, java_options, proxy_variables
 from gateway.runtime.plan.homes import home_of, numeric_uid, tmpfs_of, user_of, workdir_of
+from gateway.runtime.plan.secret_files import memory_of, revision_of
 from gateway.runtime.sandbox.base import transport_of
 from gateway.runtime.sandbox.errors import PlanError
 from registry.model.errors import Invalid
@@ -103,6 +104,10 @@ class Names:
     def owner(self, instance: str) -> str:
         """The container that gives a backend its volumes."""
         return bounded(self.backend(instance), "-owner")
+
+    def files(self, instance: str) -> str:
+        """The container that writes a backend's secret files."""
+        return bounded(self.backend(instance), "-files")
 
     def network(self, instance: str) -> str:
         """The network of a backend that is not isolated."""
@@ -264,9 +269,11 @@ def backend_plan(
     nofile: int,
     own: str,
     inside: Inside = UNKNOWN,
+    files: Mapping[str, str] | None = None,
 ) -> ContainerPlan:
     """The server's own container. `env` has its secrets filled in; `door` is the door's container ID; `own` is the
-    user and group for a server that names none.
+    user and group for a server that names none. Of `files`, its secret files with their contents, only the folders and a
+    digest are in the plan.
 
     Raises PlanError for what no backend gets.
     """
@@ -290,7 +297,10 @@ def backend_plan(
         labels=names.labels("backend", instance, numeric_uid(user)),
         network=network,
         tmpfs=tmpfs_of(source, info, inside, user, home),
-        mounts=mounts_of(names, instance, source, ca, owner_of(user, inside)),
+        mounts=(
+            *mounts_of(names, instance, source, ca, owner_of(user, inside)),
+            *memory_of(files or {}, owner_of(user, inside)),
+        ),
         memory_bytes=server.resources.memory,
         socket_bytes=server.resources.memory,
         cpus=server.resources.cpus,
@@ -300,7 +310,7 @@ def backend_plan(
         keep_output=transport_of(server) == "http",
         seccomp=backend_profile(),
         working_dir=workdir_of(source, info, inside, home),
-        revision=ca.digest if ca else "",
+        revision=revision_of(ca.digest if ca else "", files or {}),
     )
 
 

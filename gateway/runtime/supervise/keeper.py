@@ -53,8 +53,11 @@ class InstanceKeeper:
         start_timeout_s: float,
         adopted: ManagedInstance | None = None,
         once: bool = False,
+        explain: Callable[[Exception], Exception] = lambda error: error,
     ) -> None:
+        """`explain` puts the place in the file to what ended a start."""
         self.backend = backend
+        self.explain = explain
         self.id = id
         self.prepare = prepare
         self.on_state = on_state
@@ -130,7 +133,7 @@ class InstanceKeeper:
                 await self.in_time(self.instance.start())
         except (*NO_RETRY, *RETRY) as error:
             await self.take_down(0)
-            return error
+            return self.explain(error)
         await self.enter(BackendState.RUNNING)
         return None
 

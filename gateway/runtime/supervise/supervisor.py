@@ -222,6 +222,7 @@ class Supervisor:
             start_timeout_s=self.start_timeout_s(backend),
             adopted=adopted,
             once=bool(session),
+            explain=lambda error: self.explained(backend, error),
         )
         self.keepers[id] = keeper
         assert self.tasks is not None
@@ -236,17 +237,21 @@ class Supervisor:
     async def prepare(self, id: str) -> ManagedInstance:
         """An instance with its image at hand, not started. Raises BuildError, PlanError, ConfigError, EngineError."""
         backend = id.partition("/")[0]
-        try:
-            return await self.sandbox.prepare(id, self.config.servers[backend], self.ring(backend))
-        except ConfigError as error:
-            raise ConfigError(self.located(backend, one) for one in error.problems) from None
+        return await self.sandbox.prepare(id, self.config.servers[backend], self.ring(backend))
+
+    def explained(self, backend: str, error: Exception) -> Exception:
+        """What ended a start; problems of the configuration with their file and line."""
+        problems = error.problems if isinstance(error, ConfigError) else ()
+        return ConfigError(self.located(backend, one) for one in problems) if problems else error
 
     def located(self, backend: str, problem: Problem) -> Problem:
-        """A problem of one of a server's variables, with its file and line."""
-        if problem.file or problem.key_path not in self.config.servers[backend].env:
+        """A problem of one of a server's variables or secret files, with its file and line."""
+        server = self.config.servers.get(backend)
+        keys = {"env": server.env, "secret_files": server.secret_files} if server is not None else {}
+        key = next((key for key, values in keys.items() if problem.key_path in values), None)
+        if problem.file or key is None:
             return problem
-        where = ("mcpServers", backend, "env", problem.key_path)
-        return self.config.problem(where, problem.message, problem.hint)
+        return self.config.problem(("mcpServers", backend, key, problem.key_path), problem.message, problem.hint)
 
     async def stop_backends(self, names: Iterable[str]) -> None:
         """Stops every instance of these backends."""

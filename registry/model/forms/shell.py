@@ -10,11 +10,12 @@ import re
 from dataclasses import dataclass, field
 
 from registry.model.errors import Invalid, KeyPath
+from registry.model.references import KINDS, joined
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 BRACED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(:-[^{}]*)?\}")
-OURS = re.compile(r"\$?\$\{[^{}]*\}")
-"""References of Stockade's own, which no shell gets to see: `${secret:NAME}`, `${env:NAME}`, `$${`."""
+OURS = re.compile(rf"\$\$\{{|\$\{{(?:{'|'.join(KINDS)}):[^{{}}]*\}}")
+"""References of Stockade's own, which no shell gets to see, quoted or not: `${secret:NAME}`, `${env:NAME}`, `$${`."""
 ONLY_SHELL = {
     "|": "a pipe",
     "&": "a command in the background",
@@ -36,7 +37,8 @@ class Splitter:
     """Whether a backslash takes the next character as it is: in a POSIX shell, not in those of Windows."""
     at: int = 0
     commands: list[list[str]] = field(default_factory=lambda: [[]])
-    word: str | None = None
+    word: list[tuple[str, bool]] | None = None
+    """The pieces of the word that is being read: references (True) and literal text, which never becomes one."""
 
     def run(self) -> list[list[str]]:
         while self.at < len(self.text):
@@ -45,6 +47,8 @@ class Splitter:
         return [command for command in self.commands if command]
 
     def step(self, sign: str) -> None:
+        if self.reference():
+            return None
         if sign in " \t\r":
             self.end_word()
         elif sign in "\n;" or self.text.startswith("&&", self.at):
@@ -68,15 +72,23 @@ class Splitter:
         self.at += 1
         return None
 
-    def add(self, text: str) -> None:
-        self.word = (self.word or "") + text
+    def add(self, text: str, *, reference: bool = False) -> None:
+        self.word = [*(self.word or []), (text, reference)]
+
+    def reference(self) -> bool:
+        """Takes a reference of Stockade's own, if one stands here."""
+        match = OURS.match(self.text, self.at)
+        if match is not None:
+            self.add("${" if match[0] == "$${" else match[0], reference=match[0] != "$${")
+            self.at = match.end()
+        return match is not None
 
     def home(self) -> str:
         return os.path.expanduser("~") if self.text[self.at + 1 : self.at + 2] in ("", "/", " ") else "~"
 
     def end_word(self) -> None:
         if self.word is not None:
-            self.commands[-1].append(self.word)
+            self.commands[-1].append(joined(self.word))
         self.word = None
 
     def quoted(self, quote: str) -> None:
@@ -85,6 +97,8 @@ class Splitter:
         self.at += 1
         while self.at < len(self.text) and self.text[self.at] != quote:
             sign = self.text[self.at]
+            if self.reference():
+                continue
             if quote == '"' and self.escapes and sign == "$":
                 self.variable()
                 continue
@@ -110,15 +124,15 @@ class Splitter:
         rest = self.text[self.at :]
         if braced := BRACED.match(rest):
             found, used = f"${{env:{braced[1]}{braced[2] or ''}}}", braced.end()
-        elif ours := OURS.match(rest):
-            found, used = ours[0], ours.end()
         elif plain := NAME.match(rest, 1):
             found, used = f"${{env:{plain[0]}}}", plain.end()
         elif rest[1:2] in ("", " ", '"', "'", "/"):
-            found, used = "$", 1
+            self.add("$")
+            self.at += 1
+            return
         else:
             raise self.refused("the output of another command" if rest[1:2] == "(" else f"the shell's {rest[:2]}")
-        self.add(found)
+        self.add(found, reference=True)
         self.at += used
 
     def refused(self, what: str) -> Invalid:

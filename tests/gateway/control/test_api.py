@@ -177,6 +177,16 @@ async def test_checking_a_block_says_all_problems_and_writes_nothing(
     assert control.config_path.read_text() == before
 
 
+async def test_no_program_of_this_machine_is_added_from_outside(
+    api: httpx2.AsyncClient, control: FakeControl
+) -> None:
+    entry = {"image": "x", "env": {"A": "${command:id}"}}
+    status, code, message = error(await api.post("backends", json={"name": "new", "entry": entry}))
+    assert (status, code) == (422, "command")
+    assert message.startswith("env.A: a ${command:…} runs a program of this machine")
+    assert "new" not in control.config.servers
+
+
 async def test_a_backend_is_added_and_removed(api: httpx2.AsyncClient, control: FakeControl) -> None:
     entry = {"command": "uvx", "args": ["mcp-server-git"]}
     dry = await api.post("backends", json={"name": "git", "entry": entry, "dry_run": True})

@@ -54,6 +54,9 @@ class FakeWriter:
     def write(self, data: bytes) -> None:
         self.written += data
 
+    async def drain(self) -> None:
+        return
+
     def write_eof(self) -> None:
         self.ended = True
 
@@ -92,6 +95,10 @@ class FakeEngine:
     exits_at_once: set[str] = field(default_factory=set)
     """Names of containers that end as soon as they start."""
     create_fails: set[str] = field(default_factory=set)
+    answers: dict[str, bytes] = field(default_factory=dict)
+    """What containers of a name print when they start."""
+    given: dict[str, list[bytes]] = field(default_factory=dict)
+    """What removed containers of such a name had read, in order."""
     builds_fail: str = ""
     builds_wait: asyncio.Event | None = None
     """What builds of packages wait for."""
@@ -163,6 +170,8 @@ class FakeEngine:
         self.note("start", found.plan)
         found.running, found.finished = True, False
         found.starts += 1
+        if found.attachment is not None and found.plan.name in self.answers:
+            found.attachment.reader.feed_data(self.answers[found.plan.name])
         if found.plan.name in self.exits_at_once:
             self.die(found.plan.name, 3)
         if found.plan.name.startswith("stockade-build-"):
@@ -207,6 +216,8 @@ class FakeEngine:
     async def remove(self, container: str) -> None:
         found = self.containers.pop(container, None)
         if found is not None:
+            if found.attachment is not None and found.plan.name in self.answers:
+                self.given.setdefault(found.plan.name, []).append(found.attachment.writer.written)
             self.note("remove", found.plan)
             self.tell(ContainerChange(change=Change.REMOVED, container=container))
 
@@ -222,6 +233,7 @@ class FakeEngine:
         return ContainerInfo(
             id=found.id, name=found.plan.name, image_id="", running=found.running, finished=found.finished,
             exit_code=found.exit_code, error="", labels=dict(found.plan.labels), addresses=("127.0.0.1",),
+            volumes=tuple((mount.target, mount.source or "anonymous") for mount in found.plan.mounts if mount.volume),
         )  # fmt: skip
 
     async def bounds_sockets(self, container: str) -> bool:

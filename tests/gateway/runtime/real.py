@@ -48,7 +48,7 @@ for line in sys.stdin:
 
 
 class NoSecrets:
-    def resolve(self, values: Mapping[str, str]) -> dict[str, str]:
+    def resolve(self, values: Mapping[str, str], *, commands: bool = True) -> dict[str, str]:
         return dict(values)
 
 

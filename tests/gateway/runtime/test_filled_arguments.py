@@ -45,3 +45,32 @@ async def test_a_server_whose_argument_lacks_its_secret_is_not_started_and_says_
         assert VALUE not in supervisor.status()[0].detail
         assert not any(box.plan.name == "stockade-p-b-clock" for box in stage.engine.containers.values())
     assert not any(isinstance(event, NoticeEvent) and VALUE in event.message for event in stage.events)
+
+
+async def test_a_command_runs_once_at_a_start_and_never_for_a_check_of_what_changed(
+    stage: Stage, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    line = f"${{command:sh -c 'echo x >> {runs}; echo {VALUE}'}}"
+    entry = {"command": "uvx", "args": ["mcp-server-time", line], "env": {"A": line}}
+    async with stage.running(config({"clock": entry})) as supervisor:
+        await supervisor.instance("clock")
+        (found,) = [box.plan for box in stage.engine.containers.values() if box.plan.name == "stockade-p-b-clock"]
+        assert found.command == (VALUE,)
+        await supervisor.apply(config({"clock": entry}))
+        assert runs.read_text() == "x\n"
+        said = [str(event) for event in stage.events] + [str(status) for status in supervisor.status()]
+        assert VALUE not in "".join(said)
+
+
+async def test_a_server_whose_command_fails_is_not_started_and_says_why(stage: Stage) -> None:
+    entry = {
+        "command": "uvx",
+        "args": ["mcp-server-time"],
+        "env": {"A": "${command:sh -c 'echo no item >&2; exit 2'}"},
+    }
+    async with stage.running(config({"clock": entry})) as supervisor:
+        await stage.until(lambda: supervisor.status()[0].detail != "")
+        said = "mcpServers.clock.env.A: the command `sh -c 'echo no item >&2; exit 2'` ended with code 2: no item. Run it"
+        assert said in supervisor.status()[0].detail
+        assert not any(box.plan.name == "stockade-p-b-clock" for box in stage.engine.containers.values())

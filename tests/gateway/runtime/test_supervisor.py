@@ -35,7 +35,7 @@ pytestmark = pytest.mark.anyio
 
 
 class NoSecrets:
-    def resolve(self, values: Mapping[str, str]) -> dict[str, str]:
+    def resolve(self, values: Mapping[str, str], *, commands: bool = True) -> dict[str, str]:
         return dict(values)
 
 
