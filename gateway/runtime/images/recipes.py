@@ -299,8 +299,15 @@ const [NEEDED, OTHER_LINE] = ["{NEEDED_FILE}", {OTHER_LINE}];
 // Links /opt/stockade/entry to the program that `npx` would run.
 const fs = require("fs");
 const path = require("path");
-const [name, wanted, ...lines] = process.argv.slice(2);
-const manifest = JSON.parse(fs.readFileSync(`/opt/stockade/lib/node_modules/${name}/package.json`));
+const [asked, wanted, ...lines] = process.argv.slice(2);
+const modules = "/opt/stockade/lib/node_modules";
+const read = (folder) => JSON.parse(fs.readFileSync(`${modules}/${folder}/package.json`));
+// A repository does not say what its package is called: the one that has the program, or the first.
+const inside = (one) => (one.startsWith("@") ? fs.readdirSync(`${modules}/${one}`).map((name) => `${one}/${name}`) : [one]);
+const there = () => fs.readdirSync(modules).filter((one) => !one.startsWith(".")).flatMap(inside);
+const has = (folder) => Object.keys(Object(read(folder).bin)).includes(wanted);
+const name = fs.existsSync(`${modules}/${asked}/package.json`) ? asked : there().find(has) || there()[0];
+const manifest = read(name);
 const range = (manifest.engines || {}).node;
 if (typeof range === "string" && lines.length) {
   let others = [];

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from gateway.runtime.images.build_settings import BuildSettings
 from gateway.runtime.images.recipes import (
     INSIDE,
     INSTALLED,
+    PICK_NODE,
     STAGE_LABEL,
     Recipe,
     builder_image,
@@ -169,3 +175,31 @@ def test_a_named_release_is_compared_with_the_one_that_is_there() -> None:
     assert "= 3.12.4 ]" in script(source(command="uvx", args=["-p", "3.12.4", "x"]))[0]
     assert "= 22.1.0 ]" in script(source(command="npx", args=["x"], node="22.1.0"))[0]
     assert "exit 94" not in script(source(command="uvx", args=["-p", "3.12", "x"]))[0]
+
+
+NODE = shutil.which("node") or ""
+PICKED = {
+    "a name": (["@a/b"], {"@a/b": {"b": "cli.js"}, "c": {"c": "cli.js"}}, "b"),
+    "a program of it": (["@a/b", "other"], {"@a/b": {"b": "cli.js", "other": "o.js"}}, "other"),
+    "a repository": (["github:o/r"], {"@a/real": {"real": "cli.js"}}, "real"),
+    "a repository with one text as its program": (["git+https://x.example/o/r"], {"real": "cli.js"}, "real"),
+    "a program of a repository": (["o/r#v1", "two"], {"one": {"one": "x.js"}, "two": {"two": "x.js"}}, "two"),
+}
+
+
+@pytest.mark.skipif(not NODE, reason="needs Node on this machine")
+@pytest.mark.parametrize(("asked", "installed", "picked"), PICKED.values(), ids=PICKED)
+def test_the_program_that_npx_would_run_is_picked(
+    asked: list[str], installed: dict[str, object], picked: str, tmp_path: Path
+) -> None:
+    for name, programs in installed.items():
+        folder = tmp_path / "lib/node_modules" / name
+        folder.mkdir(parents=True)
+        (folder / "package.json").write_text(json.dumps({"name": name, "version": "1.2.3", "bin": programs}))
+    (tmp_path / "lib/node_modules/.package-lock.json").touch()
+    script = tmp_path / "pick.js"
+    script.write_bytes(PICK_NODE.replace(b"/opt/stockade", str(tmp_path).encode()))
+    wanted = asked if len(asked) > 1 else [*asked, ""]
+    subprocess.run([NODE, str(script), *wanted], check=True, timeout=60)
+    assert (tmp_path / "entry").readlink() == tmp_path / "bin" / picked
+    assert (tmp_path / "version").read_text() == "1.2.3"
