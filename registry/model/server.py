@@ -254,8 +254,8 @@ def check_prefix(text: str) -> str:
 
 KINDS = ("command", "image", "url")
 LOCAL_ONLY = (
-    "env", "cwd", "source", "python", "node", "port", "mounts", "storage", "resources", "packages", "user", "sessions",
-    "spares", "entrypoint", "args", "network",
+    "env", "cwd", "source", "watch", "python", "node", "port", "mounts", "storage", "resources", "packages", "user",
+    "sessions", "spares", "entrypoint", "args", "network",
 )  # fmt: skip
 REMOTE_ONLY = ("headers", "auth")
 
@@ -287,6 +287,8 @@ class Server(Frozen):
     source: Origin = Origin.MOUNT
     """For a program of this machine: `mount` shows it its folder, read-only, so an edit counts after a restart; `copy` puts
     the folder into its image."""
+    watch: bool = False
+    """For a program of this machine: starts it again a moment after something in its folder has changed."""
     python: RuntimeVersion = ""
     """The Python to run it with, such as "3.12". Default: one that fits what the package or project declares."""
     node: RuntimeVersion = ""
@@ -392,7 +394,7 @@ class Server(Frozen):
         if kind != "command" and "packages" in self.model_fields_set and kind != "url":
             findings.append(Finding(("packages",), "is for `command` only", "Add them to the image"))
         if kind == "image":
-            given = [key for key in ("cwd", "source", "python", "node") if key in self.model_fields_set]
+            given = [key for key in ("cwd", "source", "watch", "python", "node") if key in self.model_fields_set]
             findings += [Finding((key,), "is for `command` only", "Remove it") for key in given]
         if kind == "command" and "entrypoint" in self.model_fields_set:
             findings.append(Finding(("entrypoint",), "is for `image` only", "Remove it"))

@@ -18,14 +18,16 @@ from gateway.runtime.images.images import Images
 from gateway.runtime.images.needs import COMPILER
 from gateway.runtime.images.package_builds import PROJECT as PROJECT_INSIDE
 from gateway.runtime.images.projects.builds import Projects
-from gateway.runtime.images.projects.files import source_tree
+from gateway.runtime.images.projects.files import folder_state, source_tree
 from gateway.runtime.images.projects.finder import find_project
 from gateway.runtime.images.projects.layout import Declares, Layout, ProjectError, Tree
 from gateway.runtime.images.projects.pins import constraints, wanted
 from gateway.runtime.images.projects.recipe import project_image, project_steps
 from gateway.runtime.plan.project_mounts import hidden_folders, with_folders
 from gateway.runtime.sandbox.errors import BuildError, PlanError
+from gateway.runtime.supervise.source_watch import SourceWatch
 from registry.model.mounts import make_mount
+from registry.model.server import Server
 from registry.model.sources import ProjectSource
 from tests.gateway.runtime.fakes import FakeEngine
 
@@ -503,3 +505,33 @@ async def test_a_build_has_the_projects_files_read_only_and_a_copy_in_memory(pla
     assert str(folder) not in [mount.source for mount in plan.mounts], "what is mounted is a copy"
     assert [path for path, _ in plan.tmpfs] == [str(folder)]
     assert (plan.capabilities, plan.read_only) == ((), False)
+
+
+# -- watching
+
+
+def test_what_is_seen_of_a_folder_changes_with_its_source_and_nothing_else(place: Path) -> None:
+    folder = write(place / "p", {"server.py": "1", ".gitignore": "*.log\n"})
+    first = folder_state(find_project(python(folder)))
+    write(folder, {"server.log": "x", "__pycache__/a.pyc": "x", ".venv/pyvenv.cfg": "x"})
+    assert folder_state(find_project(python(folder))) == first
+    write(folder, {"server.py": "22"})
+    assert folder_state(find_project(python(folder))) != first
+
+
+@pytest.mark.anyio
+async def test_a_changed_source_restarts_its_server_once_it_has_settled() -> None:
+    entry = {"command": "python", "args": ["server.py"], "cwd": "/srv/p"}
+    servers = {name: Server.model_validate({**entry, "watch": name == "mine"}) for name in ("mine", "other")}
+    seen, restarted = {"now": "a"}, []
+
+    async def restart(name: str) -> None:
+        restarted.append((name, seen["now"]))
+
+    watch = SourceWatch(lambda: servers, lambda server: seen["now"], restart)
+    for now in ("a", "a", "b", "c", "c", "c", "", "", "c", "d", "d"):
+        seen["now"] = now
+        await watch.look_once()
+    assert restarted == [("mine", "c"), ("mine", "d")], (
+        "not for b, which was not whole yet, nor for a folder that is gone"
+    )
