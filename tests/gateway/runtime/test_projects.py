@@ -28,7 +28,7 @@ from gateway.runtime.sandbox.errors import BuildError, PlanError
 from gateway.runtime.supervise.source_watch import SourceWatch
 from registry.model.mounts import make_mount
 from registry.model.server import Server
-from registry.model.sources import ProjectSource
+from registry.model.sources import HOME, ProjectSource
 from tests.gateway.runtime.fakes import FakeEngine
 
 PROJECT = '[project]\nname = "weather"\nversion = "1.0"\nrequires-python = ">=3.10"\ndependencies = ["mcp"]\n'
@@ -212,10 +212,14 @@ def test_what_is_missing_is_told_with_the_next_step(place: Path) -> None:
         ProjectError, match=rf"{place}/build/index.js does not exist. Run `pnpm run build` in {place}"
     ):
         find_project(node(place))
+    with pytest.raises(
+        ProjectError, match=rf"{place}/build/index.js does not exist. Run `pnpm run build` in {place}"
+    ):
+        find_project(node(place / "build", f"{place}/build/index.js"))
     with pytest.raises(ProjectError, match=r"has no script 'start'; it has: build, dev\."):
         find_project(node(place, "start", how="script"))
     with pytest.raises(ProjectError, match="The folder /nowhere/x does not exist"):
-        find_project(python(Path("/nowhere/x")))
+        find_project(python(Path("/nowhere/x"), "x", how="module"))
     with pytest.raises(ProjectError, match=r"other.py does not exist. Correct the path"):
         find_project(python(place, "other.py"))
 
@@ -380,6 +384,13 @@ def test_the_folder_is_mounted_read_only_at_its_own_path(place: Path) -> None:
     assert (mount.source, mount.target, mount.read_only) == (str(folder), str(folder), True)
     assert set(hidden_folders(python(folder), found)) == {f"{folder}/.venv", f"{folder}/node_modules"}
     assert with_folders(python(folder, copied=True), found).mounts == ()
+
+
+def test_a_program_with_no_folder_of_this_machine_is_shown_none() -> None:
+    source = python(Path(HOME), "mcp", how="command", standalone=True, requirements=("mcp[cli]",))
+    found = find_project(source)
+    assert (found.start, found.requirements) == (("/opt/stockade/venv/bin/mcp",), ("mcp[cli]",))
+    assert with_folders(source, found).mounts == ()
 
 
 def test_a_mount_of_the_entry_wins(place: Path) -> None:
