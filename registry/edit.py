@@ -28,6 +28,7 @@ from registry.file.splice import block_value, splice
 from registry.importers.adopt import OURS, is_foreign, places_of
 from registry.importers.sections import section, written
 from registry.load import load_text
+from registry.model.build import BUILD
 from registry.model.errors import ConfigError, Problem
 from registry.model.network import covers, host_text
 from registry.model.plain_secrets import Plain, hide, plain_secrets
@@ -258,19 +259,21 @@ def keep_owner(handle: int, path: Path) -> None:
 
 
 def allow_host(backend: str, host: str, port: int | None = None) -> Change:
-    """Lets a server connect to a host. A given port is the only one opened: the entry omits it only if it is the server's
-    one port anyway."""
+    """Lets a server connect to a host; `build:NAME` is the installation of its image. A given port is the only one opened:
+    the entry omits it only if it is the server's one port anyway."""
+    name = backend.removeprefix(BUILD)
+    key = "network" if name == backend else "build"
 
     def change(tree: Tree) -> None:
-        server = tree.server(backend)
-        network = server.get("network") or {}
-        hosts = list(network.get("allowed_hosts") or [])
-        ports = network.get("allowed_ports") or ([] if host == HOST_NAME else DEFAULT_PORTS)
+        server = tree.server(name)
+        block = server.get(key) or {}
+        hosts = list(block.get("allowed_hosts") or [])
+        ports = block.get("allowed_ports") or ([] if host == HOST_NAME else DEFAULT_PORTS)
         usual = port is None or [str(item) for item in ports] == [str(port)]
         bracketed = f"[{host}]" if ":" in host else host
         entry = host if usual else f"{bracketed}:{port}"
         if entry not in hosts and not any(has(item, host, port) for item in hosts):
-            server["network"] = {**network, "allowed_hosts": [*hosts, entry]}
+            server[key] = {**block, "allowed_hosts": [*hosts, entry]}
 
     return change
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -108,6 +108,8 @@ class Dialer:
         self.surroundings = surroundings
         self.pollers = pollers
         self.parent = parent
+        self.parents: Mapping[str, ParentProxy] = {}
+        """By backend, instead of `parent`."""
         self.networks: Networks = networks or NoNetworks()
         self.ask_host_port = ask_host_port
         self.connect_timeout_s = connect_timeout_s
@@ -143,7 +145,7 @@ class Dialer:
         if isinstance(by_name, Deny):
             return refuse(backend, attempt, by_name)
         source.note_allow(attempt, by_name)
-        parent = self.parent_for(target)
+        parent = self.parent_for(backend, target)
         if parent is not None and not network and not await self.is_joined(backend, target):
             reached = await self.through_parent(backend, target, attempt, parent, plain=plain, kept=kept)
         else:
@@ -152,13 +154,14 @@ class Dialer:
             return self.still_allowed(backend, target, reached)
         return reached
 
-    def parent_for(self, target: Target) -> ParentProxy | None:
+    def parent_for(self, backend: Backend, target: Target) -> ParentProxy | None:
         """The parent proxy for that target; never for the host itself or an address that the operator wrote down."""
-        if self.parent is None or target.host == HOST_NAME:
+        parent = self.parents.get(backend.name, self.parent)
+        if parent is None or target.host == HOST_NAME:
             return None
         if (target.host, target.port) in self.surroundings.overrides:
             return None
-        return self.parent if self.parent.carries(target.host, target.port, target.ip) else None
+        return parent if parent.carries(target.host, target.port, target.ip) else None
 
     def still_allowed(self, backend: Backend, target: Target, reached: Reached) -> Reached | Refusal:
         """The policy changed while we dialled: what is not allowed any more does not begin."""
@@ -181,7 +184,7 @@ class Dialer:
 
     def at_hand(self, backend: Backend, target: Target) -> Route | None:
         """The address that `open` would dial first, and why; None where it would refuse, or has to wait."""
-        if self.parent is not None and self.parent_for(target) is not None:
+        if (self.parent is not None or self.parents) and self.parent_for(backend, target) is not None:
             return None
         around = self.surroundings
         addresses = (target.ip,) if target.ip is not None else around.overrides.get((target.host, target.port))

@@ -108,7 +108,7 @@ class Egress:
         if problems:
             raise PoliciesRefused(problems)
         self.dialer.surroundings = around.surroundings
-        self.dialer.parent = around.parent
+        self.dialer.parent, self.dialer.parents = around.parent, around.parents
         self.generation = int(message.get("generation", 0))
         self.hold(policies, around.own_ports)
 

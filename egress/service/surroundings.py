@@ -18,6 +18,8 @@ class Around:
 
     surroundings: Surroundings
     parent: ParentProxy | None = None
+    parents: Mapping[str, ParentProxy] = field(default_factory=dict)
+    """Backend → a parent proxy of its own, instead of `parent`."""
     own_ports: Mapping[str, int] = field(default_factory=dict)
     """Backend → the port that it listens on itself."""
 
@@ -26,7 +28,8 @@ def parse_around(block: Mapping[str, Any], own: frozenset[IP]) -> Around:
     """Read the `surroundings` of a push; what is not there is empty.
 
     Keys: host_addresses, self_addresses, gateway_ports, host_gateway, resolve (`HOST:PORT:ADDRESS`), upstream_proxy,
-    no_proxy, standalone, own_ports. `own` are the addresses that this process sees on its own interfaces. Raises ValueError.
+    no_proxy, standalone, own_ports, own_proxies (backend → {upstream_proxy, no_proxy}). `own` are the addresses that this
+    process sees on its own interfaces. Raises ValueError.
     """
     gateway = block.get("host_gateway")
     surroundings = Surroundings(
@@ -39,8 +42,12 @@ def parse_around(block: Mapping[str, Any], own: frozenset[IP]) -> Around:
     )
     proxy = block.get("upstream_proxy")
     parent = ParentProxy.parse(str(proxy), block.get("no_proxy", ())) if proxy else None
+    parents = {
+        str(name): ParentProxy.parse(str(own["upstream_proxy"]), own.get("no_proxy", ()))
+        for name, own in block.get("own_proxies", {}).items()
+    }
     own_ports = {str(name): int(port) for name, port in block.get("own_ports", {}).items()}
-    return Around(surroundings=surroundings, parent=parent, own_ports=own_ports)
+    return Around(surroundings=surroundings, parent=parent, parents=parents, own_ports=own_ports)
 
 
 def addresses(texts: Sequence[str]) -> frozenset[IP]:

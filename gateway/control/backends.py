@@ -19,6 +19,7 @@ from gateway.runtime.supervise.status import BackendStatus
 from observability.events import BackendState
 from registry import edit
 from registry.config import Config
+from registry.model.build import BUILD
 
 
 def need_backend(config: Config, name: str) -> str:
@@ -177,14 +178,15 @@ class BackendRoutes:
         return JSONResponse({"problems": []})
 
     async def allow(self, request: Request) -> Response:
-        """Allow a backend one more host (and port)."""
-        name = self._name(request)
+        """Allow a backend, or the installation of its image (`build:NAME`), one more host (and port)."""
+        asked = request.path_params["name"]
+        name = need_backend(self._control.config, asked.removeprefix(BUILD))
         body = await read_object(request, ["host", "port", "dry_run"])
-        if not self._control.config.servers[name].isolated:
+        if asked == name and not self._control.config.servers[name].isolated:
             raise ApiError(
                 409, "not_isolated", f"{name} is not isolated: no policy holds it, so there is nothing to allow."
             )
-        change = edit.allow_host(name, text(body, "host"), port_of(body))
+        change = edit.allow_host(asked, text(body, "host"), port_of(body))
         return JSONResponse(edited_json(await self._control.edit(change, dry_run=flag(body, "dry_run"))))
 
     async def approve(self, request: Request) -> Response:

@@ -23,6 +23,7 @@ from gateway.control.wire import ApiError, bad, count, port_of, read_object, swi
 from gateway.disk import in_words
 from observability.events import NAME_LIMIT, By, Decision, Reason, Via, notice
 from observability.history_queries import Blocked, ConnectionFilter, ConnectionRow, Lookup
+from registry.model.build import BUILD
 
 MAX_ROWS = 5000
 INSIDE = Reason.INNER_HOST_MISMATCH
@@ -143,7 +144,12 @@ class EgressRoutes:
         return JSONResponse({"lookups": [{**lookup_json(row), **one} for row, one in zip(rows, found, strict=True)]})
 
     def _advice(self, rows: Iterable[Blocked]) -> list[dict[str, Any]]:
-        policies = {name: parse_policy(one.network.block) for name, one in self._control.config.servers.items()}
+        servers = self._control.config.servers
+        policies = {name: parse_policy(one.network.block) for name, one in servers.items()}
+        policies |= {
+            f"{BUILD}{name}": parse_policy({"allowed_hosts": list(one.build.allowed_hosts)})
+            for name, one in servers.items()
+        }
         around = self._control.surroundings()
         return [advice(row, policies, around, self._control.kept_blocked) for row in rows]
 

@@ -182,8 +182,17 @@ class HttpServer(uvicorn.Server):
         self.up.set()
 
     async def run_on(self, *listeners: socket.socket) -> None:
-        """Serve until `stop`; closes the listeners."""
-        await self.serve(sockets=list(listeners))
+        """Serve until `stop` (or until cancelled, which cuts what is in flight); closes the listeners."""
+        self.servers: list[asyncio.base_events.Server] = []
+        try:
+            await self.serve(sockets=list(listeners))
+        finally:
+            for server in self.servers:
+                server.close()
+            for listener in listeners:
+                listener.close()
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
 
     def stop(self) -> None:
         """Take no new connection, let requests in flight finish within the grace, then cut them."""

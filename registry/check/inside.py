@@ -13,9 +13,10 @@ import re
 from collections.abc import Iterator
 
 from registry.model.errors import Finding, Invalid, KeyPath
-from registry.model.mount_risks import refuse_forbidden
+from registry.model.mount_risks import Risk, refuse_forbidden
 from registry.model.mounts import covers
 from registry.model.references import SHELL
+from registry.model.secret_places import secret_place
 from registry.model.server import Server
 from registry.model.sources import HOME, ImageSource, LocalSource, PackageSource, ProjectSource
 from registry.model.spec import program_args, unread_folders
@@ -199,10 +200,13 @@ def mount_hint(source: str, path: str, *, read_only: bool) -> str:
     if path == home:
         example = f'mounts: ["~/projects:/projects{option}"]'
         return f"Mount only the folder that it works on, such as {example}, and write /projects here"
-    if not source.startswith("/root/"):
-        return f'Add it: mounts: ["{source}:{source}{option}"]'
-    target = f"/mnt/{os.path.basename(source)}"
-    return f'Add it: mounts: ["{source}:{target}{option}"], and write {target}{path[len(source) :]} here'
+    target = f"/mnt/{os.path.basename(source)}" if source.startswith("/root/") else source
+    instead = f", and write {target}{path[len(source) :]} here" if target != source else ""
+    if secret_place(source):
+        only = ", read_only: true" if read_only else ""
+        entry = f"{{source: {source}, target: {target}{only}, accept: [secrets]}}"
+        return f"It holds keys: if the server may have them, add mounts: [{entry}]{instead}"
+    return f'Add it: mounts: ["{source}:{target}{option}"]{instead}'
 
 
 def warn_program(server: Server, where: KeyPath, path: str) -> Finding | None:
@@ -232,7 +236,7 @@ def is_refused(path: str) -> bool:
     if is_program(path) or path == os.path.expanduser("~"):
         return False
     try:
-        refuse_forbidden(path)
+        refuse_forbidden(path, (Risk.SECRETS,))
     except Invalid:
         return True
     return False

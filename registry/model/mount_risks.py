@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from registry.model.errors import Invalid
+from registry.model.secret_places import secret_place
 
 
 class Risk(StrEnum):
@@ -26,6 +27,8 @@ class Risk(StrEnum):
     """The server runs as user 0 and may write there: it can leave files owned by root, with any mode, on this machine."""
     SOCKET = "socket"
     """The source is a UNIX socket, or a folder for such: the program that listens there is not isolated."""
+    SECRETS = "secrets"
+    """The source is, or holds, where a program keeps keys, tokens or sessions (`secret_places`)."""
     FOREIGN_VOLUME = "foreign-volume"
     """The engine's volume of exactly this name, even if another project made it, instead of one of this project's own."""
 
@@ -115,6 +118,8 @@ def risk_of(path: str, accepted: Collection[Risk]) -> Invalid | None:
     """The risk of a path that was not accepted, if any."""
     if SOCKETS.match(path) and Risk.SOCKET not in accepted:
         return unaccepted(f"{path} is where programs of this machine keep their sockets", Risk.SOCKET)
+    if Risk.SECRETS not in accepted and (place := secret_place(path)):
+        return unaccepted(f"{path} holds keys or sessions of yours ({place})", Risk.SECRETS)
     if Risk.SYSTEM_FOLDER in accepted:
         return None
     if path in SHARED:

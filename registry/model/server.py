@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from registry.model.build import Build
 from registry.model.errors import Finding, Invalid
 from registry.model.fields import (
     DebianPackage,
@@ -92,7 +93,7 @@ MOUNT_SCHEMA = {
                 "accept": {
                     "type": "array",
                     "items": {"enum": [str(risk) for risk in Risk]},
-                    "description": "What it opens on purpose: system-folder, root-writes, socket, foreign-volume.",
+                    "description": "What it opens on purpose: system-folder, root-writes, socket, secrets, foreign-volume.",
                 },
             },
             "required": ["source", "target"],
@@ -254,8 +255,8 @@ def check_prefix(text: str) -> str:
 
 KINDS = ("command", "image", "url")
 LOCAL_ONLY = (
-    "env", "cwd", "source", "watch", "python", "node", "port", "mounts", "storage", "resources", "packages", "user",
-    "sessions", "spares", "entrypoint", "args", "network",
+    "env", "cwd", "source", "watch", "python", "node", "port", "mounts", "storage", "resources", "packages", "build",
+    "user", "sessions", "spares", "entrypoint", "args", "network",
 )  # fmt: skip
 REMOTE_ONLY = ("headers", "auth")
 
@@ -312,6 +313,8 @@ class Server(Frozen):
     """Limits on memory, processors and processes."""
     packages: Annotated[tuple[DebianPackage, ...], BeforeValidator(to_tuple)] = ()
     """With `command`: Debian packages that the server needs in its image, such as git."""
+    build: Build = Build()
+    """How its image is built: what the installation may reach."""
     user: Annotated[str, BeforeValidator(to_user)] | None = None
     """The user (and group) to run as, in numbers. Default: the image's own if not root, else one no other container has."""
     sessions: Sessions = Sessions.AUTO
@@ -394,7 +397,8 @@ class Server(Frozen):
         if kind != "command" and "packages" in self.model_fields_set and kind != "url":
             findings.append(Finding(("packages",), "is for `command` only", "Add them to the image"))
         if kind == "image":
-            given = [key for key in ("cwd", "source", "watch", "python", "node") if key in self.model_fields_set]
+            keys = ("cwd", "source", "watch", "python", "node", "build")
+            given = [key for key in keys if key in self.model_fields_set]
             findings += [Finding((key,), "is for `command` only", "Remove it") for key in given]
         if kind == "command" and "entrypoint" in self.model_fields_set:
             findings.append(Finding(("entrypoint",), "is for `image` only", "Remove it"))

@@ -14,12 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import registry.config
+import registry.model.build
 import registry.model.network
 import registry.model.server
 import registry.model.settings
 
 FILE = Path(__file__).with_name("stockade.schema.json")
-MODULES = (registry.config, registry.model.network, registry.model.server, registry.model.settings)
+MODULES = (
+    registry.config,
+    registry.model.build,
+    registry.model.network,
+    registry.model.server,
+    registry.model.settings,
+)
 
 
 def generate() -> dict[str, Any]:

@@ -19,6 +19,7 @@ from registry.model.mount_risks import SYSTEM, Risk, data_root
 from registry.model.mounts import parse_mount, refuse_moved
 from registry.model.sources import ImageSource
 from registry.model.spec import plan
+from tests.gateway.runtime.real import yard
 
 NEVER = (
     "/", "/boot", "/boot/grub", "/dev", "/dev/shm", "/etc", "/home", "/proc/1", "/run/user/1000", "/sys/fs/cgroup",
@@ -27,10 +28,10 @@ NEVER = (
 )  # fmt: skip
 """Refused whatever is asked for."""
 ASKED_FOR = (
-    "/etc/profile.d", "/etc/cron.d", "/etc/shadow", "/etc/systemd", "/etc/ssh", "/usr/bin", "/usr/local/bin", "/bin",
+    "/etc/profile.d", "/etc/cron.d", "/etc/systemd", "/etc/apt", "/usr/bin", "/usr/local/bin", "/bin",
     "/sbin", "/lib", "/lib/systemd/system", "/lib64", "/opt", "/opt/tool", "/tmp", "/var/tmp", "/var/log", "/var/log/x",
-    "/var/lib/postgresql", "/var/spool/cron", "/var/cache/apt", "/var/backups", "/nix/store", "/snap/bin", "//etc//ssh",
-    "/srv/../etc/ssh", "/private/etc/ssh", "/Library/LaunchDaemons",
+    "/var/lib/postgresql", "/var/spool/cron", "/var/cache/apt", "/var/backups", "/nix/store", "/snap/bin", "//etc//apt",
+    "/srv/../etc/apt", "/private/etc/apt", "/Library/LaunchDaemons",
 )  # fmt: skip
 """Refused unless `accept: [system-folder]` asks for it."""
 EVERY_RISK = [str(risk) for risk in Risk]
@@ -108,6 +109,51 @@ def test_a_system_folder_that_is_asked_for_by_name_is_mounted(home: Path, tmp_pa
     assert refusal(tmp_path, {"image": "x", "mounts": [mount]}) == ""
 
 
+KEYS = (
+    "~/.ssh", "~/.ssh/id_ed25519", "~/.gnupg", "~/.aws/credentials", "~/.kube", "~/.config/gcloud", "~/.netrc", "~/.npmrc",
+    "~/.mozilla/firefox", "~/.config/google-chrome", "~/.local/share/keyrings", "~/.claude.json", "~/x/../.ssh",
+)  # fmt: skip
+"""Refused unless `accept: [secrets]` asks for them."""
+
+
+@pytest.mark.parametrize("docker", [True, False])
+@pytest.mark.parametrize("source", KEYS)
+def test_keys_of_the_user_are_never_mounted_silently(home: Path, tmp_path: Path, source: str, docker: bool) -> None:
+    said = refusal(tmp_path, written(source.replace("~", str(home)), read_only=True, user="1000", docker=docker))
+    assert "holds keys or sessions of yours" in said
+    assert "accept: [secrets]" in said
+    mount = {"source": source, "target": "/h", "read_only": True}
+    others = [risk for risk in EVERY_RISK if risk != "secrets"]
+    assert "accept: [secrets]" in refusal(tmp_path, {"image": "x", "mounts": [{**mount, "accept": others}]})
+    assert refusal(tmp_path, {"image": "x", "mounts": [{**mount, "accept": ["secrets"]}]}) == ""
+
+
+@pytest.mark.parametrize("source", ["/etc/shadow", "/etc/ssh", "/etc/ssl/private"])
+def test_keys_of_the_machine_need_both_words(home: Path, tmp_path: Path, source: str) -> None:
+    mount = {"source": source, "target": "/h", "read_only": True}
+    for one in ("secrets", "system-folder"):
+        assert "accept" in refusal(tmp_path, {"image": "x", "mounts": [{**mount, "accept": [one]}]})
+    both = {**mount, "accept": ["secrets", "system-folder"]}
+    assert refusal(tmp_path, {"image": "x", "mounts": [both]}) == ""
+
+
+def test_a_folder_with_keys_in_it_and_a_link_to_one_are_refused_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".config/gcloud").mkdir(parents=True)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "innocent").symlink_to(".config/gcloud")
+    other = tmp_path.parent / f"{tmp_path.name}-link"
+    other.symlink_to(tmp_path)
+    for source in (tmp_path / ".config", tmp_path / "innocent", other / ".config/gcloud", other / ".config"):
+        with pytest.raises(Invalid, match="holds keys or sessions"):
+            parse_mount(f"{source}:/h:ro", tmp_path)
+    assert parse_mount(f"{tmp_path / 'plain'}:/h:ro", tmp_path).source
+    (tmp_path / ".config/gcloud").rmdir()
+    assert parse_mount(f"{tmp_path / '.config'}:/h:ro", tmp_path).source
+
+
 def test_root_needs_a_word_of_its_own_to_write_even_in_a_folder_of_yours(home: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     mount: dict[str, Any] = {"source": "./data", "target": "/d"}
@@ -158,8 +204,8 @@ def test_a_folder_with_the_gateways_state_in_it_is_refused(
 
 
 def test_a_link_into_a_system_folder_is_judged_by_where_it_leads(home: Path, tmp_path: Path) -> None:
-    (tmp_path / "innocent").symlink_to("/etc/ssh")
-    with pytest.raises(Invalid, match=r"/etc/ssh is in /etc"):
+    (tmp_path / "innocent").symlink_to("/etc/apt")
+    with pytest.raises(Invalid, match=r"/etc/apt is in /etc"):
         parse_mount("./innocent:/h:ro", tmp_path)
 
 
@@ -226,3 +272,55 @@ def test_what_is_in_roots_home_is_roots_own_when_root_runs_the_gateway(
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(Invalid, match="belongs to the system"):
         parse_mount("/root/work:/h", tmp_path)
+
+
+ATTACK = """
+import os, ctypes
+def tried(what):
+    try:
+        return what()
+    except OSError as error:
+        return type(error).__name__
+seen = sorted(os.path.join(folder, name)[3:] for folder, _, names in os.walk("/w") for name in names)
+libc = ctypes.CDLL(None, use_errno=True)
+answer = {
+    "seen": seen,
+    "env": tried(lambda: open("/w/.env").read()),
+    "deep": tried(lambda: open("/w/src/.env").read()),
+    "keys": tried(lambda: os.listdir("/w/keys")),
+    "own": tried(lambda: open("/w/.stockadeignore", "w").write("")),
+    "remove": tried(lambda: os.unlink("/w/.env")),
+    "rename": tried(lambda: os.rename("/w/keys", "/w/other")),
+    "link": tried(lambda: os.link("/w/.env", "/w/x") or open("/w/x").read()),
+    "unmount": libc.umount2(b"/w/.env", 2),
+    "root": tried(lambda: open("/proc/1/root/w/.env").read()),
+    "moved": tried(lambda: os.rename("/w/src", "/w/moved") or open("/w/moved/.env").read()),
+    "wrote": tried(lambda: open("/w/fine", "w").write("x")),
+}
+"""
+
+
+@pytest.mark.docker
+def test_what_a_folder_hides_cannot_be_had_by_a_server_that_may_write_there() -> None:
+    with yard() as site:
+        folder = site.directory / "work"
+        for name in (".env", "src/.env", "src/app.py", "keys/a.pem"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("secret")
+        (folder / ".stockadeignore").write_text("keys/\n.env\n")
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o777)
+        site.up({"rogue": site.rogue(mounts=[f"{folder}:/w"])})
+        found = site.ask(ATTACK)
+        assert found.pop("seen") == [".env", ".stockadeignore", "src/.env", "src/app.py"]
+        assert found["env"] == found["deep"] == found["root"] == found["moved"] == ""
+        assert found["keys"] == []
+        for attempt in ("own", "remove", "rename", "link"):
+            assert found[attempt] in ("OSError", "PermissionError", "FileExistsError"), (attempt, found)
+        assert found["unmount"] == -1
+        assert found["wrote"] == 1
+        assert (folder / "moved/.env").read_text() == (folder / ".env").read_text() == "secret"
+        assert (folder / ".stockadeignore").read_text()
+        site.down()
+        site.up({"rogue": site.rogue(mounts=[f"{folder}:/w"])})
+        assert site.ask("answer = open('/w/moved/.env').read() + open('/w/.env').read()") == ""

@@ -92,6 +92,21 @@ def test_a_path_of_this_machine_is_found_wherever_it_stands(home: Path) -> None:
         assert warned({**entry, "mounts": [f"{home}/docs:{home}/docs:ro"]}) == ""
 
 
+def test_keys_are_advised_with_the_word_that_accepts_them(home: Path) -> None:
+    (home / ".kube").mkdir()
+    (home / ".kube" / "config").touch()
+    said = warned(uvx(env={"KUBECONFIG": "~/.kube/config"}))
+    entry = {
+        "source": f"{home}/.kube/config",
+        "target": f"{home}/.kube/config",
+        "read_only": True,
+        "accept": ["secrets"],
+    }
+    written = f"{{source: {entry['source']}, target: {entry['target']}, read_only: true, accept: [secrets]}}"
+    assert f"It holds keys: if the server may have them, add mounts: [{written}]" in said
+    assert "on this machine" not in warned(uvx(env={"KUBECONFIG": "~/.kube/config"}, mounts=[entry]))
+
+
 def test_a_path_that_is_mounted_at_another_place_is_told_where(home: Path) -> None:
     said = warned(uvx(f"{home}/docs/key.json", mounts=[f"{home}/docs:/keys:ro"]))
     assert "is somewhere else in the server's container. Write /keys/key.json here" in said

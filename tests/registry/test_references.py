@@ -22,7 +22,7 @@ ENVIRONMENT = {"STOCKADE_SECRET_K": "s3cret", "KK": "outer", "HOME_DIR": "/h", "
 
 def planner() -> Any:
     secrets = SecretStore(env=ENVIRONMENT, folder=Path("/nonexistent"), keyring=None)
-    return Planner(None, None, secrets, Path("/nonexistent"))  # type: ignore[arg-type]
+    return Planner(None, None, None, secrets, Path("/nonexistent"))  # type: ignore[arg-type]
 
 
 def started(entry: dict[str, Any], *, foreign: bool = True) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -99,7 +99,7 @@ def test_every_missing_value_is_named_before_anything_is_built_and_none_is_shown
 def test_another_value_of_a_secret_in_an_argument_is_another_container() -> None:
     server = Server.model_validate({"image": "i", "args": ["${secret:k}"]})
     first = planner().key(server, None)
-    other = Planner(None, None, SecretStore(env={"STOCKADE_SECRET_K": "new"}, keyring=None), Path("/x"))  # type: ignore[arg-type]
+    other = Planner(None, None, None, SecretStore(env={"STOCKADE_SECRET_K": "new"}, keyring=None), Path("/x"))  # type: ignore[arg-type]
     assert other.key(server, None) != first
 
 

@@ -40,9 +40,11 @@ def host_facts(
     gateway_ports: Iterable[int] = (),
     upstream_proxy: str | None = None,
     own_ports: Mapping[str, int] | None = None,
+    own_proxies: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Mapping[str, Any]:
     """The `surroundings` of a push. `gateway_ports` are ports found out at run time (a setting of 0);
-    `upstream_proxy` has its secrets filled in; `own_ports`: where backends listen themselves."""
+    `upstream_proxy` has its secrets filled in; `own_ports`: where backends listen themselves; `own_proxies`: the
+    proxies of those that have one of their own."""
     ports = {*ports_of_listen(config.gateway.listen, config.gateway.admin), *gateway_ports}
     return {
         "host_addresses": sorted(str(address) for address in host_addresses),
@@ -55,4 +57,5 @@ def host_facts(
         "upstream_proxy": upstream_proxy,
         "no_proxy": list(config.egress.no_proxy),
         "own_ports": dict(own_ports or {}),
+        **({"own_proxies": dict(own_proxies)} if own_proxies else {}),
     }

@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from gateway.disk import naming
 from gateway.runtime.containers.backend_instance import Wanted
+from gateway.runtime.containers.build_wall import BuildWalls
+from gateway.runtime.containers.hidden import hiding
 from gateway.runtime.engine.base import ContainerPlan, ImageInfo
 from gateway.runtime.images.build_settings import certificates
 from gateway.runtime.images.images import Images
@@ -23,6 +25,7 @@ from gateway.runtime.images.projects.files import folder_state
 from gateway.runtime.images.projects.finder import find_project, require_readable
 from gateway.runtime.images.projects.layout import Layout
 from gateway.runtime.images.recipes import VERSION_LABEL
+from gateway.runtime.images.wall import Wall
 from gateway.runtime.inventory.context import RuntimeContext
 from gateway.runtime.inventory.users import backend_holder, instance_holder
 from gateway.runtime.plan.homes import command_line, numeric_uid, user_of
@@ -39,7 +42,7 @@ from registry.model.spec import plan_source
 
 RUN_FIELDS: Final = (
     "type", "command", "args", "cwd", "source", "python", "node", "image", "entrypoint", "env", "port", "path", "mounts",
-    "storage", "resources", "packages", "user", "sessions", "start_timeout_s", "disabled",
+    "storage", "resources", "packages", "build", "user", "sessions", "start_timeout_s", "disabled",
 )  # fmt: skip
 """The fields of a server that its containers are made from; a change of any other needs no new container."""
 
@@ -74,10 +77,13 @@ def source_state(server: Server) -> str:
 class Planner:
     """Plans backends. It reads files and asks the engine about images; it makes no container."""
 
-    def __init__(self, context: RuntimeContext, images: Images, secrets: Secrets, ca_file: Path) -> None:
+    def __init__(
+        self, context: RuntimeContext, images: Images, walls: BuildWalls, secrets: Secrets, ca_file: Path
+    ) -> None:
         """`ca_file` is where the combined bundle of `extra_ca` is written, for containers to mount."""
         self.context = context
         self.images = images
+        self.walls = walls
         self.projects = Projects(images)
         self.secrets = secrets
         self.ca_file = ca_file
@@ -115,7 +121,8 @@ class Planner:
         if server.isolated:
             check_own_port(server.port)
         await asyncio.to_thread(self.filled, source)  # a missing secret is reported before minutes of building
-        image, source, hidden = await self.image_of(source)
+        wall = self.walls.of(instance.partition("/")[0], server.build.allowed_hosts)
+        image, source, hidden = await self.image_of(source, wall)
         info = None if isinstance(source, ImageSource) else await self.context.engine.image(image)
         return Wanted(
             instance=instance,
@@ -151,14 +158,14 @@ class Planner:
         entrypoint = tuple(found["entrypoint"].values())
         return replace(source, args=args, command=args, entrypoint=entrypoint), found["env"]
 
-    async def image_of(self, source: LocalSource) -> tuple[str, LocalSource, tuple[str, ...]]:
+    async def image_of(self, source: LocalSource, wall: Wall) -> tuple[str, LocalSource, tuple[str, ...]]:
         """The image that runs it, built or pulled if need be; of a project also its folders among the mounts, and which
         folders in them are hidden."""
         if isinstance(source, PackageSource):
-            return await self.images.package(source), source, ()
+            return await self.images.package(source, wall), source, ()
         if isinstance(source, ProjectSource):
             layout, mounted = await asyncio.to_thread(looked_at, source)
-            return await self.projects.image(source, layout), mounted, hidden_folders(source, layout)
+            return await self.projects.image(source, layout, wall), mounted, hidden_folders(source, layout)
         await self.images.ready(source.image)
         return source.image, source, ()
 
@@ -182,7 +189,7 @@ class Planner:
         own = "" if user else await self.own_user(instance, source)
         if not source.user:
             check_image_user(numeric_uid(user), self.context.users.span)
-        return backend_plan(
+        plan = backend_plan(
             self.context.names,
             instance,
             server,
@@ -196,6 +203,7 @@ class Planner:
             own=own,
             inside=replace(inside, hidden=hidden),
         )
+        return await asyncio.to_thread(hiding, plan)
 
     async def inside(self, image: str, source: LocalSource, info: ImageInfo) -> Inside:
         """What is in an image that the user named, looked at once; of ours everything is known."""

@@ -34,6 +34,8 @@ class Policies:
         self.gateway_ports = gateway_ports
         self.extra: dict[str, Mapping[str, object]] = {}
         """Policies of containers of ours that stand behind a door, by the name they have there."""
+        self.own_proxies: dict[str, Mapping[str, object]] = {}
+        """Proxies of their own, by that name; the configuration's `upstream_proxy` comes before them."""
         self.pushed: Push | None = None
 
     async def push(self, config: Config) -> None:
@@ -59,6 +61,7 @@ class Policies:
             engine_networks=[subnet for net in networks for subnet in net.subnets],
             gateway_ports=self.gateway_ports(),
             own_ports={name: server.port for name, server in servers.items() if server.port},
+            own_proxies={} if config.egress.upstream_proxy else dict(self.own_proxies),
             upstream_proxy=await asyncio.to_thread(proxy_url, config.egress.upstream_proxy, self.secrets.resolve),
         )
         return {**policies, **self.extra}, facts

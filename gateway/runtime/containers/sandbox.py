@@ -15,6 +15,7 @@ from typing import Final
 
 from egress.doors.states import DoorState
 from gateway.runtime.containers.backend_instance import BackendInstance
+from gateway.runtime.containers.build_wall import BuildWalls
 from gateway.runtime.containers.connectors import Connectors
 from gateway.runtime.containers.door import door_ticket
 from gateway.runtime.containers.egress_keeper import EgressKeeper
@@ -91,11 +92,12 @@ class ContainerSandbox:
         self.egress = EgressKeeper(self.context, on_event, self.egress_plan, run_directory.clear_meeting_places)
         self.policies = Policies(self.context, self.egress, secrets, gateway_ports)
         self.isolation = Isolation(self.context, self.policies, self.push)
-        self.planner = Planner(self.context, images, secrets, run_directory.ca_bundle)
+        self.walls = BuildWalls(self.context, self.policies, self.push)
+        self.planner = Planner(self.context, images, self.walls, secrets, run_directory.ca_bundle)
         self.connectors = Connectors(self.context, on_event)
         if link.on_door is None:
             link.on_door = self.door_reported
-        link.on_event = without_probe(link.on_event)
+        link.on_event = without_probe(noted(link.on_event, self.walls.note))
 
     # -- from open to close
 
@@ -284,6 +286,18 @@ class ContainerSandbox:
     def engine_away(self, why: str) -> None:
         """The engine's events cannot be read for now (`ExitWatch`)."""
         self.notice("engine_away", why, Severity.ERROR)
+
+
+def noted(
+    inner: Callable[[EgressEvent | NoticeEvent], None], note: Callable[[EgressEvent | NoticeEvent], None]
+) -> Callable[[EgressEvent | NoticeEvent], None]:
+    """Notes each event, and hands it on."""
+
+    def hand_on(event: EgressEvent | NoticeEvent) -> None:
+        note(event)
+        inner(event)
+
+    return hand_on
 
 
 def without_probe(

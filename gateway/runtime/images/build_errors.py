@@ -12,6 +12,7 @@ from typing import Final
 
 from gateway.runtime.images.browsers import DOWNLOAD, download_failed
 from gateway.runtime.images.needs import Need, Unmet
+from gateway.runtime.images.wall import Refused
 from gateway.runtime.sandbox.errors import BuildError
 
 LAST_LINES: Final = 12
@@ -61,11 +62,19 @@ Stopped = OutOfTime | OutOfMemory
 class InstallFailed(BuildError):
     """Raised when a package's installation failed; `str()` is what it printed."""
 
-    def __init__(self, printed: str, stopped: Stopped | None = None, need: Need | None = None) -> None:
-        """`stopped`: which limit ended it; None when it ended by itself. `need`: what it would need, where that is known."""
+    def __init__(
+        self,
+        printed: str,
+        stopped: Stopped | None = None,
+        need: Need | None = None,
+        refused: Sequence[Refused] = (),
+    ) -> None:
+        """`stopped`: which limit ended it; None when it ended by itself. `need`: what it would need, where that is known.
+        `refused`: the connections that it was refused."""
         super().__init__(printed)
         self.stopped = stopped
         self.need = need
+        self.refused = refused
 
 
 Explain = Callable[[re.Match[str], str], str]
@@ -138,11 +147,16 @@ CASES: Final[tuple[tuple[re.Pattern[str], Explain], ...]] = (
 
 
 def explain_failure(
-    subject: str, printed: str, stopped: Stopped | Unmet | None = None, *, browser: bool = False
+    subject: str,
+    printed: str,
+    stopped: Stopped | Unmet | None = None,
+    *,
+    browser: bool = False,
+    refused: Sequence[Refused] = (),
 ) -> str:
     """One paragraph: what failed, why as far as the lines tell, what to do, and the last lines.
 
-    `browser`: the image has Debian's Chromium.
+    `browser`: the image has Debian's Chromium. `refused`: the connections that it was refused; they are told first.
     """
     printed = "\n".join(shortened(line) for line in COLOURS.sub("", printed).splitlines()[-READ_LINES:])
     text = " ".join(" ".join(line for line in printed.splitlines() if not line.startswith(CHATTER)).split())
@@ -150,9 +164,12 @@ def explain_failure(
         meaning = stopped.meaning()
     elif DOWNLOAD.search(text):
         meaning = download_failed(browser)
+    elif refused:
+        meaning = ""
     else:
         meaning = next((explain(m, subject) for pattern, explain in CASES if (m := pattern.search(text))), "")
     shown = telling_lines(printed.splitlines())[-FEW_LINES if meaning else -LAST_LINES :]
+    meaning = " ".join([*(one.sentence for one in refused), meaning]).strip()
     tail = "\n".join(f"    {line}" for line in shown)
     return f"The image for {subject} could not be built. {meaning or 'The last lines tell why.'}\n{tail}"
 

@@ -27,8 +27,10 @@ from gateway.runtime.images.lines import NODE_LINES
 from gateway.runtime.images.needs import Compiler, OtherLine, Unmet
 from gateway.runtime.images.package_builds import BUILD_TIMEOUT_S, PackageBuild
 from gateway.runtime.images.recipes import Recipe
+from gateway.runtime.images.registries import allowed_hosts
 from gateway.runtime.images.stages import tidy_stages
 from gateway.runtime.images.turns import turn
+from gateway.runtime.images.wall import NO_WALL, Wall
 from gateway.runtime.sandbox.errors import BuildError, EngineError, EngineUnreachable
 from registry.model.errors import sentence
 from registry.model.sources import PackageSource
@@ -95,23 +97,24 @@ class Images:
         await self.make(made)
         return made.reference
 
-    async def package(self, source: PackageSource) -> str:
+    async def package(self, source: PackageSource, wall: Wall = NO_WALL) -> str:
         """The name of a packaged server's image, made if need be. Raises BuildError, once it failed without another try."""
-        key = made_from(source)
+        key = f"{made_from(source)} {wall.hosts}"
         async with self.locks[f"package {key}"]:
             if failure := self.failed.get(key):
                 raise BuildError(failure)
             try:
-                return await self.packaged(source)
+                return await self.packaged(source, wall)
             except BuildError as error:
                 self.failed[key] = str(error)
                 raise
 
     def try_again(self, source: PackageSource) -> None:
         """The next `package` of it builds even if the last one failed."""
-        self.failed.pop(made_from(source), None)
+        for key in [key for key in self.failed if key.startswith(f"{made_from(source)} ")]:
+            del self.failed[key]
 
-    async def packaged(self, source: PackageSource) -> str:
+    async def packaged(self, source: PackageSource, wall: Wall) -> str:
         """The name of a packaged server's image, made if need be. Raises BuildError.
 
         Where it is made only with another line or a compiler, the result also gets the name of the first try: the next start
@@ -127,7 +130,7 @@ class Images:
                 found = await self.engine.image(wanted.reference)
                 if found is None:
                     try:
-                        await self.install(source, wanted, builder, attempt)
+                        await self.install(source, wanted, builder, attempt, wall)
                     except InstallFailed as failed:
                         attempt = await self.next_attempt(source, attempt, failed, tried, wanted.subject)
                         continue
@@ -153,7 +156,7 @@ class Images:
         there = await self.bases.python_lines() if source.kind == "uvx" else NODE_LINES
         language: Literal["Python", "Node"] = "Python" if source.kind == "uvx" else "Node"
         unmet = Unmet(need=need, language=language, named=source.runtime_version, there=there) if need else None
-        raise BuildError(explain_failure(subject, str(failed), unmet)) from None
+        raise BuildError(explain_failure(subject, str(failed), unmet, refused=failed.refused)) from None
 
     async def base_of(self, source: PackageSource, line: str) -> str:
         """The name of the base of a line; empty where it cannot be had."""
@@ -183,7 +186,9 @@ class Images:
         await self.make(builder)
         return runtime, builder.reference
 
-    async def install(self, source: PackageSource, wanted: Recipe, builder: str, attempt: Attempt) -> None:
+    async def install(
+        self, source: PackageSource, wanted: Recipe, builder: str, attempt: Attempt, wall: Wall
+    ) -> None:
         """Installs a package and keeps the result as an image. Raises BuildError."""
         settings = await asyncio.to_thread(self.settings)
         apart = source.kind in settings.wanted_by
@@ -197,6 +202,8 @@ class Images:
                 builder=builder,
                 steps=recipes.install_steps(source, credentials=apart, ranged=attempt.ranged),
                 settings=settings,
+                wall=wall,
+                hosts=allowed_hosts(source.kind, settings, [source.requirement, *source.extra_requirements]),
                 timeout_s=self.timeout_s(),
                 folder=self.folder,
                 browser=has_browser(source.system_packages),

@@ -17,7 +17,7 @@ import secrets
 import shlex
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
@@ -31,6 +31,7 @@ from gateway.runtime.images.inside import content
 from gateway.runtime.images.needs import MOST, NEEDED_FILE, need_of
 from gateway.runtime.images.recipes import Recipe, Step
 from gateway.runtime.images.stages import housekeeping, tidy_stages
+from gateway.runtime.images.wall import NO_WALL, HostEntry, Wall, Way
 from gateway.runtime.sandbox.errors import BuildError
 
 logger = logging.getLogger(__name__)
@@ -85,6 +86,9 @@ class PackageBuild:
     settings: BuildSettings
     timeout_s: float
     """For each step."""
+    wall: Wall = NO_WALL
+    hosts: Sequence[HostEntry] = ()
+    """The registries that it needs."""
     folder: Path | None = None
     """Where the engine sees what we write; None where it sees the folder for temporary files."""
     browser: bool = False
@@ -99,13 +103,17 @@ class PackageBuild:
         with tempfile.TemporaryDirectory(prefix="build-", dir=self.folder) as folder:
             try:
                 installed, version = self.builder, ""
-                for number, step in enumerate(self.steps):
-                    installed, version = await self.step(step, installed, user, f"{stage}-{number}", Path(folder))
+                async with self.wall.open(self.hosts, self.settings) as way:
+                    for number, step in enumerate(self.steps):
+                        name = f"{stage}-{number}"
+                        installed, version = await self.step(step, installed, user, name, Path(folder), way)
                 await self.engine.build(self.context(installed, version), self.wanted.reference, log)
             except InstallFailed as error:
                 if error.need is not None:
                     raise
-                text = explain_failure(self.wanted.subject, str(error), error.stopped, browser=self.browser)
+                text = explain_failure(
+                    self.wanted.subject, str(error), error.stopped, browser=self.browser, refused=error.refused
+                )
                 raise BuildError(text) from None
             except BuildError as error:
                 raise BuildError(explain_failure(self.wanted.subject, str(error))) from None
@@ -119,18 +127,18 @@ class PackageBuild:
             dockerfile += f"LABEL {recipes.VERSION_LABEL}={version}\n"
         return BuildContext(dockerfile=dockerfile, files=self.wanted.files, build_args={})
 
-    async def step(self, step: Step, image: str, user: int, name: str, folder: Path) -> tuple[str, str]:
+    async def step(self, step: Step, image: str, user: int, name: str, folder: Path, way: Way) -> tuple[str, str]:
         """Runs one step to its end; the image of its container then, and the version of the package in it."""
         settings = self.settings.for_download if step.credentials else self.settings
-        given = await asyncio.to_thread(lay_out, folder / name, settings)
+        given = await asyncio.to_thread(lay_out, folder / name, settings, way.proxies)
         files = await asyncio.to_thread(lay_out_project, folder / f"{name}-project", self.project)
-        plan = install_plan(step, image, user, name, given, self.timeout_s)
+        plan = install_plan(step, image, user, name, given, way.network, self.timeout_s)
         if files and self.project:
             plan = with_project(plan, files, self.project.path, user)
         container = await self.engine.create(plan)
         try:
             await self.engine.start(container)
-            await self.end_of(container)
+            await self.end_of(container, way)
             version = await self.engine.archive(container, recipes.VERSION_FILE, MOST_OF_VERSION)
             return await self.engine.commit(container, dict(plan.labels)), content(version).strip()
         finally:
@@ -139,7 +147,7 @@ class PackageBuild:
             for left in filter(None, (given, files)):
                 await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
 
-    async def end_of(self, container: str) -> None:
+    async def end_of(self, container: str, way: Way) -> None:
         """Waits for the container's end. Raises InstallFailed when it failed, or took too long."""
         info: ContainerInfo | None = None
         with contextlib.suppress(TimeoutError):
@@ -153,14 +161,16 @@ class PackageBuild:
             return
         printed = "\n".join(line.text for line in await self.engine.logs(container, LOG_LINES))
         if info is None or not info.finished:
-            raise InstallFailed(printed, OutOfTime(self.timeout_s))
+            raise InstallFailed(printed, OutOfTime(self.timeout_s), refused=way.refused())
         if info.out_of_memory:
-            raise InstallFailed(printed, OutOfMemory(MEMORY // MIB))
+            raise InstallFailed(printed, OutOfMemory(MEMORY // MIB), refused=way.refused())
         written = await self.engine.archive(container, NEEDED_FILE, MOST)
-        raise InstallFailed(printed, need=need_of(info.exit_code, content(written)))
+        raise InstallFailed(printed, need=need_of(info.exit_code, content(written)), refused=way.refused())
 
 
-def install_plan(step: Step, image: str, user: int, name: str, given: Path, timeout_s: float) -> ContainerPlan:
+def install_plan(
+    step: Step, image: str, user: int, name: str, given: Path, network: str, timeout_s: float
+) -> ContainerPlan:
     """The container in which a package is installed. It ends by itself, even if the gateway is gone.
 
     It has no variables: the engine would keep them in the image of the container, and the next step would see them.
@@ -172,7 +182,7 @@ def install_plan(step: Step, image: str, user: int, name: str, given: Path, time
         entrypoint=(),
         user=f"{user}:{user}",
         labels=((recipes.STAGE_LABEL, name.partition("-")[0]),),
-        network="bridge",
+        network=network,
         read_only=False,
         mounts=(Mount(source=str(given), target=INSIDE),),
         memory_bytes=MEMORY,
@@ -207,11 +217,11 @@ def lay_out_project(folder: Path, project: ProjectFiles | None) -> Path | None:
     return folder
 
 
-def lay_out(folder: Path, settings: BuildSettings) -> Path:
+def lay_out(folder: Path, settings: BuildSettings, proxies: Mapping[str, str]) -> Path:
     """The settings as files that the container's user can read, in a folder that no other user can reach."""
     folder.mkdir()
-    proxies = "".join(f"export {name}={shlex.quote(text)}\n" for name, text in settings.proxies.items())
-    env = settings.files.get("env", b"") + proxies.encode()
+    exports = "".join(f"export {name}={shlex.quote(text)}\n" for name, text in proxies.items())
+    env = settings.files.get("env", b"") + exports.encode()
     for name, written in {**settings.files, "env": env}.items():
         (folder / name).write_bytes(written)
         (folder / name).chmod(0o644)

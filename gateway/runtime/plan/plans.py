@@ -92,7 +92,7 @@ class Names:
 
     def backend(self, instance: str) -> str:
         """A backend's container."""
-        name, _, session = instance.partition("/")
+        name, _, session = instance.replace(":", "--").partition("/")  # no server's name has two hyphens in a row
         suffix = f"-{hashlib.sha256(session.encode()).hexdigest()[:10]}" if session else ""
         return bounded(f"stockade-{self.project}-b-{name}", suffix)
 

@@ -394,6 +394,22 @@ def test_what_is_blocked_comes_with_the_command_that_allows_it(stockade: Any, ru
     assert "stockade egress allow" not in said
 
 
+def test_what_an_installation_was_refused_is_allowed_for_it_alone(
+    stockade: Any, running: Running, work: Path
+) -> None:
+    running.publish(egress_event(time=time.time(), backend="build:fetch", reason=Reason.HOST_NOT_ALLOWED))
+    said = stockade("egress", "blocked").out
+    assert said.splitlines()[1].endswith("stockade egress allow build:fetch evil.example")
+    assert stockade("egress", "allow", "build:fetch", "evil.example", "--yes").code == 0
+    server = running.control.config.servers["fetch"]
+    assert server.build.allowed_hosts == ("evil.example",)
+    assert "evil.example" not in server.network.allowed_hosts
+    assert "it is allowed now" in stockade("egress", "blocked").out
+    assert "# keep this comment" in (work / "stockade.yaml").read_text()
+    unknown = stockade("egress", "allow", "build:nobody", "evil.example", "--yes")
+    assert (unknown.code, "There is no server 'nobody'" in unknown.err) == (1, True)
+
+
 def test_what_no_host_lifts_is_never_called_allowed(stockade: Any, running: Running) -> None:
     running.publish(egress_event(time=time.time(), host="api.github.com", reason=Reason.SNI_MISMATCH))
     running.publish(egress_event(seq=2, connection=2, time=time.time(), host="::1", reason=Reason.IP_NOT_ALLOWED))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import stat
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.control.listen import ListenError, bind_tcp, bind_unix, port_owner
+from gateway.control.listen import HttpServer, ListenError, bind_tcp, bind_unix, port_owner
 
 
 def test_the_control_socket_is_for_its_owner_only(tmp_path: Path) -> None:
@@ -60,6 +61,31 @@ def test_a_free_port_has_no_owner() -> None:
 def test_ipv6_addresses_work() -> None:
     with bind_tcp("[::1]:0", "gateway.listen") as listener:
         assert listener.family == socket.AF_INET6
+
+
+@pytest.mark.anyio
+async def test_a_server_that_is_cancelled_closes_its_listeners_too() -> None:
+    async def app(scope: object, receive: object, send: object) -> None: ...
+
+    listener = bind_tcp("127.0.0.1:0", "gateway.listen")
+    port = listener.getsockname()[1]
+    server = HttpServer(app)
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(server.run_on(listener))
+        await server.up.wait()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\n")
+        async with asyncio.timeout(30):
+            while not server.server_state.connections:
+                await asyncio.sleep(0.01)
+        task.cancel()
+    assert listener.fileno() == -1
+    async with asyncio.timeout(30):
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+    writer.close()
+    with bind_tcp(f"127.0.0.1:{port}", "gateway.listen"):
+        pass
 
 
 @pytest.mark.anyio

@@ -19,6 +19,8 @@ from gateway.runtime.images.projects.files import source_tree
 from gateway.runtime.images.projects.layout import Layout, Tree
 from gateway.runtime.images.projects.recipe import project_image, project_steps
 from gateway.runtime.images.recipes import Recipe
+from gateway.runtime.images.registries import allowed_hosts
+from gateway.runtime.images.wall import NO_WALL, Wall
 from gateway.runtime.sandbox.errors import BuildError
 from registry.model.sources import PackageSource, ProjectSource
 
@@ -35,7 +37,7 @@ class Projects:
         """What a project's image is made from -> the image whose build failed, and why."""
         self.locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def image(self, source: ProjectSource, layout: Layout) -> str:
+    async def image(self, source: ProjectSource, layout: Layout, wall: Wall = NO_WALL) -> str:
         """The name of a project's image, made if need be. Raises BuildError, PlanError.
 
         One that failed is built again when something of it has changed, or after `try_again`.
@@ -43,7 +45,7 @@ class Projects:
         tree = await asyncio.to_thread(source_tree, layout) if source.copied else declared_tree(layout)
         runtime, builder = await self.prepared(source, layout)
         wanted = project_image(source, layout, tree, runtime, builder)
-        key = made_from(source)
+        key = f"{made_from(source)} {wall.hosts}"
         async with self.locks[wanted.reference]:
             if await self.images.engine.image(wanted.reference) is not None:
                 return wanted.reference
@@ -51,26 +53,26 @@ class Projects:
             if reference == wanted.reference:
                 raise BuildError(failure)
             try:
-                await self.installed(source, layout, tree, wanted, builder)
+                await self.installed(source, layout, tree, wanted, builder, wall)
             except BuildError as error:
                 self.failed[key] = wanted.reference, str(error)
                 raise
         return wanted.reference
 
     async def installed(
-        self, source: ProjectSource, layout: Layout, tree: Tree, wanted: Recipe, builder: str
+        self, source: ProjectSource, layout: Layout, tree: Tree, wanted: Recipe, builder: str, wall: Wall
     ) -> None:
         """Makes the image, with a compiler where something calls one. Raises BuildError."""
         try:
             try:
-                await self.install(source, layout, tree, wanted, builder)
+                await self.install(source, layout, tree, wanted, builder, wall)
             except InstallFailed as failed:
                 if not isinstance(failed.need, Compiler):
                     raise
                 _, builder = await self.prepared(source, layout, compiler=True)
-                await self.install(source, layout, tree, wanted, builder)
+                await self.install(source, layout, tree, wanted, builder, wall)
         except InstallFailed as failed:
-            raise BuildError(explain_failure(wanted.subject, str(failed))) from None
+            raise BuildError(explain_failure(wanted.subject, str(failed), refused=failed.refused)) from None
 
     async def prepared(self, source: ProjectSource, layout: Layout, *, compiler: bool = False) -> tuple[str, str]:
         """The image that a project is to run on, and the one that it is installed in, made if need be."""
@@ -79,9 +81,12 @@ class Projects:
 
     def try_again(self, source: ProjectSource) -> None:
         """The next `image` of it builds even if the last one failed."""
-        self.failed.pop(made_from(source), None)
+        for key in [key for key in self.failed if key.startswith(f"{made_from(source)} ")]:
+            del self.failed[key]
 
-    async def install(self, source: ProjectSource, layout: Layout, tree: Tree, wanted: Recipe, builder: str) -> None:
+    async def install(
+        self, source: ProjectSource, layout: Layout, tree: Tree, wanted: Recipe, builder: str, wall: Wall
+    ) -> None:
         """Installs what a project needs and keeps the result as an image. Raises BuildError."""
         if layout.wants_source and not source.copied:
             tree = await asyncio.to_thread(source_tree, layout)
@@ -97,6 +102,8 @@ class Projects:
                 builder=builder,
                 steps=project_steps(source, layout, credentials=apart),
                 settings=settings,
+                wall=wall,
+                hosts=allowed_hosts(KINDS[layout.language], settings, source.requirements),
                 timeout_s=self.images.timeout_s(),
                 folder=self.images.folder,
                 browser=has_browser(source.system_packages),

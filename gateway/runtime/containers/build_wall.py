@@ -1,0 +1,118 @@
+"""Installations stand behind a door, like servers: their backend at the egress is `build:NAME`, and its policy allows the
+registries and what the server's `build` names. What they connect to is seen and recorded like everything else.
+
+Where this machine reaches the registries through a proxy (HTTPS_PROXY) and the configuration names no `upstream_proxy`, the
+egress uses that one for installations; they never see it, nor a password in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Final
+
+from egress.policy.parent_proxy import ParentProxy
+from egress.policy.remedy import remedy
+from gateway.runtime.containers.door import Door
+from gateway.runtime.containers.policies import Policies
+from gateway.runtime.engine.base import inside
+from gateway.runtime.images.build_settings import BuildSettings
+from gateway.runtime.images.wall import HostEntry, Refused, Way
+from gateway.runtime.inventory.context import RuntimeContext
+from gateway.runtime.plan.environment import proxy_variables
+from gateway.runtime.sandbox.errors import BuildError
+from observability.events import Decision, EgressEvent, NoticeEvent
+from registry.model.build import BUILD
+
+PROXIES: Final = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
+MOST_REFUSED: Final = 20
+
+
+class BuildWalls:
+    """The ways out of one project's installations."""
+
+    def __init__(self, context: RuntimeContext, policies: Policies, push: Callable[[], Awaitable[None]]) -> None:
+        """`push` makes the egress hold the policies."""
+        self.context = context
+        self.policies = policies
+        self.push = push
+        self.turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.refused: dict[str, dict[str, Refused]] = {}
+        """Backend at the egress -> what it was refused, by host and port; of the installations under way."""
+
+    def of(self, server: str, hosts: Sequence[HostEntry]) -> BuildWall:
+        """The wall around one server's installations; `hosts`: what its `build` allows."""
+        return BuildWall(self, f"{BUILD}{server}", hosts)
+
+    def note(self, event: EgressEvent | NoticeEvent) -> None:
+        """An event of the egress: what an installation was refused is told with its failure."""
+        if not isinstance(event, EgressEvent) or event.decision is not Decision.DENY:
+            return
+        found = self.refused.get(event.backend)
+        host = event.host or event.destination
+        key = f"{host}:{event.port}"
+        if found is None or not host or key in found or len(found) >= MOST_REFUSED:
+            return
+        lifts = remedy(event.reason, host, event.port, via=(event.via,), port_named=event.rule_port is not None)
+        advice = f" To allow it: {lifts.for_people(event.backend)}" if lifts is not None else ""
+        found[key] = Refused(sentence=f"It was refused {key if event.port else host} ({event.reason}).{advice}")
+
+    @contextlib.asynccontextmanager
+    async def open(self, name: str, hosts: Sequence[HostEntry], settings: BuildSettings) -> AsyncIterator[Way]:
+        """A door with that policy, until the end. Raises EngineError, BuildError."""
+        async with self.turns[name]:
+            door = Door(name, name, frozenset({80, 443}), self.context)
+            self.policies.extra[name] = {"allowed_hosts": list(hosts)}
+            own = upstream(settings.for_download.proxies)
+            if own is not None:
+                self.policies.own_proxies[name] = own
+            refused = self.refused[name] = {}
+            try:
+                await self.push()
+                await door.start()
+                yield Way(
+                    network=inside(door.container),
+                    proxies=proxy_variables(),
+                    refused=lambda: tuple(refused.values()),
+                )
+            finally:
+                del self.refused[name]
+                self.policies.own_proxies.pop(name, None)
+                del self.policies.extra[name]
+                await door.stop()
+                with contextlib.suppress(
+                    Exception
+                ):  # the next push, at the latest that of the refresh, says the same
+                    await self.push()
+
+
+@dataclass(frozen=True, slots=True)
+class BuildWall:
+    """One server's (the `Wall` protocol)."""
+
+    walls: BuildWalls
+    name: str
+    hosts: Sequence[HostEntry]
+
+    def open(self, hosts: Sequence[HostEntry], settings: BuildSettings) -> AbstractAsyncContextManager[Way]:
+        return self.walls.open(self.name, [*hosts, *self.hosts], settings)
+
+
+def upstream(proxies: Mapping[str, str]) -> dict[str, object] | None:
+    """The proxy of this machine's environment as the egress takes it; None where there is none. Raises BuildError."""
+    variable, url = next(((name, proxies[name]) for name in PROXIES if proxies.get(name)), ("", ""))
+    if not url:
+        return None
+    no_proxy = [entry.strip() for entry in proxies.get("NO_PROXY", "").split(",") if entry.strip()]
+    try:
+        ParentProxy.parse(url, no_proxy)
+    except ValueError as error:
+        raise BuildError(
+            f"Images are built through the egress, which cannot use the proxy in {variable}: {error}. Name one that it can "
+            "use: upstream_proxy, under egress."
+        ) from None
+    return {"upstream_proxy": url, "no_proxy": no_proxy}

@@ -1,0 +1,142 @@
+"""What a mounted folder does not show: the files and folders that a `.stockadeignore` names, in it or in a folder above it.
+
+The patterns are those of `.gitignore`. What matches when the container is made is covered: a folder by an empty one, a file
+by `/dev/null`. A mount is a fact of the container, so what is made later shows until the container is recreated.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from pathspec import GitIgnoreSpec
+from pathspec.patterns.gitignore import GitIgnorePatternError
+
+from gateway.runtime.engine.base import ContainerPlan, Mount
+from gateway.runtime.sandbox.errors import PlanError
+
+IGNORE_FILE: Final = ".stockadeignore"
+MOST_FILE: Final = 64 * 1024
+"""Bytes of an ignore file."""
+MOST_ENTRIES: Final = 200_000
+"""Files and folders that are looked at below one mount."""
+MOST_HIDDEN: Final = 256
+"""Each is a mount of the container."""
+COVER: Final = "ro,nosuid,nodev,noexec,size=4k,mode=0555"
+NOTHING: Final = "/dev/null"
+
+
+@dataclass(frozen=True, slots=True)
+class Patterns:
+    """One ignore file: its patterns, for paths from its folder on."""
+
+    file: str
+    folder: str
+    spec: GitIgnoreSpec
+
+    def match(self, path: str, *, folder: bool) -> bool:
+        relative = os.path.relpath(path, self.folder)
+        return self.spec.match_file(f"{relative}/" if folder else relative)
+
+
+def hiding(plan: ContainerPlan) -> ContainerPlan:
+    """The plan with what its mounts hide covered, as it is now. Reads the disk. Raises PlanError with the next step.
+
+    Where the server may write, the ignore file itself is read-only: else it could show itself more at the next start.
+    """
+    taken = {mount.target for mount in plan.mounts} | {path for path, _ in plan.tmpfs}
+    folders: dict[str, str] = {}
+    files: dict[str, Mount] = {}
+    for mount in plan.mounts:
+        if mount.volume or not os.path.isdir(mount.source):
+            continue
+        own = os.path.join(mount.source, IGNORE_FILE)
+        for path, folder in matching(mount.source):
+            inner = str(PurePosixPath(mount.target) / os.path.relpath(path, mount.source))
+            if folder:
+                folders[inner] = COVER
+            else:
+                files[inner] = Mount(source=NOTHING, target=inner)
+            if len(folders) + len(files) > MOST_HIDDEN:
+                raise PlanError(
+                    f"More than {MOST_HIDDEN} files and folders of {mount.source} are hidden, and each is a mount. Name "
+                    f"whole folders in {IGNORE_FILE} (such as `secrets/`) instead of the files in them."
+                )
+        inner = f"{mount.target}/{IGNORE_FILE}"
+        if not mount.read_only and inner not in files and os.path.isfile(own):
+            files[inner] = Mount(source=own, target=inner)
+    tmpfs = ((path, options) for path, options in folders.items() if path not in taken)
+    mounts = (mount for path, mount in files.items() if path not in taken)
+    return replace(plan, tmpfs=(*plan.tmpfs, *tmpfs), mounts=(*plan.mounts, *mounts))
+
+
+def matching(source: str) -> Iterator[tuple[str, bool]]:
+    """(path, whether it is a folder) of what is hidden below a folder; nothing is looked for in a hidden folder."""
+    patterns = [found for folder in (source, *map(str, Path(source).parents)) if (found := patterns_of(folder))]
+    waiting = [source] if patterns else []
+    seen = 0
+    while waiting:
+        for entry in entries_of(waiting.pop()):
+            seen += 1
+            if seen > MOST_ENTRIES:
+                raise PlanError(
+                    f"{source} has more than {MOST_ENTRIES} files, too many to look for what {patterns[0].file} hides. "
+                    "Mount a smaller folder, or remove that file."
+                )
+            folder = entry.is_dir(follow_symlinks=False)
+            if entry.is_symlink():
+                continue  # what it leads to is judged where it is
+            if any(one.match(entry.path, folder=folder) for one in patterns):
+                yield entry.path, folder
+            elif folder:
+                waiting.append(entry.path)
+
+
+def patterns_of(folder: str) -> Patterns | None:
+    """The ignore file of a folder, if it has one. Raises PlanError for one that cannot be used."""
+    path = os.path.join(folder, IGNORE_FILE)
+    try:
+        with open(path, "rb") as file:
+            lines = file.read(MOST_FILE + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise PlanError(f"{path} cannot be read: {error.strerror}. Nothing is mounted before it can.") from None
+    if len(lines) > MOST_FILE:
+        raise PlanError(f"{path} is larger than {MOST_FILE // 1024} KiB. Make it shorter.")
+    try:
+        written = lines.decode().splitlines()
+    except UnicodeDecodeError:
+        raise PlanError(f"{path} is not UTF-8 text. Write one pattern on each line, as in .gitignore.") from None
+    for number, line in enumerate(written, 1):
+        if not means_something(line):
+            raise PlanError(f"{path}, line {number}: {line!r} hides nothing. Write a pattern as in .gitignore.")
+    spec = GitIgnoreSpec.from_lines(written)
+    return Patterns(path, folder, spec) if any(one.include is not None for one in spec.patterns) else None
+
+
+def entries_of(folder: str) -> list[os.DirEntry[str]]:
+    """What lies in a folder. Raises PlanError: what cannot be looked at might have to be hidden."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []  # gone meanwhile
+    except OSError as error:
+        raise PlanError(
+            f"{folder} cannot be looked into for what {IGNORE_FILE} hides: {error.strerror}. Let the user that runs "
+            f"Stockade read it, or name the whole folder in {IGNORE_FILE}."
+        ) from None
+
+
+def means_something(line: str) -> bool:
+    """Whether a line is a pattern, a comment or blank; a mistake must not leave a file visible in silence."""
+    if not line.strip() or line.startswith("#"):
+        return True
+    try:
+        return any(one.include is not None for one in GitIgnoreSpec.from_lines([line]).patterns)
+    except GitIgnorePatternError:
+        return False

@@ -1,0 +1,84 @@
+"""What an installation may reach: the registries that this machine's settings name, and what the entry itself names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from egress.policy.decide import parse_policy
+from gateway.runtime.containers.build_wall import upstream
+from gateway.runtime.images.build_settings import gather
+from gateway.runtime.images.registries import allowed_hosts
+from gateway.runtime.sandbox.errors import BuildError
+
+PYPI = ["files.pythonhosted.org:443", "pypi.org:443"]
+NPM = ["registry.npmjs.org:443"]
+GITHUB = ["codeload.github.com:443", "github.com:443"]
+
+
+def reached(home: Path, kind: str, variables: Mapping[str, str] = {}, *requirements: str) -> list[str]:
+    entries = allowed_hosts(kind, gather(variables, home, home), requirements or ["x"])
+    assert parse_policy({"allowed_hosts": entries}).rules, "the egress takes them"
+    return sorted(f"{entry['host']}:{entry['port']}" for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("kind", "variables", "hosts"),
+    [
+        ("uvx", {}, PYPI),
+        ("npx", {}, NPM),
+        ("uvx", {"UV_DEFAULT_INDEX": "https://me:pw@pypi.corp.example/simple"}, ["pypi.corp.example:443"]),
+        ("uvx", {"PIP_INDEX_URL": "http://10.1.2.3:8080/simple"}, ["10.1.2.3:8080"]),
+        ("uvx", {"UV_INDEX": "one=https://a.example/s https://b.example:444"}, ["a.example:443", "b.example:444", *PYPI]),
+        ("uvx", {"PIP_EXTRA_INDEX_URL": "https://c.example/s"}, ["c.example:443", *PYPI]),
+        ("npx", {"npm_config_registry": "https://npm.corp.example/"}, ["npm.corp.example:443"]),
+        ("npx", {"UV_DEFAULT_INDEX": "https://pypi.corp.example"}, NPM),
+        ("uvx", {"npm_config_registry": "https://npm.corp.example/"}, PYPI),
+        ("uvx", {"UV_DEFAULT_INDEX": "not a url"}, []),
+    ],
+)  # fmt: skip
+def test_the_registries_of_this_machine_and_no_others(
+    tmp_path: Path, kind: str, variables: dict[str, str], hosts: list[str]
+) -> None:
+    if not hosts:
+        assert allowed_hosts(kind, gather(variables, tmp_path, tmp_path), ["x"]) == []
+    else:
+        assert reached(tmp_path, kind, variables) == sorted(hosts)
+
+
+def test_registries_of_npms_file_scopes_included(tmp_path: Path) -> None:
+    (tmp_path / ".npmrc").write_text(
+        "registry=https://npm.corp.example/\n@ours:registry=http://10.0.0.7:4873/\n//npm.corp.example/:_authToken=x\n"
+    )
+    assert reached(tmp_path, "npx") == ["10.0.0.7:4873", "npm.corp.example:443"]
+    assert reached(tmp_path, "uvx") == PYPI
+
+
+@pytest.mark.parametrize(
+    ("kind", "requirement", "more"),
+    [
+        ("uvx", "x @ git+https://github.com/o/r@v1", GITHUB),
+        ("uvx", "git+https://git.corp.example/o/r", ["git.corp.example:443"]),
+        ("npx", "github:o/r", GITHUB),
+        ("npx", "o/r#main", GITHUB),
+        ("npx", "https://files.example/x.tgz", ["files.example:443"]),
+        ("npx", "@scope/name@1.2", []),
+        ("uvx", "name[extra]>=1,<2", []),
+    ],
+)
+def test_what_the_entry_itself_names(tmp_path: Path, kind: str, requirement: str, more: list[str]) -> None:
+    assert reached(tmp_path, kind, {}, requirement) == sorted([*more, *(PYPI if kind == "uvx" else NPM)])
+
+
+def test_this_machines_proxy_is_the_egresss_for_installations() -> None:
+    assert upstream({}) is None
+    found = upstream({"HTTPS_PROXY": "http://me:pw@proxy.example:8080", "NO_PROXY": "corp.example, 10.0.0.0/8"})
+    assert found == {
+        "upstream_proxy": "http://me:pw@proxy.example:8080",
+        "no_proxy": ["corp.example", "10.0.0.0/8"],
+    }
+    with pytest.raises(BuildError, match="cannot use the proxy in HTTPS_PROXY") as caught:
+        upstream({"HTTPS_PROXY": "https://me:hunter2@proxy.example"})
+    assert "hunter2" not in str(caught.value)
