@@ -546,3 +546,11 @@ async def test_a_changed_source_restarts_its_server_once_it_has_settled() -> Non
     assert restarted == [("mine", "c"), ("mine", "d")], (
         "not for b, which was not whole yet, nor for a folder that is gone"
     )
+
+
+@pytest.mark.parametrize("lock", ["# yarn lockfile v1\n", "__metadata:\n  version: 8\n"])
+def test_yarn_takes_packages_from_the_registry_that_npm_is_set_to(place: Path, lock: str) -> None:
+    """A build reaches no other; and what Yarn 1 has in its lock names its own."""
+    write(place / "p", {"package.json": package_json(), "yarn.lock": lock, "build/index.js": ""})
+    (step,) = project_steps(node(place / "p"), find_project(node(place / "p")), credentials=False)
+    assert "$(npm config get registry" in step.script
