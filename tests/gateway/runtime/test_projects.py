@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.runtime.containers.planner import looked_at
@@ -554,3 +556,60 @@ def test_yarn_takes_packages_from_the_registry_that_npm_is_set_to(place: Path, l
     write(place / "p", {"package.json": package_json(), "yarn.lock": lock, "build/index.js": ""})
     (step,) = project_steps(node(place / "p"), find_project(node(place / "p")), credentials=False)
     assert "$(npm config get registry" in step.script
+
+
+# -- whatever lies there
+
+VALUE = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=8)
+    | st.sampled_from(["../x", "**", "file:../y", "\0"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["name", "version", "packages", "start", "node", "x"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+KEYS = ["name", "version", "workspaces", "scripts", "engines", "dependencies", "optionalDependencies"]
+TOML = st.lists(
+    st.sampled_from(
+        [
+            "[project]",
+            "[tool.uv]",
+            "[tool.uv.workspace]",
+            "[[package]]",
+            "[build-system]",
+            "[tool.poetry.dependencies]",
+        ]
+        + ['members = ["**", "../*", 1]', "members = 3", "dependencies = [1]", 'name = "x"', "name = 1", "source = 3"]
+        + ['source = { editable = "../x" }', "package = 3", 'requires-python = ">=3"', "requires-python = 1"]
+    ),
+    max_size=6,
+).map("\n".join)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    manifest=st.dictionaries(st.sampled_from(KEYS), VALUE, max_size=5),
+    pyproject=TOML | st.text(max_size=30),
+    lock=TOML | st.text(max_size=30),
+    requirements=st.text(max_size=30) | st.sampled_from(["-r \0", "-r ../x", "-e ..", "-c requirements.txt"]),
+    names=st.sets(
+        st.sampled_from(["uv.lock", "poetry.lock", "pdm.lock", "package.json", "pyproject.toml", "requirements.txt"])
+    ),
+)
+def test_whatever_a_manifest_says_it_is_read_or_told(
+    place: Path, manifest: dict[str, Any], pyproject: str, lock: str, requirements: str, names: set[str]
+) -> None:
+    folder = place / "p"
+    shutil.rmtree(folder, ignore_errors=True)
+    content = {"package.json": json.dumps(manifest), "pyproject.toml": pyproject, "requirements.txt": requirements}
+    chosen = {name: content.get(name, lock).encode("utf-8", "replace").decode() for name in names}
+    write(folder, {"server.py": "", "index.js": "", **chosen})
+    for source in (python(folder), node(folder, "index.js"), node(folder, "start", how="script")):
+        with contextlib.suppress(ProjectError):
+            found = find_project(replace(source, copied=True))
+            assert set(source_tree(found).files) >= set(found.declared)
+            project_steps(source, found, credentials=True)
