@@ -576,15 +576,11 @@ KEYS = ["name", "version", "workspaces", "scripts", "engines", "dependencies", "
 TOML = st.lists(
     st.sampled_from(
         [
-            "[project]",
-            "[tool.uv]",
-            "[tool.uv.workspace]",
-            "[[package]]",
-            "[build-system]",
-            "[tool.poetry.dependencies]",
+            *("[project]", "[tool.uv]", "[tool.uv.workspace]", "[[package]]", "[build-system]"),
+            *("[tool.poetry.dependencies]", 'members = ["**", "../*", 1]', "members = 3", "dependencies = [1]"),
+            *('name = "x"', "name = 1", "source = 3", 'source = { editable = "../x" }', "package = 3"),
+            *('requires-python = ">=3"', "requires-python = 1"),
         ]
-        + ['members = ["**", "../*", 1]', "members = 3", "dependencies = [1]", 'name = "x"', "name = 1", "source = 3"]
-        + ['source = { editable = "../x" }', "package = 3", 'requires-python = ">=3"', "requires-python = 1"]
     ),
     max_size=6,
 ).map("\n".join)
