@@ -113,7 +113,8 @@ def check_folder(server: Server, source: Source | None) -> Found:
         return
     if not os.path.isdir(source.folder):
         message = f"the folder {source.folder}, in which it starts, does not exist"
-        yield Finding(where, message, "Correct the path")
+        built = source.how == "file" and source.language in ("node", "bun")
+        yield Finding(where, message, "Correct the path" + (", or build it first (npm run build)" if built else ""))
 
 
 def placed_mounts(server: Server, source: Source | None) -> list[tuple[KeyPath, Mount]]:

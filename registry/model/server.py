@@ -258,8 +258,8 @@ def check_prefix(text: str) -> str:
 
 KINDS = ("command", "image", "url")
 LOCAL_ONLY = (
-    "env", "secret_files", "cwd", "source", "python", "node", "port", "mounts", "storage", "resources", "packages", "build",
-    "user", "sessions", "spares", "entrypoint", "args", "network",
+    "env", "secret_files", "cwd", "source", "watch", "python", "node", "port", "mounts", "storage", "resources", "packages",
+    "build", "user", "sessions", "spares", "entrypoint", "args", "network",
 )  # fmt: skip
 REMOTE_ONLY = ("headers", "auth")
 
@@ -294,6 +294,8 @@ class Server(Frozen):
     source: Origin = Origin.MOUNT
     """For a program of this machine: `mount` shows it its folder, read-only, so an edit counts after a restart; `copy` puts
     the folder into its image."""
+    watch: bool = False
+    """For a program of this machine: starts it again a moment after something in its folder has changed."""
     python: RuntimeVersion = ""
     """The Python to run it with, such as "3.12". Default: one that fits what the package or project declares."""
     node: RuntimeVersion = ""
@@ -401,7 +403,8 @@ class Server(Frozen):
         if kind != "command" and "packages" in self.model_fields_set and kind != "url":
             findings.append(Finding(("packages",), "is for `command` only", "Add them to the image"))
         if kind == "image":
-            given = [key for key in ("cwd", "source", "python", "node", "build") if key in self.model_fields_set]
+            keys = ("cwd", "source", "watch", "python", "node", "build")
+            given = [key for key in keys if key in self.model_fields_set]
             findings += [Finding((key,), "is for `command` only", "Remove it") for key in given]
         if kind == "command" and "entrypoint" in self.model_fields_set:
             findings.append(Finding(("entrypoint",), "is for `image` only", "Remove it"))

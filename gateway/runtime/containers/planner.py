@@ -22,6 +22,7 @@ from gateway.runtime.images.build_settings import certificates
 from gateway.runtime.images.images import Images
 from gateway.runtime.images.inside import Inside, above, look_inside
 from gateway.runtime.images.projects.builds import Projects
+from gateway.runtime.images.projects.files import folder_state
 from gateway.runtime.images.projects.finder import find_project, require_readable
 from gateway.runtime.images.projects.layout import Layout
 from gateway.runtime.images.recipes import VERSION_LABEL
@@ -32,9 +33,9 @@ from gateway.runtime.plan.homes import command_line, numeric_uid, user_of
 from gateway.runtime.plan.plans import CaBundle, backend_plan, check_image_user, check_own_port
 from gateway.runtime.plan.policy_ports import policy_ports
 from gateway.runtime.plan.project_mounts import hidden_folders, with_folders
-from gateway.runtime.sandbox.errors import EngineError
+from gateway.runtime.sandbox.errors import EngineError, PlanError
 from gateway.runtime.sandbox.secrets import Secrets
-from registry.model.errors import ConfigError
+from registry.model.errors import ConfigError, Invalid
 from registry.model.references import GIVEN
 from registry.model.server import Server
 from registry.model.sources import ImageSource, LocalSource, PackageSource, ProjectSource, RemoteSource
@@ -68,6 +69,15 @@ def looked_at(source: ProjectSource) -> tuple[Layout, ProjectSource]:
 def all_given(source: LocalSource) -> dict[str, str]:
     """All of `given_by` together: no variable's name is that of an argument (`args[0]`)."""
     return {name: text for texts in given_by(source).values() for name, text in texts.items()}
+
+
+def source_state(server: Server) -> str:
+    """What can be seen of a project's folder now; empty for what is no project, and where nothing can be seen."""
+    try:
+        source = plan_source(server)
+        return folder_state(find_project(source)) if isinstance(source, ProjectSource) else ""
+    except (PlanError, Invalid, OSError):
+        return ""
 
 
 class Planner:

@@ -20,7 +20,7 @@ from gateway.runtime.containers.connectors import Connectors
 from gateway.runtime.containers.door import door_ticket
 from gateway.runtime.containers.egress_keeper import EgressKeeper
 from gateway.runtime.containers.isolation import Isolation
-from gateway.runtime.containers.planner import Planner
+from gateway.runtime.containers.planner import Planner, source_state
 from gateway.runtime.containers.policies import Policies, joined_networks
 from gateway.runtime.containers.probe import PROBE_BACKEND
 from gateway.runtime.engine.base import ContainerPlan, Engine, EngineInfo
@@ -230,6 +230,10 @@ class ContainerSandbox:
     def try_again(self, server: Server) -> None:
         """The next `prepare` of it builds its image even if that failed before."""
         self.planner.try_again(server)
+
+    def source_state(self, server: Server) -> str:
+        """What can be seen of a project's folder now; empty: nothing."""
+        return source_state(server)
 
     async def adopt(self, wanted: Mapping[str, Server], ring: Callable[[str], LogRing]) -> list[BackendInstance]:
         """Takes over running backends that are exactly what is wanted; removes everything else of ours."""

@@ -9,14 +9,14 @@ from gateway.runtime.images.projects.layout import Layout
 from gateway.runtime.sandbox.errors import PlanError
 from registry.model.errors import Invalid
 from registry.model.mounts import Mount, covers, make_mount
-from registry.model.sources import ProjectSource
+from registry.model.sources import HOME, ProjectSource
 
 
 def with_folders(source: ProjectSource, layout: Layout) -> ProjectSource:
     """The source with the mounts of its project. Raises PlanError for a folder that no server may see, copied or not."""
     added = []
     for folder in (layout.root, *layout.elsewhere):
-        if is_mounted_by_entry(source, folder):
+        if folder == HOME or is_mounted_by_entry(source, folder):
             continue
         mount = folder_mount(folder)
         if not (source.copied and folder == layout.root):

@@ -163,6 +163,10 @@ class Sandbox(Protocol):
         """A person wants another try: the next `prepare` builds an image even if that failed before."""
         ...
 
+    def source_state(self, server: Server) -> str:
+        """What can be seen of its source now, to be compared; empty: nothing. Reads the disk, bounded; runs in a thread."""
+        ...
+
     async def adopt(self, wanted: Mapping[str, Server], ring: Callable[[str], LogRing]) -> Sequence[ManagedInstance]:
         """Takes over what an earlier gateway left running where it is exactly what is wanted, and removes the rest."""
         ...

@@ -20,6 +20,7 @@ from gateway.runtime.sandbox.base import Instance, ManagedInstance, Sandbox
 from gateway.runtime.sandbox.errors import BackendUnavailable, EngineError, StillBuilding
 from gateway.runtime.sandbox.log_ring import LogLine, LogRing
 from gateway.runtime.supervise.keeper import BUILD_PATIENCE_S, InstanceKeeper, building_sentence
+from gateway.runtime.supervise.source_watch import SourceWatch
 from gateway.runtime.supervise.status import BackendStatus, status_of
 from gateway.runtime.supervise.warm import HOMES, MAX_OWN, WarmInstances
 from observability.events import BackendEvent, BackendState, Event
@@ -45,6 +46,7 @@ class Supervisor:
         self.on_event = on_event
         self.config = Config()
         self.warm = WarmInstances(self.keeper, self.forget, self.warm_wanted)
+        self.sources = SourceWatch(self.local_servers, sandbox.source_state, self.restart)
         self.keepers: dict[str, InstanceKeeper] = {}
         """By the instance's id."""
         self.rings: dict[str, LogRing] = {}
@@ -73,7 +75,9 @@ class Supervisor:
             async with asyncio.TaskGroup() as tasks:
                 self.tasks = tasks
                 await self.begin_or_fail(tasks)
+                watching = tasks.create_task(self.sources.run())
                 await self.stopping.wait()
+                watching.cancel()
                 async with self.applying:  # what is being opened is closed whole
                     await self.close()
         except* EngineError as group:

@@ -22,6 +22,9 @@ def misplaced(server: Server, source: LocalSource) -> Iterator[Finding]:
         if "source" in given:
             message = f"is for a program of this machine, and this is {what}, which has no source here"
             yield Finding(("source",), message, "Remove it")
+        if "watch" in given:
+            message = f"is for a program of this machine, and this is {what}, which has no folder here to watch"
+            yield Finding(("watch",), message, "Remove it")
     runs = runtime(source)
     for key, other in (("python", "Python"), ("node", "Node")):
         if key in given and getattr(server, key) and key != runs:

@@ -89,6 +89,8 @@ class FakeSandbox:
     """Instances that an earlier gateway left running."""
     egress_fails: str = ""
     """Why the egress cannot be brought up."""
+    source: str = ""
+    """What can be seen of every server's source."""
     made: list[FakeInstance] = field(default_factory=list)
     numbers: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -121,6 +123,9 @@ class FakeSandbox:
         self.log.append(f"prepare {instance}")
         self.made.append(FakeInstance(instance, self.log))
         return self.made[-1]
+
+    def source_state(self, server: Server) -> str:
+        return self.source
 
     def try_again(self, server: Server) -> None:
         self.log.append("try again")

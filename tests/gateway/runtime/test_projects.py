@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.runtime.containers.planner import looked_at
@@ -18,15 +20,17 @@ from gateway.runtime.images.images import Images
 from gateway.runtime.images.needs import COMPILER
 from gateway.runtime.images.package_builds import PROJECT as PROJECT_INSIDE
 from gateway.runtime.images.projects.builds import Projects
-from gateway.runtime.images.projects.files import source_tree
+from gateway.runtime.images.projects.files import folder_state, source_tree
 from gateway.runtime.images.projects.finder import find_project
 from gateway.runtime.images.projects.layout import Declares, Layout, ProjectError, Tree
 from gateway.runtime.images.projects.pins import constraints, wanted
 from gateway.runtime.images.projects.recipe import project_image, project_steps
 from gateway.runtime.plan.project_mounts import hidden_folders, with_folders
 from gateway.runtime.sandbox.errors import BuildError, PlanError
+from gateway.runtime.supervise.source_watch import SourceWatch
 from registry.model.mounts import make_mount
-from registry.model.sources import ProjectSource
+from registry.model.server import Server
+from registry.model.sources import HOME, ProjectSource
 from tests.gateway.runtime.fakes import FakeEngine
 
 PROJECT = '[project]\nname = "weather"\nversion = "1.0"\nrequires-python = ">=3.10"\ndependencies = ["mcp"]\n'
@@ -210,10 +214,14 @@ def test_what_is_missing_is_told_with_the_next_step(place: Path) -> None:
         ProjectError, match=rf"{place}/build/index.js does not exist. Run `pnpm run build` in {place}"
     ):
         find_project(node(place))
+    with pytest.raises(
+        ProjectError, match=rf"{place}/build/index.js does not exist. Run `pnpm run build` in {place}"
+    ):
+        find_project(node(place / "build", f"{place}/build/index.js"))
     with pytest.raises(ProjectError, match=r"has no script 'start'; it has: build, dev\."):
         find_project(node(place, "start", how="script"))
     with pytest.raises(ProjectError, match="The folder /nowhere/x does not exist"):
-        find_project(python(Path("/nowhere/x")))
+        find_project(python(Path("/nowhere/x"), "x", how="module"))
     with pytest.raises(ProjectError, match=r"other.py does not exist. Correct the path"):
         find_project(python(place, "other.py"))
 
@@ -380,6 +388,13 @@ def test_the_folder_is_mounted_read_only_at_its_own_path(place: Path) -> None:
     assert with_folders(python(folder, copied=True), found).mounts == ()
 
 
+def test_a_program_with_no_folder_of_this_machine_is_shown_none() -> None:
+    source = python(Path(HOME), "mcp", how="command", standalone=True, requirements=("mcp[cli]",))
+    found = find_project(source)
+    assert (found.start, found.requirements) == (("/opt/stockade/venv/bin/mcp",), ("mcp[cli]",))
+    assert with_folders(source, found).mounts == ()
+
+
 def test_a_mount_of_the_entry_wins(place: Path) -> None:
     folder = write(place / "p", {"server.py": "", ".venv/pyvenv.cfg": ""})
     own = make_mount(str(place), str(place), False, base=place)
@@ -503,3 +518,94 @@ async def test_a_build_has_the_projects_files_read_only_and_a_copy_in_memory(pla
     assert str(folder) not in [mount.source for mount in plan.mounts], "what is mounted is a copy"
     assert [path for path, _ in plan.tmpfs] == [str(folder)]
     assert (plan.capabilities, plan.read_only) == ((), False)
+
+
+# -- watching
+
+
+def test_what_is_seen_of_a_folder_changes_with_its_source_and_nothing_else(place: Path) -> None:
+    folder = write(place / "p", {"server.py": "1", ".gitignore": "*.log\n"})
+    first = folder_state(find_project(python(folder)))
+    write(folder, {"server.log": "x", "__pycache__/a.pyc": "x", ".venv/pyvenv.cfg": "x"})
+    assert folder_state(find_project(python(folder))) == first
+    write(folder, {"server.py": "22"})
+    assert folder_state(find_project(python(folder))) != first
+
+
+@pytest.mark.anyio
+async def test_a_changed_source_restarts_its_server_once_it_has_settled() -> None:
+    entry = {"command": "python", "args": ["server.py"], "cwd": "/srv/p"}
+    servers = {name: Server.model_validate({**entry, "watch": name == "mine"}) for name in ("mine", "other")}
+    seen, restarted = {"now": "a"}, []
+
+    async def restart(name: str) -> None:
+        restarted.append((name, seen["now"]))
+
+    watch = SourceWatch(lambda: servers, lambda server: seen["now"], restart)
+    for now in ("a", "a", "b", "c", "c", "c", "", "", "c", "d", "d"):
+        seen["now"] = now
+        await watch.look_once()
+    assert restarted == [("mine", "c"), ("mine", "d")], (
+        "not for b, which was not whole yet, nor for a folder that is gone"
+    )
+
+
+@pytest.mark.parametrize("lock", ["# yarn lockfile v1\n", "__metadata:\n  version: 8\n"])
+def test_yarn_takes_packages_from_the_registry_that_npm_is_set_to(place: Path, lock: str) -> None:
+    """A build reaches no other; and what Yarn 1 has in its lock names its own."""
+    write(place / "p", {"package.json": package_json(), "yarn.lock": lock, "build/index.js": ""})
+    (step,) = project_steps(node(place / "p"), find_project(node(place / "p")), credentials=False)
+    assert "$(npm config get registry" in step.script
+
+
+# -- whatever lies there
+
+VALUE = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=8)
+    | st.sampled_from(["../x", "**", "file:../y", "\0"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["name", "version", "packages", "start", "node", "x"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+KEYS = ["name", "version", "workspaces", "scripts", "engines", "dependencies", "optionalDependencies"]
+TOML = st.lists(
+    st.sampled_from(
+        [
+            *("[project]", "[tool.uv]", "[tool.uv.workspace]", "[[package]]", "[build-system]"),
+            *("[tool.poetry.dependencies]", 'members = ["**", "../*", 1]', "members = 3", "dependencies = [1]"),
+            *('name = "x"', "name = 1", "source = 3", 'source = { editable = "../x" }', "package = 3"),
+            *('requires-python = ">=3"', "requires-python = 1"),
+        ]
+    ),
+    max_size=6,
+).map("\n".join)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    manifest=st.dictionaries(st.sampled_from(KEYS), VALUE, max_size=5),
+    pyproject=TOML | st.text(max_size=30),
+    lock=TOML | st.text(max_size=30),
+    requirements=st.text(max_size=30) | st.sampled_from(["-r \0", "-r ../x", "-e ..", "-c requirements.txt"]),
+    names=st.sets(
+        st.sampled_from(["uv.lock", "poetry.lock", "pdm.lock", "package.json", "pyproject.toml", "requirements.txt"])
+    ),
+)
+def test_whatever_a_manifest_says_it_is_read_or_told(
+    place: Path, manifest: dict[str, Any], pyproject: str, lock: str, requirements: str, names: set[str]
+) -> None:
+    folder = place / "p"
+    shutil.rmtree(folder, ignore_errors=True)
+    content = {"package.json": json.dumps(manifest), "pyproject.toml": pyproject, "requirements.txt": requirements}
+    chosen = {name: content.get(name, lock).encode("utf-8", "replace").decode() for name in names}
+    write(folder, {"server.py": "", "index.js": "", **chosen})
+    for source in (python(folder), node(folder, "index.js"), node(folder, "start", how="script")):
+        with contextlib.suppress(ProjectError):
+            found = find_project(replace(source, copied=True))
+            assert set(source_tree(found).files) >= set(found.declared)
+            project_steps(source, found, credentials=True)

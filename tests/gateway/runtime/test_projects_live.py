@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -20,7 +20,7 @@ from gateway.runtime.images.build_settings import gather
 from gateway.runtime.images.images import Images
 from gateway.runtime.images.projects.builds import Projects
 from gateway.runtime.images.projects.finder import find_project
-from gateway.runtime.sandbox.errors import StillBuilding
+from gateway.runtime.sandbox.errors import BuildError, StillBuilding
 from registry.model.server import Server
 from registry.model.sources import LocalSource, ProjectSource, RemoteSource
 from registry.model.spec import plan_source
@@ -266,7 +266,7 @@ def test_a_node_project_runs_by_its_file_its_script_and_tsx(bench: Bench, place:
     write(folder, {"node_modules/zod/package.json": "{}", ".env": "TOKEN=1", ".gitignore": "build\n"})
     write(folder, {"src/index.ts": NODE_SERVER.replace("ANSWER", "typed rain")})
     bench.up(
-        file={"command": "node", "args": [f"{folder}/build/index.js"]},
+        file={"command": "node", "args": [f"{folder}/build/index.js"], "watch": True},
         script={"command": "npm", "args": ["--prefix", str(folder), "run", "start"]},
         tsx={"command": "npx", "args": ["tsx", f"{folder}/src/index.ts"]},
         copied={"command": "npm", "args": ["--prefix", str(folder), "start"], "source": "copy"},
@@ -277,6 +277,9 @@ def test_a_node_project_runs_by_its_file_its_script_and_tsx(bench: Bench, place:
     assert bench.call("copied", "forecast", city="Bern") == "rain in Bern"
 
     write(folder, {"build/index.js": NODE_SERVER.replace("ANSWER", "sun")})
+    bench.yard.until(
+        lambda: bench.call("file", "forecast", city="Bern") == "sun in Bern"
+    )  # no person has restarted it
     bench.restart("script")
     assert bench.call("script", "forecast", city="Bern") == "sun in Bern"
     assert bench.said == []
@@ -336,3 +339,86 @@ async def test_what_runs_while_a_project_is_installed_sees_no_secret_of_it(
     assert seen.startswith("uid=655"), "it did look"
     assert "package.json=" in seen or "setup.py=" in seen
     assert PLANTED not in seen
+
+
+LOCKS = {
+    "pnpm": ("pnpm@10", ["pnpm", "install", "--lockfile-only", "--ignore-scripts"]),
+    "yarn": ("yarn@1", ["yarn", "install", "--ignore-scripts", "--non-interactive"]),
+    "modern yarn": ("@yarnpkg/cli-dist", ["yarn", "install", "--mode=update-lockfile"]),
+    "bun": ("bun", ["bun", "install", "--lockfile-only"]),
+}
+"""The tool that writes a lock, and how."""
+
+
+def printed(image: str, folder: Path) -> str:
+    """What a project's program prints, in its image, with its folder mounted as a server's is."""
+    mounted = ["-v", f"{folder}:{folder}:ro", "-w", str(folder)]
+    shown = ["docker", "run", "--rm", "--network", "none", "--read-only", *mounted, image]
+    return subprocess.run(shown, check=True, capture_output=True, text=True).stdout.strip()
+
+
+async def image_of(source: ProjectSource) -> str:
+    engine = DockerEngine()
+    try:
+        return await Projects(Images(engine, gather)).image(source, find_project(source))
+    finally:
+        await engine.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("tool", LOCKS)
+async def test_the_lock_of_another_tool_of_node_is_followed(place: Path, tool: str) -> None:
+    package, command = LOCKS[tool]
+    program = 'import ms from "ms"; console.log(ms(1000))'
+    manifest = {"name": "p", "type": "module", "dependencies": {"ms": "^2.1.0"}}
+    folder = write(place / "p", {"package.json": json.dumps(manifest), "index.js": program, ".yarnrc.yml": ""})
+    if "yarn" in tool:
+        write(folder, {"yarn.lock": ""})
+    await asyncio.to_thread(run, folder, "npm", "exec", "--yes", f"--package={package}", "--", *command)
+    shutil.rmtree(folder / "node_modules", ignore_errors=True)
+    language: Literal["node", "bun"] = "bun" if tool == "bun" else "node"
+    source = ProjectSource(language=language, folder=str(folder), how="file", name="index.js")
+    assert find_project(source).declares.value != "package.json"
+    assert printed(await image_of(source), folder) == "1s"
+
+
+@pytest.mark.anyio
+async def test_a_member_of_a_uv_workspace_runs_with_its_siblings(place: Path) -> None:
+    lib = '[project]\nname = "lib"\nversion = "1"\nrequires-python = ">=3.10"\n'
+    lib += '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
+    srv = '[project]\nname = "srv"\nversion = "1"\nrequires-python = ">=3.10"\ndependencies = ["lib"]\n'
+    srv += "[tool.uv.sources]\nlib = { workspace = true }\n"
+    folder = write(
+        place / "w",
+        {
+            "pyproject.toml": '[tool.uv.workspace]\nmembers = ["packages/*"]\n',
+            "packages/lib/pyproject.toml": lib,
+            "packages/lib/src/lib/__init__.py": "ANSWER = 1\n",
+            "packages/srv/pyproject.toml": srv,
+            "packages/srv/server.py": "import lib; print(lib.ANSWER)\n",
+        },
+    )
+    run(folder, "uv", "lock", "--quiet")
+    source = ProjectSource(language="python", folder=str(folder / "packages/srv"), how="file", name="server.py")
+    image = await image_of(source)
+    assert printed(image, folder) == "1"
+    write(folder, {"packages/lib/src/lib/__init__.py": "ANSWER = 2\n"})
+    assert await image_of(source) == image
+    assert printed(image, folder) == "2"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("digest", ["b6a85871a79d2e3b22d2d1b94ac2824226a63c6b741c88f7ae975f18b6778374", "00" * 32])
+async def test_the_versions_and_hashes_of_poetrys_lock_hold(place: Path, digest: str) -> None:
+    lock = f'[[package]]\nname = "iniconfig"\nversion = "2.0.0"\nfiles = [{{file = "x", hash = "sha256:{digest}"}}]\n'
+    pyproject = (
+        '[tool.poetry]\npackage-mode = false\n[tool.poetry.dependencies]\npython = ">=3.10"\niniconfig = "*"\n'
+    )
+    program = "import importlib.metadata; print(importlib.metadata.version('iniconfig'))\n"
+    folder = write(place / "p", {"pyproject.toml": pyproject, "poetry.lock": lock, "server.py": program})
+    source = ProjectSource(language="python", folder=str(folder), how="file", name="server.py")
+    if digest.startswith("00"):
+        with pytest.raises(BuildError, match="Hash mismatch"):
+            await image_of(source)
+    else:
+        assert printed(await image_of(source), folder) == "2.0.0"

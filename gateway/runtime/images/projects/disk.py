@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import itertools
 import json
 import os
 import stat
@@ -14,6 +16,7 @@ from registry.model.mount_risks import NEVER_WHOLE, SHARED
 
 MOST: Final = 16 * 1024 * 1024
 """Bytes of one manifest or lock file."""
+MOST_FOUND: Final = 20_000
 HIGHEST: Final = 40
 """Folders that are looked at upwards."""
 
@@ -22,7 +25,7 @@ def read(path: str, most: int = MOST) -> bytes | None:
     """The content of a regular file; None where there is none. Raises ProjectError for what cannot be read."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a FIFO must not wait
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # also a name with a NUL in it
         return None
     except OSError as error:
         raise ProjectError(f"{path} cannot be read: {error.strerror}. Correct who may read it.") from None
@@ -74,6 +77,14 @@ def table(found: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 def words(found: Any) -> tuple[str, ...]:
     """The texts of a list."""
     return tuple(item for item in found if isinstance(item, str)) if isinstance(found, list) else ()
+
+
+def found_by(root: str, pattern: str) -> Iterator[str]:
+    """The paths below `root` that a pattern of a workspace names; of very many only the first."""
+    found = glob.iglob(f"{glob.escape(root)}/{pattern.removeprefix('./').strip('/')}", recursive=True)
+    for path in map(os.path.normpath, itertools.islice(found, MOST_FOUND)):
+        if below(root, path):
+            yield path
 
 
 def climb(folder: str) -> Iterator[str]:

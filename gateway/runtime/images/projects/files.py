@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -81,16 +83,33 @@ class Reading:
             self.programs.add(path)
 
 
-def source_tree(layout: Layout) -> Tree:
-    """The project's files. Raises ProjectError. Manifests are as the layout has them."""
+def reading_of(layout: Layout) -> Reading:
+    """Nothing read yet. Raises ProjectError."""
     root = layout.root
     lines = [line for name in IGNORES for line in ignore_lines(f"{root}/{name}")]
-    reading = Reading(
+    return Reading(
         root=root,
         never=GitIgnoreSpec.from_lines(NEVER),
         ignored=GitIgnoreSpec.from_lines(lines),
         kept=tuple(dict.fromkeys(topmost(path) for path in layout.started)),
     )
+
+
+def folder_state(layout: Layout) -> str:
+    """A hash of a project's files, by path, size and age; of very many only the first. Raises ProjectError, OSError."""
+    digest = hashlib.sha256()
+    for path in itertools.islice(walk(reading_of(layout), ""), MOST_FILES):
+        found = os.stat(f"{layout.root}/{path}")
+        digest.update(
+            f"{path}\0{found.st_mtime_ns}\0{found.st_size}\0{found.st_ino}\0".encode(errors="surrogateescape")
+        )
+    return digest.hexdigest()
+
+
+def source_tree(layout: Layout) -> Tree:
+    """The project's files. Raises ProjectError. Manifests are as the layout has them."""
+    root = layout.root
+    reading = reading_of(layout)
     for path in walk(reading, ""):
         reading.add(path)
     files = {**reading.files, **layout.declared}

@@ -17,7 +17,7 @@ from gateway.runtime.images.projects.disk import (
 from gateway.runtime.images.projects.layout import Layout, ProjectError
 from gateway.runtime.images.projects.node_projects import build_hint, node_layout, node_root
 from gateway.runtime.images.projects.python_projects import python_layout, python_root
-from registry.model.sources import ProjectSource
+from registry.model.sources import HOME, ProjectSource
 
 SUFFIXES: Final = {"node": ("", ".js", ".cjs", ".json"), "bun": ("", ".js", ".ts", ".tsx", ".mjs"), "python": ("",)}
 INSTALLED: Final = (".venv", "venv", "node_modules")
@@ -29,12 +29,14 @@ def find_project(source: ProjectSource) -> Layout:
         raise ProjectError(
             "A program of Deno cannot be built into an image yet. Give it as an `image:`, or run it with Node or Bun."
         )
+    if source.standalone and source.folder == HOME:  # no folder of this machine: what is installed is all there is
+        return python_layout(source, "", "") if source.language == "python" else node_layout(source, "", "")
     require_plain(source.folder)
-    require_folder(source.folder)
     file = os.path.normpath(os.path.join(source.folder, source.name)) if source.how == "file" else ""
     root = root_of(source, file)
     if file:
         require_file(source, root, file)
+    require_folder(source.folder)
     if source.language == "python":
         found = python_layout(source, root, file)
     else:

@@ -12,7 +12,17 @@ from dataclasses import replace
 from typing import Any, Final
 
 from gateway.runtime.images.build_settings import public_npmrc
-from gateway.runtime.images.projects.disk import below, climb, is_inside, json_file, read, table, text, words
+from gateway.runtime.images.projects.disk import (
+    below,
+    climb,
+    found_by,
+    is_inside,
+    json_file,
+    read,
+    table,
+    text,
+    words,
+)
 from gateway.runtime.images.projects.layout import Declares, Layout, ProjectError
 from registry.model.sources import ProjectSource
 
@@ -219,9 +229,8 @@ def members_of(root: str, manifest: Mapping[str, Any]) -> list[str]:
     for pattern in patterns:
         if pattern.startswith("!"):
             continue
-        for path in glob.iglob(f"{glob.escape(root)}/{pattern.removeprefix('./').strip('/')}", recursive=True):
-            path = os.path.normpath(path)
-            if below(root, path) and "node_modules" not in path and os.path.isfile(f"{path}/{MANIFEST}"):
+        for path in found_by(root, pattern):
+            if "/node_modules" not in path and os.path.isfile(f"{path}/{MANIFEST}"):
                 found[path] = None
     return list(found)[:MOST_MEMBERS]
 

@@ -13,6 +13,8 @@ TREE: Final = "/opt/stockade"
 NPM: Final = "--no-fund --no-audit --loglevel=error --cache /tmp/npm"
 APART: Final = f"npm install --no-save --prefix {TREE}/runtime {NPM}"
 SKIPPED: Final = " --ignore-scripts"
+YARNS_REGISTRY: Final = "https://registry.yarnpkg.com/"
+"""The same packages as npm's; of the two, an installation reaches the one that npm is set to here."""
 RUNNERS: Final = {"tsx": "tsx", "ts-node": "ts-node typescript"}
 HEAD: Final = (
     'export npm_config_nodedir="$(dirname "$(dirname "$(readlink -f "$(command -v node)")")")"\n'
@@ -58,9 +60,14 @@ def install(layout: Layout, scripts: str) -> str:
             hoisted = "--config.node-linker=hoisted --config.dangerouslyAllowAllBuilds=true --store-dir /tmp/pnpm"
             return by(f"pnpm@{pnpm_line(layout)}", f"pnpm install --frozen-lockfile {hoisted}")
         case Declares.YARN_LOCK:
-            return by("yarn@1", "yarn install --frozen-lockfile --non-interactive --cache-folder /tmp/yarn")
+            return f'sed -i "s#{YARNS_REGISTRY}#$(npm config get registry)#" yarn.lock\n' + by(
+                "yarn@1", "yarn install --frozen-lockfile --non-interactive --cache-folder /tmp/yarn"
+            )
         case Declares.YARN_MODERN_LOCK:
-            mode = "export YARN_NODE_LINKER=node-modules YARN_ENABLE_GLOBAL_CACHE=1 YARN_GLOBAL_FOLDER=/tmp/yarn\n"
+            own = 'export YARN_NPM_REGISTRY_SERVER="$(npm config get registry | sed s#/$##)"\n'
+            mode = (
+                f"{own}export YARN_NODE_LINKER=node-modules YARN_ENABLE_GLOBAL_CACHE=1 YARN_GLOBAL_FOLDER=/tmp/yarn\n"
+            )
             skipped = "export YARN_ENABLE_SCRIPTS=0\n" if scripts else ""
             run = f"npm exec --yes {NPM} --package=@yarnpkg/cli-dist -- yarn install --immutable >&2\n"
             return f"{mode}{skipped}{run}"

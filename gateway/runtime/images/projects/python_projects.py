@@ -7,11 +7,11 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from gateway.runtime.images.projects.disk import below, climb, is_inside, read, table, text, toml, words
+from gateway.runtime.images.projects.disk import below, climb, found_by, is_inside, read, table, text, toml, words
 from gateway.runtime.images.projects.layout import Declares, Layout, ProjectError
 from gateway.runtime.images.projects.pins import FILE, constraints, wanted
 from registry.model.sources import ProjectSource
@@ -87,19 +87,12 @@ def python_root(folder: str) -> str:
 def members_of(root: str, workspace: Mapping[str, Any]) -> list[str]:
     """The folders of a workspace's members."""
     found: dict[str, None] = {}
-    excluded = {path for pattern in words(workspace.get("exclude")) for path in inner(root, pattern)}
+    excluded = {path for pattern in words(workspace.get("exclude")) for path in found_by(root, pattern)}
     for pattern in words(workspace.get("members")):
-        for path in inner(root, pattern):
+        for path in found_by(root, pattern):
             if path not in excluded and os.path.isfile(f"{path}/pyproject.toml"):
                 found[path] = None
     return list(found)[:MOST_INCLUDED]
-
-
-def inner(root: str, pattern: str) -> Iterator[str]:
-    """Folders that a pattern of a workspace names, only below its root."""
-    for path in glob.iglob(f"{glob.escape(root)}/{pattern.strip('/')}"):
-        if is_inside(root, os.path.normpath(path)):
-            yield os.path.normpath(path)
 
 
 # -- what is declared
