@@ -51,6 +51,7 @@ GRANTS: dict[str, Any] = {
     "resources": {"memory": "64g"},
     "packages": ["git"],
     "source": "copy",
+    "watch": True,
     "python": "3.13",
     "node": "22",
     "build": {"allowed_hosts": ["*"]},
