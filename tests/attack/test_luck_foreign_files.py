@@ -48,6 +48,7 @@ GRANTS: dict[str, Any] = {
     "prompts": {"allow": ["*"]},
     "mounts": ["/srv:/srv"],
     "storage": ["/data"],
+    "secret_files": {"/run/secrets/a": "${secret:a}"},
     "resources": {"memory": "64g"},
     "packages": ["git"],
     "source": "copy",

@@ -64,6 +64,7 @@ async def test_no_engine_is_one_failure_and_no_more_checks(tmp_path: Path, monke
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     findings = await doctor.examine("p")
     assert [finding.state for finding in findings] == ["ok", "ok", "fail"]
+    assert [finding.name for finding in findings[:2]] == ["run directory", "secrets"]
     assert "There is no Docker engine" in findings[2].detail
 
 
