@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -73,6 +75,13 @@ await server.connect(new StdioServerTransport());
 """
 
 
+def addresses() -> list[str]:
+    """The registries' addresses: some machines reach them at one of a documentation network, which a rule has to name."""
+    hosts = ("pypi.org", "files.pythonhosted.org", "registry.npmjs.org")
+    found = {str(one[4][0]) for host in hosts for one in socket.getaddrinfo(host, 443, socket.AF_INET)}
+    return sorted(address for address in found if not ipaddress.ip_address(address).is_global)
+
+
 class Bench:
     """A yard whose servers are projects, and what was said of its builds."""
 
@@ -83,15 +92,17 @@ class Bench:
         monkeypatch.setattr(planner, "plan_source", self.plan)
 
     def plan(self, server: Server) -> LocalSource:
-        found = self.sources.get(server.image or "") or plan_source(server)
+        found = self.sources.get(server.args[0]) or plan_source(server)
         assert not isinstance(found, RemoteSource)
         return found
 
     def up(self, **servers: ProjectSource | dict[str, Any]) -> None:
         """Starts servers; each has the name of its argument, and is a source or an entry of a file."""
         self.sources = {name: found for name, found in servers.items() if isinstance(found, ProjectSource)}
-        entries = {name: found if isinstance(found, dict) else {"image": name} for name, found in servers.items()}
-        self.yard.up({name: {"start": "lazy", "sessions": "shared", **entry} for name, entry in entries.items()})
+        stand_in = {name: {"command": "uvx", "args": [name]} for name in self.sources}
+        entries = {name: found if isinstance(found, dict) else stand_in[name] for name, found in servers.items()}
+        more = {"start": "lazy", "sessions": "shared", "build": {"allowed_hosts": addresses()}}
+        self.yard.up({name: {**more, **entry} for name, entry in entries.items()})
         self.yard.sandbox.images.say = self.said.append
 
     def call(self, backend: str, tool: str, **arguments: Any) -> str:

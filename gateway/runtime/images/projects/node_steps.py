@@ -64,7 +64,7 @@ def install(layout: Layout, scripts: str) -> str:
                 "yarn@1", "yarn install --frozen-lockfile --non-interactive --cache-folder /tmp/yarn"
             )
         case Declares.YARN_MODERN_LOCK:
-            own = 'export YARN_NPM_REGISTRY_SERVER="$(npm config get registry | sed s#/$##)"\n'
+            own = "export YARN_NPM_REGISTRY_SERVER=\"$(npm config get registry | sed 's#/$##')\"\n"
             mode = (
                 f"{own}export YARN_NODE_LINKER=node-modules YARN_ENABLE_GLOBAL_CACHE=1 YARN_GLOBAL_FOLDER=/tmp/yarn\n"
             )
