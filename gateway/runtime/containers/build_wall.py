@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
+import socket
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final
 
+from egress.policy.addresses import AddressClass, classify
 from egress.policy.parent_proxy import ParentProxy
 from egress.policy.remedy import remedy
 from gateway.runtime.containers.door import Door
@@ -30,6 +33,8 @@ from registry.model.build import BUILD
 
 PROXIES: Final = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 MOST_REFUSED: Final = 20
+OPENED: Final = frozenset((AddressClass.RESERVED,))
+"""What a rule for an address opens and `private: true` does not. Loopback, link-local and metadata stay closed."""
 
 
 class BuildWalls:
@@ -62,11 +67,14 @@ class BuildWalls:
         found[key] = Refused(sentence=f"It was refused {key if event.port else host} ({event.reason}).{advice}")
 
     @contextlib.asynccontextmanager
-    async def open(self, name: str, hosts: Sequence[HostEntry], settings: BuildSettings) -> AsyncIterator[Way]:
+    async def open(
+        self, name: str, registries: Sequence[HostEntry], more: Sequence[HostEntry], settings: BuildSettings
+    ) -> AsyncIterator[Way]:
         """A door with that policy, until the end. Raises EngineError, BuildError."""
+        special = await asyncio.to_thread(special_addresses, registries)
         async with self.turns[name]:
             door = Door(name, name, frozenset({80, 443}), self.context)
-            self.policies.extra[name] = {"allowed_hosts": list(hosts)}
+            self.policies.extra[name] = {"allowed_hosts": [*registries, *special, *more]}
             own = upstream(settings.for_download.proxies)
             if own is not None:
                 self.policies.own_proxies[name] = own
@@ -99,7 +107,23 @@ class BuildWall:
     hosts: Sequence[HostEntry]
 
     def open(self, hosts: Sequence[HostEntry], settings: BuildSettings) -> AbstractAsyncContextManager[Way]:
-        return self.walls.open(self.name, [*hosts, *self.hosts], settings)
+        return self.walls.open(self.name, hosts, self.hosts, settings)
+
+
+def special_addresses(registries: Sequence[HostEntry]) -> list[HostEntry]:
+    """Rules for the addresses of registries that no host's rule opens: companies resolve their names to proxies of their own,
+    also in ranges that are reserved. This machine's own resolver is asked, since it is this machine that uses them."""
+    found: dict[str, HostEntry] = {}
+    for entry in registries:
+        if not isinstance(entry, Mapping):
+            continue
+        host, port = str(entry["host"]), int(entry["port"])
+        with contextlib.suppress(OSError, UnicodeError):
+            for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+                kind = classify(ipaddress.ip_address(str(address[0])))
+                if kind in OPENED:
+                    found[f"{address[0]} {port}"] = {"host": str(address[0]), "port": port}
+    return list(found.values())
 
 
 def upstream(proxies: Mapping[str, str]) -> dict[str, object] | None:

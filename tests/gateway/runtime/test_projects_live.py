@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -75,13 +73,6 @@ await server.connect(new StdioServerTransport());
 """
 
 
-def addresses() -> list[str]:
-    """The registries' addresses: some machines reach them at one of a documentation network, which a rule has to name."""
-    hosts = ("pypi.org", "files.pythonhosted.org", "registry.npmjs.org")
-    found = {str(one[4][0]) for host in hosts for one in socket.getaddrinfo(host, 443, socket.AF_INET)}
-    return sorted(address for address in found if not ipaddress.ip_address(address).is_global)
-
-
 class Bench:
     """A yard whose servers are projects, and what was said of its builds."""
 
@@ -101,7 +92,7 @@ class Bench:
         self.sources = {name: found for name, found in servers.items() if isinstance(found, ProjectSource)}
         stand_in = {name: {"command": "uvx", "args": [name]} for name in self.sources}
         entries = {name: found if isinstance(found, dict) else stand_in[name] for name, found in servers.items()}
-        more = {"start": "lazy", "sessions": "shared", "build": {"allowed_hosts": addresses()}}
+        more = {"start": "lazy", "sessions": "shared"}
         self.yard.up({name: {**more, **entry} for name, entry in entries.items()})
         self.yard.sandbox.images.say = self.said.append
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from egress.policy.decide import parse_policy
-from gateway.runtime.containers.build_wall import upstream
+from gateway.runtime.containers import build_wall
+from gateway.runtime.containers.build_wall import special_addresses, upstream
 from gateway.runtime.images.build_settings import gather
 from gateway.runtime.images.registries import allowed_hosts
 from gateway.runtime.sandbox.errors import BuildError
@@ -82,3 +83,24 @@ def test_this_machines_proxy_is_the_egresss_for_installations() -> None:
     with pytest.raises(BuildError, match="cannot use the proxy in HTTPS_PROXY") as caught:
         upstream({"HTTPS_PROXY": "https://me:hunter2@proxy.example"})
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_registry_at_a_reserved_address_is_opened_by_that_address_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Companies resolve the registries' names to proxies of their own; `private: true` does not open a reserved address."""
+    names = {
+        "a.example": "203.0.113.80",
+        "b.example": "10.0.0.1",
+        "c.example": "127.0.0.1",
+        "d.example": "169.254.169.254",
+    }
+
+    def looked_up(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        if host not in names:
+            raise OSError("no such name")
+        return [(2, 1, 6, "", (names[host], port))]
+
+    monkeypatch.setattr(build_wall.socket, "getaddrinfo", looked_up)
+    entries = [{"host": host, "port": 443, "private": True} for host in (*names, "nowhere.example")]
+    assert special_addresses(entries) == [{"host": "203.0.113.80", "port": 443}]
