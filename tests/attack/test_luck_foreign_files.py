@@ -56,7 +56,6 @@ GRANTS: dict[str, Any] = {
     "python": "3.13",
     "node": "22",
     "build": {"allowed_hosts": ["*"]},
-    "secret_files": {"TOKEN_FILE": "${secret:k}"},
     "user": "0:0",
     "sessions": "shared",
     "spares": 8,

@@ -111,8 +111,8 @@ class BuildWall:
 
 
 def special_addresses(registries: Sequence[HostEntry]) -> list[HostEntry]:
-    """Rules for the addresses of registries that no host's rule opens: companies resolve their names to proxies of their own,
-    also in ranges that are reserved. This machine's own resolver is asked, since it is this machine that uses them."""
+    """Rules for the addresses of registries that no host's rule opens: companies resolve their names to proxies of their
+    own, also in ranges that are reserved. This machine's resolver is asked, since it is this machine that uses them."""
     found: dict[str, HostEntry] = {}
     for entry in registries:
         if not isinstance(entry, Mapping):
