@@ -15,7 +15,7 @@ from registry.check.inside import warn_inside, warn_shell
 from registry.check.unreadable import access_to, warn_unreadable
 from registry.config import Config
 from registry.file.document import Document
-from registry.model.errors import Finding, KeyPath, Problem
+from registry.model.errors import ConfigError, Finding, KeyPath, Problem
 from registry.model.fields import Anonymous, Sessions, Transport, split_listen
 from registry.model.mounts import holds, is_root
 from registry.model.network import Network
@@ -166,7 +166,10 @@ def warn_users(config: Config) -> Found:
 
 def chosen_user(server: Server) -> int | None:
     """The uid that an entry names, by `user` or in its `docker run`."""
-    source = plan_source(server)
+    try:
+        source = plan_source(server)
+    except ConfigError:  # a file of variables that it names is gone: that is told where it is started
+        return int(server.user.partition(":")[0]) if server.user else None
     user = None if isinstance(source, RemoteSource) else source.user
     return int(user.partition(":")[0]) if user else None
 

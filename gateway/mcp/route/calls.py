@@ -51,7 +51,8 @@ from observability import spans
 from observability.events import CallEvent, Event
 from observability.instruments import Meters
 from observability.labels import METHODS, one_of
-from registry.model.sources import ImageSource, PackageSource
+from registry.model.errors import ConfigError
+from registry.model.sources import RemoteSource
 from registry.model.spec import plan_source
 
 GONE: Final = "client_gone"
@@ -340,10 +341,13 @@ class Calls:
     def _unwritten(self, context: CallContext, said: str) -> str:
         """The line for an error in which the server says that it could not write; empty where it says no such thing."""
         found = unusable(said)
-        source = plan_source(context.backend.server) if found is not None else None
-        return (
-            for_model(found, source, context.backend.name) if isinstance(source, PackageSource | ImageSource) else ""
-        )
+        if found is None:
+            return ""
+        try:
+            source = plan_source(context.backend.server)
+        except ConfigError:  # a file of variables that it names is gone
+            return ""
+        return "" if isinstance(source, RemoteSource) else for_model(found, source, context.backend.name)
 
     def _finished(self, context: CallContext, outcome: Outcome, peer: Peer) -> Outcome:
         """The outcome for the client. An unchanged result stays the bytes that the backend sent."""

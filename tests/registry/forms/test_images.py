@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.runtime.inventory.users import chosen_users
+from registry.load import load_text
 from registry.model.sources import ImageSource
 from registry.model.spec import plan_source
 from tests.registry.forms.entries import entry, refused
@@ -109,3 +112,15 @@ def test_an_error_names_the_engine_that_was_written() -> None:
     assert "Stockade does not know nerdctl run's option --zzz" in refused(["nerdctl", "run", "--zzz", "x"])
     assert "podman run is not told which image" in refused(["podman", "run", "-i"])
     assert "Stockade reads `podman run …`, not `podman exec`" in refused(["podman", "exec", "x"])
+
+
+def test_a_file_of_variables_that_is_gone_costs_its_own_server_alone(tmp_path: Path) -> None:
+    variables = tmp_path / "server.env"
+    variables.write_text("A=1\n")
+    entries = {
+        "gone": {"command": "docker", "args": ["run", "--env-file", str(variables), "x"], "user": "1234"},
+        "other": {"image": "x", "user": "4321:1"},
+    }
+    config = load_text(json.dumps({"version": 1, "mcpServers": entries}), tmp_path / "stockade.json")
+    variables.unlink()
+    assert chosen_users(config) == {1234, 4321}
