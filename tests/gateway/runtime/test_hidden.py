@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -73,9 +74,53 @@ def test_what_the_entry_mounts_itself_stays(folder: Path) -> None:
 
 def test_a_server_that_may_write_cannot_change_what_is_hidden_from_it(folder: Path) -> None:
     (folder / ".stockadeignore").write_text(".env\n")
-    own = Mount(source=f"{folder}/.stockadeignore", target="/w/.stockadeignore", read_only=True)
+    own = Mount(source=NOTHING, target="/w/.stockadeignore", read_only=True)
     assert own in planned(folder, read_only=False).mounts
     assert own not in planned(folder).mounts
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+@pytest.mark.parametrize("what", ["link", "link to nothing", "pipe", "folder", "socket"])
+def test_what_a_server_puts_in_the_place_of_the_ignore_file_is_neither_followed_nor_waited_for(
+    folder: Path, tmp_path: Path, what: str, read_only: bool
+) -> None:
+    """A link there, bound into the container by the engine, would show any file of this machine."""
+    file = folder / ".stockadeignore"
+    (tmp_path / "key").write_text("-----BEGIN KEY-----\n")
+    match what:
+        case "link":
+            file.symlink_to(tmp_path / "key")
+        case "link to nothing":
+            file.symlink_to(tmp_path / "nowhere")
+        case "pipe":
+            os.mkfifo(file)
+        case "folder":
+            file.mkdir()
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as made:
+                made.bind(str(file))
+    with pytest.raises(PlanError, match=r"\.stockadeignore (is no file|cannot be read)"):
+        planned(folder, read_only=read_only)
+
+
+def test_no_mount_that_hides_has_a_source_of_the_folder(folder: Path) -> None:
+    (folder / ".stockadeignore").write_text(".env\nkeys/\n*.pem\n")
+    assert {mount.source for mount in planned(folder, read_only=False).mounts} == {str(folder), NOTHING}
+
+
+def test_a_folder_that_is_mounted_by_a_link_hides_what_both_paths_say(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/here").symlink_to(folder)
+    (tmp_path / "links/.stockadeignore").write_text("/here/src/.env\n")
+    (folder.parent / ".stockadeignore").write_text("/work/.env\n")
+    assert covered(planned(tmp_path / "links/here")) == (set(), {"/w/.env", "/w/src/.env"})
+
+
+def test_work_without_end_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / ".stockadeignore").write_text("".join(f"x{number}\n" for number in range(1000)))
+    monkeypatch.setattr(hidden, "MOST_MATCHES", 5000)
+    with pytest.raises(PlanError, match="write fewer patterns"):
+        planned(folder)
 
 
 def test_links_are_not_followed(folder: Path, tmp_path: Path) -> None:
@@ -104,7 +149,7 @@ def test_what_cannot_be_read_as_patterns_stops_the_start(folder: Path) -> None:
         planned(folder)
     file.unlink()
     file.mkdir()
-    with pytest.raises(PlanError, match="cannot be read"):
+    with pytest.raises(PlanError, match="is no file"):
         planned(folder)
 
 
@@ -115,7 +160,7 @@ def test_too_much_is_refused_with_what_to_write_instead(folder: Path, monkeypatc
     with pytest.raises(PlanError, match="Name whole folders"):
         planned(folder)
     monkeypatch.setattr(hidden, "MOST_ENTRIES", 100)
-    with pytest.raises(PlanError, match="more than 100 files"):
+    with pytest.raises(PlanError, match="too many files"):
         planned(folder)
 
 
