@@ -40,11 +40,18 @@ OPENED: Final = frozenset((AddressClass.RESERVED,))
 class BuildWalls:
     """The ways out of one project's installations."""
 
-    def __init__(self, context: RuntimeContext, policies: Policies, push: Callable[[], Awaitable[None]]) -> None:
-        """`push` makes the egress hold the policies."""
+    def __init__(
+        self,
+        context: RuntimeContext,
+        policies: Policies,
+        push: Callable[[], Awaitable[None]],
+        has_upstream: Callable[[], bool],
+    ) -> None:
+        """`push` makes the egress hold the policies; `has_upstream`: the configuration names an upstream proxy."""
         self.context = context
         self.policies = policies
         self.push = push
+        self.has_upstream = has_upstream
         self.turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.refused: dict[str, dict[str, Refused]] = {}
         """Backend at the egress -> what it was refused, by host and port; of the installations under way."""
@@ -72,10 +79,10 @@ class BuildWalls:
     ) -> AsyncIterator[Way]:
         """A door with that policy, until the end. Raises EngineError, BuildError."""
         special = await asyncio.to_thread(special_addresses, registries)
+        own = None if self.has_upstream() else upstream(settings.for_download.proxies)
         async with self.turns[name]:
             door = Door(name, name, frozenset({80, 443}), self.context)
             self.policies.extra[name] = {"allowed_hosts": [*registries, *special, *more]}
-            own = upstream(settings.for_download.proxies)
             if own is not None:
                 self.policies.own_proxies[name] = own
             refused = self.refused[name] = {}
@@ -91,10 +98,9 @@ class BuildWalls:
                 del self.refused[name]
                 self.policies.own_proxies.pop(name, None)
                 del self.policies.extra[name]
-                await door.stop()
-                with contextlib.suppress(
-                    Exception
-                ):  # the next push, at the latest that of the refresh, says the same
+                with housekeeping(f"the door of {name}"):
+                    await door.stop()
+                with contextlib.suppress(Exception):  # the refresh pushes the same, half a minute later at most
                     await self.push()
 
 
@@ -115,7 +121,7 @@ def special_addresses(registries: Sequence[HostEntry]) -> list[HostEntry]:
     own, also in ranges that are reserved. This machine's resolver is asked, since it is this machine that uses them."""
     found: dict[str, HostEntry] = {}
     for entry in registries:
-        if not isinstance(entry, Mapping):
+        if not isinstance(entry, Mapping) or not entry.get("private"):
             continue
         host, port = str(entry["host"]), int(entry["port"])
         with contextlib.suppress(OSError, UnicodeError):

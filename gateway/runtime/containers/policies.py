@@ -37,13 +37,16 @@ class Policies:
         self.own_proxies: dict[str, Mapping[str, object]] = {}
         """Proxies of their own, by that name; the configuration's `upstream_proxy` comes before them."""
         self.pushed: Push | None = None
+        self.pushing = asyncio.Lock()
+        """An older push must not end after a newer one."""
 
     async def push(self, config: Config) -> None:
         """Pushes the policies and facts if they differ from the last ones. Raises EngineError, PolicyRejected, OSError."""
-        wanted = await self.wanted(config)
-        if wanted != self.pushed:
-            await self.context.link.push_policies(*wanted)
-            self.pushed = wanted
+        async with self.pushing:
+            wanted = await self.wanted(config)
+            if wanted != self.pushed:
+                await self.context.link.push_policies(*wanted)
+                self.pushed = wanted
 
     async def wanted(self, config: Config) -> Push:
         """What should hold now."""

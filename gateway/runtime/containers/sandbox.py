@@ -92,7 +92,9 @@ class ContainerSandbox:
         self.egress = EgressKeeper(self.context, on_event, self.egress_plan, run_directory.clear_meeting_places)
         self.policies = Policies(self.context, self.egress, secrets, gateway_ports)
         self.isolation = Isolation(self.context, self.policies, self.push)
-        self.walls = BuildWalls(self.context, self.policies, self.push)
+        self.walls = BuildWalls(
+            self.context, self.policies, self.push, lambda: self.config.egress.upstream_proxy is not None
+        )
         self.planner = Planner(self.context, images, self.walls, secrets, run_directory.ca_bundle)
         self.connectors = Connectors(self.context, on_event)
         if link.on_door is None:

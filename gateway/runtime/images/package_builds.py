@@ -107,6 +107,10 @@ class PackageBuild:
                     for number, step in enumerate(self.steps):
                         name = f"{stage}-{number}"
                         installed, version = await self.step(step, installed, user, name, Path(folder), way)
+                    for one in way.refused():
+                        logger.warning(
+                            "%s was built, but not all that it wanted: %s", self.wanted.subject, one.sentence
+                        )
                 await self.engine.build(self.context(installed, version), self.wanted.reference, log)
             except InstallFailed as error:
                 if error.need is not None:

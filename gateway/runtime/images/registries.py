@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from egress.policy.rules import HOST_NAME
 from gateway.runtime.images.build_settings import BuildSettings
 
 PYPI: Final = ("https://pypi.org/simple", "https://files.pythonhosted.org")
@@ -17,18 +19,22 @@ DEFAULT_INDEX: Final = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
 MORE_INDEXES: Final = ("UV_INDEX", "UV_EXTRA_INDEX_URL", "PIP_EXTRA_INDEX_URL")
 EXPORT: Final = re.compile(r"export ([A-Za-z0-9_]+)=(.*)")
 REGISTRY: Final = re.compile(r"(?:@[^:=\s]+:)?registry\s*=\s*(\S+)")
+LOCAL: Final = (".localhost", ".local", ".internal")
+"""What stays within a machine or its network."""
 GIT_URL: Final = re.compile(r"git\+(https?://[^\s#]+)|(?<![\w.])(https?://[^\s#]+)")
 
 
 def allowed_hosts(kind: str, settings: BuildSettings, requirements: Iterable[str]) -> list[dict[str, Any]]:
     """The entries of `allowed_hosts` for installing `requirements` with `kind` (`uvx` or `npx`).
 
-    A host that is named by this machine's own settings may be on a private network.
+    A host that this machine's own settings name may be on a private network. One that a requirement names may not: the
+    entry may come from a stranger's file, and the code of every package of the installation could reach it.
     """
     variables = exported(settings)
-    urls = [*(indexes(variables) if kind == "uvx" else npm_registries(variables, settings)), *named(requirements)]
-    entries = {str(entry): entry for url in urls if (entry := host_entry(url))}
-    return list(entries.values())
+    own = indexes(variables) if kind == "uvx" else npm_registries(variables, settings)
+    entries = [{**entry, "private": True} for url in own if (entry := host_entry(url))]
+    entries += [entry for url in named(requirements) if (entry := host_entry(url)) and is_public(url)]
+    return list({(entry["host"], entry["port"]): entry for entry in reversed(entries)}.values())[::-1]
 
 
 def exported(settings: BuildSettings) -> dict[str, str]:
@@ -79,4 +85,14 @@ def host_entry(url: str) -> dict[str, Any] | None:
         return None
     if not host or parts.scheme not in ("http", "https"):
         return None
-    return {"host": host, "port": port or (443 if parts.scheme == "https" else 80), "private": True}
+    return {"host": host, "port": port or (443 if parts.scheme == "https" else 80)}
+
+
+def is_public(url: str) -> bool:
+    """Whether a URL of a requirement names a host by https and by a name that others have too."""
+    host = urlsplit(url).hostname or ""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return url.startswith("https://") and "." in host and host != HOST_NAME and not host.endswith(LOCAL)
+    return False

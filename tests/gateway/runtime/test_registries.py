@@ -65,11 +65,23 @@ def test_registries_of_npms_file_scopes_included(tmp_path: Path) -> None:
         ("npx", "github:o/r", GITHUB),
         ("npx", "o/r#main", GITHUB),
         ("npx", "https://files.example/x.tgz", ["files.example:443"]),
+        ("uvx", "x @ https://files.example:8443/x.whl", ["files.example:8443"]),
+        ("uvx", "x @ http://169.254.169.254/a.tar.gz ; sys_platform == 'win32'", []),
+        ("uvx", "x @ https://192.168.1.1/a.tar.gz", []),
+        ("uvx", "x @ https://[::1]/a.tar.gz", []),
+        ("npx", "http://host.docker.internal:8080/x.tgz", []),
+        ("npx", "https://host.docker.internal:8080/x.tgz", []),
+        ("npx", "https://localhost:8080/x.tgz", []),
+        ("npx", "https://metadata.google.internal/x.tgz", []),
+        ("npx", "http://files.example/x.tgz", []),
         ("npx", "@scope/name@1.2", []),
         ("uvx", "name[extra]>=1,<2", []),
     ],
 )
 def test_what_the_entry_itself_names(tmp_path: Path, kind: str, requirement: str, more: list[str]) -> None:
+    """An entry may come from a stranger's file, and every package of the installation could reach what is opened."""
+    named = allowed_hosts(kind, gather({}, tmp_path, tmp_path), [requirement])
+    assert [entry for entry in named if entry.get("private") and f"{entry['host']}:{entry['port']}" in more] == []
     assert reached(tmp_path, kind, {}, requirement) == sorted([*more, *(PYPI if kind == "uvx" else NPM)])
 
 
