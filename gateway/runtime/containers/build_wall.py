@@ -24,6 +24,7 @@ from gateway.runtime.containers.door import Door
 from gateway.runtime.containers.policies import Policies
 from gateway.runtime.engine.base import inside
 from gateway.runtime.images.build_settings import BuildSettings
+from gateway.runtime.images.stages import housekeeping
 from gateway.runtime.images.wall import HostEntry, Refused, Way
 from gateway.runtime.inventory.context import RuntimeContext
 from gateway.runtime.plan.environment import proxy_variables
