@@ -117,6 +117,21 @@ def check_folder(server: Server, source: Source | None) -> Found:
         yield Finding(where, message, "Correct the path" + (", or build it first (npm run build)" if built else ""))
 
 
+def shown_folders(source: ProjectSource) -> tuple[str, ...]:
+    """The folders that a program is given by its entry alone: where it starts, and that of the file that is run.
+
+    Where it is looked for in a project (not `standalone`), those above with a manifest may come with them.
+    """
+    if source.standalone and source.folder == HOME:  # what is installed is all there is
+        return ()
+    file = os.path.normpath(os.path.join(source.folder, source.name)) if source.how == "file" else ""
+    folders = dict.fromkeys((source.folder, os.path.dirname(file) if file else source.folder))
+    shown = [folder for folder in folders if folder != HOME]
+    return tuple(
+        at for at in shown if not any(at.startswith(f"{other.rstrip('/')}/") for other in shown if other != at)
+    )
+
+
 def placed_mounts(server: Server, source: Source | None) -> list[tuple[KeyPath, Mount]]:
     """Every mount with the key that it stands under: `mounts`, the options of `docker run`, `storage`."""
     mounts = source.mounts if isinstance(source, ImageSource) else ()

@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from registry.check.checks import shown_folders
 from registry.file.document import Document, compose_json, parse, read_text
 from registry.importers.adopt import adopt_servers
 from registry.importers.sections import Written, at, written
@@ -25,6 +26,8 @@ from registry.model.references import references
 from registry.model.server import Server
 from registry.model.sources import ProjectSource, RemoteSource
 from registry.model.spec import plan, read_files
+
+MANIFESTS = "a manifest (package.json, pyproject.toml, requirements.txt, …)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,8 +200,13 @@ def borrowed(entry: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             (), f"the variables in {file} will be given to the server", "Remove --env-file if they should not be"
         )
-    if isinstance(source, ProjectSource) and not source.standalone:
-        message = f"the folder {source.folder}, with its project, will be shown to the server"
+    for folder in shown_folders(source) if isinstance(source, ProjectSource) else ():
+        around = (
+            ""
+            if source.standalone
+            else f"; where {MANIFESTS} lies in a folder above it, that whole folder may be too"
+        )
+        message = f"the folder {folder}, with all that is in it, will be shown to the server{around}"
         yield Finding((), message, "Remove the server if it should not be")
     for mount in () if isinstance(source, RemoteSource) else source.mounts:
         if mount.volume and not mount.storage:
