@@ -22,7 +22,7 @@ OF_MANY: Final = frozenset(
 def is_of_more(folder: str) -> bool:
     """Whether a folder above a program is surely of more than its project, as it is named or where its links lead.
 
-    A manifest in it is a stray one: nobody means to show a home to a server because a `package.json` was left in it.
+    A manifest in it is a stray one: a `package.json` left in a home is no wish to show that home to a server.
     """
     named = {folder, os.path.realpath(folder)}
     if any(path in OF_MANY or path in homes_of_accounts() or HOME.fullmatch(path) for path in named):
