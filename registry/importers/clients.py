@@ -200,18 +200,22 @@ def borrowed(entry: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             (), f"the variables in {file} will be given to the server", "Remove --env-file if they should not be"
         )
-    for folder in shown_folders(source) if isinstance(source, ProjectSource) else ():
-        around = (
-            ""
-            if source.standalone
-            else f"; where {MANIFESTS} lies in a folder above it, that whole folder may be too"
-        )
-        message = f"the folder {folder}, with all that is in it, will be shown to the server{around}"
-        yield Finding((), message, "Remove the server if it should not be")
+    if isinstance(source, ProjectSource):
+        yield from shown(source)
     for mount in () if isinstance(source, RemoteSource) else source.mounts:
         if mount.volume and not mount.storage:
             hint = f"For that one: {{source: {mount.source}, target: {mount.target}, accept: [foreign-volume]}} under mounts"
             yield Finding((), f"its volume {mount.source!r} will be a new one, not the engine's of that name", hint)
+
+
+def shown(source: ProjectSource) -> Iterator[Finding]:
+    """The folders of this machine that a program would be shown."""
+    above = (
+        "" if source.standalone else f"; where {MANIFESTS} lies in a folder above it, that whole folder may be too"
+    )
+    for folder in shown_folders(source):
+        message = f"the folder {folder}, with all that is in it, will be shown to the server{above}"
+        yield Finding((), message, "Remove the server if it should not be")
 
 
 def read_value(path: Path) -> Any:
