@@ -203,7 +203,12 @@ def borrowed(entry: Mapping[str, Any]) -> Iterator[Finding]:
     if isinstance(source, ProjectSource):
         yield from shown(source)
     for mount in () if isinstance(source, RemoteSource) else source.mounts:
-        if mount.volume and not mount.storage:
+        if not mount.volume:
+            changed = "shown to the server" if mount.read_only else "shown to the server, which may change it"
+            yield Finding(
+                (), f"{mount.source} will be {changed}", "Remove the option -v or --mount if it should not be"
+            )
+        elif not mount.storage:
             hint = f"For that one: {{source: {mount.source}, target: {mount.target}, accept: [foreign-volume]}} under mounts"
             yield Finding((), f"its volume {mount.source!r} will be a new one, not the engine's of that name", hint)
 

@@ -121,3 +121,20 @@ def test_every_folder_that_an_imported_server_would_be_shown_is_told(
 ) -> None:
     said = [note.message for note in read(client_file(tmp_path, entry)).notes]
     assert [text for text in said if "shown to the server" in text] == [f"the folder {folder}" for folder in folders]
+
+
+def test_what_an_imported_image_would_have_mounted_is_told(tmp_path: Path) -> None:
+    args = [
+        "run",
+        "-v",
+        "/u/secret:/x",
+        "--mount",
+        "type=bind,source=/u/b,target=/b,readonly",
+        "-v",
+        "cache:/c",
+        "img",
+    ]
+    said = [note.message for note in read(client_file(tmp_path, {"command": "docker", "args": args})).notes]
+    assert "/u/secret will be shown to the server, which may change it" in said
+    assert "/u/b will be shown to the server" in said
+    assert not any(text.startswith("cache ") for text in said)
