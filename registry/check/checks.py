@@ -30,6 +30,8 @@ __all__ = ["check_config", "check_document", "warn"]
 Found = Iterator[Finding]
 MAX_TOOL_NAME = 64
 """Clients refuse longer names."""
+MANIFESTS = ("package.json", "pyproject.toml", "requirements.txt", "setup.py", "uv.lock", "poetry.lock", "pdm.lock")
+"""Files by which a folder may be a project's root."""
 
 
 def check_document(document: Document) -> None:
@@ -117,6 +119,21 @@ def check_folder(server: Server, source: Source | None) -> Found:
         yield Finding(where, message, "Correct the path" + (", or build it first (npm run build)" if built else ""))
 
 
+def shown_folders(source: ProjectSource) -> tuple[str, ...]:
+    """The folders that a program is given by its entry alone: where it starts, and that of the file that is run.
+
+    Where it is looked for in a project (not `standalone`), those above with a manifest may come with them.
+    """
+    if source.standalone and source.folder == HOME:  # what is installed is all there is
+        return ()
+    file = os.path.normpath(os.path.join(source.folder, source.name)) if source.how == "file" else ""
+    folders = dict.fromkeys((source.folder, os.path.dirname(file) if file else source.folder))
+    shown = [folder for folder in folders if folder != HOME]
+    return tuple(
+        at for at in shown if not any(at.startswith(f"{other.rstrip('/')}/") for other in shown if other != at)
+    )
+
+
 def placed_mounts(server: Server, source: Source | None) -> list[tuple[KeyPath, Mount]]:
     """Every mount with the key that it stands under: `mounts`, the options of `docker run`, `storage`."""
     mounts = source.mounts if isinstance(source, ImageSource) else ()
@@ -129,14 +146,34 @@ def placed_mounts(server: Server, source: Source | None) -> list[tuple[KeyPath, 
 
 
 def check_secret_files(server: Server, source: Source | None) -> Found:
-    """A folder of secret files that is mounted already, or lies in a mount: it would be made in a folder of this machine."""
+    """A folder of secret files that is mounted already, or lies in a mount, such as that of a program's own folder: it would
+    be made in a folder of this machine."""
     targets = [mount.target.rstrip("/") for _, mount in placed_mounts(server, source)]
     for path in server.secret_files:
         where: KeyPath = ("secret_files", path)
         if inside := next((target for target in targets if path.startswith(f"{target}/")), None):
             yield Finding(where, f"lies in the mount {inside}", "Write /run/secrets/NAME")
+        elif isinstance(source, ProjectSource) and (inside := project_with(source, path)):
+            yield Finding(where, f"lies in {inside}, a folder that the program is shown", "Write /run/secrets/NAME")
         if posixpath.dirname(path) == HOME:
             yield Finding(where, f"would hide what else is in {HOME}", "Write /run/secrets/NAME")
+
+
+def project_with(source: ProjectSource, path: str) -> str:
+    """The folder with `path` in it that is mounted for a program, or may be; empty for none.
+
+    Besides those that are shown in any case it may be one above them with a manifest, as the project's root.
+    """
+    if source.copied:
+        return ""
+    for folder in shown_folders(source):
+        for at in (folder, *map(str, Path(folder).parents)):
+            declares = at == folder or any(os.path.isfile(f"{at}/{name}") for name in MANIFESTS)
+            if declares and path.startswith(f"{at.rstrip('/')}/"):
+                return at
+            if source.standalone or os.path.exists(f"{at}/.git"):
+                break
+    return ""
 
 
 def check_own_port(server: Server) -> Found:

@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from registry.check.checks import shown_folders
 from registry.file.document import Document, compose_json, parse, read_text
 from registry.importers.adopt import adopt_servers
 from registry.importers.sections import Written, at, written
@@ -25,6 +26,8 @@ from registry.model.references import references
 from registry.model.server import Server
 from registry.model.sources import ProjectSource, RemoteSource
 from registry.model.spec import plan, read_files
+
+MANIFESTS = "a manifest (package.json, pyproject.toml, requirements.txt, …)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,13 +200,27 @@ def borrowed(entry: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             (), f"the variables in {file} will be given to the server", "Remove --env-file if they should not be"
         )
-    if isinstance(source, ProjectSource) and not source.standalone:
-        message = f"the folder {source.folder}, with its project, will be shown to the server"
-        yield Finding((), message, "Remove the server if it should not be")
+    if isinstance(source, ProjectSource):
+        yield from shown(source)
     for mount in () if isinstance(source, RemoteSource) else source.mounts:
-        if mount.volume and not mount.storage:
+        if not mount.volume:
+            changed = "shown to the server" if mount.read_only else "shown to the server, which may change it"
+            yield Finding(
+                (), f"{mount.source} will be {changed}", "Remove the option -v or --mount if it should not be"
+            )
+        elif not mount.storage:
             hint = f"For that one: {{source: {mount.source}, target: {mount.target}, accept: [foreign-volume]}} under mounts"
             yield Finding((), f"its volume {mount.source!r} will be a new one, not the engine's of that name", hint)
+
+
+def shown(source: ProjectSource) -> Iterator[Finding]:
+    """The folders of this machine that a program would be shown."""
+    above = (
+        "" if source.standalone else f"; where {MANIFESTS} lies in a folder above it, that whole folder may be too"
+    )
+    for folder in shown_folders(source):
+        message = f"the folder {folder}, with all that is in it, will be shown to the server{above}"
+        yield Finding((), message, "Remove the server if it should not be")
 
 
 def read_value(path: Path) -> Any:

@@ -33,7 +33,7 @@ from gateway.runtime.plan.homes import command_line, numeric_uid, user_of
 from gateway.runtime.plan.plans import CaBundle, backend_plan, check_image_user, check_own_port
 from gateway.runtime.plan.policy_ports import policy_ports
 from gateway.runtime.plan.project_mounts import hidden_folders, with_folders
-from gateway.runtime.sandbox.errors import EngineError, PlanError
+from gateway.runtime.sandbox.errors import EngineError
 from gateway.runtime.sandbox.secrets import Secrets
 from registry.model.errors import ConfigError, Invalid
 from registry.model.references import GIVEN
@@ -76,7 +76,7 @@ def source_state(server: Server) -> str:
     try:
         source = plan_source(server)
         return folder_state(find_project(source)) if isinstance(source, ProjectSource) else ""
-    except (PlanError, Invalid, OSError):
+    except (Invalid, OSError, ValueError, RecursionError):  # also files that are not what their names say
         return ""
 
 

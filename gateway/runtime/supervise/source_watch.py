@@ -33,6 +33,8 @@ class SourceWatch:
         """Backend -> the source that it was started with."""
         self.last: dict[str, str] = {}
         """Backend -> the source at the last look."""
+        self.failing: dict[str, str] = {}
+        """Backend -> the error that was logged of it, until a look succeeds."""
 
     async def run(self) -> None:
         """Never returns; cancel it."""
@@ -44,17 +46,30 @@ class SourceWatch:
             await asyncio.sleep(LOOK_S)
 
     async def look_once(self) -> None:
-        """Looks at each of them, and starts those again that have a new source."""
+        """Looks at each of them, and starts those again that have a new source; an error is of one server alone."""
         wanted = {name: server for name, server in self.servers().items() if server.watch}
         for gone in self.last.keys() - wanted.keys():
             del self.last[gone], self.running[gone]
+        for gone in self.failing.keys() - wanted.keys():
+            del self.failing[gone]
         for name, server in wanted.items():
-            now = await asyncio.to_thread(self.look, server)
-            settled = now == self.last.get(name, now)
-            self.last[name] = now
-            if self.running.setdefault(name, now) != now and settled and now:
-                self.running[name] = now
-                await self.start_again(name)
+            try:
+                await self.look_at(name, server)
+            except Exception as error:
+                if self.failing.get(name) != repr(error):
+                    logger.exception("server %s: its source could not be looked at", name)
+                self.failing[name] = repr(error)
+            else:
+                self.failing.pop(name, None)
+
+    async def look_at(self, name: str, server: Server) -> None:
+        """One look at one server, and its restart where its source is new."""
+        now = await asyncio.to_thread(self.look, server)
+        settled = now == self.last.get(name, now)
+        self.last[name] = now
+        if self.running.setdefault(name, now) != now and settled and now:
+            self.running[name] = now
+            await self.start_again(name)
 
     async def start_again(self, name: str) -> None:
         """One restart; where it is refused, the next change tries again."""

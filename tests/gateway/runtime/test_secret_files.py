@@ -77,6 +77,39 @@ def test_a_folder_in_a_mount_or_the_home_itself_is_refused(tmp_path: Path) -> No
     assert problems({"/home/stockade/.config/x": "x"}) == ""
 
 
+def of_program(folder: Path, path: str, **more: Any) -> str:
+    entry = {"command": "node", "args": ["build/i.js"], "cwd": str(folder), "secret_files": {path: "x"}, **more}
+    try:
+        load_text(json.dumps({"version": 1, "mcpServers": {"a": entry}}), Path("stockade.json"))
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def test_a_folder_in_what_a_program_is_shown_is_refused(tmp_path: Path) -> None:
+    (project := tmp_path / "p" / "srv").mkdir(parents=True)
+    (other := tmp_path / "q").mkdir()
+    (other / "i.js").write_text("")
+    assert f"lies in {project}, a folder that the program is shown" in of_program(project, f"{project}/keys/x")
+    assert f"lies in {other}," in of_program(project, f"{other}/keys/x", args=[f"{other}/i.js"])
+    assert of_program(project, f"{other}/keys/x") == ""
+    assert of_program(project, "/run/secrets/x") == ""
+    assert of_program(project, f"{project}/keys/x", source="copy") == "", "it is in no folder of this machine then"
+
+
+def test_a_folder_in_a_project_above_the_program_is_refused(tmp_path: Path) -> None:
+    (program := tmp_path / "p" / "srv").mkdir(parents=True)
+    path = f"{tmp_path}/p/keys/x"
+    assert of_program(program, path) == ""
+    (tmp_path / "p" / "package.json").write_text("{}")
+    assert f"lies in {tmp_path}/p, a folder that the program is shown" in of_program(program, path)
+    assert "lies in" in of_program(program, path, command="python", args=["server.py"])
+    alone = {"command": "uv", "args": ["run", "--no-project", "server.py"]}
+    assert of_program(program, path, **alone) == "", "no project is looked for"
+    (program / ".git").mkdir()
+    assert of_program(program, path) == "", "nothing above a repository is looked at"
+
+
 def test_a_broken_reference_and_a_remote_server_are_told() -> None:
     assert "secret_files./run/secrets/x: ${vault:x} is not a reference" in problems({"/run/secrets/x": "${vault:x}"})
     entry = {"url": "https://x.example/mcp", "secret_files": {"/run/secrets/x": "x"}}

@@ -77,4 +77,64 @@ def test_what_an_imported_server_would_see_of_this_machine_is_told(tmp_path: Pat
     assert f"the variables in {variables} will be given to the server" in said
     assert "the environment variable TOKEN of the gateway will be given to the server" in said
     said = [note.message for note in read(client_file(tmp_path, {"command": "node", "args": ["/x/i.js"]})).notes]
-    assert said == ["the folder /x, with its project, will be shown to the server"]
+    assert said == [f"the folder /x, {SHOWN}{ABOVE}"]
+
+
+SHOWN = "with all that is in it, will be shown to the server"
+ABOVE = (
+    "; where a manifest (package.json, pyproject.toml, requirements.txt, …) lies in a folder above it, that whole folder "
+    "may be too"
+)
+
+
+@pytest.mark.parametrize(
+    ("entry", "folders"),
+    [
+        pytest.param(
+            {"command": "uv", "args": "run --no-project --with evil --directory /u/Documents -m evil".split()},
+            [f"/u/Documents, {SHOWN}"],
+            id="no project",
+        ),
+        pytest.param(
+            {"command": "uv", "args": ["run", "--script", "/u/x/tool.py"]}, [f"/u/x, {SHOWN}"], id="a script"
+        ),
+        pytest.param(
+            {"command": "python", "args": ["/u/Documents/x"], "cwd": "/u/evil"},
+            [f"/u/evil, {SHOWN}{ABOVE}", f"/u/Documents, {SHOWN}{ABOVE}"],
+            id="a file that lies elsewhere",
+        ),
+        pytest.param(
+            {"command": "node", "args": ["../b/i.js"], "cwd": "/u/a"},
+            [f"/u/a, {SHOWN}{ABOVE}", f"/u/b, {SHOWN}{ABOVE}"],
+            id="a relative one",
+        ),
+        pytest.param(
+            {"command": "python", "args": ["src/x.py"], "cwd": "/u/a"}, [f"/u/a, {SHOWN}{ABOVE}"], id="below"
+        ),
+        pytest.param({"command": "python", "args": ["/u/x.py"], "cwd": "/u/a"}, [f"/u, {SHOWN}{ABOVE}"], id="above"),
+        pytest.param({"command": "uvx", "args": ["weather"]}, [], id="a package"),
+        pytest.param({"command": "uvx", "args": ["--with", "x", "weather"]}, [], id="a package and one more"),
+    ],
+)
+def test_every_folder_that_an_imported_server_would_be_shown_is_told(
+    tmp_path: Path, entry: dict[str, Any], folders: list[str]
+) -> None:
+    said = [note.message for note in read(client_file(tmp_path, entry)).notes]
+    assert [text for text in said if "shown to the server" in text] == [f"the folder {folder}" for folder in folders]
+
+
+def test_what_an_imported_image_would_have_mounted_is_told(tmp_path: Path) -> None:
+    args = [
+        "run",
+        "-v",
+        "/u/secret:/x",
+        "--mount",
+        "type=bind,source=/u/b,target=/b,readonly",
+        "-v",
+        "cache:/c",
+        "img",
+    ]
+    said = [note.message for note in read(client_file(tmp_path, {"command": "docker", "args": args})).notes]
+    assert "/u/secret will be shown to the server, which may change it" in said
+    assert "/u/b will be shown to the server" in said
+    assert not any(text.startswith("cache ") for text in said)

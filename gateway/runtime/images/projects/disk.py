@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from gateway.runtime.images.projects.homes import is_of_more
 from gateway.runtime.images.projects.layout import ProjectError
 from registry.model.mount_risks import NEVER_WHOLE, SHARED
 
@@ -88,10 +89,11 @@ def found_by(root: str, pattern: str) -> Iterator[str]:
 
 
 def climb(folder: str) -> Iterator[str]:
-    """A folder and those above it that may belong to the same project: up to a repository's, and none of the system's."""
+    """A folder and those above it that may belong to the same project: up to a repository's, none of the system's, and
+    above the first none that is of more than one project (a home, a whole disk)."""
     home = os.path.expanduser("~")
-    for _ in range(HIGHEST):
-        if folder in NEVER_WHOLE or folder in SHARED or folder in ("/root", home):
+    for step in range(HIGHEST):
+        if folder in NEVER_WHOLE or folder in SHARED or folder in ("/root", home) or (step and is_of_more(folder)):
             return
         yield folder
         if os.path.exists(f"{folder}/.git"):
