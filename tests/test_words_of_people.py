@@ -39,8 +39,8 @@ def texts(path: Path) -> Iterator[str]:
 
 
 def is_said_of_a_backend(text: str) -> bool:
-    """Whether this is a sentence, or a part of one, with that word."""
-    return " " in text and re.search(r"\bbackends?\b", text, re.IGNORECASE) is not None
+    """Whether this is a sentence, or a part of one, with that word; `--backend` is an option of some tool."""
+    return " " in text and re.search(r"(?<!-)\bbackends?\b", text, re.IGNORECASE) is not None
 
 
 @pytest.mark.parametrize("package", ["gateway", "egress", "registry"])
