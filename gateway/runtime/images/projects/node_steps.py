@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from gateway.runtime.images.package_builds import PROJECT
@@ -15,6 +16,24 @@ APART: Final = f"npm install --no-save --prefix {TREE}/runtime {NPM}"
 SKIPPED: Final = " --ignore-scripts"
 YARNS_REGISTRY: Final = "https://registry.yarnpkg.com/"
 """The same packages as npm's; of the two, an installation reaches the one that npm is set to here."""
+REFUSED: Final = (
+    "A package that comes from a Git repository builds itself as it is downloaded, and would do so where the credentials "
+    "for registries are. Take a release of it from a registry, or set STOCKADE_BUILD_CREDENTIALS=visible for the gateway."
+)
+GIT: Final = "/tmp/no-git/git"  # noqa: S108 - of a container
+NO_GIT: Final = (
+    f"mkdir -p /tmp/no-git\nprintf '#!/bin/sh\\necho \"%s\" >&2\\nexit 1\\n' {shlex.quote(REFUSED)} > {GIT}\n"
+    f'chmod 0755 {GIT}\nexport PATH="/tmp/no-git:$PATH" npm_config_git={GIT} npm_config_ignore_scripts=true\n'
+    "export npm_config_node_options=--no-deprecation\n"
+)
+"""While it only downloads. Yarn runs a repository's `prepare` also with `--ignore-scripts`; npm, in a repository's folder,
+would take `git` and options of Node from its .npmrc, unless the environment has them."""
+PNPM_ALONE: Final = (
+    "sed -i '/^pnpmfileChecksum:/d' pnpm-lock.yaml\nexport npm_config_manage_package_manager_versions=false\n"
+)
+"""The hooks of a project change what is resolved; that is in its lock."""
+NO_REPOSITORY: Final = f"if grep -q '#commit=' yarn.lock; then echo {shlex.quote(REFUSED)} >&2; exit 1; fi\n"
+"""Yarn 2 and newer take some repositories as archives, without Git, and builds them too."""
 RUNNERS: Final = {"tsx": "tsx", "ts-node": "ts-node typescript"}
 HEAD: Final = (
     'export npm_config_nodedir="$(dirname "$(dirname "$(readlink -f "$(command -v node)")")")"\n'
@@ -22,18 +41,22 @@ HEAD: Final = (
 )
 
 
-def install_node(source: ProjectSource, layout: Layout) -> tuple[str, str, str]:
-    """Downloading, building, and both at once."""
-    names = shlex.join(f"./{name}" for name in sorted(layout.declared))
-    files = f"(cd {PROJECT} && cp --parents {names} {TREE}/)\n" if names else ""
+def install_node(source: ProjectSource, layout: Layout, only: Collection[str]) -> tuple[str, str, str]:
+    """Downloading, building, and both at once; `only`: the files that the downloading sees."""
     bun = f"{APART} bun{version_of(source)}\n" if layout.language == "bun" else ""
     head = f"{HEAD}cd {TREE}\n"
-    fetch = f"{files}{bun_fetch(bun)}{install(layout, SKIPPED)}{added(source, SKIPPED)}"
-    both = f"{files}{bun}{install(layout, '')}{added(source, '')}"
+    fetch = f"{copied(only)}{NO_GIT}{bun_fetch(bun)}{install(layout, SKIPPED)}{added(source, SKIPPED)}"
+    both = f"{copied(layout.declared)}{bun}{install(layout, '')}{added(source, '')}"
     links = "".join(linked(layout, name, path) for name, path in layout.links.items())
     rebuild = f"if [ -d node_modules ]; then npm rebuild {NPM} >&2; fi\n"
     rebuild += f"if [ -d runtime ]; then (cd runtime && npm rebuild {NPM} >&2); fi\n"
     return head + fetch, head + rebuild + links, head + both + links
+
+
+def copied(names: Iterable[str]) -> str:
+    """The line that puts manifests and locks where packages are installed."""
+    paths = shlex.join(f"./{name}" for name in sorted(names))
+    return f"(cd {PROJECT} && cp --parents {paths} {TREE}/)\n" if paths else ""
 
 
 def version_of(source: ProjectSource) -> str:
@@ -58,7 +81,10 @@ def install(layout: Layout, scripts: str) -> str:
             return f"npm install{scripts} {NPM} >&2\n"
         case Declares.PNPM_LOCK:
             hoisted = "--config.node-linker=hoisted --config.dangerouslyAllowAllBuilds=true --store-dir /tmp/pnpm"
-            return by(f"pnpm@{pnpm_line(layout)}", f"pnpm install --frozen-lockfile {hoisted}")
+            install = f"pnpm install --frozen-lockfile {hoisted}"
+            alone = PNPM_ALONE if scripts else ""
+            hooks = " --ignore-pnpmfile" if scripts else ""
+            return alone + by(f"pnpm@{pnpm_line(layout)}", install + hooks)
         case Declares.YARN_LOCK:
             return f'sed -i "s#{YARNS_REGISTRY}#$(npm config get registry)#" yarn.lock\n' + by(
                 "yarn@1", "yarn install --frozen-lockfile --non-interactive --cache-folder /tmp/yarn"
@@ -68,7 +94,7 @@ def install(layout: Layout, scripts: str) -> str:
             mode = (
                 f"{own}export YARN_NODE_LINKER=node-modules YARN_ENABLE_GLOBAL_CACHE=1 YARN_GLOBAL_FOLDER=/tmp/yarn\n"
             )
-            skipped = "export YARN_ENABLE_SCRIPTS=0\n" if scripts else ""
+            skipped = f"{NO_REPOSITORY}export YARN_ENABLE_SCRIPTS=0\n" if scripts else ""
             run = f"npm exec --yes {NPM} --package=@yarnpkg/cli-dist -- yarn install --immutable >&2\n"
             return f"{mode}{skipped}{run}"
         case Declares.BUN_LOCK:
