@@ -49,8 +49,8 @@ TOOLS_PROXIES: Final = {
     "HTTP_PROXY": ("npm_config_proxy", "proxy", "PIP_PROXY"),
     "NO_PROXY": ("npm_config_noproxy", "noproxy"),
 }
-"""Where npm and pip have a proxy of their own, the first that counts: variables, and keys of npm's file. None of them reaches
-an installation: they would win over the door that it stands behind."""
+"""Where npm and pip have a proxy of their own, the first that counts: variables, and keys of npm's file. None of them
+reaches an installation: they would win over the door that it stands behind."""
 NONE: Final = frozenset({"", "null", "false", "none", "undefined"})
 NAMED: Final = re.compile(r"\$\{([^}]+)\}")
 NPM_CREDENTIAL: Final = re.compile(r"(?:\S*:)?(_authToken|_auth|username|_password|email|always-auth)", re.I)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from gateway.runtime.containers.planner import looked_at
 from gateway.runtime.images.build_settings import INSIDE, gather
+from gateway.runtime.images.download_only import ALONE, PREPARE
 from gateway.runtime.images.images import Images
 from gateway.runtime.images.needs import COMPILER
 from gateway.runtime.images.package_builds import PROJECT as PROJECT_INSIDE
@@ -25,7 +26,6 @@ from gateway.runtime.images.projects.downloads import download_tree
 from gateway.runtime.images.projects.files import folder_state, source_tree
 from gateway.runtime.images.projects.finder import find_project
 from gateway.runtime.images.projects.layout import Declares, Layout, ProjectError, Tree
-from gateway.runtime.images.projects.node_steps import NO_GIT
 from gateway.runtime.images.projects.pins import constraints, wanted
 from gateway.runtime.images.projects.recipe import project_image, project_steps
 from gateway.runtime.plan.project_mounts import hidden_folders, with_folders
@@ -432,16 +432,27 @@ def test_no_hook_of_a_project_is_where_credentials_are(place: Path) -> None:
     assert "--ignore-pnpmfile" not in only.script
 
 
-def test_git_is_not_called_where_credentials_are(place: Path) -> None:
-    """Yarn runs `prepare` of a repository in spite of --ignore-scripts."""
-    files = {"package.json": package_json(), "yarn.lock": "# yarn lockfile v1\n", "build/index.js": ""}
-    source = node(write(place / "p", files))
+@pytest.mark.parametrize(
+    "lock",
+    [
+        {"yarn.lock": "# yarn lockfile v1\n"},
+        {"yarn.lock": "__metadata:\n"},
+        {"package-lock.json": "{}"},
+        {"pnpm-lock.yaml": ""},
+        {},
+    ],
+)
+def test_no_program_is_started_where_credentials_are(place: Path, lock: dict[str, str]) -> None:
+    """Yarn and npm 10 run `prepare` of a repository in spite of --ignore-scripts."""
+    source = node(
+        write(place / "p", {"package.json": package_json(), "build/index.js": "", **lock}), requirements=("x",)
+    )
     first, second = project_steps(source, find_project(source), credentials=True)
-    script = NO_GIT.replace("/tmp/no-git", f"{place}/no-git")
-    ran = subprocess.run(["sh", "-euc", f"{script}git clone x"], capture_output=True, text=True, check=False)
-    assert (ran.returncode, "STOCKADE_BUILD_CREDENTIALS=visible" in ran.stderr) == (1, True)
-    assert first.script.index(NO_GIT) < first.script.index("yarn install")
-    assert NO_GIT not in second.script
+    commands = [line for line in first.script.splitlines() if re.search(r"(?:npm|pnpm|yarn) (?:install|ci)\b", line)]
+    assert len(commands) == 2
+    assert all(re.search(rf"{ALONE} (?:npm|pnpm|yarn) (?:install|ci)\b", line) for line in commands)
+    assert first.script.index(PREPARE) < first.script.index(ALONE)
+    assert ALONE not in second.script
 
 
 @pytest.mark.anyio
