@@ -455,6 +455,15 @@ def test_no_program_is_started_where_credentials_are(place: Path, lock: dict[str
     assert ALONE not in second.script
 
 
+def test_bun_itself_comes_by_a_script_of_its_package(place: Path) -> None:
+    files = {"package.json": package_json(), "bun.lock": "{}", "build/index.js": ""}
+    source = node(write(place / "p", files))
+    first, _ = project_steps(source, find_project(source), credentials=True)
+    (line,) = [line for line in first.script.splitlines() if "bun install" in line]
+    assert line.startswith("npm_config_ignore_scripts=false npm exec")
+    assert "bun install --frozen-lockfile --ignore-scripts" in line
+
+
 @pytest.mark.anyio
 async def test_the_source_is_not_where_credentials_are(place: Path) -> None:
     folder = write(place / "p", {"requirements.txt": "x\n-e .\n", "setup.py": "evil", "server.py": ""})

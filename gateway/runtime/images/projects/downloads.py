@@ -1,6 +1,6 @@
 """Which files of a project the step sees that has this machine's credentials for registries. Pure.
 
-Whoever wrote the project could read these credentials there with any code of theirs that runs. So that step gets manifests
+Code of the project that ran there could read these credentials. So that step gets manifests
 and locks alone, without what a tool runs as it reads them, and what only a build backend could tell is refused.
 """
 

@@ -90,7 +90,10 @@ def install(layout: Layout, scripts: str) -> str:
             run = f"npm exec --yes {NPM} --package=@yarnpkg/cli-dist -- {within}yarn install --immutable >&2\n"
             return f"{mode}{skipped}{run}"
         case Declares.BUN_LOCK:
-            return f"npm exec --yes {NPM} --package=bun -- bun install --frozen-lockfile{scripts} >&2\n"
+            own = (
+                "npm_config_ignore_scripts=false " if scripts else ""
+            )  # Bun's package fetches Bun itself in a script
+            return f"{own}npm exec --yes {NPM} --package=bun -- bun install --frozen-lockfile{scripts} >&2\n"
         case _:
             return ""
 
