@@ -37,15 +37,22 @@ SYSTEM_BUNDLES: Final = (
 )
 PROXY_VARIABLES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "FTP_PROXY")
 PASSED: Final = re.compile(
-    r"PIP_(INDEX_URL|EXTRA_INDEX_URL|TRUSTED_HOST|DEFAULT_TIMEOUT|RETRIES|PROXY|PRE)"
+    r"PIP_(INDEX_URL|EXTRA_INDEX_URL|TRUSTED_HOST|DEFAULT_TIMEOUT|RETRIES|PRE)"
     r"|UV_(INDEX|DEFAULT_INDEX|INDEX_URL|EXTRA_INDEX_URL|INDEX_STRATEGY|INSECURE_HOST|HTTP_TIMEOUT|EXCLUDE_NEWER)"
     r"|UV_INDEX_[A-Z0-9_]+_(USERNAME|PASSWORD)"
-    r"|npm_config_(registry|strict_ssl|proxy|https_proxy|noproxy)",
+    r"|npm_config_(registry|strict_ssl)",
     re.IGNORECASE,
 )
-NPM_PUBLIC: Final = re.compile(
-    r"(registry|@[^:=\s]+:registry|strict-ssl|proxy|https-proxy|noproxy|fetch-[a-z-]+)", re.I
-)
+NPM_PUBLIC: Final = re.compile(r"(registry|@[^:=\s]+:registry|strict-ssl|fetch-[a-z-]+)", re.I)
+TOOLS_PROXIES: Final = {
+    "HTTPS_PROXY": ("npm_config_https_proxy", "https-proxy", "npm_config_proxy", "proxy", "PIP_PROXY"),
+    "HTTP_PROXY": ("npm_config_proxy", "proxy", "PIP_PROXY"),
+    "NO_PROXY": ("npm_config_noproxy", "noproxy"),
+}
+"""Where npm and pip have a proxy of their own, the first that counts: variables, and keys of npm's file. None of them
+reaches an installation: they would win over the door that it stands behind."""
+NONE: Final = frozenset({"", "null", "false", "none", "undefined"})
+NAMED: Final = re.compile(r"\$\{([^}]+)\}")
 NPM_CREDENTIAL: Final = re.compile(r"(?:\S*:)?(_authToken|_auth|username|_password|email|always-auth)", re.I)
 CREDENTIAL_NAME: Final = re.compile(r"UV_INDEX_[A-Z0-9_]+_(USERNAME|PASSWORD)", re.I)
 USER_IN_URL: Final = re.compile(r"(?<=://)\S*@|(?<!\S)(?!\S*://)\S*@")
@@ -85,7 +92,7 @@ def gather(
         files["ca.pem"] = bundle
     npmrc = npm_settings(home, root)
     variables = {**uv_settings(home, root), **pip_settings(environ, home, root), **passed_variables(environ)}
-    proxies = proxy_arguments(environ)
+    proxies = proxy_arguments(tools_proxies(environ, home, root)) | proxy_arguments(environ)
     complete = assembled(files, npmrc, variables, proxies)
     public = assembled(files, public_npmrc(npmrc), public_values(variables), public_values(proxies))
     for_npm = {name for name in variables if name.lower().startswith("npm_")}
@@ -148,13 +155,16 @@ def first_file(*paths: Path) -> bytes | None:
     return None
 
 
+def npm_lines(home: Path, root: Path) -> list[str]:
+    found = first_file(home / ".npmrc", root / "etc/npmrc") or b""
+    return found.decode(errors="replace").splitlines()
+
+
 def npm_settings(home: Path, root: Path) -> str:
     """Of the host's npm settings those that lead to a registry, with the credentials for it."""
-    found = first_file(home / ".npmrc", root / "etc/npmrc") or b""
-    lines = found.decode(errors="replace").splitlines()
     return "".join(
         f"{line}\n"
-        for line in lines
+        for line in npm_lines(home, root)
         if NPM_PUBLIC.fullmatch(npm_key(line)) or NPM_CREDENTIAL.fullmatch(npm_key(line))
     )
 
@@ -224,6 +234,25 @@ def passed_variables(environ: Mapping[str, str]) -> dict[str, str]:
     if "PIP_INDEX_URL" in passed and not {"UV_DEFAULT_INDEX", "UV_INDEX_URL"} & passed.keys():
         passed["UV_DEFAULT_INDEX"] = passed["PIP_INDEX_URL"]
     return passed
+
+
+def tools_proxies(environ: Mapping[str, str], home: Path, root: Path) -> dict[str, str]:
+    """The proxies that npm and pip are set to, as the variables that every tool reads. Those of the environment win: where
+    there is one, this is empty."""
+    if any(environ.get(name) or environ.get(name.lower()) for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")):
+        return {}
+    said: dict[str, str] = {}
+    for line in npm_lines(home, root):
+        text = NAMED.sub(lambda match: environ.get(match[1], ""), line.partition("=")[2]).strip().strip("\"'")
+        said[npm_key(line).lower()] = text
+    for name, text in environ.items():
+        if name.lower().startswith(("npm_config_", "pip_")):
+            said[name.lower().replace("-", "_")] = text
+    found = {
+        variable: next((said[key.lower()] for key in keys if said.get(key.lower(), "").lower() not in NONE), "")
+        for variable, keys in TOOLS_PROXIES.items()
+    }
+    return {variable: text for variable, text in found.items() if text}
 
 
 def proxy_arguments(environ: Mapping[str, str]) -> dict[str, str]:

@@ -41,6 +41,10 @@ CREDENTIALS = "STOCKADE_BUILD_CREDENTIALS"
 """`visible`: the user accepts that code of packages can read the host's credentials for registries."""
 
 
+MOST_ATTEMPTS = 12
+"""Ways to install one package that are tried; more than there are lines of a language."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One way to install a package."""
@@ -122,7 +126,7 @@ class Images:
         """
         attempt, tried = Attempt(line=source.runtime_version), set[str]()
         first = ""
-        while True:
+        for left in reversed(range(MOST_ATTEMPTS)):
             runtime, builder = await self.prepared(source, attempt)
             wanted = recipes.package_image(source, runtime, builder, ranged=attempt.ranged)
             first = first or wanted.reference
@@ -132,12 +136,17 @@ class Images:
                     try:
                         await self.install(source, wanted, builder, attempt, wall)
                     except InstallFailed as failed:
+                        if not left:
+                            raise BuildError(
+                                explain_failure(wanted.subject, str(failed), refused=failed.refused)
+                            ) from None
                         attempt = await self.next_attempt(source, attempt, failed, tried, wanted.subject)
                         continue
                     found = await self.engine.image(wanted.reference)
             if found is not None and wanted.reference != first:
                 await self.engine.tag(found.id, first)
-            return first
+            break
+        return first
 
     async def next_attempt(
         self, source: PackageSource, last: Attempt, failed: InstallFailed, tried: set[str], subject: str
@@ -151,7 +160,7 @@ class Images:
             for line in need.lines:
                 if (base := await self.base_of(source, line)) and base not in tried:
                     return replace(last, line=line)
-            if source.kind == "npx":  # npm itself would only warn
+            if source.kind == "npx" and last.ranged:  # npm itself would only warn
                 return replace(last, line="", ranged=False)
         there = await self.bases.python_lines() if source.kind == "uvx" else NODE_LINES
         language: Literal["Python", "Node"] = "Python" if source.kind == "uvx" else "Node"

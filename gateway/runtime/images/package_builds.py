@@ -95,6 +95,8 @@ class PackageBuild:
     """Whether the builder has a browser."""
     project: ProjectFiles | None = None
     """The files of a project that the steps see."""
+    download: ProjectFiles | None = None
+    """Those of them that a step with credentials sees: no code of the project."""
 
     async def run(self) -> None:
         """Makes the image. Raises BuildError with what to do, InstallFailed where another try may help."""
@@ -135,10 +137,11 @@ class PackageBuild:
         """Runs one step to its end; the image of its container then, and the version of the package in it."""
         settings = self.settings.for_download if step.credentials else self.settings
         given = await asyncio.to_thread(lay_out, folder / name, settings, way.proxies)
-        files = await asyncio.to_thread(lay_out_project, folder / f"{name}-project", self.project)
+        project = self.download if step.credentials else self.project
+        files = await asyncio.to_thread(lay_out_project, folder / f"{name}-project", project)
         plan = install_plan(step, image, user, name, given, way.network, self.timeout_s)
-        if files and self.project:
-            plan = with_project(plan, files, self.project.path, user)
+        if files and project:
+            plan = with_project(plan, files, project.path, user)
         container = await self.engine.create(plan)
         try:
             await self.engine.start(container)

@@ -17,6 +17,7 @@ from typing import Final
 from gateway.runtime.engine.base import BuildContext
 from gateway.runtime.images.browsers import browser_script, browser_variables
 from gateway.runtime.images.build_settings import INSIDE, BuildSettings
+from gateway.runtime.images.download_only import ALONE, PREPARE
 from gateway.runtime.images.lines import NODE_LINES, NODE_MADE, NODE_PULLED, PYTHON_PULLED, exact_release
 from gateway.runtime.images.needs import (
     ABSENT,
@@ -269,7 +270,7 @@ def install_node(source: PackageSource, *, ranged: bool) -> tuple[str, str, str]
     pick = f"node /stockade-install/pick.js {shlex.quote(source.package)} {shlex.quote(source.executable)} {lines}\n"
     compiler = f"|| {{ code=$?; ! {{ {CALLED_COMPILER}; }} || exit {COMPILER}; exit $code; }}"
     return (
-        f"{check}npm install {options} --ignore-scripts {packages}\n",
+        f"{check}{PREPARE}{ALONE} npm install {options} --ignore-scripts {packages}\n",
         f"{check}npm rebuild {options} {compiler}\n{pick}",
         f"{check}npm install {options} {packages} {compiler}\n{pick}",
     )

@@ -168,7 +168,7 @@ def test_without_credentials_there_is_one_kind_of_settings(tmp_path: Path) -> No
     [
         ({"UV_INDEX_A_PASSWORD": "x"}, "", {"uvx"}),
         ({}, "//npm.example/:_authToken=x\n", {"npx"}),
-        ({"npm_config_proxy": "http://u:p@x.example"}, "", {"npx"}),
+        ({"npm_config_proxy": "http://u:p@x.example"}, "", {"uvx", "npx"}),
         ({"HTTPS_PROXY": "http://u:p@x.example"}, "", {"uvx", "npx"}),
     ],
 )
@@ -184,6 +184,34 @@ def test_proxies_come_in_both_cases(tmp_path: Path) -> None:
     assert settings.proxies == {
         "HTTPS_PROXY": "http://p:1", "https_proxy": "http://p:1", "NO_PROXY": "x", "no_proxy": "x",
     }  # fmt: skip
+
+
+FROM_NPM = 'proxy=http://p.example:1\nhttps-proxy = "http://s.example:2/"\nnoproxy=a.example,b.example\n'
+
+
+@pytest.mark.parametrize(
+    ("environ", "npmrc", "https", "http", "no"),
+    [
+        ({}, FROM_NPM, "http://s.example:2/", "http://p.example:1", "a.example,b.example"),
+        ({}, "proxy=http://p.example:1\nhttps-proxy=null\n", "http://p.example:1", "http://p.example:1", None),
+        ({}, "; proxy=http://p.example:1\nhttps-proxy=false\n", None, None, None),
+        ({"COMPANY": "c.example"}, "proxy=http://${COMPANY}:3\n", "http://c.example:3", "http://c.example:3", None),
+        ({"NPM_CONFIG_HTTPS_PROXY": "http://v.example:4"}, "https-proxy=http://s:2\n", "http://v.example:4", None, None),
+        ({"PIP_PROXY": "http://v.example:4"}, "", "http://v.example:4", "http://v.example:4", None),
+        ({"https_proxy": "http://e:5", "npm_config_proxy": "http://p:1"}, FROM_NPM, "http://e:5", None, None),
+        ({"NO_PROXY": "n.example", "HTTPS_PROXY": ""}, FROM_NPM, "http://s.example:2/", "http://p.example:1", "n.example"),
+    ],
+)  # fmt: skip
+def test_a_proxy_that_npm_or_pip_is_set_to_is_for_the_egress_alone(
+    tmp_path: Path, environ: dict[str, str], npmrc: str, https: str | None, http: str | None, no: str | None
+) -> None:
+    """npm takes its own before HTTPS_PROXY, which is the door; behind that no other proxy is reached."""
+    make(tmp_path, "home/.npmrc", "registry=https://npm.example/\n" + npmrc)
+    settings = gather(environ, tmp_path / "home", tmp_path)
+    for every in (settings, settings.for_download):
+        assert every.files["npmrc"] == b"registry=https://npm.example/\n"
+        assert b"proxy" not in every.files["env"].lower()
+        assert [every.proxies.get(name) for name in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")] == [https, http, no]
 
 
 def test_credentials_are_not_in_the_repr(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.runtime.images.bases import Bases, python_tag
 from gateway.runtime.images.build_settings import BuildSettings
-from gateway.runtime.images.images import Images
+from gateway.runtime.images.images import MOST_ATTEMPTS, Attempt, Images
 from gateway.runtime.images.lines import NODE_LINES, PYTHON_LINES
 from gateway.runtime.images.needs import (
     COMPILER,
@@ -163,3 +163,24 @@ async def test_a_package_of_npm_that_no_node_suits_runs_on_the_default_as_npm_wo
     await images(engine, said).package(source("x", command="npx"))
     builds = [line.partition("(")[2] for line in said if "package-x" in line]
     assert builds == ["package x)", "package x on 22)", "package x)"]
+
+
+@pytest.mark.anyio
+async def test_a_package_of_npm_that_always_asks_for_another_node_is_not_built_for_ever() -> None:
+    """Its install script can write that file itself."""
+    engine = Failing(ends=[(OTHER_LINE, "22")] * 30)
+    with pytest.raises(BuildError, match="It installs on Node 22"):
+        await images(engine).package(source("x", command="npx"))
+    assert len(engine.installs) <= 4
+
+
+@pytest.mark.anyio
+async def test_the_ways_to_install_a_package_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def again(self: Images, source: object, last: Attempt, *more: object) -> Attempt:
+        return last
+
+    monkeypatch.setattr(Images, "next_attempt", again)
+    engine = Failing(ends=[(OTHER_LINE, "22")] * 30)
+    with pytest.raises(BuildError, match="could not be built"):
+        await images(engine).package(source("x", command="npx"))
+    assert len(engine.installs) == MOST_ATTEMPTS

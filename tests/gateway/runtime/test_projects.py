@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +17,12 @@ from hypothesis import strategies as st
 
 from gateway.runtime.containers.planner import looked_at
 from gateway.runtime.images.build_settings import INSIDE, gather
+from gateway.runtime.images.download_only import ALONE, PREPARE
 from gateway.runtime.images.images import Images
 from gateway.runtime.images.needs import COMPILER
 from gateway.runtime.images.package_builds import PROJECT as PROJECT_INSIDE
 from gateway.runtime.images.projects.builds import Projects
+from gateway.runtime.images.projects.downloads import download_tree
 from gateway.runtime.images.projects.files import folder_state, source_tree
 from gateway.runtime.images.projects.finder import find_project
 from gateway.runtime.images.projects.layout import Declares, Layout, ProjectError, Tree
@@ -349,6 +352,143 @@ def test_only_the_first_step_has_credentials_and_it_builds_nothing(place: Path) 
     assert "npm rebuild" in second.script
 
 
+@pytest.mark.parametrize(
+    ("requirements", "seen"),
+    [
+        ("x==1\n-e .\n", "x==1\n"),
+        ("-\\\ne .\n--editable=.\n-e.\ny[a] >= 2 ; os_name > '3'\n", "y[a] >= 2 ; os_name > '3'\n"),
+        ("./libs/foo\nfile:libs\n/srv/x\nfoo -e .\nz @ file:///x\n", ""),
+        ("-r more.txt\n-r pyproject.toml\n-r https://x.example/r.txt\n", "-r more.txt\n"),
+        ("--index-url https://x.example/${UV_INDEX_A_PASSWORD}\n--extra-index-url https://y.example/\n", "--extra-index-url https://y.example/\n"),
+    ],
+)  # fmt: skip
+def test_of_requirements_the_step_with_credentials_sees_no_folder(place: Path, requirements: str, seen: str) -> None:
+    """uv builds what is editable even with --no-build: setup.py would run beside the tokens."""
+    files = {
+        "requirements.txt": "",
+        "more.txt": "w\n-e .\n",
+        "setup.py": "evil",
+        "pyproject.toml": BUILT,
+        "server.py": "",
+    }
+    folder = write(place / "p", files)
+    found = find_project(python(folder))
+    more = {"requirements.txt": requirements.encode(), "more.txt": b"w\n-e .\n"}
+    tree = download_tree(replace(found, declared={**found.declared, **more}, declares=Declares.REQUIREMENTS))
+    assert tree.files["requirements.txt"].decode() == seen
+    assert tree.files["more.txt"] == b"w\n"
+    assert "setup.py" not in tree.files
+
+
+@pytest.mark.parametrize("name", ["version", "dependencies", "optional-dependencies", "requires-python"])
+def test_what_only_a_backend_could_tell_is_refused_where_there_are_credentials(place: Path, name: str) -> None:
+    lines = PROJECT.replace('version = "1.0"\n', "").replace("[project]", f'[project]\ndynamic = ["{name}"]')
+    folder = write(place / "p", {"pyproject.toml": lines + BUILT, "server.py": ""})
+    with pytest.raises(
+        ProjectError, match=f"its {name} is dynamic.*Run `uv lock` in {folder}, or set STOCKADE_BUILD_"
+    ):
+        project_steps(python(folder), find_project(python(folder)), credentials=True)
+    project_steps(python(folder), find_project(python(folder)), credentials=False)
+    write(folder, {"uv.lock": LOCK})
+    project_steps(python(folder), find_project(python(folder)), credentials=True)
+
+
+def test_a_folder_that_uv_would_build_is_refused_where_there_are_credentials(place: Path) -> None:
+    sources = '[tool.uv.sources]\ny = [{ path = "./y", editable = true }]\n'
+    folder = write(place / "p", {"pyproject.toml": PROJECT + sources, "y/setup.py": "", "server.py": ""})
+    with pytest.raises(ProjectError, match=r"it takes a package from \./y"):
+        project_steps(python(folder), find_project(python(folder)), credentials=True)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"requirements.txt": "x"},
+        {"pyproject.toml": PROJECT, "uv.lock": LOCK},
+        {"pyproject.toml": PROJECT},
+        {"server.py": "# /// script\n# dependencies = ['x']\n# ///\n"},
+    ],
+    ids=["requirements", "uv.lock", "pyproject", "script"],
+)
+def test_no_python_starts_after_the_first_package_is_there(place: Path, files: dict[str, str]) -> None:
+    """uv asks the environment's Python what it is, and that runs the `.pth` files of packages."""
+    source = python(write(place / "p", {"server.py": "", **files}), requirements=("extra",))
+    first, second = project_steps(source, find_project(source), credentials=True)
+    assert len([line for line in first.script.splitlines() if " pip install " in line or " sync " in line]) == 1
+    assert "extra" in first.script + second.script
+    assert all("--no-build" in line for line in first.script.splitlines() if " export " in line and "/uv " in line)
+
+
+def test_no_hook_of_a_project_is_where_credentials_are(place: Path) -> None:
+    files = {"package.json": package_json(), "pnpm-lock.yaml": "lockfileVersion: '9.0'\n", ".pnpmfile.cjs": "evil"}
+    source = node(write(place / "p", {**files, "build/index.js": ""}))
+    found = find_project(source)
+    first, second = project_steps(source, found, credentials=True)
+    assert "--ignore-pnpmfile" in first.script
+    assert ".pnpmfile.cjs" not in first.script + second.script
+    assert ".pnpmfile.cjs" not in download_tree(found).files
+    (only,) = project_steps(source, found, credentials=False)
+    assert "./.pnpmfile.cjs" in only.script
+    assert "--ignore-pnpmfile" not in only.script
+
+
+@pytest.mark.parametrize(
+    "lock",
+    [
+        {"yarn.lock": "# yarn lockfile v1\n"},
+        {"yarn.lock": "__metadata:\n"},
+        {"package-lock.json": "{}"},
+        {"pnpm-lock.yaml": ""},
+        {},
+    ],
+)
+def test_no_program_is_started_where_credentials_are(place: Path, lock: dict[str, str]) -> None:
+    """Yarn and npm 10 run `prepare` of a repository in spite of --ignore-scripts."""
+    source = node(
+        write(place / "p", {"package.json": package_json(), "build/index.js": "", **lock}), requirements=("x",)
+    )
+    first, second = project_steps(source, find_project(source), credentials=True)
+    commands = [line for line in first.script.splitlines() if re.search(r"(?:npm|pnpm|yarn) (?:install|ci)\b", line)]
+    assert len(commands) == 2
+    assert all(re.search(rf"{ALONE} (?:npm|pnpm|yarn) (?:install|ci)\b", line) for line in commands)
+    assert first.script.index(PREPARE) < first.script.index(ALONE)
+    assert ALONE not in second.script
+
+
+def test_bun_itself_comes_by_a_script_of_its_package(place: Path) -> None:
+    files = {"package.json": package_json(), "bun.lock": "{}", "build/index.js": ""}
+    source = node(write(place / "p", files))
+    first, _ = project_steps(source, find_project(source), credentials=True)
+    (line,) = [line for line in first.script.splitlines() if "bun install" in line]
+    assert line.startswith("npm_config_ignore_scripts=false npm exec")
+    assert "bun install --frozen-lockfile --ignore-scripts" in line
+
+
+@pytest.mark.anyio
+async def test_the_source_is_not_where_credentials_are(place: Path) -> None:
+    folder = write(place / "p", {"requirements.txt": "x\n-e .\n", "setup.py": "evil", "server.py": ""})
+    write(place, {".npmrc": "", ".config/uv/uv.toml": 'index-url = "https://u:p@x.example/simple"\n'})
+    engine = Seeing()
+    await Projects(Images(engine, lambda: gather({}, place, place))).image(
+        python(folder), find_project(python(folder))
+    )
+    first, second = engine.seen
+    assert (set(first), set(second)) == ({"requirements.txt"}, {"requirements.txt", "setup.py", "server.py"})
+
+
+class Seeing(FakeEngine):
+    """An engine that notes which files of a project each installation sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[list[str]] = []
+
+    async def create(self, plan: Any) -> str:
+        found = [Path(mount.source) for mount in plan.mounts if mount.target == PROJECT_INSIDE]
+        self.seen += [sorted(path.name for path in at.rglob("*") if path.is_file()) for at in found]
+        return await super().create(plan)
+
+
 def test_a_node_project_below_tmp_is_told_where_to_move(place: Path) -> None:
     folder = write(place / "p", {"package.json": package_json(), "build/index.js": ""})
     assert str(folder).startswith("/tmp/")
@@ -459,6 +599,15 @@ markers = "x\\n--index-url http://evil"
 """
     lines = constraints(lock.encode(), "poetry.lock").decode().splitlines()
     assert lines == [f"mcp==1.2.3 ; python_version >= '3.10' --hash={digest}", "odd==1"]
+
+
+@pytest.mark.parametrize(
+    "url", ["https://x.example/r\\n-e .", "git@x.example:r", "file:///r", "https://${UV_INDEX_A_PASSWORD}/"]
+)
+def test_a_repository_of_a_lock_adds_no_line(url: str) -> None:
+    source = f'source = {{ type = "git", url = "{url}", resolved_reference = "abc" }}'
+    with pytest.raises(ProjectError, match="no URL of a repository"):
+        constraints(f'[[package]]\nname = "x"\nversion = "1"\n{source}\n'.encode(), "poetry.lock")
 
 
 def test_what_poetrys_own_table_asks_for() -> None:

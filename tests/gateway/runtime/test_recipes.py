@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.runtime.images.build_settings import BuildSettings
+from gateway.runtime.images.download_only import ALONE, PREPARE
 from gateway.runtime.images.recipes import (
     INSIDE,
     INSTALLED,
@@ -84,7 +85,8 @@ def test_with_credentials_a_package_is_downloaded_first_and_its_code_runs_in_ano
     assert "UV_COMPILE_BYTECODE" not in fetch.script, "the package's own Python would run, and its .pth files with it"
     assert "uv" not in build.script.replace("uvx", "")
     fetch, build = install_steps(EVERYTHING, credentials=True)
-    assert "npm install" in fetch.script
+    assert f"{PREPARE}{ALONE} npm install" in fetch.script, "it starts no other program"
+    assert ALONE not in build.script
     assert "--ignore-scripts" in fetch.script
     assert "npm rebuild" in build.script
     (only,) = install_steps(EVERYTHING, credentials=False)

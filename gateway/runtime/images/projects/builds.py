@@ -15,6 +15,7 @@ from gateway.runtime.images.build_errors import InstallFailed, explain_failure
 from gateway.runtime.images.images import CREDENTIALS, Attempt, Images
 from gateway.runtime.images.needs import Compiler
 from gateway.runtime.images.package_builds import PackageBuild
+from gateway.runtime.images.projects.downloads import download_tree
 from gateway.runtime.images.projects.files import source_tree
 from gateway.runtime.images.projects.layout import Layout, Tree
 from gateway.runtime.images.projects.recipe import project_image, project_steps
@@ -108,6 +109,7 @@ class Projects:
                 folder=self.images.folder,
                 browser=has_browser(source.system_packages),
                 project=tree,
+                download=download_tree(layout) if apart else None,
             ).run()
 
 

@@ -15,7 +15,8 @@ FILE: Final = ".stockade-constraints.txt"
 HASH: Final = re.compile(r"sha(?:256|384|512):[0-9a-f]{32,128}")
 NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+!_-]*")
-MARKER: Final = re.compile(r"[\w\s.<>=!~()'\"*+-]+")
+WHERE: Final = re.compile(r"(?:https?|ssh|git)://[^\s\0$]+")
+MARKER: Final = re.compile(r"[\w .<>=!~()'\"*+-]+")
 
 
 def constraints(lock: bytes, path: str) -> bytes:
@@ -42,13 +43,24 @@ def pin(package: Mapping[str, Any]) -> str:
     if kind in ("directory", "file", "url") or package.get("path"):
         return ""
     if isinstance(source, dict) and kind == "git":
-        return f"{name} @ git+{source.get('url')}@{source.get('resolved_reference')}{marker(package)}"
+        return repository(name, source.get("url"), source.get("resolved_reference"), marker(package))
     if package.get("git"):
-        return f"{name} @ git+{package['git']}@{package.get('revision')}{marker(package)}"
+        return repository(name, package["git"], package.get("revision"), marker(package))
     if not isinstance(version, str) or not VERSION.fullmatch(version):
         return ""
     hashes = "".join(f" --hash={digest}" for digest in digests(package.get("files")))
     return f"{name}=={version}{marker(package)}{hashes}"
+
+
+def repository(name: str, url: Any, revision: Any, when: str) -> str:
+    """The line for a package from a repository. Raises ProjectError for what could be more than one line, or is no URL."""
+    where = f"{url}@{revision}"
+    if not WHERE.fullmatch(where):
+        raise ProjectError(
+            f"The lock takes {name} from {where!r}, which is no URL of a repository. Name it by https:// or ssh://, and "
+            "lock again."
+        )
+    return f"{name} @ git+{where}{when}"
 
 
 def marker(package: Mapping[str, Any]) -> str:

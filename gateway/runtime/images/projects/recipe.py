@@ -17,6 +17,7 @@ from typing import Final
 from gateway.runtime.images.build_settings import INSIDE
 from gateway.runtime.images.needs import CALLED_COMPILER, COMPILER
 from gateway.runtime.images.package_builds import PROJECT
+from gateway.runtime.images.projects.downloads import download_tree
 from gateway.runtime.images.projects.layout import Declares, Layout, ProjectError, Tree
 from gateway.runtime.images.projects.node_steps import install_node
 from gateway.runtime.images.projects.python_steps import install_python
@@ -43,9 +44,13 @@ LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+!_-]{0,63}")
 
 
 def project_steps(source: ProjectSource, layout: Layout, *, credentials: bool) -> tuple[Step, ...]:
-    """How a project is installed. With `credentials` it is downloaded with them first, and only then built without."""
-    install = install_python if layout.language == "python" else install_node
-    fetch, build, both = install(source, layout)
+    """How a project is installed. With `credentials` it is downloaded with them first, and only then built without.
+
+    The downloading sees the files of `download_tree` alone. Raises ProjectError where that is not enough.
+    """
+    only = download_tree(layout).files if credentials else {}
+    python = layout.language == "python"
+    fetch, build, both = install_python(source, layout) if python else install_node(source, layout, only)
     root = shlex.quote(layout.root)
     head = (
         f"trap 'code=$?; [ $code = 0 ] || ! {{ {CALLED_COMPILER}; }} || exit {COMPILER}' EXIT\n"
