@@ -199,12 +199,20 @@ def manifests(root: str, locals: Any) -> dict[str, bytes]:
     return found
 
 
-def archives(root: str) -> list[str]:
-    """Packed packages in the project's folder that it depends on."""
+def archives(root: str) -> Iterator[str]:
+    """Packed packages that a project depends on, by their paths below `root`. Raises ProjectError for one elsewhere."""
     manifest = json_file(f"{root}/{MANIFEST}")
-    texts = [wanted for part in PARTS for wanted in table(manifest, part).values() if isinstance(wanted, str)]
-    paths = (os.path.normpath(text.removeprefix("file:")) for text in texts if text.startswith("file:"))
-    return [path for path in paths if path.endswith(ARCHIVES) and is_inside(root, os.path.normpath(f"{root}/{path}"))]
+    for part in PARTS:
+        for name, wanted in table(manifest, part).items():
+            if not isinstance(wanted, str) or not wanted.startswith("file:") or not wanted.endswith(ARCHIVES):
+                continue
+            path = below(root, os.path.normpath(os.path.join(root, wanted.removeprefix("file:"))))
+            if not path:
+                raise ProjectError(
+                    f"{root}/{MANIFEST} takes {name} from {wanted}, which is not in {root}. Put the file there, and name it "
+                    "by its path from there on."
+                )
+            yield path
 
 
 def patches(root: str) -> list[str]:

@@ -179,19 +179,21 @@ def manifests(root: str, members: list[str]) -> dict[str, bytes]:
 
 
 def included(root: str, first: str) -> dict[str, bytes]:
-    """A file with requirements and those that it names. Raises ProjectError for one that is not in the folder."""
+    """A file with requirements and those that it names, by their paths from `root` on. Raises ProjectError for one that is
+    not in the folder."""
     found: dict[str, bytes] = {}
     waiting = [first]
     while waiting and len(found) < MOST_INCLUDED:
         name = waiting.pop()
-        content = read(f"{root}/{name}")
-        if content is None or not is_inside(os.path.realpath(root), os.path.realpath(f"{root}/{name}")):
+        path = below(root, os.path.normpath(os.path.join(root, name)))
+        content = read(f"{root}/{path}") if path else None
+        if content is None or not is_inside(os.path.realpath(root), os.path.realpath(f"{root}/{path}")):
             raise ProjectError(f"{root}/{first} names {name}, which is not in {root}. Put it there, or leave it out.")
-        found[name] = content
+        found[path] = content
         for other in INCLUDED.findall(content.decode(errors="replace")):
-            path = os.path.normpath(os.path.join(os.path.dirname(name), other))
-            if path not in found and not other.startswith(("http://", "https://")):
-                waiting.append(path)
+            wanted = os.path.join(os.path.dirname(path), other)
+            if not other.startswith(("http://", "https://")) and os.path.normpath(wanted) not in found:
+                waiting.append(wanted)
     return found
 
 

@@ -1,0 +1,69 @@
+"""What a project that somebody else wrote cannot make the gateway do: write, read or search outside of its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from gateway.runtime.images.package_builds import lay_out_project
+from gateway.runtime.images.projects.builds import declared_tree
+from gateway.runtime.images.projects.finder import find_project
+from gateway.runtime.images.projects.layout import ProjectError, Tree
+from gateway.runtime.sandbox.errors import BuildError
+from tests.gateway.runtime.test_projects import node, package_json, place, python, write
+
+__all__ = ["place"]
+
+
+# -- writing
+
+
+@pytest.mark.parametrize(
+    "name", ["/{out}/file", "../out/file", "a/../../out/file", "./../out/file", "a//b", "", ".."]
+)
+def test_no_name_of_a_file_leads_out_of_the_folder_of_the_build(place: Path, name: str) -> None:
+    (place / "out").mkdir()
+    tree = Tree(path="/srv/p", files={name.replace("/{out}", str(place / "out")): b"x"})
+    with pytest.raises(BuildError, match="is not a plain path below its folder"):
+        lay_out_project(place / "laid", tree)
+    assert not os.listdir(place / "out")
+
+
+def test_what_is_laid_out_overwrites_nothing_and_follows_no_link(place: Path) -> None:
+    with pytest.raises(BuildError, match="cannot be laid out for the installation"):
+        lay_out_project(place / "laid", Tree(path="/srv/p", files={"a": b"x", "a/b": b"y"}))
+    laid = lay_out_project(
+        place / "other", Tree(path="/srv/p", files={"a/b": b"y", "c": b"z"}, programs=frozenset("c"))
+    )
+    assert laid and (laid / "a/b").read_bytes() == b"y"
+    assert ((laid / "c").stat().st_mode & 0o777, (laid / "a/b").stat().st_mode & 0o777) == (0o755, 0o644)
+
+
+def test_requirements_name_no_file_elsewhere(place: Path) -> None:
+    keys = place / "keys"
+    folder = write(place / "p", {"server.py": "", "requirements.txt": f"-r {keys}\n", f"./{keys}": "ssh-ed25519 x"})
+    with pytest.raises(ProjectError, match=r"requirements.txt names .*keys, which is not in "):
+        find_project(python(folder))
+
+
+@pytest.mark.parametrize("name", ["requirements/base.txt", "../p/requirements/base.txt", "{p}/requirements/base.txt"])
+def test_every_name_of_a_requirements_file_is_relative(place: Path, name: str) -> None:
+    folder = place / "p"
+    write(folder, {"server.py": "", "requirements.txt": f"-r {name.format(p=folder)}\n"})
+    write(folder, {"requirements/base.txt": "-c ../limits.txt\n", "limits.txt": "mcp<9\n"})
+    declared = find_project(python(folder)).declared
+    assert sorted(declared) == ["limits.txt", "requirements.txt", "requirements/base.txt"]
+    assert lay_out_project(place / "laid", declared_tree(find_project(python(folder))))
+
+
+@pytest.mark.parametrize("name", ["/proc/self/cwd/l.tgz", "../l.tgz"])
+def test_a_packed_package_elsewhere_is_refused(place: Path, name: str) -> None:
+    manifest = package_json(dependencies={"x": f"file:{name}"})
+    folder = write(place / "p", {"index.js": "", "package.json": manifest, "proc/self/cwd/l.tgz": "x"})
+    with pytest.raises(ProjectError, match=r"package.json takes x from file:.*l.tgz, which is not in "):
+        find_project(node(folder, "index.js"))
+    (folder / "package.json").write_text(json.dumps({"dependencies": {"x": f"file:{folder}/proc/self/cwd/l.tgz"}}))
+    assert "proc/self/cwd/l.tgz" in find_project(node(folder, "index.js")).declared
