@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gateway.runtime.images.package_builds import lay_out_project
+from gateway.runtime.images.projects import files
 from gateway.runtime.images.projects.builds import declared_tree
+from gateway.runtime.images.projects.files import Reading, source_tree, walk
 from gateway.runtime.images.projects.finder import find_project
 from gateway.runtime.images.projects.layout import ProjectError, Tree
 from gateway.runtime.sandbox.errors import BuildError
@@ -38,7 +41,8 @@ def test_what_is_laid_out_overwrites_nothing_and_follows_no_link(place: Path) ->
     laid = lay_out_project(
         place / "other", Tree(path="/srv/p", files={"a/b": b"y", "c": b"z"}, programs=frozenset("c"))
     )
-    assert laid and (laid / "a/b").read_bytes() == b"y"
+    assert laid
+    assert (laid / "a/b").read_bytes() == b"y"
     assert ((laid / "c").stat().st_mode & 0o777, (laid / "a/b").stat().st_mode & 0o777) == (0o755, 0o644)
 
 
@@ -67,3 +71,79 @@ def test_a_packed_package_elsewhere_is_refused(place: Path, name: str) -> None:
         find_project(node(folder, "index.js"))
     (folder / "package.json").write_text(json.dumps({"dependencies": {"x": f"file:{folder}/proc/self/cwd/l.tgz"}}))
     assert "proc/self/cwd/l.tgz" in find_project(node(folder, "index.js")).declared
+
+
+# -- reading
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["setup.cfg", "uv.lock", "requirements.txt", "pyproject.toml", "uv.toml", ".python-version", "server.py.lock"],
+)
+def test_a_link_to_a_file_of_the_host_is_not_read_for_python(place: Path, name: str) -> None:
+    script = "# /// script\n# dependencies = []\n# ///\n" if name == "server.py.lock" else ""
+    folder = write(place / "p", {"server.py": script, "setup.py": "", ".gitignore": name})
+    write(place, {"secret": ""})
+    (folder / name).symlink_to("../secret")
+    with pytest.raises(ProjectError, match=rf"{name} is a link that leads out of .*/p, to .*/secret"):
+        find_project(python(folder))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["bun.lockb", "yarn.lock", "package.json", ".pnpmfile.cjs", "pnpm-workspace.yaml", ".npmrc", "l.tgz", ".nvmrc"],
+)
+def test_a_link_to_a_file_of_the_host_is_not_read_for_node(place: Path, name: str) -> None:
+    folder = write(place / "p", {"index.js": "", "package.json": package_json(dependencies={"x": "file:l.tgz"})})
+    write(place, {"secret": "{}"})
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to("../secret")
+    with pytest.raises(ProjectError, match=rf"{name} is a link that leads out of .*/p, to .*/secret"):
+        find_project(node(folder, "index.js"))
+
+
+def test_a_folder_that_is_a_link_out_of_the_project_is_no_member(place: Path) -> None:
+    write(place, {"secret/package.json": package_json(name="secret"), "secret/README.md": "s"})
+    folder = write(place / "p", {"index.js": "", "package.json": package_json(workspaces=["*"])})
+    (folder / "x").symlink_to("../secret")
+    with pytest.raises(ProjectError, match=r"x/package.json is a link that leads out of"):
+        find_project(node(folder, "index.js"))
+
+
+def test_a_licence_elsewhere_is_left_out_and_a_link_in_the_project_is_followed(place: Path) -> None:
+    folder = write(place / "p", {"server.py": "", "setup.py": "", "docs/about.md": "about", "LICENSE.txt": ""})
+    write(place, {"LICENSE": "secret"})
+    (folder / "LICENSE").symlink_to("../LICENSE")
+    (folder / "README.md").symlink_to("docs/about.md")
+    assert find_project(python(folder)).declared == {"setup.py": b"", "README.md": b"about"}
+
+
+def test_a_link_that_comes_while_a_project_is_read_is_not_followed(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(place / "p", {"server.py": "", "a/b.txt": "mine"})
+    write(place, {"secret/b.txt": "secret"})
+    layout = find_project(python(folder))
+
+    def swapped(reading: Reading, path: str) -> Iterator[str]:
+        found = list(walk(reading, path))
+        if path:
+            yield from found
+            return
+        (folder / "a").rename(folder / "old")
+        (folder / "a").symlink_to("../secret")
+        yield from found
+
+    monkeypatch.setattr(files, "walk", swapped)
+    with pytest.raises(ProjectError, match=r"a/b.txt is a link that leads out of .*/p, to .*/secret/b.txt"):
+        source_tree(layout)
+
+
+@pytest.mark.parametrize("name", ["a\0b.tgz", "\ud800.tgz", "b" * 300 + ".tgz", "index.js/x.tgz", "loop.tgz"])
+def test_a_name_that_no_file_can_have_is_none_or_said(place: Path, name: str) -> None:
+    folder = write(place / "p", {"index.js": "", "package.json": package_json(dependencies={"x": f"file:{name}"})})
+    (folder / "loop.tgz").symlink_to("loop.tgz")
+    try:
+        assert list(find_project(node(folder, "index.js")).declared) == ["package.json"]
+    except ProjectError as error:
+        assert "cannot be read" in str(error), error  # noqa: PT017 - either is well

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import itertools
 import json
@@ -21,46 +22,94 @@ HIGHEST: Final = 40
 """Folders that are looked at upwards."""
 
 
-def read(path: str, most: int = MOST) -> bytes | None:
-    """The content of a regular file; None where there is none. Raises ProjectError for what cannot be read."""
+def read(root: str, name: str, most: int = MOST) -> bytes | None:
+    """The content of a regular file below a folder; None where there is none.
+
+    Raises ProjectError for what cannot be read, and for a link out of the folder: others have written it, and what is read
+    of it gets into an image.
+    """
+    found = read_with_mode(root, name, most)
+    return None if found is None else found[0]
+
+
+def read_with_mode(root: str, name: str, most: int = MOST) -> tuple[bytes, int] | None:
+    """As `read`, with the file's mode."""
+    if "\0" in f"{root}{name}":
+        return None
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a FIFO must not wait
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # also a name with a NUL in it
+        descriptor = opened(root, name)
+    except (FileNotFoundError, NotADirectoryError, UnicodeError):  # or a name that no file can have
         return None
     except OSError as error:
-        raise ProjectError(f"{path} cannot be read: {error.strerror}. Correct who may read it.") from None
+        raise ProjectError(f"{root}/{name} cannot be read: {error.strerror}. Correct who may read it.") from None
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
             return None
         content = file.read(most + 1)
     if len(content) > most:
-        raise ProjectError(f"{path} is larger than {most // 1024 // 1024} MiB, the most that is read of one file.")
-    return content
+        raise ProjectError(
+            f"{root}/{name} is larger than {most // 1024 // 1024} MiB, the most that is read of one file."
+        )
+    return content, found.st_mode
 
 
-def text(path: str) -> str:
-    """A file as text; empty where there is none."""
-    return (read(path) or b"").decode(errors="replace")
+def opened(root: str, name: str) -> int:
+    """A file below a folder, open for reading. Raises OSError, and ProjectError for a link out of the folder.
 
-
-def toml(path: str) -> dict[str, Any]:
-    """A TOML file; empty where there is none. Raises ProjectError with the line where it is none."""
+    A link is followed by its path alone: what is opened then is opened with none, even if another has come meanwhile.
+    """
     try:
-        return tomllib.loads(text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise ProjectError(f"{path} is not valid TOML: {error}. Correct it.") from None
+        return opened_with_no_link(root, name)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+    base = os.path.realpath(root)
+    require_no_way_out(root, f"{root}/{name}")
+    return opened_with_no_link(base, below(base, os.path.realpath(f"{base}/{name}")))
 
 
-def json_file(path: str) -> dict[str, Any]:
+def opened_with_no_link(root: str, name: str) -> int:
+    """A file below a folder, open for reading. Raises OSError for a link at or above it: ELOOP or ENOTDIR."""
+    *folders, last = name.split("/")
+    if ".." in (*folders, last):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    at = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for folder in folders:
+            inner = os.open(folder or ".", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            os.close(at)
+            at = inner
+        # opening a FIFO must not wait
+        return os.open(last or ".", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+    finally:
+        os.close(at)
+
+
+def text(root: str, name: str) -> str:
+    """A file below a folder as text; empty where there is none. Raises ProjectError as `read` does."""
+    return (read(root, name) or b"").decode(errors="replace")
+
+
+def toml(root: str, name: str) -> dict[str, Any]:
+    """A TOML file; empty where there is none. Raises ProjectError with the line where it is none."""
+    written = text(root, name)
+    try:
+        return tomllib.loads(written)
+    except (ValueError, RecursionError) as error:  # also a number of very many digits, or deep nesting
+        raise ProjectError(f"{root}/{name} is not valid TOML: {error}. Correct it.") from None
+
+
+def json_file(root: str, name: str) -> dict[str, Any]:
     """A JSON file with a mapping; empty where there is none. Raises ProjectError with the line where it is none."""
-    if not (written := text(path)):
+    if not (written := text(root, name)):
         return {}
     try:
         found = json.loads(written)
     except ValueError as error:
-        raise ProjectError(f"{path} is not valid JSON: {error}. Correct it.") from None
+        raise ProjectError(f"{root}/{name} is not valid JSON: {error}. Correct it.") from None
     except RecursionError:
-        raise ProjectError(f"{path} is nested too deeply to be read.") from None
+        raise ProjectError(f"{root}/{name} is nested too deeply to be read.") from None
     return found if isinstance(found, dict) else {}
 
 
@@ -116,14 +165,24 @@ def require_folder(path: str) -> None:
         raise ProjectError(f"The folder {path} {what}. Correct the path in the server's entry.")
 
 
+def leads_out(root: str, name: str) -> bool:
+    """Whether something below a folder is a link out of it, or behind one."""
+    return not is_inside(os.path.realpath(root), os.path.realpath(f"{root}/{name}"))
+
+
 def require_no_way_out(root: str, path: str) -> None:
     """Raises ProjectError for a path in a folder whose links lead out of it: it leads nowhere in a container."""
     led_to = os.path.realpath(path)
     if not is_inside(os.path.realpath(root), led_to):
         raise ProjectError(
             f"{path} is a link that leads out of {root}, to {led_to}, which the server does not see. "
-            f"Name {led_to} itself in the server's entry, or put the file into {root}."
+            f"Put the file into {root}. Is it the program that is run? Name {led_to} itself in the server's entry."
         )
+
+
+def base_of(root: str, file: str) -> str:
+    """The folder that a file that is run belongs to: the project's, or its own where it is in none."""
+    return root if root and is_inside(root, file) else os.path.dirname(file)
 
 
 def require_plain(path: str) -> None:

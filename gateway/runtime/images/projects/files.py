@@ -12,7 +12,7 @@ from typing import Final
 
 from pathspec import GitIgnoreSpec
 
-from gateway.runtime.images.projects.disk import below, is_inside, read, text
+from gateway.runtime.images.projects.disk import below, is_inside, read_with_mode, text
 from gateway.runtime.images.projects.layout import Layout, ProjectError, Tree
 
 MOST_FILES: Final = 20_000
@@ -68,10 +68,10 @@ class Reading:
 
     def add(self, path: str) -> None:
         """Reads one file. Raises ProjectError where it is too much."""
-        full = f"{self.root}/{path}"
-        content = read(full, MOST_BYTES)
-        if content is None:
+        found = read_with_mode(self.root, path, MOST_BYTES)
+        if found is None:
             return
+        content, mode = found
         self.size += len(content)
         if self.size > MOST_BYTES or len(self.files) >= MOST_FILES:
             raise ProjectError(
@@ -79,14 +79,14 @@ class Reading:
                 f"to copy into an image. List in {self.root}/{OWN} what the server does not need."
             )
         self.files[path] = content
-        if os.stat(full).st_mode & 0o100:
+        if mode & 0o100:
             self.programs.add(path)
 
 
 def reading_of(layout: Layout) -> Reading:
     """Nothing read yet. Raises ProjectError."""
     root = layout.root
-    lines = [line for name in IGNORES for line in ignore_lines(f"{root}/{name}")]
+    lines = [line for name in IGNORES for line in ignore_lines(root, name)]
     return Reading(
         root=root,
         never=GitIgnoreSpec.from_lines(NEVER),
@@ -121,9 +121,9 @@ def topmost(path: str) -> str:
     return path.partition("/")[0]
 
 
-def ignore_lines(path: str) -> Sequence[str]:
+def ignore_lines(root: str, name: str) -> Sequence[str]:
     """The patterns of one file, as Git reads them."""
-    return text(path).splitlines()
+    return text(root, name).splitlines()
 
 
 def walk(reading: Reading, folder: str) -> Iterator[str]:

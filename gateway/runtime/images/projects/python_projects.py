@@ -11,7 +11,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from gateway.runtime.images.projects.disk import below, climb, found_by, is_inside, read, table, text, toml, words
+from gateway.runtime.images.projects.disk import (
+    base_of,
+    below,
+    climb,
+    found_by,
+    is_inside,
+    leads_out,
+    read,
+    table,
+    text,
+    toml,
+    words,
+)
 from gateway.runtime.images.projects.layout import Declares, Layout, ProjectError
 from gateway.runtime.images.projects.pins import FILE, constraints, wanted
 from registry.model.sources import ProjectSource
@@ -22,15 +34,13 @@ LOCKS: Final = {
     "pdm.lock": Declares.PDM_LOCK,
 }
 MANIFESTS: Final = (*LOCKS, "pyproject.toml", "requirements.txt", "setup.py")
+PROSE: Final = ("README.md", "README.rst", "README", "LICENSE")
 BUILDING: Final = (
     "pyproject.toml",
     "setup.py",
     "setup.cfg",
     "MANIFEST.in",
-    "README.md",
-    "README.rst",
-    "README",
-    "LICENSE",
+    *PROSE,
 )
 """Files beside a manifest that a build backend asks for."""
 SCRIPT: Final = re.compile(r"(?m)^# /// script\s*$\s(?P<content>(?:^#(?:| .*)$\s)+?)^# ///\s*$")
@@ -53,7 +63,8 @@ def python_layout(source: ProjectSource, root: str, file: str) -> Layout:
     """
     start = python_start(source, file)
     empty = Layout(root=root or source.folder, language="python", declares=Declares.NOTHING, start=start)
-    script = script_block(text(file)) if file else None
+    base = base_of(root, file)
+    script = script_block(text(base, below(base, file))) if file else None
     if script is not None:
         return of_script(empty, file, script, source)
     found = empty if source.standalone or not root else declared_in(empty, source)
@@ -78,7 +89,7 @@ def python_root(folder: str) -> str:
     above = list(climb(folder))
     nearest = next((at for at in above if any(os.path.isfile(f"{at}/{name}") for name in MANIFESTS)), "")
     for at in above[above.index(nearest) + 1 :] if nearest else ():
-        workspace = table(toml(f"{at}/pyproject.toml"), "tool", "uv", "workspace")
+        workspace = table(toml(at, "pyproject.toml"), "tool", "uv", "workspace")
         if workspace and nearest in members_of(at, workspace):
             return at
     return nearest
@@ -101,13 +112,13 @@ def members_of(root: str, workspace: Mapping[str, Any]) -> list[str]:
 def declared_in(empty: Layout, source: ProjectSource) -> Layout:
     """By the lock, else by the manifest. Raises ProjectError."""
     root = empty.root
-    pyproject = toml(f"{root}/pyproject.toml")
+    pyproject = toml(root, "pyproject.toml")
     project = table(pyproject, "project")
     poetry = table(pyproject, "tool", "poetry")
     workspace = table(pyproject, "tool", "uv", "workspace")
     members = members_of(root, workspace) if workspace else []
     member = next((at for at in members if is_inside(at, source.folder)), "")
-    own = toml(f"{member}/pyproject.toml") if member else pyproject
+    own = toml(root, f"{below(root, member)}/pyproject.toml") if member else pyproject
     found = replace(
         empty,
         declared=manifests(root, members),
@@ -115,9 +126,10 @@ def declared_in(empty: Layout, source: ProjectSource) -> Layout:
         runtime=str(table(own, "project").get("requires-python") or project.get("requires-python") or ""),
         name=str(project.get("name") or poetry.get("name") or ""),
         version=str(project.get("version") or poetry.get("version") or ""),
-        wants_source=is_package(own) or any(is_package(toml(f"{at}/pyproject.toml")) for at in members),
+        wants_source=is_package(own)
+        or any(is_package(toml(root, f"{below(root, at)}/pyproject.toml")) for at in members),
     )
-    if not found.runtime and (pinned := text(f"{root}/.python-version").strip()):
+    if not found.runtime and (pinned := text(root, ".python-version").strip()):
         found = replace(found, runtime=pinned.splitlines()[0])
     for name, declares in LOCKS.items():
         if name in found.declared:
@@ -168,13 +180,15 @@ def is_package(pyproject: Mapping[str, Any]) -> bool:
 
 
 def manifests(root: str, members: list[str]) -> dict[str, bytes]:
-    """What tools read of a project before they look at its source."""
+    """What tools read of a project before they look at its source. Raises ProjectError for a link out of the project."""
     names = [*LOCKS, "requirements.txt", "uv.toml", *BUILDING]
-    found = {name: content for name in names if (content := read(f"{root}/{name}")) is not None}
-    for folder in members:
-        for name in BUILDING:
-            if (content := read(f"{folder}/{name}")) is not None:
-                found[f"{below(root, folder)}/{name}"] = content
+    names += [f"{below(root, folder)}/{name}" for folder in members for name in BUILDING]
+    found = {}
+    for name in names:
+        if os.path.basename(name) in PROSE and leads_out(root, name):
+            continue  # often one for several projects of a repository; none is needed
+        if (content := read(root, name)) is not None:
+            found[name] = content
     return found
 
 
@@ -186,8 +200,8 @@ def included(root: str, first: str) -> dict[str, bytes]:
     while waiting and len(found) < MOST_INCLUDED:
         name = waiting.pop()
         path = below(root, os.path.normpath(os.path.join(root, name)))
-        content = read(f"{root}/{path}") if path else None
-        if content is None or not is_inside(os.path.realpath(root), os.path.realpath(f"{root}/{path}")):
+        content = read(root, path) if path else None
+        if content is None:
             raise ProjectError(f"{root}/{first} names {name}, which is not in {root}. Put it there, or leave it out.")
         found[path] = content
         for other in INCLUDED.findall(content.decode(errors="replace")):
@@ -232,8 +246,10 @@ def script_block(written: str) -> dict[str, Any] | None:
 def of_script(empty: Layout, file: str, script: Mapping[str, Any], source: ProjectSource) -> Layout:
     """A file that declares what it needs. uv keeps its lock beside it."""
     name = os.path.basename(file)
-    declared = {name: without_code(text(file))}
-    if (lock := read(f"{file}.lock")) is not None:
+    base = base_of(empty.root, file)
+    path = below(base, file)
+    declared = {name: without_code(text(base, path))}
+    if (lock := read(base, f"{path}.lock")) is not None:
         declared[f"{name}.lock"] = lock
     return replace(
         empty,
@@ -266,7 +282,7 @@ def of_interpreter(empty: Layout, interpreter: str) -> Layout:
     for path in sorted(glob.glob(f"{glob.escape(venv)}/lib/python3*/site-packages/*.dist-info"))[:MOST_INSTALLED]:
         if (requirement := installed_as(empty.root, path)) and requirement not in installed:
             installed.append(requirement)
-    match = re.search(r"(?m)^version(?:_info)?\s*=\s*(3\.\d+)", text(f"{venv}/pyvenv.cfg"))
+    match = re.search(r"(?m)^version(?:_info)?\s*=\s*(3\.\d+)", text(venv, "pyvenv.cfg"))
     return replace(
         empty, declares=Declares.INSTALLED, requirements=tuple(installed), runtime=match[1] if match else ""
     )
@@ -278,7 +294,7 @@ def installed_as(root: str, path: str) -> str:
     if not NAME.fullmatch(name) or not VERSION.fullmatch(version) or name in INSTALLERS:
         return ""
     try:
-        direct = json.loads(text(f"{path}/direct_url.json") or "{}")
+        direct = json.loads(text(path, "direct_url.json") or "{}")
     except ValueError:
         direct = {}
     url = str(direct.get("url") or "") if isinstance(direct, dict) else ""
