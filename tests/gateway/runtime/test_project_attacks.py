@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.runtime.images.package_builds import lay_out_project
-from gateway.runtime.images.projects import files
+from gateway.runtime.images.projects import disk, files
 from gateway.runtime.images.projects.builds import declared_tree
 from gateway.runtime.images.projects.files import Reading, source_tree, walk
 from gateway.runtime.images.projects.finder import find_project
@@ -106,6 +106,8 @@ def test_a_folder_that_is_a_link_out_of_the_project_is_no_member(place: Path) ->
     write(place, {"secret/package.json": package_json(name="secret"), "secret/README.md": "s"})
     folder = write(place / "p", {"index.js": "", "package.json": package_json(workspaces=["*"])})
     (folder / "x").symlink_to("../secret")
+    assert list(find_project(node(folder, "index.js")).declared) == ["package.json"]
+    (folder / "package.json").write_text(package_json(dependencies={"y": "file:x"}))
     with pytest.raises(ProjectError, match=r"x/package.json is a link that leads out of"):
         find_project(node(folder, "index.js"))
 
@@ -147,3 +149,68 @@ def test_a_name_that_no_file_can_have_is_none_or_said(place: Path, name: str) ->
         assert list(find_project(node(folder, "index.js")).declared) == ["package.json"]
     except ProjectError as error:
         assert "cannot be read" in str(error), error  # noqa: PT017 - either is well
+
+
+# -- searching
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders that are looked into."""
+    found: list[str] = []
+    scandir = os.scandir
+
+    def noted(path: str) -> object:
+        found.append(os.path.realpath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", noted)
+    return found
+
+
+@pytest.mark.parametrize(
+    "pattern", ["../../../**/zz", "../**", "/../**", "a/../../**", "**", "up/**", "*/**", "up/*/**"]
+)
+@pytest.mark.parametrize("language", ["node", "python"])
+def test_no_pattern_of_a_workspace_looks_outside_of_it(
+    place: Path, looked_at: list[str], pattern: str, language: str
+) -> None:
+    folder = write(place / "p", {"index.js": "", "server.py": "", "inner/x": "", "patches/x.patch": ""})
+    write(place, {"other/zz/package.json": package_json(), "other/zz/x.patch": ""})
+    (folder / "up").symlink_to("..")
+    (folder / "patches/up").symlink_to("../..")
+    if language == "node":
+        write(folder, {"package.json": package_json(workspaces=[pattern])})
+        assert sorted(find_project(node(folder, "index.js")).declared) == ["package.json", "patches/x.patch"]
+    else:
+        members = f"members = [{json.dumps(pattern)}]\nexclude = [{json.dumps(pattern)}]\n"
+        write(folder, {"pyproject.toml": f'[project]\nname = "p"\n[tool.uv.workspace]\n{members}'})
+        find_project(python(folder))
+    assert [path for path in looked_at if not f"{path}/".startswith(f"{folder}/")] == []
+
+
+def test_a_search_ends(place: Path, monkeypatch: pytest.MonkeyPatch, looked_at: list[str]) -> None:
+    monkeypatch.setattr(disk.Looks.__init__, "__defaults__", (100,))
+    for number in range(300):
+        write(place, {f"p/a{number % 7}/b{number}/c/package.json": package_json(name=f"n{number}")})
+    patterns = ["**/a*/**/b*/**/**/*", "**/" * 300 + "*", "*/*/*", *(f"a{number}" for number in range(1000))]
+    folder = write(place / "p", {"index.js": "", "package.json": package_json(workspaces=patterns)})
+    assert len(find_project(node(folder, "index.js")).links) <= 100
+    assert len(looked_at) <= 200
+
+
+def test_what_the_patterns_of_a_workspace_name(place: Path) -> None:
+    for path in ("a/x", "a/.y", "a/z/deep", "b", "c/node_modules/m", "a/empty"):
+        write(place, {f"{path}/{'none' if 'empty' in path else 'package.json'}": package_json(name=path)})
+    (place / "d").symlink_to("a/z")
+
+    def found(*patterns: str) -> list[str]:
+        return [os.path.relpath(path, place) for path in disk.found_by(str(place), patterns)]
+
+    assert found("a/*") == ["a/empty", "a/x", "a/z"]
+    assert found("./a/x/", "/b", "none", "") == ["a/x", "b"]
+    assert sorted(found("a/**")) == ["a", "a/empty", "a/x", "a/z", "a/z/deep"]
+    assert set(found("**/deep", "d/*")) == {"a/z/deep", "d/deep"}
+    assert found("[bd]") == ["b", "d"]
+    assert "c/node_modules" not in found("**")
+    assert found("a/../b") == ["b"]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import glob
 import itertools
 import json
 import os
 import stat
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from gateway.runtime.images.projects.layout import ProjectError
@@ -17,7 +19,10 @@ from registry.model.mount_risks import NEVER_WHOLE, SHARED
 
 MOST: Final = 16 * 1024 * 1024
 """Bytes of one manifest or lock file."""
-MOST_FOUND: Final = 20_000
+MOST_LOOKS: Final = 50_000
+"""Files and folders that a search in a project looks at."""
+LONGEST: Final = 1000
+"""Letters of a pattern."""
 HIGHEST: Final = 40
 """Folders that are looked at upwards."""
 
@@ -128,12 +133,86 @@ def words(found: Any) -> tuple[str, ...]:
     return tuple(item for item in found if isinstance(item, str)) if isinstance(found, list) else ()
 
 
-def found_by(root: str, pattern: str) -> Iterator[str]:
-    """The paths below `root` that a pattern of a workspace names; of very many only the first."""
-    found = glob.iglob(f"{glob.escape(root)}/{pattern.removeprefix('./').strip('/')}", recursive=True)
-    for path in map(os.path.normpath, itertools.islice(found, MOST_FOUND)):
-        if below(root, path):
-            yield path
+def found_by(root: str, patterns: Iterable[str]) -> Iterator[str]:
+    """The folders below `root` that patterns of a workspace name; of very many only the first.
+
+    Nothing outside of `root` is looked at: a pattern that leads out of it names nothing, nor does a link.
+    """
+    looks = Looks()
+    for pattern in patterns:
+        parts = [part for part in os.path.normpath(pattern).split("/") if part not in ("", ".")]
+        if looks.more() and len(pattern) <= LONGEST and parts and ".." not in parts:
+            parts = [
+                part for number, part in enumerate(parts) if part != "**" or parts[number - 1 : number] != ["**"]
+            ]
+            yield from named_by(root, parts, looks)
+
+
+def named_by(root: str, parts: list[str], looks: Looks) -> Iterator[str]:
+    """The folders that the parts of one pattern name."""
+    waiting = [(root, 0)]
+    seen = set(waiting)
+    while waiting:
+        path, done = waiting.pop()
+        if done == len(parts):
+            if path != root:
+                yield path
+            continue
+        part = parts[done]
+        following = [(path, done + 1)] if part == "**" else []
+        if not glob.has_magic(part):
+            following += [(f"{path}/{part}", done + 1)] if looks.more() and is_folder(root, f"{path}/{part}") else []
+        else:
+            for entry in looks.at(path):
+                if entry.name.startswith(".") and not part.startswith("."):
+                    continue
+                if part == "**":
+                    if entry.name != "node_modules" and entry.is_dir(follow_symlinks=False):
+                        following.append((entry.path, done))
+                elif fnmatch.fnmatchcase(entry.name, part) and is_folder(root, entry.path):
+                    following.append((entry.path, done + 1))
+        new = [one for one in following if one not in seen]
+        seen.update(new)
+        waiting += reversed(new)
+
+
+def is_folder(root: str, path: str) -> bool:
+    """Whether that is a folder in `root`, also by links."""
+    return os.path.isdir(path) and not leads_out(root, below(root, path))
+
+
+def files_below(root: str, folder: str, suffix: str) -> Iterator[str]:
+    """The paths of files in a folder below `root`, by the end of their names; of very many only the first."""
+    looks = Looks()
+    waiting = [f"{root}/{folder}"] if is_folder(root, f"{root}/{folder}") else []
+    while waiting:
+        for entry in looks.at(waiting.pop()):
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(entry.path)
+            elif entry.name.endswith(suffix) and entry.is_file() and not leads_out(root, below(root, entry.path)):
+                yield below(root, entry.path)
+
+
+@dataclass(slots=True)
+class Looks:
+    """How much may still be looked at: others have written what is searched, and a start waits for it."""
+
+    left: int = MOST_LOOKS
+
+    def more(self) -> bool:
+        """Whether one look more may be taken, which then counts."""
+        self.left -= 1
+        return self.left >= 0
+
+    def at(self, folder: str) -> list[os.DirEntry[str]]:
+        """What lies in a folder, by name; empty for one that cannot be looked into."""
+        try:
+            with os.scandir(folder) as entries:
+                found = list(itertools.islice(entries, max(self.left, 0)))
+        except OSError:
+            return []
+        self.left -= len(found) + 1
+        return sorted(found, key=lambda entry: entry.name)
 
 
 def climb(folder: str) -> Iterator[str]:

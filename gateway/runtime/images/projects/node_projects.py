@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import re
@@ -15,8 +14,8 @@ from gateway.runtime.images.build_settings import public_npmrc
 from gateway.runtime.images.projects.disk import (
     below,
     climb,
+    files_below,
     found_by,
-    is_inside,
     json_file,
     read,
     table,
@@ -218,12 +217,7 @@ def archives(root: str) -> Iterator[str]:
 def patches(root: str) -> list[str]:
     """Files that change packages as they are installed (pnpm, Yarn)."""
     folders = ("patches", ".yarn/patches")
-    return [
-        below(root, path)
-        for folder in folders
-        for path in sorted(glob.glob(f"{glob.escape(root)}/{folder}/**/*.patch", recursive=True))[:MOST_MEMBERS]
-        if os.path.isfile(path) and is_inside(os.path.realpath(root), os.path.realpath(path))
-    ]
+    return [path for folder in folders for path in sorted(files_below(root, folder, ".patch"))[:MOST_MEMBERS]]
 
 
 def members_of(root: str, manifest: Mapping[str, Any]) -> list[str]:
@@ -234,12 +228,9 @@ def members_of(root: str, manifest: Mapping[str, Any]) -> list[str]:
         if match := re.fullmatch(r"\s*-\s*['\"]?([^'\"#\s]+)['\"]?\s*(?:#.*)?", line):
             patterns += (match[1],)
     found: dict[str, None] = {}
-    for pattern in patterns:
-        if pattern.startswith("!"):
-            continue
-        for path in found_by(root, pattern):
-            if "/node_modules" not in path and os.path.isfile(f"{path}/{MANIFEST}"):
-                found[path] = None
+    for path in found_by(root, (pattern for pattern in patterns if not pattern.startswith("!"))):
+        if "/node_modules" not in path and os.path.isfile(f"{path}/{MANIFEST}"):
+            found[path] = None
     return list(found)[:MOST_MEMBERS]
 
 

@@ -98,11 +98,10 @@ def python_root(folder: str) -> str:
 def members_of(root: str, workspace: Mapping[str, Any]) -> list[str]:
     """The folders of a workspace's members."""
     found: dict[str, None] = {}
-    excluded = {path for pattern in words(workspace.get("exclude")) for path in found_by(root, pattern)}
-    for pattern in words(workspace.get("members")):
-        for path in found_by(root, pattern):
-            if path not in excluded and os.path.isfile(f"{path}/pyproject.toml"):
-                found[path] = None
+    excluded = set(found_by(root, words(workspace.get("exclude"))))
+    for path in found_by(root, words(workspace.get("members"))):
+        if path not in excluded and os.path.isfile(f"{path}/pyproject.toml"):
+            found[path] = None
     return list(found)[:MOST_INCLUDED]
 
 
