@@ -49,6 +49,8 @@ BUILD_TIMEOUT_S: Final = 600.0
 PROJECT: Final = "/stockade-project"
 """Where a step finds the files of a project."""
 PROJECT_SIZE: Final = "1g"
+DEEPEST: Final = 120
+"""Parts of the path of a project's file."""
 VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+!_-]{0,63}")
 """A version in the label of an image; what a package's own code wrote instead is left out."""
 MOST_OF_VERSION: Final = 16 * 1024
@@ -227,10 +229,10 @@ def lay_out_file(folder: Path, name: str, written: bytes, mode: int) -> None:
     Names come from a project's manifests, which others have written.
     """
     parts = name.split("/")
-    if "\0" in name or any(part in ("", ".", "..") for part in parts):
+    if "\0" in name or any(part in ("", ".", "..") for part in parts) or len(parts) > DEEPEST:
         raise BuildError(
-            f"The project names a file {name!r}, which is not a plain path below its folder. Name it in its manifests by "
-            "its path from the project's folder on, without `..`."
+            f"The project names a file {name[:200]!r}, which is not a plain path below its folder, of {DEEPEST} parts at "
+            "most. Name it in its manifests by its path from the project's folder on, without `..`."
         )
     path = folder.joinpath(*parts)
     path.parent.mkdir(parents=True, exist_ok=True)

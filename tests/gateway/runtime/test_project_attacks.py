@@ -14,7 +14,7 @@ from gateway.runtime.images.projects import disk, files
 from gateway.runtime.images.projects.builds import declared_tree
 from gateway.runtime.images.projects.files import Reading, source_tree, walk
 from gateway.runtime.images.projects.finder import find_project
-from gateway.runtime.images.projects.layout import ProjectError, Tree
+from gateway.runtime.images.projects.layout import Declares, ProjectError, Tree
 from gateway.runtime.sandbox.errors import BuildError
 from tests.gateway.runtime.test_projects import node, package_json, place, python, write
 
@@ -214,3 +214,61 @@ def test_what_the_patterns_of_a_workspace_name(place: Path) -> None:
     assert found("[bd]") == ["b", "d"]
     assert "c/node_modules" not in found("**")
     assert found("a/../b") == ["b"]
+
+
+# -- what cannot be read
+
+
+@pytest.mark.parametrize("line", ["!", "a\\", "/", "!!", "["])
+@pytest.mark.parametrize("name", [".gitignore", ".dockerignore"])
+def test_a_pattern_that_is_none_names_nothing_as_for_git(place: Path, name: str, line: str) -> None:
+    folder = write(place / "p", {"server.py": "", "a.log": "", name: f"{line}\n*.log\n"})
+    layout = find_project(python(folder))
+    assert set(source_tree(layout).files) == {"server.py", name}
+    assert files.folder_state(layout)
+
+
+DEEP = "[" * 20_000
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param({"pyproject.toml": f"x = {DEEP}"}, id="manifest"),
+        pytest.param({"pyproject.toml": f"x = {'9' * 5000}"}, id="number"),
+        pytest.param({"pyproject.toml": "[project]", "uv.lock": f"x = {DEEP}"}, id="uv.lock"),
+        pytest.param({"pyproject.toml": "[project]", "poetry.lock": f"x = {DEEP}"}, id="poetry.lock"),
+        pytest.param({"package.json": f'{{"x": {DEEP}'}, id="package.json"),
+    ],
+)
+def test_what_is_nested_too_deeply_is_said(place: Path, files: dict[str, str]) -> None:
+    folder = write(place / "p", {"server.py": "", "index.js": "", **files})
+    source = node(folder, "index.js") if "package.json" in files else python(folder)
+    with pytest.raises(ProjectError, match=r"(nested too deeply|is not valid TOML).*(Correct|Run|Write)"):
+        find_project(source)
+
+
+def test_a_script_that_is_nested_too_deeply_declares_nothing(place: Path) -> None:
+    folder = write(place / "p", {"server.py": f"# /// script\n# x = {DEEP}\n# ///\n"})
+    assert find_project(python(folder)).declares is Declares.NOTHING
+
+
+def test_folders_that_lie_too_deep_are_said(place: Path) -> None:
+    path = "/".join("d" * 90)
+    folder = write(place / "p", {"server.py": "", f"{path}/a.txt": "a", "e.txt": "e", "b/c.txt": "c"})
+    tree = source_tree(find_project(python(folder)))
+    assert list(tree.files) == ["b/c.txt", f"{path}/a.txt", "e.txt", "server.py"]
+    assert lay_out_project(place / "laid", tree)
+    at = os.open(folder, os.O_RDONLY)
+    for _ in range(500):
+        os.mkdir("f", dir_fd=at)
+        inner = os.open("f", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    os.close(at)
+    layout = find_project(python(folder))
+    with pytest.raises(ProjectError, match=r"more than 100 deep in .*p. List them in .*.stockadeignore"):
+        source_tree(layout)
+    deep = Tree(path="/srv/p", files={"/".join("d" * 1500): b""})
+    with pytest.raises(BuildError, match="is not a plain path"):
+        lay_out_project(place / "other", deep)

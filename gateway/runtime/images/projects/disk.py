@@ -98,11 +98,17 @@ def text(root: str, name: str) -> str:
 
 def toml(root: str, name: str) -> dict[str, Any]:
     """A TOML file; empty where there is none. Raises ProjectError with the line where it is none."""
-    written = text(root, name)
+    return toml_text(text(root, name), f"{root}/{name}", "Correct it.")
+
+
+def toml_text(written: str, path: str, step: str) -> dict[str, Any]:
+    """What a TOML file has. Raises ProjectError with its path and the next step where it is none."""
     try:
         return tomllib.loads(written)
-    except (ValueError, RecursionError) as error:  # also a number of very many digits, or deep nesting
-        raise ProjectError(f"{root}/{name} is not valid TOML: {error}. Correct it.") from None
+    except ValueError as error:  # also a number of very many digits
+        raise ProjectError(f"{path} is not valid TOML: {error}. {step}") from None
+    except RecursionError:
+        raise ProjectError(f"{path} is nested too deeply to be read. {step}") from None
 
 
 def json_file(root: str, name: str) -> dict[str, Any]:
@@ -114,7 +120,7 @@ def json_file(root: str, name: str) -> dict[str, Any]:
     except ValueError as error:
         raise ProjectError(f"{root}/{name} is not valid JSON: {error}. Correct it.") from None
     except RecursionError:
-        raise ProjectError(f"{root}/{name} is nested too deeply to be read.") from None
+        raise ProjectError(f"{root}/{name} is nested too deeply to be read. Correct it.") from None
     return found if isinstance(found, dict) else {}
 
 

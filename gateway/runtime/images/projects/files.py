@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -11,12 +12,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pathspec import GitIgnoreSpec
+from pathspec.patterns.gitignore import GitIgnorePatternError
 
 from gateway.runtime.images.projects.disk import below, is_inside, read_with_mode, text
 from gateway.runtime.images.projects.layout import Layout, ProjectError, Tree
 
 MOST_FILES: Final = 20_000
 MOST_BYTES: Final = 128 * 1024 * 1024
+DEEPEST: Final = 100
+"""Folders, one in the other."""
 OWN: Final = ".stockadeignore"
 IGNORES: Final = (".gitignore", ".dockerignore", OWN)
 NEVER: Final = (
@@ -121,21 +125,23 @@ def topmost(path: str) -> str:
     return path.partition("/")[0]
 
 
-def ignore_lines(root: str, name: str) -> Sequence[str]:
-    """The patterns of one file, as Git reads them."""
-    return text(root, name).splitlines()
+def ignore_lines(root: str, name: str) -> Iterator[str]:
+    """The patterns of one file, as Git reads them: one that is none, such as `!`, names nothing."""
+    for line in text(root, name).splitlines():
+        with contextlib.suppress(GitIgnorePatternError):
+            GitIgnoreSpec.from_lines([line])
+            yield line
 
 
 def walk(reading: Reading, folder: str) -> Iterator[str]:
-    """The paths of the files that are read, in order."""
-    try:
-        entries = sorted(os.scandir(f"{reading.root}/{folder}"), key=lambda entry: entry.name)
-    except OSError as error:
-        raise ProjectError(
-            f"{reading.root}/{folder} cannot be read: {error.strerror}. Correct who may read it."
-        ) from None
-    for entry in entries:
-        path = f"{folder}/{entry.name}" if folder else entry.name
+    """The paths of the files that are read, in order. Raises ProjectError."""
+    levels = [iter(entries_of(reading.root, folder))]
+    while levels:
+        entry = next(levels[-1], None)
+        if entry is None:
+            levels.pop()
+            continue
+        path = below(reading.root, entry.path)
         is_folder = entry.is_dir(follow_symlinks=False)
         if reading.leaves_out(path, folder=is_folder):
             continue
@@ -144,10 +150,25 @@ def walk(reading: Reading, folder: str) -> Iterator[str]:
             if target and not reading.leaves_out(target, folder=False):
                 yield path
         elif is_folder:
-            if not os.path.exists(f"{reading.root}/{path}/pyvenv.cfg"):
-                yield from walk(reading, path)
+            if not os.path.exists(f"{entry.path}/pyvenv.cfg"):
+                levels.append(iter(entries_of(reading.root, path)))
+                if len(levels) > DEEPEST:
+                    raise ProjectError(
+                        f"Below {reading.root}/{path[:200]} folders lie more than {DEEPEST} deep in {reading.root}. "
+                        f"List them in {reading.root}/{OWN}, or remove them."
+                    )
         elif stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
             yield path
+
+
+def entries_of(root: str, folder: str) -> Sequence[os.DirEntry[str]]:
+    """What lies in a folder below `root`, by name. Raises ProjectError."""
+    path = f"{root}/{folder}" if folder else root
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise ProjectError(f"{path} cannot be read: {error.strerror}. Correct who may read it.") from None
 
 
 def linked_file(root: str, path: str) -> str:

@@ -187,7 +187,7 @@ def manifests(root: str, locals: Any) -> dict[str, bytes]:
         path = f"{folder}/{MANIFEST}" if folder else MANIFEST
         if manifest := json_file(root, path):
             manifest.pop("scripts", None)
-            found[path] = json.dumps(manifest, indent=1).encode()
+            found[path] = written_again(manifest, f"{root}/{path}")
     settings = text(root, ".npmrc")
     public = public_npmrc(settings) + "".join(f"{line}\n" for line in settings.splitlines() if SETTINGS.match(line))
     if public:
@@ -196,6 +196,14 @@ def manifests(root: str, locals: Any) -> dict[str, bytes]:
         if (content := read(root, path)) is not None:
             found[path] = content
     return found
+
+
+def written_again(manifest: Mapping[str, Any], path: str) -> bytes:
+    """A manifest as it is given to the installation. Raises ProjectError."""
+    try:
+        return json.dumps(manifest, indent=1).encode()
+    except RecursionError:
+        raise ProjectError(f"{path} is nested too deeply to be read. Correct it.") from None
 
 
 def archives(root: str) -> Iterator[str]:

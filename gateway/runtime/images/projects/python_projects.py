@@ -22,6 +22,7 @@ from gateway.runtime.images.projects.disk import (
     table,
     text,
     toml,
+    toml_text,
     words,
 )
 from gateway.runtime.images.projects.layout import Declares, Layout, ProjectError
@@ -135,7 +136,9 @@ def declared_in(empty: Layout, source: ProjectSource) -> Layout:
             if declares is Declares.UV_LOCK:
                 refuse_paths_outside(root, found.declared[name])
                 return replace(found, declares=declares)
-            lines = constraints(found.declared[name], f"{root}/{name}")
+            lock = found.declared[name]
+            toml_text(lock.decode(errors="replace"), f"{root}/{name}", "Write it again with the tool that made it.")
+            lines = constraints(lock, f"{root}/{name}")
             return replace(
                 found,
                 declares=declares,
@@ -212,10 +215,8 @@ def included(root: str, first: str) -> dict[str, bytes]:
 
 def refuse_paths_outside(root: str, lock: bytes) -> None:
     """Raises ProjectError where a lock names a package in a folder that the image cannot have."""
-    try:
-        packages = tomllib.loads(lock.decode(errors="replace")).get("package")
-    except tomllib.TOMLDecodeError as error:
-        raise ProjectError(f"{root}/uv.lock is not valid TOML: {error}. Run `uv lock` in {root}.") from None
+    locked = toml_text(lock.decode(errors="replace"), f"{root}/uv.lock", f"Run `uv lock` in {root}.")
+    packages = locked.get("package")
     for package in packages if isinstance(packages, list) else ():
         source = package.get("source") if isinstance(package, dict) else None
         for key in ("editable", "directory", "virtual", "path"):
@@ -238,7 +239,7 @@ def script_block(written: str) -> dict[str, Any] | None:
     lines = (line[2:] if line.startswith("# ") else line[1:] for line in match["content"].splitlines())
     try:
         return tomllib.loads("\n".join(lines))
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -294,7 +295,7 @@ def installed_as(root: str, path: str) -> str:
         return ""
     try:
         direct = json.loads(text(path, "direct_url.json") or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         direct = {}
     url = str(direct.get("url") or "") if isinstance(direct, dict) else ""
     if not url:
