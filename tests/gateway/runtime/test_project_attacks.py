@@ -272,3 +272,63 @@ def test_folders_that_lie_too_deep_are_said(place: Path) -> None:
     deep = Tree(path="/srv/p", files={"/".join("d" * 1500): b""})
     with pytest.raises(BuildError, match="is not a plain path"):
         lay_out_project(place / "other", deep)
+
+
+# -- what is not to be copied
+
+
+def test_nothing_overrides_what_a_stockadeignore_hides(place: Path) -> None:
+    folder = write(
+        place / "a/p", {"package.json": package_json(), "src/server.js": "", "src/secrets/x": "", "b/y": ""}
+    )
+    write(folder, {".stockadeignore": "secrets/\n", ".gitignore": "src/\n!secrets/\n!src/secrets/\n", "z/q/w": ""})
+    write(
+        place,
+        {".stockadeignore": "# mine\n\n/a/p/b\n*/p/z/**/w\n", "a/p/src/d.db": "", "a/.stockadeignore": "*.db\n"},
+    )
+    layout = find_project(node(folder, "src/server.js"))
+    assert set(source_tree(layout).files) == {"package.json", "src/server.js", ".stockadeignore", ".gitignore"}
+    seen = files.folder_state(layout)
+    write(folder, {"src/secrets/x": "longer", "b/y": "longer"})
+    assert files.folder_state(layout) == seen
+
+
+def test_a_program_that_is_hidden_is_said(place: Path) -> None:
+    folder = write(place / "p", {"src/server.py": ""})
+    write(place, {".stockadeignore": "src/\n"})
+    layout = find_project(python(folder, "src/server.py"))
+    with pytest.raises(
+        ProjectError, match=r"/.stockadeignore hides .*/p/src/server.py, which the server runs. Take it"
+    ):
+        source_tree(layout)
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_a_line_of_a_stockadeignore_that_hides_nothing_is_said(place: Path, above: bool) -> None:
+    folder = write(place / "p", {"server.py": ""})
+    write(place if above else folder, {".stockadeignore": "a\n!\n"})
+    layout = find_project(python(folder))
+    with pytest.raises(ProjectError, match=r"\.stockadeignore, line 2: '!' hides nothing. Write a pattern"):
+        source_tree(layout)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".yarnrc.yml",
+        "bunfig.toml",
+        ".git-credentials",
+        "id_ecdsa",
+        "id_ecdsa_sk.pub",
+        "a/cert.p12",
+        "a/cert.pfx",
+        ".ssh/config",
+        "a/.aws/credentials",
+        "a/credentials.json",
+        ".docker/config.json",
+        ".pgpass",
+    ],
+)
+def test_credentials_of_a_project_are_not_copied(place: Path, name: str) -> None:
+    folder = write(place / "p", {"server.py": "", name: "secret"})
+    assert set(source_tree(find_project(python(folder))).files) == {"server.py"}

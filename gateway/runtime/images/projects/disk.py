@@ -91,9 +91,9 @@ def opened_with_no_link(root: str, name: str) -> int:
         os.close(at)
 
 
-def text(root: str, name: str) -> str:
+def text(root: str, name: str, most: int = MOST) -> str:
     """A file below a folder as text; empty where there is none. Raises ProjectError as `read` does."""
-    return (read(root, name) or b"").decode(errors="replace")
+    return (read(root, name, most) or b"").decode(errors="replace")
 
 
 def toml(root: str, name: str) -> dict[str, Any]:

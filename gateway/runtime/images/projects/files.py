@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Final
 
 from pathspec import GitIgnoreSpec
@@ -21,6 +21,8 @@ MOST_FILES: Final = 20_000
 MOST_BYTES: Final = 128 * 1024 * 1024
 DEEPEST: Final = 100
 """Folders, one in the other."""
+MOST_IGNORES: Final = 1024 * 1024
+"""Bytes of one file with patterns."""
 OWN: Final = ".stockadeignore"
 IGNORES: Final = (".gitignore", ".dockerignore", OWN)
 NEVER: Final = (
@@ -30,7 +32,9 @@ NEVER: Final = (
     ".env*",
     ".envrc",
     ".npmrc",
-    ".yarnrc",
+    ".yarnrc*",
+    "bunfig.toml",
+    ".bunfig.toml",
     ".netrc",
     ".pypirc",
     "node_modules",
@@ -43,10 +47,42 @@ NEVER: Final = (
     "*.pyc",
     "*.pem",
     "*.key",
+    "*.p12",
+    "*.pfx",
+    "*.ppk",
+    "*.jks",
+    "*.keystore",
+    "*.kdbx",
     "id_rsa*",
+    "id_dsa*",
+    "id_ecdsa*",
     "id_ed25519*",
+    ".ssh",
+    ".gnupg",
+    ".aws",
+    ".azure",
+    ".kube",
+    ".docker",
+    ".git-credentials",
+    ".pgpass",
+    ".htpasswd",
+    "credentials.json",
 )
 """Nothing that is wanted in an image: secrets, histories, caches, and what is installed for this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """What one `.stockadeignore` names, in a project's folder or above it."""
+
+    file: str
+    prefix: str
+    """From its folder to the project's."""
+    spec: GitIgnoreSpec
+
+    def names(self, name: str) -> bool:
+        """Whether it names something of the project, by its path below the project's folder."""
+        return bool(self.spec.match_file(f"{self.prefix}{name}"))
 
 
 @dataclass(slots=True)
@@ -57,7 +93,9 @@ class Reading:
     never: GitIgnoreSpec
     ignored: GitIgnoreSpec
     kept: tuple[str, ...]
-    """Paths that are read although they are to be ignored, with all below them."""
+    """Paths that are read although Git is to ignore them, with all below them."""
+    hidden: tuple[Hidden, ...] = ()
+    """What nothing else overrides."""
     files: dict[str, bytes] = field(default_factory=dict)
     programs: set[str] = field(default_factory=set)
     size: int = 0
@@ -65,7 +103,7 @@ class Reading:
     def leaves_out(self, path: str, *, folder: bool) -> bool:
         """Whether something is not read."""
         name = f"{path}/" if folder else path
-        if self.never.match_file(name):
+        if self.never.match_file(name) or any(one.names(name) for one in self.hidden):
             return True
         kept = any(is_inside(keep, path) or (folder and is_inside(path, keep)) for keep in self.kept)
         return not kept and self.ignored.match_file(name)
@@ -96,7 +134,31 @@ def reading_of(layout: Layout) -> Reading:
         never=GitIgnoreSpec.from_lines(NEVER),
         ignored=GitIgnoreSpec.from_lines(lines),
         kept=tuple(dict.fromkeys(topmost(path) for path in layout.started)),
+        hidden=tuple(hidden_by(root)),
     )
+
+
+def hidden_by(root: str) -> Iterator[Hidden]:
+    """What the `.stockadeignore` in a folder, and those above it, name. Raises ProjectError for a line that is no pattern:
+    a mistake must not copy in silence what is to be hidden."""
+    for folder in (root, *map(str, PurePosixPath(root).parents)):
+        lines = text(folder, OWN, MOST_IGNORES).splitlines()
+        for number, line in enumerate(lines, 1):
+            if line.strip() and not line.startswith("#") and not is_pattern(line):
+                raise ProjectError(
+                    f"{folder}/{OWN}, line {number}: {line!r} hides nothing. Write a pattern as in .gitignore."
+                )
+        if lines:
+            inner = below(folder, root)
+            yield Hidden(f"{folder}/{OWN}", f"{inner}/" if inner else "", GitIgnoreSpec.from_lines(lines))
+
+
+def is_pattern(line: str) -> bool:
+    """Whether a line names something."""
+    try:
+        return any(one.include is not None for one in GitIgnoreSpec.from_lines([line]).patterns)
+    except GitIgnorePatternError:
+        return False
 
 
 def folder_state(layout: Layout) -> str:
@@ -114,6 +176,9 @@ def source_tree(layout: Layout) -> Tree:
     """The project's files. Raises ProjectError. Manifests are as the layout has them."""
     root = layout.root
     reading = reading_of(layout)
+    for path in layout.started:
+        if hiding := next((one.file for one in reading.hidden if one.names(path)), ""):
+            raise ProjectError(f"{hiding} hides {root}/{path}, which the server runs. Take it out of that file.")
     for path in walk(reading, ""):
         reading.add(path)
     files = {**reading.files, **layout.declared}
@@ -127,10 +192,7 @@ def topmost(path: str) -> str:
 
 def ignore_lines(root: str, name: str) -> Iterator[str]:
     """The patterns of one file, as Git reads them: one that is none, such as `!`, names nothing."""
-    for line in text(root, name).splitlines():
-        with contextlib.suppress(GitIgnorePatternError):
-            GitIgnoreSpec.from_lines([line])
-            yield line
+    return filter(is_pattern, text(root, name, MOST_IGNORES).splitlines())
 
 
 def walk(reading: Reading, folder: str) -> Iterator[str]:
