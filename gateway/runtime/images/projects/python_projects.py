@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from gateway.runtime.images.projects.disk import (
     below,
     climb,
     found_by,
+    is_folder,
     is_inside,
     leads_out,
     read,
@@ -25,6 +27,7 @@ from gateway.runtime.images.projects.disk import (
     toml_text,
     words,
 )
+from gateway.runtime.images.projects.files import reading_of, walk
 from gateway.runtime.images.projects.layout import Declares, Layout, ProjectError
 from gateway.runtime.images.projects.pins import FILE, constraints, wanted
 from registry.model.sources import ProjectSource
@@ -51,6 +54,8 @@ LOCAL: Final = re.compile(
 )
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+!_-]*")
+STATE: Final = ".stockade-packages"
+"""What the hash of packages in the project's folders is declared as."""
 MOST_INCLUDED: Final = 50
 MOST_INSTALLED: Final = 2000
 INSTALLERS: Final = frozenset({"pip", "uv", "wheel"})
@@ -129,6 +134,7 @@ def declared_in(empty: Layout, source: ProjectSource) -> Layout:
         wants_source=is_package(own)
         or any(is_package(toml(root, f"{below(root, at)}/pyproject.toml")) for at in members),
     )
+    found = with_state(found, (one for folder in (root, *members) for one in sources_of(root, folder)))
     if not found.runtime and (pinned := text(root, ".python-version").strip()):
         found = replace(found, runtime=pinned.splitlines()[0])
     for name, declares in LOCKS.items():
@@ -158,14 +164,15 @@ def without_lock(found: Layout, pyproject: Mapping[str, Any]) -> Layout:
                 return replace(found, declares=Declares.PYPROJECT)
     if "requirements.txt" in found.declared:
         files = included(root, "requirements.txt")
-        local = any(LOCAL.search(content.decode(errors="replace")) for content in files.values())
+        local = list(local_lines(root, files))
         source = found.wants_source and found.start[0] != f"{VENV}/python"
-        return replace(
+        found = replace(
             found,
             declares=Declares.REQUIREMENTS,
             declared={**found.declared, **files},
-            wants_source=source or local,
+            wants_source=source or bool(local),
         )
+        return with_state(found, local)
     if os.path.isfile(f"{root}/setup.py") or is_package(pyproject):
         return replace(found, declares=Declares.SETUP, wants_source=True)
     if table(pyproject, "tool", "poetry", "dependencies"):
@@ -211,6 +218,52 @@ def included(root: str, first: str) -> dict[str, bytes]:
             if not other.startswith(("http://", "https://")) and os.path.normpath(wanted) not in found:
                 waiting.append(wanted)
     return found
+
+
+# -- packages in folders of the project, of which a copy is installed
+
+
+def local_lines(root: str, files: Mapping[str, bytes]) -> Iterator[tuple[str, bool]]:
+    """Path, and whether it is installed editable, of what requirements name by its path: from `root`, or from their file."""
+    for name, content in files.items():
+        for match in LOCAL.finditer(content.decode(errors="replace")):
+            for folder in {root, os.path.dirname(f"{root}/{name}")}:
+                yield os.path.normpath(os.path.join(folder, match[1])), match[0].lstrip().startswith("-")
+
+
+def sources_of(root: str, folder: str) -> Iterator[tuple[str, bool]]:
+    """The same of what the manifest in a folder of the project has for uv."""
+    manifest = toml(root, f"{below(root, folder)}/pyproject.toml".lstrip("/"))
+    for said in table(manifest, "tool", "uv", "sources").values():
+        for one in said if isinstance(said, list) else [said]:
+            path = one.get("path") if isinstance(one, dict) else None
+            if isinstance(path, str) and "\0" not in path:
+                yield os.path.normpath(os.path.join(folder, path)), one.get("editable") is True
+
+
+def with_state(found: Layout, packages: Iterable[tuple[str, bool]]) -> Layout:
+    """With a hash of such packages' files among what is declared, so that an edit of them makes another image. Of what is
+    installed editable that holds for its manifest alone. Raises ProjectError."""
+    root = found.root
+    reading = reading_of(found)
+    for path, editable in sorted(set(packages)):
+        name = below(root, path)
+        if not name:  # the project itself, which is mounted; or elsewhere, where an installation does not find it
+            continue
+        if not is_folder(root, path):
+            names: Iterable[str] = [name]
+        elif editable:
+            names = [f"{name}/{inner}" for inner in BUILDING if inner not in PROSE]
+        else:
+            names = walk(reading, name)
+        for inner in names:
+            reading.add(inner)
+    if not reading.files:
+        return found
+    digest = hashlib.sha256(found.declared.get(STATE, b""))
+    for name, content in sorted(reading.files.items()):
+        digest.update(f"{name}\0{len(content)}\0".encode(errors="surrogateescape") + content)
+    return replace(found, declared={**found.declared, STATE: digest.hexdigest().encode()})
 
 
 def refuse_paths_outside(root: str, lock: bytes) -> None:
