@@ -332,3 +332,17 @@ def test_a_line_of_a_stockadeignore_that_hides_nothing_is_said(place: Path, abov
 def test_credentials_of_a_project_are_not_copied(place: Path, name: str) -> None:
     folder = write(place / "p", {"server.py": "", name: "secret"})
     assert set(source_tree(find_project(python(folder))).files) == {"server.py"}
+
+
+@pytest.mark.parametrize("link", ["LICENSE", "bun.lockb", "package.json", "l.tgz", "r.txt"])
+@pytest.mark.parametrize("secret", [".env", "a/credentials.json", ".git/config"])
+def test_a_link_carries_no_credentials_of_the_project_itself(place: Path, link: str, secret: str) -> None:
+    folder = write(place / "p", {"index.js": "", "server.py": "", secret: "{}", "requirements.txt": "-r r.txt\n"})
+    write(folder, {"package.json": package_json(dependencies={"x": "file:l.tgz"}), "r.txt": ""})
+    (folder / link).unlink(missing_ok=True)
+    (folder / link).symlink_to(secret)
+    source = python(folder) if link in ("LICENSE", "r.txt") else node(folder, "index.js")
+    with pytest.raises(
+        ProjectError, match=rf"p/{link} is named .*leads to .*p/{secret}, which is never in an image. Take"
+    ):
+        find_project(source)

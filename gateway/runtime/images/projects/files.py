@@ -14,7 +14,7 @@ from typing import Final
 from pathspec import GitIgnoreSpec
 from pathspec.patterns.gitignore import GitIgnorePatternError
 
-from gateway.runtime.images.projects.disk import below, is_inside, read_with_mode, text
+from gateway.runtime.images.projects.disk import below, is_inside, read, read_with_mode, text
 from gateway.runtime.images.projects.layout import Layout, ProjectError, Tree
 
 MOST_FILES: Final = 20_000
@@ -69,6 +69,7 @@ NEVER: Final = (
     "credentials.json",
 )
 """Nothing that is wanted in an image: secrets, histories, caches, and what is installed for this machine."""
+UNWANTED: Final = GitIgnoreSpec.from_lines(NEVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def reading_of(layout: Layout) -> Reading:
     lines = [line for name in IGNORES for line in ignore_lines(root, name)]
     return Reading(
         root=root,
-        never=GitIgnoreSpec.from_lines(NEVER),
+        never=UNWANTED,
         ignored=GitIgnoreSpec.from_lines(lines),
         kept=tuple(dict.fromkeys(topmost(path) for path in layout.started)),
         hidden=tuple(hidden_by(root)),
@@ -183,6 +184,21 @@ def source_tree(layout: Layout) -> Tree:
         reading.add(path)
     files = {**reading.files, **layout.declared}
     return Tree(path=root, files=files, programs=frozenset(reading.programs))
+
+
+def declared_file(root: str, name: str) -> bytes | None:
+    """The content of a manifest, a lock, or what they name; None where there is none. Raises ProjectError.
+
+    It gets into images whatever its name is, so none of what is never wanted there may be behind that name.
+    """
+    content = read(root, name)
+    led_to = "" if content is None else below(os.path.realpath(root), os.path.realpath(f"{root}/{name}"))
+    if led_to and UNWANTED.match_file(led_to):
+        raise ProjectError(
+            f"{root}/{name} is named by the project for its installation, and leads to {root}/{led_to}, which is never in "
+            "an image. Take it out of the project's manifest, or replace the link by a file."
+        )
+    return content
 
 
 def topmost(path: str) -> str:

@@ -17,11 +17,11 @@ from gateway.runtime.images.projects.disk import (
     files_below,
     found_by,
     json_file,
-    read,
     table,
     text,
     words,
 )
+from gateway.runtime.images.projects.files import declared_file
 from gateway.runtime.images.projects.layout import Declares, Layout, ProjectError
 from registry.model.sources import ProjectSource
 
@@ -181,11 +181,11 @@ def manifests(root: str, locals: Any) -> dict[str, bytes]:
     """What an installation reads. The project's own scripts are left out: they would run before its source is there."""
     found: dict[str, bytes] = {}
     for name in (*LOCKS, "pnpm-workspace.yaml", ".pnpmfile.cjs"):
-        if (content := read(root, name)) is not None:
+        if (content := declared_file(root, name)) is not None:
             found[name] = content
     for folder in ("", *locals):
         path = f"{folder}/{MANIFEST}" if folder else MANIFEST
-        if manifest := json_file(root, path):
+        if declared_file(root, path) and (manifest := json_file(root, path)):
             manifest.pop("scripts", None)
             found[path] = written_again(manifest, f"{root}/{path}")
     settings = text(root, ".npmrc")
@@ -193,7 +193,7 @@ def manifests(root: str, locals: Any) -> dict[str, bytes]:
     if public:
         found[".npmrc"] = public.encode()
     for path in (*patches(root), *archives(root)):
-        if (content := read(root, path)) is not None:
+        if (content := declared_file(root, path)) is not None:
             found[path] = content
     return found
 

@@ -20,14 +20,13 @@ from gateway.runtime.images.projects.disk import (
     is_folder,
     is_inside,
     leads_out,
-    read,
     table,
     text,
     toml,
     toml_text,
     words,
 )
-from gateway.runtime.images.projects.files import reading_of, walk
+from gateway.runtime.images.projects.files import declared_file, reading_of, walk
 from gateway.runtime.images.projects.layout import Declares, Layout, ProjectError
 from gateway.runtime.images.projects.pins import FILE, constraints, wanted
 from registry.model.sources import ProjectSource
@@ -196,7 +195,7 @@ def manifests(root: str, members: list[str]) -> dict[str, bytes]:
     for name in names:
         if os.path.basename(name) in PROSE and leads_out(root, name):
             continue  # often one for several projects of a repository; none is needed
-        if (content := read(root, name)) is not None:
+        if (content := declared_file(root, name)) is not None:
             found[name] = content
     return found
 
@@ -209,7 +208,7 @@ def included(root: str, first: str) -> dict[str, bytes]:
     while waiting and len(found) < MOST_INCLUDED:
         name = waiting.pop()
         path = below(root, os.path.normpath(os.path.join(root, name)))
-        content = read(root, path) if path else None
+        content = declared_file(root, path) if path else None
         if content is None:
             raise ProjectError(f"{root}/{first} names {name}, which is not in {root}. Put it there, or leave it out.")
         found[path] = content
@@ -302,7 +301,7 @@ def of_script(empty: Layout, file: str, script: Mapping[str, Any], source: Proje
     base = base_of(empty.root, file)
     path = below(base, file)
     declared = {name: without_code(text(base, path))}
-    if (lock := read(base, f"{path}.lock")) is not None:
+    if (lock := declared_file(base, f"{path}.lock")) is not None:
         declared[f"{name}.lock"] = lock
     return replace(
         empty,
