@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import re
 import secrets
 import shlex
@@ -48,6 +49,8 @@ BUILD_TIMEOUT_S: Final = 600.0
 PROJECT: Final = "/stockade-project"
 """Where a step finds the files of a project."""
 PROJECT_SIZE: Final = "1g"
+DEEPEST: Final = 120
+"""Parts of the path of a project's file."""
 VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+!_-]{0,63}")
 """A version in the label of an image; what a package's own code wrote instead is left out."""
 MOST_OF_VERSION: Final = 16 * 1024
@@ -210,18 +213,40 @@ def with_project(plan: ContainerPlan, files: Path, path: str, user: int) -> Cont
 
 
 def lay_out_project(folder: Path, project: ProjectFiles | None) -> Path | None:
-    """A project's files, as the container's user can read them."""
+    """A project's files, as the container's user can read them. Raises BuildError."""
     if project is None:
         return None
     folder.mkdir()
     for name, written in project.files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(written)
-        path.chmod(0o755 if name in project.programs else 0o644)
+        mode = 0o755 if name in project.programs else 0o644
+        try:
+            lay_out_file(folder, name, written, mode)
+        except OSError as error:
+            raise BuildError(
+                f"{project.path}/{name!r} cannot be laid out for the installation: {error.strerror}. Rename or remove it."
+            ) from None
     for inner in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
         inner.chmod(0o755)
     return folder
+
+
+def lay_out_file(folder: Path, name: str, written: bytes, mode: int) -> None:
+    """One new file in a folder of ours. Raises OSError, and BuildError for a name that leads out of the folder.
+
+    Names come from a project's manifests, which others have written.
+    """
+    parts = name.split("/")
+    if "\0" in name or any(part in ("", ".", "..") for part in parts) or len(parts) > DEEPEST:
+        raise BuildError(
+            f"The project names a file {name[:200]!r}, which is not a plain path below its folder, of {DEEPEST} parts at "
+            "most. Name it in its manifests by its path from the project's folder on, without `..`."
+        )
+    path = folder.joinpath(*parts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(written)
+        os.fchmod(file.fileno(), mode)
 
 
 def lay_out(folder: Path, settings: BuildSettings, proxies: Mapping[str, str]) -> Path:

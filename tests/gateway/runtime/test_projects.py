@@ -669,6 +669,43 @@ async def test_a_build_has_the_projects_files_read_only_and_a_copy_in_memory(pla
     assert (plan.capabilities, plan.read_only) == ((), False)
 
 
+@pytest.mark.parametrize(
+    ("manifest", "edited", "anew"),
+    [
+        pytest.param("./libs/foo", "libs/foo/src/foo.py", True, id="a copy"),
+        pytest.param("file:./libs/foo", "libs/foo/src/foo.py", True, id="a copy, by URL"),
+        pytest.param("./libs/foo", "libs/foo/node_modules/x.js", False, id="what is not installed"),
+        pytest.param("./libs/foo", "libs/bar/src/bar.py", False, id="another"),
+        pytest.param("-e ./libs/foo", "libs/foo/src/foo.py", False, id="editable"),
+        pytest.param("-e ./libs/foo", "libs/foo/pyproject.toml", True, id="the manifest of an editable one"),
+        pytest.param("./libs/foo.whl", "libs/foo.whl", True, id="a packed one"),
+        pytest.param("-r more/r.txt", "more/foo/foo.py", True, id="from the file that names it"),
+        pytest.param("-e .", "server.py", False, id="the project itself"),
+        pytest.param('{ path = "libs/foo" }', "libs/foo/src/foo.py", True, id="uv: a copy"),
+        pytest.param('[{ path = "libs/foo", marker = "x" }]', "libs/foo/src/foo.py", True, id="uv: one of several"),
+        pytest.param('{ path = "libs/foo", editable = true }', "libs/foo/src/foo.py", False, id="uv: editable"),
+        pytest.param('{ path = "libs/foo", editable = true }', "libs/foo/setup.py", True, id="uv: its manifest"),
+        pytest.param('{ path = "../other" }', "../other/foo.py", False, id="uv: elsewhere"),
+        pytest.param("{ path = 3 }", "libs/foo/src/foo.py", False, id="uv: no path"),
+    ],
+)
+def test_an_edit_of_a_package_that_is_installed_as_a_copy_makes_another_image(
+    place: Path, manifest: str, edited: str, anew: bool
+) -> None:
+    files = {"server.py": "", "libs/foo/pyproject.toml": PROJECT, "libs/foo.whl": "", "more/r.txt": "./foo\n"}
+    if manifest.startswith(("{", "[")):
+        files["pyproject.toml"] = f"{PROJECT}[tool.uv.sources]\nfoo = {manifest}\n"
+    else:
+        files["requirements.txt"] = f"mcp\n{manifest}\n"
+    folder = write(place / "p", files)
+    seen = []
+    for text in ("1", "1", "name = 2"):
+        write(folder, {edited: text})
+        seen.append(image_of(python(folder), find_project(python(folder))))
+    assert seen[0] == seen[1], "the same files, the same image"
+    assert (seen[1] != seen[2]) is anew
+
+
 # -- watching
 
 

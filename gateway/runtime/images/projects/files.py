@@ -8,15 +8,21 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Final
 
 from pathspec import GitIgnoreSpec
+from pathspec.patterns.gitignore import GitIgnorePatternError
 
-from gateway.runtime.images.projects.disk import below, is_inside, read, text
+from gateway.runtime.images.projects.disk import below, is_inside, read, read_with_mode, text
 from gateway.runtime.images.projects.layout import Layout, ProjectError, Tree
 
 MOST_FILES: Final = 20_000
 MOST_BYTES: Final = 128 * 1024 * 1024
+DEEPEST: Final = 100
+"""Folders, one in the other."""
+MOST_IGNORES: Final = 1024 * 1024
+"""Bytes of one file with patterns."""
 OWN: Final = ".stockadeignore"
 IGNORES: Final = (".gitignore", ".dockerignore", OWN)
 NEVER: Final = (
@@ -26,7 +32,9 @@ NEVER: Final = (
     ".env*",
     ".envrc",
     ".npmrc",
-    ".yarnrc",
+    ".yarnrc*",
+    "bunfig.toml",
+    ".bunfig.toml",
     ".netrc",
     ".pypirc",
     "node_modules",
@@ -39,10 +47,43 @@ NEVER: Final = (
     "*.pyc",
     "*.pem",
     "*.key",
+    "*.p12",
+    "*.pfx",
+    "*.ppk",
+    "*.jks",
+    "*.keystore",
+    "*.kdbx",
     "id_rsa*",
+    "id_dsa*",
+    "id_ecdsa*",
     "id_ed25519*",
+    ".ssh",
+    ".gnupg",
+    ".aws",
+    ".azure",
+    ".kube",
+    ".docker",
+    ".git-credentials",
+    ".pgpass",
+    ".htpasswd",
+    "credentials.json",
 )
 """Nothing that is wanted in an image: secrets, histories, caches, and what is installed for this machine."""
+UNWANTED: Final = GitIgnoreSpec.from_lines(NEVER)
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """What one `.stockadeignore` names, in a project's folder or above it."""
+
+    file: str
+    prefix: str
+    """From its folder to the project's."""
+    spec: GitIgnoreSpec
+
+    def names(self, name: str) -> bool:
+        """Whether it names something of the project, by its path below the project's folder."""
+        return bool(self.spec.match_file(f"{self.prefix}{name}"))
 
 
 @dataclass(slots=True)
@@ -53,7 +94,9 @@ class Reading:
     never: GitIgnoreSpec
     ignored: GitIgnoreSpec
     kept: tuple[str, ...]
-    """Paths that are read although they are to be ignored, with all below them."""
+    """Paths that are read although Git is to ignore them, with all below them."""
+    hidden: tuple[Hidden, ...] = ()
+    """What nothing else overrides."""
     files: dict[str, bytes] = field(default_factory=dict)
     programs: set[str] = field(default_factory=set)
     size: int = 0
@@ -61,17 +104,17 @@ class Reading:
     def leaves_out(self, path: str, *, folder: bool) -> bool:
         """Whether something is not read."""
         name = f"{path}/" if folder else path
-        if self.never.match_file(name):
+        if self.never.match_file(name) or any(one.names(name) for one in self.hidden):
             return True
         kept = any(is_inside(keep, path) or (folder and is_inside(path, keep)) for keep in self.kept)
         return not kept and self.ignored.match_file(name)
 
     def add(self, path: str) -> None:
         """Reads one file. Raises ProjectError where it is too much."""
-        full = f"{self.root}/{path}"
-        content = read(full, MOST_BYTES)
-        if content is None:
+        found = read_with_mode(self.root, path, MOST_BYTES)
+        if found is None:
             return
+        content, mode = found
         self.size += len(content)
         if self.size > MOST_BYTES or len(self.files) >= MOST_FILES:
             raise ProjectError(
@@ -79,20 +122,44 @@ class Reading:
                 f"to copy into an image. List in {self.root}/{OWN} what the server does not need."
             )
         self.files[path] = content
-        if os.stat(full).st_mode & 0o100:
+        if mode & 0o100:
             self.programs.add(path)
 
 
 def reading_of(layout: Layout) -> Reading:
     """Nothing read yet. Raises ProjectError."""
     root = layout.root
-    lines = [line for name in IGNORES for line in ignore_lines(f"{root}/{name}")]
+    lines = [line for name in IGNORES for line in ignore_lines(root, name)]
     return Reading(
         root=root,
-        never=GitIgnoreSpec.from_lines(NEVER),
+        never=UNWANTED,
         ignored=GitIgnoreSpec.from_lines(lines),
         kept=tuple(dict.fromkeys(topmost(path) for path in layout.started)),
+        hidden=tuple(hidden_by(root)),
     )
+
+
+def hidden_by(root: str) -> Iterator[Hidden]:
+    """What the `.stockadeignore` in a folder, and those above it, name. Raises ProjectError for a line that is no pattern:
+    a mistake must not copy in silence what is to be hidden."""
+    for folder in (root, *map(str, PurePosixPath(root).parents)):
+        lines = text(folder, OWN, MOST_IGNORES).splitlines()
+        for number, line in enumerate(lines, 1):
+            if line.strip() and not line.startswith("#") and not is_pattern(line):
+                raise ProjectError(
+                    f"{folder}/{OWN}, line {number}: {line!r} hides nothing. Write a pattern as in .gitignore."
+                )
+        if lines:
+            inner = below(folder, root)
+            yield Hidden(f"{folder}/{OWN}", f"{inner}/" if inner else "", GitIgnoreSpec.from_lines(lines))
+
+
+def is_pattern(line: str) -> bool:
+    """Whether a line names something."""
+    try:
+        return any(one.include is not None for one in GitIgnoreSpec.from_lines([line]).patterns)
+    except GitIgnorePatternError:
+        return False
 
 
 def folder_state(layout: Layout) -> str:
@@ -110,10 +177,28 @@ def source_tree(layout: Layout) -> Tree:
     """The project's files. Raises ProjectError. Manifests are as the layout has them."""
     root = layout.root
     reading = reading_of(layout)
+    for path in layout.started:
+        if hiding := next((one.file for one in reading.hidden if one.names(path)), ""):
+            raise ProjectError(f"{hiding} hides {root}/{path}, which the server runs. Take it out of that file.")
     for path in walk(reading, ""):
         reading.add(path)
     files = {**reading.files, **layout.declared}
     return Tree(path=root, files=files, programs=frozenset(reading.programs))
+
+
+def declared_file(root: str, name: str) -> bytes | None:
+    """The content of a manifest, a lock, or what they name; None where there is none. Raises ProjectError.
+
+    It gets into images whatever its name is, so none of what is never wanted there may be behind that name.
+    """
+    content = read(root, name)
+    led_to = "" if content is None else below(os.path.realpath(root), os.path.realpath(f"{root}/{name}"))
+    if led_to and UNWANTED.match_file(led_to):
+        raise ProjectError(
+            f"{root}/{name} is named by the project for its installation, and leads to {root}/{led_to}, which is never in "
+            "an image. Take it out of the project's manifest, or replace the link by a file."
+        )
+    return content
 
 
 def topmost(path: str) -> str:
@@ -121,21 +206,20 @@ def topmost(path: str) -> str:
     return path.partition("/")[0]
 
 
-def ignore_lines(path: str) -> Sequence[str]:
-    """The patterns of one file, as Git reads them."""
-    return text(path).splitlines()
+def ignore_lines(root: str, name: str) -> Iterator[str]:
+    """The patterns of one file, as Git reads them: one that is none, such as `!`, names nothing."""
+    return filter(is_pattern, text(root, name, MOST_IGNORES).splitlines())
 
 
 def walk(reading: Reading, folder: str) -> Iterator[str]:
-    """The paths of the files that are read, in order."""
-    try:
-        entries = sorted(os.scandir(f"{reading.root}/{folder}"), key=lambda entry: entry.name)
-    except OSError as error:
-        raise ProjectError(
-            f"{reading.root}/{folder} cannot be read: {error.strerror}. Correct who may read it."
-        ) from None
-    for entry in entries:
-        path = f"{folder}/{entry.name}" if folder else entry.name
+    """The paths of the files that are read, in order. Raises ProjectError."""
+    levels = [iter(entries_of(reading.root, folder))]
+    while levels:
+        entry = next(levels[-1], None)
+        if entry is None:
+            levels.pop()
+            continue
+        path = below(reading.root, entry.path)
         is_folder = entry.is_dir(follow_symlinks=False)
         if reading.leaves_out(path, folder=is_folder):
             continue
@@ -144,10 +228,25 @@ def walk(reading: Reading, folder: str) -> Iterator[str]:
             if target and not reading.leaves_out(target, folder=False):
                 yield path
         elif is_folder:
-            if not os.path.exists(f"{reading.root}/{path}/pyvenv.cfg"):
-                yield from walk(reading, path)
+            if not os.path.exists(f"{entry.path}/pyvenv.cfg"):
+                levels.append(iter(entries_of(reading.root, path)))
+                if len(levels) > DEEPEST:
+                    raise ProjectError(
+                        f"Below {reading.root}/{path[:200]} folders lie more than {DEEPEST} deep in {reading.root}. "
+                        f"List them in {reading.root}/{OWN}, or remove them."
+                    )
         elif stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
             yield path
+
+
+def entries_of(root: str, folder: str) -> Sequence[os.DirEntry[str]]:
+    """What lies in a folder below `root`, by name. Raises ProjectError."""
+    path = f"{root}/{folder}" if folder else root
+    try:
+        with os.scandir(path) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise ProjectError(f"{path} cannot be read: {error.strerror}. Correct who may read it.") from None
 
 
 def linked_file(root: str, path: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from gateway.runtime.images.projects.disk import (
+    base_of,
     below,
     is_inside,
     require_folder,
@@ -67,8 +68,7 @@ def require_file(source: ProjectSource, root: str, file: str) -> None:
     if not there:
         hint = build_hint(root, file) if source.language != "python" else ""
         raise ProjectError(f"{file} does not exist. {hint or 'Correct the path in the entry of the server.'}")
-    base = root if is_inside(root, file) and root else os.path.dirname(file)
-    require_no_way_out(base, there[0])
+    require_no_way_out(base_of(root, file), there[0])
 
 
 def with_file(found: Layout, file: str) -> Layout:

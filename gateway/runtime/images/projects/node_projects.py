@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import re
@@ -15,14 +14,14 @@ from gateway.runtime.images.build_settings import public_npmrc
 from gateway.runtime.images.projects.disk import (
     below,
     climb,
+    files_below,
     found_by,
-    is_inside,
     json_file,
-    read,
     table,
     text,
     words,
 )
+from gateway.runtime.images.projects.files import declared_file
 from gateway.runtime.images.projects.layout import Declares, Layout, ProjectError
 from registry.model.sources import ProjectSource
 
@@ -54,7 +53,7 @@ PARTS: Final = ("dependencies", "devDependencies", "optionalDependencies")
 
 def node_layout(source: ProjectSource, root: str, file: str) -> Layout:
     """What there is for a program of Node or Bun. `root` is empty where no project was found. Raises ProjectError."""
-    manifest = json_file(f"{root}/{MANIFEST}") if root else {}
+    manifest = json_file(root, MANIFEST) if root else {}
     start, started = node_start(source, root, file, manifest)
     found = Layout(
         root=root or source.folder,
@@ -85,7 +84,7 @@ def node_root(folder: str) -> str:
     above = list(climb(folder))
     nearest = next((at for at in above if os.path.isfile(f"{at}/{MANIFEST}")), "")
     for at in above[above.index(nearest) + 1 :] if nearest else ():
-        if nearest in members_of(at, json_file(f"{at}/{MANIFEST}")):
+        if nearest in members_of(at, json_file(at, MANIFEST)):
             return at
     return nearest
 
@@ -93,7 +92,7 @@ def node_root(folder: str) -> str:
 def lock_of(root: str) -> Declares:
     """Which lock there is."""
     found = next((declares for name, declares in LOCKS.items() if os.path.isfile(f"{root}/{name}")), None)
-    if found is Declares.YARN_LOCK and "__metadata:" in text(f"{root}/yarn.lock"):
+    if found is Declares.YARN_LOCK and "__metadata:" in text(root, "yarn.lock"):
         return Declares.YARN_MODERN_LOCK
     return found or Declares.PACKAGE_JSON
 
@@ -101,7 +100,7 @@ def lock_of(root: str) -> Declares:
 def runtime_of(root: str, manifest: Mapping[str, Any]) -> str:
     """The version of Node that a project declares; empty = any."""
     said = table(manifest, "engines").get("node")
-    pinned = (text(f"{root}/.nvmrc") or text(f"{root}/.node-version")).strip().splitlines()
+    pinned = (text(root, ".nvmrc") or text(root, ".node-version")).strip().splitlines()
     return said if isinstance(said, str) else pinned[0].removeprefix("v") if pinned else ""
 
 
@@ -168,7 +167,7 @@ def variables_of(source: ProjectSource, manifest: Mapping[str, Any]) -> dict[str
 
 def build_hint(root: str, file: str) -> str:
     """What to do about a file that is not there, where the project has a step that makes it; else empty."""
-    scripts = table(json_file(f"{root}/{MANIFEST}"), "scripts") if root else {}
+    scripts = table(json_file(root, MANIFEST), "scripts") if root else {}
     if "build" not in scripts:
         return ""
     tool = TOOLS.get(lock_of(root), "npm")
@@ -182,63 +181,71 @@ def manifests(root: str, locals: Any) -> dict[str, bytes]:
     """What an installation reads. The project's own scripts are left out: they would run before its source is there."""
     found: dict[str, bytes] = {}
     for name in (*LOCKS, "pnpm-workspace.yaml", ".pnpmfile.cjs"):
-        if (content := read(f"{root}/{name}")) is not None:
+        if (content := declared_file(root, name)) is not None:
             found[name] = content
     for folder in ("", *locals):
         path = f"{folder}/{MANIFEST}" if folder else MANIFEST
-        if manifest := json_file(f"{root}/{path}"):
+        if declared_file(root, path) and (manifest := json_file(root, path)):
             manifest.pop("scripts", None)
-            found[path] = json.dumps(manifest, indent=1).encode()
-    settings = text(f"{root}/.npmrc")
+            found[path] = written_again(manifest, f"{root}/{path}")
+    settings = text(root, ".npmrc")
     public = public_npmrc(settings) + "".join(f"{line}\n" for line in settings.splitlines() if SETTINGS.match(line))
     if public:
         found[".npmrc"] = public.encode()
     for path in (*patches(root), *archives(root)):
-        if (content := read(f"{root}/{path}")) is not None:
+        if (content := declared_file(root, path)) is not None:
             found[path] = content
     return found
 
 
-def archives(root: str) -> list[str]:
-    """Packed packages in the project's folder that it depends on."""
-    manifest = json_file(f"{root}/{MANIFEST}")
-    texts = [wanted for part in PARTS for wanted in table(manifest, part).values() if isinstance(wanted, str)]
-    paths = (os.path.normpath(text.removeprefix("file:")) for text in texts if text.startswith("file:"))
-    return [path for path in paths if path.endswith(ARCHIVES) and is_inside(root, os.path.normpath(f"{root}/{path}"))]
+def written_again(manifest: Mapping[str, Any], path: str) -> bytes:
+    """A manifest as it is given to the installation. Raises ProjectError."""
+    try:
+        return json.dumps(manifest, indent=1).encode()
+    except RecursionError:
+        raise ProjectError(f"{path} is nested too deeply to be read. Correct it.") from None
+
+
+def archives(root: str) -> Iterator[str]:
+    """Packed packages that a project depends on, by their paths below `root`. Raises ProjectError for one elsewhere."""
+    manifest = json_file(root, MANIFEST)
+    for part in PARTS:
+        for name, wanted in table(manifest, part).items():
+            if not isinstance(wanted, str) or not wanted.startswith("file:") or not wanted.endswith(ARCHIVES):
+                continue
+            path = below(root, os.path.normpath(os.path.join(root, wanted.removeprefix("file:"))))
+            if not path:
+                raise ProjectError(
+                    f"{root}/{MANIFEST} takes {name} from {wanted}, which is not in {root}. Put the file there, and name it "
+                    "by its path from there on."
+                )
+            yield path
 
 
 def patches(root: str) -> list[str]:
     """Files that change packages as they are installed (pnpm, Yarn)."""
     folders = ("patches", ".yarn/patches")
-    return [
-        below(root, path)
-        for folder in folders
-        for path in sorted(glob.glob(f"{glob.escape(root)}/{folder}/**/*.patch", recursive=True))[:MOST_MEMBERS]
-        if os.path.isfile(path) and is_inside(os.path.realpath(root), os.path.realpath(path))
-    ]
+    return [path for folder in folders for path in sorted(files_below(root, folder, ".patch"))[:MOST_MEMBERS]]
 
 
 def members_of(root: str, manifest: Mapping[str, Any]) -> list[str]:
     """The folders of a workspace's members."""
     listed = manifest.get("workspaces")
     patterns = words(listed.get("packages")) if isinstance(listed, dict) else words(listed)
-    for line in text(f"{root}/pnpm-workspace.yaml").splitlines():
+    for line in text(root, "pnpm-workspace.yaml").splitlines():
         if match := re.fullmatch(r"\s*-\s*['\"]?([^'\"#\s]+)['\"]?\s*(?:#.*)?", line):
             patterns += (match[1],)
     found: dict[str, None] = {}
-    for pattern in patterns:
-        if pattern.startswith("!"):
-            continue
-        for path in found_by(root, pattern):
-            if "/node_modules" not in path and os.path.isfile(f"{path}/{MANIFEST}"):
-                found[path] = None
+    for path in found_by(root, (pattern for pattern in patterns if not pattern.startswith("!"))):
+        if "/node_modules" not in path and os.path.isfile(f"{path}/{MANIFEST}"):
+            found[path] = None
     return list(found)[:MOST_MEMBERS]
 
 
 def local_packages(root: str, manifest: Mapping[str, Any], members: list[str]) -> Iterator[tuple[str, str]]:
     """Name and folder of what is a part of the project. Raises ProjectError for one that lies elsewhere."""
     for path in members:
-        if isinstance(name := json_file(f"{path}/{MANIFEST}").get("name"), str):
+        if isinstance(name := json_file(root, f"{below(root, path)}/{MANIFEST}").get("name"), str):
             yield name, below(root, path)
     for part in PARTS:
         for name, wanted in table(manifest, part).items():

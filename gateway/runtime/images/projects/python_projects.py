@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from gateway.runtime.images.projects.disk import below, climb, found_by, is_inside, read, table, text, toml, words
+from gateway.runtime.images.projects.disk import (
+    base_of,
+    below,
+    climb,
+    found_by,
+    is_folder,
+    is_inside,
+    leads_out,
+    table,
+    text,
+    toml,
+    toml_text,
+    words,
+)
+from gateway.runtime.images.projects.files import declared_file, reading_of, walk
 from gateway.runtime.images.projects.layout import Declares, Layout, ProjectError
 from gateway.runtime.images.projects.pins import FILE, constraints, wanted
 from registry.model.sources import ProjectSource
@@ -22,15 +37,13 @@ LOCKS: Final = {
     "pdm.lock": Declares.PDM_LOCK,
 }
 MANIFESTS: Final = (*LOCKS, "pyproject.toml", "requirements.txt", "setup.py")
+PROSE: Final = ("README.md", "README.rst", "README", "LICENSE")
 BUILDING: Final = (
     "pyproject.toml",
     "setup.py",
     "setup.cfg",
     "MANIFEST.in",
-    "README.md",
-    "README.rst",
-    "README",
-    "LICENSE",
+    *PROSE,
 )
 """Files beside a manifest that a build backend asks for."""
 SCRIPT: Final = re.compile(r"(?m)^# /// script\s*$\s(?P<content>(?:^#(?:| .*)$\s)+?)^# ///\s*$")
@@ -40,6 +53,8 @@ LOCAL: Final = re.compile(
 )
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+!_-]*")
+STATE: Final = ".stockade-packages"
+"""What the hash of packages in the project's folders is declared as."""
 MOST_INCLUDED: Final = 50
 MOST_INSTALLED: Final = 2000
 INSTALLERS: Final = frozenset({"pip", "uv", "wheel"})
@@ -53,7 +68,8 @@ def python_layout(source: ProjectSource, root: str, file: str) -> Layout:
     """
     start = python_start(source, file)
     empty = Layout(root=root or source.folder, language="python", declares=Declares.NOTHING, start=start)
-    script = script_block(text(file)) if file else None
+    base = base_of(root, file)
+    script = script_block(text(base, below(base, file))) if file else None
     if script is not None:
         return of_script(empty, file, script, source)
     found = empty if source.standalone or not root else declared_in(empty, source)
@@ -78,7 +94,7 @@ def python_root(folder: str) -> str:
     above = list(climb(folder))
     nearest = next((at for at in above if any(os.path.isfile(f"{at}/{name}") for name in MANIFESTS)), "")
     for at in above[above.index(nearest) + 1 :] if nearest else ():
-        workspace = table(toml(f"{at}/pyproject.toml"), "tool", "uv", "workspace")
+        workspace = table(toml(at, "pyproject.toml"), "tool", "uv", "workspace")
         if workspace and nearest in members_of(at, workspace):
             return at
     return nearest
@@ -87,11 +103,10 @@ def python_root(folder: str) -> str:
 def members_of(root: str, workspace: Mapping[str, Any]) -> list[str]:
     """The folders of a workspace's members."""
     found: dict[str, None] = {}
-    excluded = {path for pattern in words(workspace.get("exclude")) for path in found_by(root, pattern)}
-    for pattern in words(workspace.get("members")):
-        for path in found_by(root, pattern):
-            if path not in excluded and os.path.isfile(f"{path}/pyproject.toml"):
-                found[path] = None
+    excluded = set(found_by(root, words(workspace.get("exclude"))))
+    for path in found_by(root, words(workspace.get("members"))):
+        if path not in excluded and os.path.isfile(f"{path}/pyproject.toml"):
+            found[path] = None
     return list(found)[:MOST_INCLUDED]
 
 
@@ -101,13 +116,13 @@ def members_of(root: str, workspace: Mapping[str, Any]) -> list[str]:
 def declared_in(empty: Layout, source: ProjectSource) -> Layout:
     """By the lock, else by the manifest. Raises ProjectError."""
     root = empty.root
-    pyproject = toml(f"{root}/pyproject.toml")
+    pyproject = toml(root, "pyproject.toml")
     project = table(pyproject, "project")
     poetry = table(pyproject, "tool", "poetry")
     workspace = table(pyproject, "tool", "uv", "workspace")
     members = members_of(root, workspace) if workspace else []
     member = next((at for at in members if is_inside(at, source.folder)), "")
-    own = toml(f"{member}/pyproject.toml") if member else pyproject
+    own = toml(root, f"{below(root, member)}/pyproject.toml") if member else pyproject
     found = replace(
         empty,
         declared=manifests(root, members),
@@ -115,16 +130,20 @@ def declared_in(empty: Layout, source: ProjectSource) -> Layout:
         runtime=str(table(own, "project").get("requires-python") or project.get("requires-python") or ""),
         name=str(project.get("name") or poetry.get("name") or ""),
         version=str(project.get("version") or poetry.get("version") or ""),
-        wants_source=is_package(own) or any(is_package(toml(f"{at}/pyproject.toml")) for at in members),
+        wants_source=is_package(own)
+        or any(is_package(toml(root, f"{below(root, at)}/pyproject.toml")) for at in members),
     )
-    if not found.runtime and (pinned := text(f"{root}/.python-version").strip()):
+    found = with_state(found, (one for folder in (root, *members) for one in sources_of(root, folder)))
+    if not found.runtime and (pinned := text(root, ".python-version").strip()):
         found = replace(found, runtime=pinned.splitlines()[0])
     for name, declares in LOCKS.items():
         if name in found.declared:
             if declares is Declares.UV_LOCK:
                 refuse_paths_outside(root, found.declared[name])
                 return replace(found, declares=declares)
-            lines = constraints(found.declared[name], f"{root}/{name}")
+            lock = found.declared[name]
+            toml_text(lock.decode(errors="replace"), f"{root}/{name}", "Write it again with the tool that made it.")
+            lines = constraints(lock, f"{root}/{name}")
             return replace(
                 found,
                 declares=declares,
@@ -144,14 +163,15 @@ def without_lock(found: Layout, pyproject: Mapping[str, Any]) -> Layout:
                 return replace(found, declares=Declares.PYPROJECT)
     if "requirements.txt" in found.declared:
         files = included(root, "requirements.txt")
-        local = any(LOCAL.search(content.decode(errors="replace")) for content in files.values())
+        local = list(local_lines(root, files))
         source = found.wants_source and found.start[0] != f"{VENV}/python"
-        return replace(
+        found = replace(
             found,
             declares=Declares.REQUIREMENTS,
             declared={**found.declared, **files},
-            wants_source=source or local,
+            wants_source=source or bool(local),
         )
+        return with_state(found, local)
     if os.path.isfile(f"{root}/setup.py") or is_package(pyproject):
         return replace(found, declares=Declares.SETUP, wants_source=True)
     if table(pyproject, "tool", "poetry", "dependencies"):
@@ -168,39 +188,87 @@ def is_package(pyproject: Mapping[str, Any]) -> bool:
 
 
 def manifests(root: str, members: list[str]) -> dict[str, bytes]:
-    """What tools read of a project before they look at its source."""
+    """What tools read of a project before they look at its source. Raises ProjectError for a link out of the project."""
     names = [*LOCKS, "requirements.txt", "uv.toml", *BUILDING]
-    found = {name: content for name in names if (content := read(f"{root}/{name}")) is not None}
-    for folder in members:
-        for name in BUILDING:
-            if (content := read(f"{folder}/{name}")) is not None:
-                found[f"{below(root, folder)}/{name}"] = content
+    names += [f"{below(root, folder)}/{name}" for folder in members for name in BUILDING]
+    found = {}
+    for name in names:
+        if os.path.basename(name) in PROSE and leads_out(root, name):
+            continue  # often one for several projects of a repository; none is needed
+        if (content := declared_file(root, name)) is not None:
+            found[name] = content
     return found
 
 
 def included(root: str, first: str) -> dict[str, bytes]:
-    """A file with requirements and those that it names. Raises ProjectError for one that is not in the folder."""
+    """A file with requirements and those that it names, by their paths from `root` on. Raises ProjectError for one that is
+    not in the folder."""
     found: dict[str, bytes] = {}
     waiting = [first]
     while waiting and len(found) < MOST_INCLUDED:
         name = waiting.pop()
-        content = read(f"{root}/{name}")
-        if content is None or not is_inside(os.path.realpath(root), os.path.realpath(f"{root}/{name}")):
+        path = below(root, os.path.normpath(os.path.join(root, name)))
+        content = declared_file(root, path) if path else None
+        if content is None:
             raise ProjectError(f"{root}/{first} names {name}, which is not in {root}. Put it there, or leave it out.")
-        found[name] = content
+        found[path] = content
         for other in INCLUDED.findall(content.decode(errors="replace")):
-            path = os.path.normpath(os.path.join(os.path.dirname(name), other))
-            if path not in found and not other.startswith(("http://", "https://")):
-                waiting.append(path)
+            wanted = os.path.join(os.path.dirname(path), other)
+            if not other.startswith(("http://", "https://")) and os.path.normpath(wanted) not in found:
+                waiting.append(wanted)
     return found
+
+
+# -- packages in folders of the project, of which a copy is installed
+
+
+def local_lines(root: str, files: Mapping[str, bytes]) -> Iterator[tuple[str, bool]]:
+    """Path, and whether it is installed editable, of what requirements name by its path: from `root`, or from their file."""
+    for name, content in files.items():
+        for match in LOCAL.finditer(content.decode(errors="replace")):
+            for folder in {root, os.path.dirname(f"{root}/{name}")}:
+                yield os.path.normpath(os.path.join(folder, match[1])), match[0].lstrip().startswith("-")
+
+
+def sources_of(root: str, folder: str) -> Iterator[tuple[str, bool]]:
+    """The same of what the manifest in a folder of the project has for uv."""
+    manifest = toml(root, f"{below(root, folder)}/pyproject.toml".lstrip("/"))
+    for said in table(manifest, "tool", "uv", "sources").values():
+        for one in said if isinstance(said, list) else [said]:
+            path = one.get("path") if isinstance(one, dict) else None
+            if isinstance(path, str) and "\0" not in path:
+                yield os.path.normpath(os.path.join(folder, path)), one.get("editable") is True
+
+
+def with_state(found: Layout, packages: Iterable[tuple[str, bool]]) -> Layout:
+    """With a hash of such packages' files among what is declared, so that an edit of them makes another image. Of what is
+    installed editable that holds for its manifest alone. Raises ProjectError."""
+    root = found.root
+    reading = reading_of(found)
+    for path, editable in sorted(set(packages)):
+        name = below(root, path)
+        if not name:  # the project itself, which is mounted; or elsewhere, where an installation does not find it
+            continue
+        if not is_folder(root, path):
+            names: Iterable[str] = [name]
+        elif editable:
+            names = [f"{name}/{inner}" for inner in BUILDING if inner not in PROSE]
+        else:
+            names = walk(reading, name)
+        for inner in names:
+            reading.add(inner)
+    if not reading.files:
+        return found
+    digest = hashlib.sha256(found.declared.get(STATE, b""))
+    for name, content in sorted(reading.files.items()):
+        digest.update(f"{name}\0{len(content)}\0".encode(errors="surrogateescape") + content)
+    return replace(found, declared={**found.declared, STATE: digest.hexdigest().encode()})
 
 
 def refuse_paths_outside(root: str, lock: bytes) -> None:
     """Raises ProjectError where a lock names a package in a folder that the image cannot have."""
-    try:
-        packages = tomllib.loads(lock.decode(errors="replace")).get("package")
-    except tomllib.TOMLDecodeError as error:
-        raise ProjectError(f"{root}/uv.lock is not valid TOML: {error}. Run `uv lock` in {root}.") from None
+    locked = toml_text(lock.decode(errors="replace"), f"{root}/uv.lock", f"Run `uv lock` in {root}.")
+    packages = locked.get("package")
     for package in packages if isinstance(packages, list) else ():
         source = package.get("source") if isinstance(package, dict) else None
         for key in ("editable", "directory", "virtual", "path"):
@@ -223,15 +291,17 @@ def script_block(written: str) -> dict[str, Any] | None:
     lines = (line[2:] if line.startswith("# ") else line[1:] for line in match["content"].splitlines())
     try:
         return tomllib.loads("\n".join(lines))
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return None
 
 
 def of_script(empty: Layout, file: str, script: Mapping[str, Any], source: ProjectSource) -> Layout:
     """A file that declares what it needs. uv keeps its lock beside it."""
     name = os.path.basename(file)
-    declared = {name: without_code(text(file))}
-    if (lock := read(f"{file}.lock")) is not None:
+    base = base_of(empty.root, file)
+    path = below(base, file)
+    declared = {name: without_code(text(base, path))}
+    if (lock := declared_file(base, f"{path}.lock")) is not None:
         declared[f"{name}.lock"] = lock
     return replace(
         empty,
@@ -264,7 +334,7 @@ def of_interpreter(empty: Layout, interpreter: str) -> Layout:
     for path in sorted(glob.glob(f"{glob.escape(venv)}/lib/python3*/site-packages/*.dist-info"))[:MOST_INSTALLED]:
         if (requirement := installed_as(empty.root, path)) and requirement not in installed:
             installed.append(requirement)
-    match = re.search(r"(?m)^version(?:_info)?\s*=\s*(3\.\d+)", text(f"{venv}/pyvenv.cfg"))
+    match = re.search(r"(?m)^version(?:_info)?\s*=\s*(3\.\d+)", text(venv, "pyvenv.cfg"))
     return replace(
         empty, declares=Declares.INSTALLED, requirements=tuple(installed), runtime=match[1] if match else ""
     )
@@ -276,8 +346,8 @@ def installed_as(root: str, path: str) -> str:
     if not NAME.fullmatch(name) or not VERSION.fullmatch(version) or name in INSTALLERS:
         return ""
     try:
-        direct = json.loads(text(f"{path}/direct_url.json") or "{}")
-    except ValueError:
+        direct = json.loads(text(path, "direct_url.json") or "{}")
+    except (ValueError, RecursionError):
         direct = {}
     url = str(direct.get("url") or "") if isinstance(direct, dict) else ""
     if not url:
