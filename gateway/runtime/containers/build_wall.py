@@ -143,7 +143,7 @@ def upstream(proxies: Mapping[str, str]) -> dict[str, object] | None:
         ParentProxy.parse(url, no_proxy)
     except ValueError as error:
         raise BuildError(
-            f"Images are built through the egress, which cannot use the proxy in {variable}: {error}. Name one that it can "
-            "use: upstream_proxy, under egress."
+            f"Images are built through the egress, which cannot use this machine's proxy ({variable}): {error}. Name "
+            "one that it can use: upstream_proxy, under egress."
         ) from None
     return {"upstream_proxy": url, "no_proxy": no_proxy}
