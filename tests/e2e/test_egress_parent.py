@@ -46,7 +46,7 @@ def parent(workspace: Path, internet: stage.Internet) -> Iterator[Parent]:
 def site(workspace: Path, internet: stage.Internet, parent: Parent) -> Iterator[Yard]:
     with yard() as found, pytest.MonkeyPatch.context() as patch:
         patch.setenv("STOCKADE_TEST_PROXY", PASSWORD)
-        patch.setattr(NoSecrets, "resolve", lambda self, values: SecretStore().resolve(values))
+        patch.setattr(NoSecrets, "resolve", lambda self, values, **more: SecretStore().resolve(values, **more))
         found.up(
             {
                 "rogue": found.rogue(
