@@ -16,7 +16,7 @@ from typing import Final
 
 from egress.policy.liftable import NAMED_BY_HOST, liftable
 from egress.policy.rules import HOST_NAME
-from observability.events import Reason, Via
+from observability.events import EgressEvent, Reason, Via
 
 PASTED: Final = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9._:-]{0,252}")
 """Hosts that advice may repeat: people paste it into shells."""
@@ -158,3 +158,13 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def refused(event: EgressEvent) -> tuple[str, str]:
+    """For a person: where a refused connection was to go, and the sentence (after a blank) with what would allow it."""
+    host = event.host or event.destination
+    with_port = event.port and event.host and event.via is not Via.DNS
+    place = f"{host}:{event.port}" if with_port else host or "another port"
+    found = remedy(event.reason, host, event.port, via=(event.via,), port_named=event.rule_port is not None)
+    advice = f" To allow it: {found.for_people(event.backend)}" if found is not None else ""
+    return place, advice

@@ -9,7 +9,7 @@ from egress.policy.decide import Allow, Mode, Policy, Protocol, Surroundings, Ta
 from egress.policy.direct_ports import direct_ports
 from egress.policy.explain import read_target
 from egress.policy.liftable import NAMED_BY_HOST
-from egress.policy.remedy import Remedy, remedy
+from egress.policy.remedy import Remedy, refused, remedy
 from gateway.control.keep_blocked import KeptBlocked, Place
 from observability.events import EgressEvent, Reason, Via
 from observability.history_queries import Blocked, Lookup
@@ -61,12 +61,7 @@ def advice(row: Blocked, policies: Mapping[str, Policy], around: Surroundings, k
 
 def refused_sentence(event: EgressEvent) -> str:
     """What a server was refused while it started, for a person."""
-    host = event.host or event.destination
-    place = (
-        f"{host}:{event.port}" if event.port and event.host and event.via is not Via.DNS else host or "another port"
-    )
-    found = remedy(event.reason, host, event.port, via=(event.via,), port_named=event.rule_port is not None)
-    advice = f" To allow it: {found.for_people(event.backend)}" if found is not None else ""
+    place, advice = refused(event)
     return f"Since its start, {place} was refused ({event.reason}).{advice}"
 
 

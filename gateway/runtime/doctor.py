@@ -24,8 +24,7 @@ from gateway.runtime.inventory.egress_link import EgressLink
 from gateway.runtime.inventory.record import Role
 from gateway.runtime.inventory.rundir import RunDirectory
 from gateway.runtime.inventory.users import PROBE
-from gateway.runtime.sandbox.errors import EngineError
-from gateway.runtime.supervise.supervisor import first_leaf
+from gateway.runtime.sandbox.errors import EngineError, first_leaf
 from registry.secrets import SecretStore
 from registry.secrets.errors import Fault, SealError
 from registry.secrets.places import Store

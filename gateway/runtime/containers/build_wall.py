@@ -19,7 +19,7 @@ from typing import Final
 
 from egress.policy.addresses import AddressClass, classify
 from egress.policy.parent_proxy import ParentProxy
-from egress.policy.remedy import remedy
+from egress.policy.remedy import refused
 from gateway.runtime.containers.door import Door
 from gateway.runtime.containers.policies import Policies
 from gateway.runtime.engine.base import inside
@@ -66,13 +66,10 @@ class BuildWalls:
         if not isinstance(event, EgressEvent) or event.decision is not Decision.DENY:
             return
         found = self.refused.get(event.backend)
-        host = event.host or event.destination
-        key = f"{host}:{event.port}"
-        if found is None or not host or key in found or len(found) >= MOST_REFUSED:
-            return
-        lifts = remedy(event.reason, host, event.port, via=(event.via,), port_named=event.rule_port is not None)
-        advice = f" To allow it: {lifts.for_people(event.backend)}" if lifts is not None else ""
-        found[key] = Refused(sentence=f"It was refused {key if event.port else host} ({event.reason}).{advice}")
+        place, advice = refused(event)
+        named = event.host or event.destination
+        if found is not None and named and place not in found and len(found) < MOST_REFUSED:
+            found[place] = Refused(sentence=f"It was refused {place} ({event.reason}).{advice}")
 
     @contextlib.asynccontextmanager
     async def open(
@@ -86,14 +83,14 @@ class BuildWalls:
             self.policies.extra[name] = {"allowed_hosts": [*registries, *special, *more]}
             if own is not None:
                 self.policies.own_proxies[name] = own
-            refused = self.refused[name] = {}
+            seen = self.refused[name] = {}
             try:
                 await self.push()
                 await door.start()
                 yield Way(
                     network=inside(door.container),
                     proxies=proxy_variables(),
-                    refused=lambda: tuple(refused.values()),
+                    refused=lambda: tuple(seen.values()),
                 )
             finally:
                 del self.refused[name]

@@ -14,12 +14,11 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from pathspec import GitIgnoreSpec
-from pathspec.patterns.gitignore import GitIgnorePatternError
 
 from gateway.runtime.engine.base import ContainerPlan, Mount
+from gateway.runtime.images.ignore_file import IGNORE_FILE, wrong_line
 from gateway.runtime.sandbox.errors import PlanError
 
-IGNORE_FILE: Final = ".stockadeignore"
 MOST_FILE: Final = 64 * 1024
 """Bytes of an ignore file."""
 MOST_ENTRIES: Final = 200_000
@@ -125,9 +124,8 @@ def patterns_of(folder: str, inner: str) -> Patterns | None:
         written = read.decode().splitlines()
     except UnicodeDecodeError:
         raise PlanError(f"{path} is not UTF-8 text. Write one pattern on each line, as in .gitignore.") from None
-    for number, line in enumerate(written, 1):
-        if not means_something(line):
-            raise PlanError(f"{path}, line {number}: {line!r} hides nothing. Write a pattern as in .gitignore.")
+    if wrong := wrong_line(path, written):
+        raise PlanError(wrong)
     spec = GitIgnoreSpec.from_lines(written)
     return Patterns(path, inner, spec) if any(one.include is not None for one in spec.patterns) else None
 
@@ -156,13 +154,3 @@ def entries_of(folder: str) -> list[os.DirEntry[str]]:
             f"{folder} cannot be looked into for what {IGNORE_FILE} hides: {error.strerror}. Let the user that runs "
             f"Stockade read it, or name the whole folder in {IGNORE_FILE}."
         ) from None
-
-
-def means_something(line: str) -> bool:
-    """Whether a line is a pattern, a comment or blank; a mistake must not leave a file visible in silence."""
-    if not line.strip() or line.startswith("#"):
-        return True
-    try:
-        return any(one.include is not None for one in GitIgnoreSpec.from_lines([line]).patterns)
-    except GitIgnorePatternError:
-        return False

@@ -34,7 +34,10 @@ def allowed_hosts(kind: str, settings: BuildSettings, requirements: Iterable[str
     own = indexes(variables) if kind == "uvx" else npm_registries(variables, settings)
     entries = [{**entry, "private": True} for url in own if (entry := host_entry(url))]
     entries += [entry for url in named(requirements) if (entry := host_entry(url)) and is_public(url)]
-    return list({(entry["host"], entry["port"]): entry for entry in reversed(entries)}.values())[::-1]
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for entry in entries:
+        found.setdefault((entry["host"], entry["port"]), entry)
+    return list(found.values())
 
 
 def exported(settings: BuildSettings) -> dict[str, str]:

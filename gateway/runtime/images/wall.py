@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -47,24 +47,13 @@ class Wall(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Ordinary(AbstractAsyncContextManager[Way]):
-    way: Way
-
-    async def __aenter__(self) -> Way:
-        return self.way
-
-    async def __aexit__(self, *_: object) -> None:
-        return None
-
-
-@dataclass(frozen=True, slots=True)
 class NoWall:
     """The engine's ordinary network, with this machine's proxies: for what installs nothing of strangers (tests)."""
 
     hosts: Sequence[HostEntry] = ()
 
     def open(self, hosts: Sequence[HostEntry], settings: BuildSettings) -> AbstractAsyncContextManager[Way]:
-        return _Ordinary(Way(network="bridge", proxies=settings.proxies, refused=lambda: ()))
+        return nullcontext(Way(network="bridge", proxies=settings.proxies, refused=lambda: ()))
 
 
 NO_WALL: Final = NoWall()

@@ -30,3 +30,11 @@ class BackendUnavailable(Exception):
 
 class StillBuilding(BackendUnavailable):
     """Raised when a caller has waited long enough for an image that is being built; the build goes on."""
+
+
+def first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first exception that is not a group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

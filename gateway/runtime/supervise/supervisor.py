@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Final
 
 from gateway.runtime.sandbox.base import Instance, ManagedInstance, Sandbox
-from gateway.runtime.sandbox.errors import BackendUnavailable, EngineError, StillBuilding
+from gateway.runtime.sandbox.errors import BackendUnavailable, EngineError, StillBuilding, first_leaf
 from gateway.runtime.sandbox.log_ring import LogLine, LogRing
 from gateway.runtime.supervise.keeper import BUILD_PATIENCE_S, InstanceKeeper, building_sentence
 from gateway.runtime.supervise.source_watch import SourceWatch
@@ -444,11 +444,3 @@ class Supervisor:
 def serves_session(keeper: InstanceKeeper) -> bool:
     """Whether the instance is, or can become, the own one of one session."""
     return keeper.once and keeper.id.partition("/")[2] not in HOMES
-
-
-def first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first exception that is not a group."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

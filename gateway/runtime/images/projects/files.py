@@ -12,8 +12,8 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from pathspec import GitIgnoreSpec
-from pathspec.patterns.gitignore import GitIgnorePatternError
 
+from gateway.runtime.images.ignore_file import IGNORE_FILE, is_pattern, wrong_line
 from gateway.runtime.images.projects.disk import below, is_inside, read, read_with_mode, text
 from gateway.runtime.images.projects.layout import Layout, ProjectError, Tree
 
@@ -23,8 +23,7 @@ DEEPEST: Final = 100
 """Folders, one in the other."""
 MOST_IGNORES: Final = 1024 * 1024
 """Bytes of one file with patterns."""
-OWN: Final = ".stockadeignore"
-IGNORES: Final = (".gitignore", ".dockerignore", OWN)
+IGNORES: Final = (".gitignore", ".dockerignore", IGNORE_FILE)
 NEVER: Final = (
     ".git",
     ".hg",
@@ -119,7 +118,7 @@ class Reading:
         if self.size > MOST_BYTES or len(self.files) >= MOST_FILES:
             raise ProjectError(
                 f"{self.root} has more than {MOST_FILES:,} files, or more than {MOST_BYTES // 1024 // 1024} MiB: too much "
-                f"to copy into an image. List in {self.root}/{OWN} what the server does not need."
+                f"to copy into an image. List in {self.root}/{IGNORE_FILE} what the server does not need."
             )
         self.files[path] = content
         if mode & 0o100:
@@ -143,23 +142,12 @@ def hidden_by(root: str) -> Iterator[Hidden]:
     """What the `.stockadeignore` in a folder, and those above it, name. Raises ProjectError for a line that is no pattern:
     a mistake must not copy in silence what is to be hidden."""
     for folder in (root, *map(str, PurePosixPath(root).parents)):
-        lines = text(folder, OWN, MOST_IGNORES).splitlines()
-        for number, line in enumerate(lines, 1):
-            if line.strip() and not line.startswith("#") and not is_pattern(line):
-                raise ProjectError(
-                    f"{folder}/{OWN}, line {number}: {line!r} hides nothing. Write a pattern as in .gitignore."
-                )
+        lines = text(folder, IGNORE_FILE, MOST_IGNORES).splitlines()
+        if wrong := wrong_line(f"{folder}/{IGNORE_FILE}", lines):
+            raise ProjectError(wrong)
         if lines:
             inner = below(folder, root)
-            yield Hidden(f"{folder}/{OWN}", f"{inner}/" if inner else "", GitIgnoreSpec.from_lines(lines))
-
-
-def is_pattern(line: str) -> bool:
-    """Whether a line names something."""
-    try:
-        return any(one.include is not None for one in GitIgnoreSpec.from_lines([line]).patterns)
-    except GitIgnorePatternError:
-        return False
+            yield Hidden(f"{folder}/{IGNORE_FILE}", f"{inner}/" if inner else "", GitIgnoreSpec.from_lines(lines))
 
 
 def folder_state(layout: Layout) -> str:
@@ -233,7 +221,7 @@ def walk(reading: Reading, folder: str) -> Iterator[str]:
                 if len(levels) > DEEPEST:
                     raise ProjectError(
                         f"Below {reading.root}/{path[:200]} folders lie more than {DEEPEST} deep in {reading.root}. "
-                        f"List them in {reading.root}/{OWN}, or remove them."
+                        f"List them in {reading.root}/{IGNORE_FILE}, or remove them."
                     )
         elif stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
             yield path
@@ -254,7 +242,7 @@ def linked_file(root: str, path: str) -> str:
     led_to = os.path.realpath(f"{root}/{path}")
     if not is_inside(os.path.realpath(root), led_to):
         raise ProjectError(
-            f"{root}/{path} is a link that leads out of the folder, to {led_to}. List it in {root}/{OWN}, or put what it "
-            "leads to into the folder."
+            f"{root}/{path} is a link that leads out of the folder, to {led_to}. List it in {root}/{IGNORE_FILE}, or put "
+            "what it leads to into the folder."
         )
     return below(os.path.realpath(root), led_to) if os.path.isfile(led_to) else ""
